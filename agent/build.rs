@@ -1,0 +1,2 @@
+//! Builds the static program and embeds it.
+fn main() {}

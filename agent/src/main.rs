@@ -1,0 +1,2 @@
+//! The static program inside and beside every sandbox.
+fn main() {}
