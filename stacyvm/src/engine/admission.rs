@@ -107,7 +107,11 @@ impl Refusal {
 
 /// What a spec alone can get wrong across its fields.
 fn check_names(spec: &SandboxSpec) -> Result<()> {
-    if let Some(name) = spec.secrets.keys().find(|name| spec.env.contains_key(*name)) {
+    if let Some(name) = spec
+        .secrets
+        .keys()
+        .find(|name| spec.env.contains_key(*name))
+    {
         return Err(Error::invalid(
             format!("secrets.{name}"),
             name,

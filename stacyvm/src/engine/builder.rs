@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::owner::{LocalOwner, Owner};
 use super::policy::Policy;
 use super::{Engine, Inner};
 use crate::clock::{Clock, SystemClock};
@@ -10,8 +11,7 @@ use crate::error::{Error, Result};
 use crate::layer::{Admission, Deadline, Layer, Retry, RetryPolicy, Trace};
 use crate::provider::Provider;
 use crate::provider::registry::{ProviderFactory, Ready, Registry};
-use crate::store::Store;
-use crate::store::memory::MemoryStore;
+use crate::store::{MemoryStore, Store};
 
 /// Puts an [`Engine`] together, from [`Engine::builder`].
 ///
@@ -22,7 +22,7 @@ pub struct EngineBuilder {
     providers: Vec<(String, Arc<dyn ProviderFactory>)>,
     default_provider: Option<String>,
     store: Option<Arc<dyn Store>>,
-    owner: Option<super::Owner>,
+    owner: Option<Arc<dyn Owner>>,
     clock: Option<Arc<dyn Clock>>,
     layers: Vec<Arc<dyn Layer>>,
     policy: Option<Policy>,
@@ -59,7 +59,7 @@ impl EngineBuilder {
         self
     }
 
-    pub(super) fn owner(mut self, owner: super::Owner) -> Self {
+    pub(super) fn owner(mut self, owner: Arc<dyn Owner>) -> Self {
         self.owner = Some(owner);
         self
     }
@@ -143,19 +143,20 @@ impl EngineBuilder {
             Some(store) => store,
             None => Arc::new(MemoryStore::new()),
         };
-        let instance = store.instance(&self.context).await?;
+        let instance = store.meta().instance().clone();
         let engine = Engine(Arc::new(Inner {
             registry,
             store,
             instance,
-            owner: self.owner.unwrap_or_default(),
+            owner: self.owner.unwrap_or_else(|| Arc::new(LocalOwner::new())),
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
             policy: self.policy.unwrap_or_default(),
             default_provider,
             context: self.context,
             tasks: super::tasks::Tasks::default(),
+            active: std::sync::Mutex::default(),
         }));
-        engine.reconcile().await?;
+        engine.finish_interrupted().await?;
         Ok(engine)
     }
 }

@@ -3,19 +3,20 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::Engine;
-use super::records::Begun;
+use super::records::LOOK_AGAIN;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::provider::{CreateRequest, Provider as _};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::state::Phase;
+use crate::store::{Begin, SandboxRecord};
 
 /// A sandbox about to be made, from [`Engine::create`]. Await it.
 #[must_use = "a sandbox is made when this is awaited"]
@@ -131,7 +132,6 @@ impl Create {
         } = self;
         let context = context.unwrap_or_else(|| engine.0.context.clone());
         context.check().map_err(|e| e.operation("create"))?;
-        check_key(idempotency_key.as_deref())?;
         let name = provider.unwrap_or_else(|| engine.0.default_provider.clone());
         engine.check_provider_options(&spec)?;
         let provider = engine.0.registry.open(&name).await?;
@@ -148,17 +148,32 @@ impl Create {
             ends,
             secrets,
         };
-        let begun = engine
-            .begin_create(&context, &provider, &request, &spec, idempotency_key)
-            .await?;
-        let record = match begun {
-            Begun::New(record) => record,
-            Begun::Existing(record) => {
-                let sandbox = engine.settle(&context, *record).await?;
-                return Ok((sandbox, false));
+        let record = loop {
+            let begun = engine
+                .begin_create(
+                    &context,
+                    &provider,
+                    &request,
+                    &spec,
+                    idempotency_key.clone(),
+                )
+                .await
+                .map_err(|e| e.operation("create"))?;
+            match begun {
+                Begin::New(record) => break record,
+                Begin::Existing(record) => {
+                    let settled = context.bound(engine.settle(&context, record));
+                    if let Some(sandbox) = settled.await.map_err(|e| e.operation("create"))? {
+                        return Ok((sandbox, false));
+                    }
+                }
             }
         };
-        let work = provider.create(&context, &request);
+        let _mark = engine.work_on(&id);
+        let work = async {
+            let observed = provider.create(&context, &request).await?;
+            engine.finish_create(&context, &record, observed).await
+        };
         let made = tokio::select! {
             biased;
             made = work => made,
@@ -167,16 +182,34 @@ impl Create {
                 "the caller gave up while the sandbox was made",
             )),
         };
-        match made {
-            Ok(observed) => {
-                engine.finish_create(&context, *record, observed).await?;
-                Ok((engine.handle(provider, id, context), true))
+        if let Err(error) = made {
+            let error = error.operation("create");
+            engine.undo_create(&record, &error).await;
+            return Err(error);
+        }
+        Ok((engine.handle(provider, id, context), true))
+    }
+}
+
+impl Engine {
+    /// Waits until the sandbox of an earlier request is made and gives it, or
+    /// nothing where making it failed, so that its key is free again.
+    async fn settle(&self, context: &Context, found: SandboxRecord) -> Result<Option<Sandbox>> {
+        let mut record = found;
+        loop {
+            match record.phase {
+                Phase::Failed => return Ok(None),
+                Phase::Creating if self.is_worked_on(&record) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Phase::Creating => self.finish_one(&record).await?,
+                Phase::Destroying if record.failure.is_some() => self.finish_one(&record).await?,
+                Phase::Running | Phase::Paused | Phase::Destroying | Phase::Ended => {
+                    let provider = self.0.registry.open(&record.provider).await?;
+                    return Ok(Some(self.handle(provider, record.id, context.clone())));
+                }
             }
-            Err(error) => {
-                let error = error.operation("create");
-                engine.undo_create(&context, &provider, *record, &error).await;
-                Err(error)
-            }
+            record = self.load(context, &record.id).await?;
         }
     }
 }
@@ -185,20 +218,5 @@ async fn give_up(sandbox: &Sandbox) {
     if let Err(error) = sandbox.kill().await {
         tracing::warn!(sandbox = %sandbox.id(), kind = error.kind().code(),
             "a sandbox that nobody took could not be ended; the next reconcile tries again");
-    }
-}
-
-fn check_key(key: Option<&str>) -> Result<()> {
-    match key {
-        Some(key) if key.is_empty() || key.len() > 255 || key.contains(char::is_control) => {
-            Err(Error::invalid(
-                "idempotency_key",
-                key,
-                "1 to 255 bytes without control characters",
-                "use a random key such as a UUID",
-            )
-            .operation("create"))
-        }
-        _ => Ok(()),
     }
 }

@@ -7,10 +7,12 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::Engine;
+use crate::clock::{from_ms, to_ms};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Provider as _;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::state::Phase;
+use crate::store::{SandboxRecord, SandboxUpdate};
 
 impl Engine {
     /// Ends a sandbox, as a task of its own: once begun it is finished, even
@@ -31,13 +33,30 @@ impl Engine {
 
     async fn destroy_now(&self, sandbox: &Sandbox) -> Result<()> {
         let (context, id) = (sandbox.context(), sandbox.id());
-        let record = self.load(context, id).await?;
+        let _mark = self.work_on(id);
+        let record = self.begin_destroy(context, id).await?;
         if record.phase.is_final() {
             return Ok(());
         }
-        let record = self.begin_destroy(context, record).await?;
         sandbox.provider().destroy(context, id).await?;
-        self.finish_destroy(context, record, Phase::Ended).await
+        self.finish_destroy(context, id).await?;
+        Ok(())
+    }
+
+    /// The record of a sandbox in which something can still be changed.
+    async fn load_living(&self, sandbox: &Sandbox) -> Result<SandboxRecord> {
+        let record = self.load(sandbox.context(), sandbox.id()).await?;
+        match record.phase {
+            Phase::Running | Phase::Paused => Ok(record),
+            Phase::Creating => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("sandbox {} is still being made", record.id),
+            )),
+            Phase::Destroying | Phase::Ended | Phase::Failed => Err(Error::new(
+                ErrorKind::SandboxGone,
+                format!("sandbox {} has ended", record.id),
+            )),
+        }
     }
 
     pub(crate) async fn extend(
@@ -46,7 +65,7 @@ impl Engine {
         by: Duration,
     ) -> Result<Option<SystemTime>> {
         let record = self.load_living(sandbox).await?;
-        match record.ends() {
+        match record.ends_ms.map(from_ms) {
             None => Ok(None),
             Some(ends) => self.set_end(sandbox, Some(ends + by)).await,
         }
@@ -79,7 +98,11 @@ impl Engine {
         }
         let (context, id) = (sandbox.context(), sandbox.id());
         sandbox.provider().set_deadline(context, id, ends).await?;
-        self.update(context, id, |record| record.set_ends(ends)).await?;
+        let update = SandboxUpdate {
+            ends_ms: Some(ends.map(to_ms)),
+            ..SandboxUpdate::default()
+        };
+        self.update(context, id, |_| Some(update.clone())).await?;
         Ok(ends)
     }
 
@@ -87,14 +110,24 @@ impl Engine {
         self.load_living(sandbox).await?;
         let (context, id) = (sandbox.context(), sandbox.id());
         sandbox.provider().pause(context, id).await?;
-        self.move_to(context, id, Phase::Paused).await
+        self.move_to(sandbox, Phase::Paused).await
     }
 
     pub(crate) async fn resume(&self, sandbox: &Sandbox) -> Result<()> {
         self.load_living(sandbox).await?;
         let (context, id) = (sandbox.context(), sandbox.id());
         sandbox.provider().resume(context, id).await?;
-        self.move_to(context, id, Phase::Running).await
+        self.move_to(sandbox, Phase::Running).await
+    }
+
+    async fn move_to(&self, sandbox: &Sandbox, phase: Phase) -> Result<()> {
+        let update = SandboxUpdate {
+            phase: Some(phase),
+            ..SandboxUpdate::default()
+        };
+        self.update(sandbox.context(), sandbox.id(), |_| Some(update.clone()))
+            .await?;
+        Ok(())
     }
 }
 

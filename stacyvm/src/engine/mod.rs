@@ -5,24 +5,27 @@ mod builder;
 mod create;
 mod life;
 mod needs;
+mod owner;
 mod phase;
 mod policy;
+mod reconcile;
 mod records;
 mod secrets;
 mod tasks;
 mod view;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::id::{InstanceId, SandboxId};
 use crate::layer::Layered;
-use crate::provider::registry::Registry;
 use crate::provider::Provider as _;
+use crate::provider::registry::Registry;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::store::Store;
@@ -30,14 +33,15 @@ use crate::store::Store;
 pub use builder::EngineBuilder;
 pub use create::Create;
 pub use policy::Policy;
-pub use view::{Filter, ProviderSummary, Reconciled};
+pub use reconcile::Reconciled;
+pub use view::{Filter, ProviderSummary};
 
-use records::Owner;
+use owner::Owner;
 
 /// Makes, finds and ends sandboxes. A cheap handle: clones are the same engine.
 ///
 /// ```
-/// use std::sync::Arc;
+/// use std::sync::{Arc, Mutex};
 /// use stacyvm::{Engine, SandboxSpec, providers::mock::MockProvider};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -61,12 +65,14 @@ struct Inner {
     registry: Registry,
     store: Arc<dyn Store>,
     instance: InstanceId,
-    owner: Owner,
+    owner: Arc<dyn Owner>,
     clock: Arc<dyn Clock>,
     policy: Policy,
     default_provider: String,
     context: Context,
     tasks: tasks::Tasks,
+    /// The sandboxes that this engine makes or ends now, and by how many calls.
+    active: Mutex<HashMap<SandboxId, usize>>,
 }
 
 impl fmt::Debug for Engine {

@@ -6,7 +6,7 @@ use crate::sandbox::spec::{
 };
 
 /// One thing that a spec needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Need {
     /// The capability, as it is called in [`Capabilities`].
     pub(super) capability: &'static str,
@@ -19,7 +19,7 @@ pub(super) struct Need {
     met: Met,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Met {
     Never,
     Flag(fn(&Capabilities) -> bool),
@@ -162,9 +162,12 @@ pub(super) fn needs(spec: &SandboxSpec) -> Vec<Need> {
                 needs.flag("mount_host", field, path, |c| c.mount_host);
             }
             MountSource::Tmpfs { size_mib } => {
-                needs.flag("mount_tmpfs", field, format!("tmpfs of {size_mib} MiB"), |c| {
-                    c.mount_tmpfs
-                });
+                needs.flag(
+                    "mount_tmpfs",
+                    field,
+                    format!("tmpfs of {size_mib} MiB"),
+                    |c| c.mount_tmpfs,
+                );
             }
             MountSource::Volume(name) => {
                 needs.flag("mount_volume", field, name, |c| c.mount_volume);
@@ -175,9 +178,12 @@ pub(super) fn needs(spec: &SandboxSpec) -> Vec<Need> {
         None => {}
         Some(Network::None) => needs.level("network_none", "network", "none", |c| c.network_none),
         Some(Network::Allow(hosts)) => {
-            needs.level("network_allow", "network", format!("allow {}", hosts.join(", ")), |c| {
-                c.network_allow
-            });
+            needs.level(
+                "network_allow",
+                "network",
+                format!("allow {}", hosts.join(", ")),
+                |c| c.network_allow,
+            );
         }
         Some(Network::Full) => needs.flag("network_full", "network", "full", |c| c.network_full),
     }

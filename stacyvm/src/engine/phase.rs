@@ -20,9 +20,7 @@ impl Seen {
         match answer {
             Ok(observed) if observed.state == ObservedState::Ended => Self::Gone,
             Ok(observed) => Self::There(observed),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) =>
-            {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {
                 Self::Gone
             }
             Err(error) => Self::Unknown(error),
@@ -99,7 +97,10 @@ mod tests {
         use ObservedState::{Paused, Running};
         assert_eq!(decide(Phase::Running, &there(Paused)), Phase::Paused);
         assert_eq!(decide(Phase::Paused, &there(Running)), Phase::Running);
-        assert_eq!(decide(Phase::Destroying, &there(Running)), Phase::Destroying);
+        assert_eq!(
+            decide(Phase::Destroying, &there(Running)),
+            Phase::Destroying
+        );
         assert_eq!(decide(Phase::Ended, &there(Running)), Phase::Ended);
     }
 }

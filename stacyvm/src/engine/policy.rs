@@ -90,14 +90,19 @@ impl Policy {
         if real == Path::new("/") {
             return refused("a directory below /", "mount the directory that is needed");
         }
-        if ["/proc", "/sys", "/dev"].iter().any(|p| real.starts_with(p)) {
+        if ["/proc", "/sys", "/dev"]
+            .iter()
+            .any(|p| real.starts_with(p))
+        {
             return refused(
                 "a directory outside /proc, /sys and /dev",
                 "a sandbox has its own; leave the mount out",
             );
         }
         if let Some(state) = &self.state_dir {
-            let state = tokio::fs::canonicalize(state).await.unwrap_or_else(|_| state.clone());
+            let state = tokio::fs::canonicalize(state)
+                .await
+                .unwrap_or_else(|_| state.clone());
             if real.starts_with(&state) || state.starts_with(real) {
                 return refused(
                     "a directory that neither contains nor lies in the state directory",
@@ -144,7 +149,7 @@ pub(super) fn io_kind(error: &std::io::Error) -> ErrorKind {
         Io::NotADirectory => ErrorKind::NotDirectory,
         Io::IsADirectory => ErrorKind::IsDirectory,
         Io::StorageFull | Io::QuotaExceeded => ErrorKind::NoSpace,
-        Io::InvalidInput | Io::InvalidFilename | Io::FilesystemLoop => ErrorKind::InvalidArgument,
+        Io::InvalidInput | Io::InvalidFilename => ErrorKind::InvalidArgument,
         _ => ErrorKind::Internal,
     }
 }

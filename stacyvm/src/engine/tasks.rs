@@ -1,8 +1,8 @@
 //! Work that nobody waits for, until the engine closes.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 use tracing::Instrument as _;

@@ -7,16 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::phase::{Seen, decide};
-use super::records::Record;
+use super::records::{spec_of, times};
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{SandboxId, TenantId};
 use crate::provider::{Capabilities, ProbeReport, Provider as _};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::info::SandboxInfo;
 use crate::sandbox::state::Phase;
+use crate::store::{SandboxFilter, SandboxRecord};
 
-/// How many providers are asked at once while listing.
+/// How many records are read, and how many sandboxes looked at, at once.
+const PAGE: u32 = 256;
 const AT_ONCE: usize = 16;
 
 /// Which sandboxes are listed.
@@ -34,6 +36,32 @@ pub struct Filter {
     pub after: Option<SandboxId>,
     /// How many at most; all of them if none.
     pub limit: Option<u32>,
+}
+
+impl Filter {
+    /// What the store can tell by itself. A recorded phase may be behind what
+    /// the provider sees, so that only a phase that no other becomes is left out.
+    fn to_store(&self) -> SandboxFilter {
+        let mut phases: Vec<Phase> = Phase::ALL.to_vec();
+        if !self.all && self.phase.is_none() {
+            phases.retain(|phase| !phase.is_final());
+        }
+        if let Some(wanted) = self.phase {
+            phases.retain(|phase| *phase == wanted || !phase.is_final());
+        }
+        SandboxFilter {
+            phases,
+            labels: self.labels.clone(),
+            ..SandboxFilter::default()
+        }
+    }
+
+    fn shows(&self, phase: Phase) -> bool {
+        match self.phase {
+            Some(wanted) => wanted == phase,
+            None => self.all || !phase.is_final(),
+        }
+    }
 }
 
 /// A configured provider and whether this host can run it.
@@ -57,19 +85,6 @@ pub struct ProviderSummary {
     pub error: Option<String>,
 }
 
-/// What a reconcile did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Reconciled {
-    /// Sandboxes that nobody finished making; nothing of them is left.
-    pub failed: Vec<SandboxId>,
-    /// Sandboxes that ended without their record saying so, and those whose
-    /// end somebody began and did not finish.
-    pub ended: Vec<SandboxId>,
-    /// Sandboxes that could not be judged or ended now, and why.
-    pub postponed: Vec<(SandboxId, String)>,
-}
-
 impl Engine {
     /// Finds a sandbox by its id, or by the beginning of an id that no other
     /// sandbox shares.
@@ -88,7 +103,10 @@ impl Engine {
     /// Those of [`get`](Self::get).
     pub async fn get_in(&self, context: &Context, id: impl AsRef<str>) -> Result<Sandbox> {
         let id = SandboxId::new(id.as_ref()).map_err(|e| e.operation("get"))?;
-        let record = self.find(context, &id).await.map_err(|e| e.operation("get"))?;
+        let record = self
+            .find(context, &id)
+            .await
+            .map_err(|e| e.operation("get"))?;
         let provider = self.0.registry.open(&record.provider).await?;
         Ok(self.handle(provider, record.id, context.clone()))
     }
@@ -104,25 +122,31 @@ impl Engine {
         if let Some(tenant) = &filter.tenant {
             context.tenant = tenant.clone();
         }
-        let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        let most = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        let wanted = filter.to_store();
         let mut after = filter.after.clone();
         let mut found = Vec::new();
-        while found.len() < limit {
-            let page = self.page(&context, &filter, after.as_ref()).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id.clone());
-            for group in page.chunks(AT_ONCE) {
+        while found.len() < most {
+            let store = &self.0.store;
+            let page = store
+                .list_sandboxes(&context, &wanted, after.as_ref(), PAGE)
+                .await
+                .map_err(|e| e.operation("list"))?;
+            for group in page.items.chunks(AT_ONCE) {
                 let asked = group.iter().map(|record| self.describe(&context, record));
                 for info in join_all(asked).await {
                     let info = info?;
-                    let shown = filter.all || filter.phase.is_some() || !info.phase.is_final();
-                    if shown && filter.phase.is_none_or(|phase| phase == info.phase) {
+                    if filter.shows(info.phase) {
                         found.push(info);
                     }
                 }
             }
+            match page.next {
+                Some(last) => after = Some(last),
+                None => break,
+            }
         }
-        found.truncate(limit);
+        found.truncate(most);
         Ok(found)
     }
 
@@ -169,8 +193,9 @@ impl Engine {
     }
 
     /// Joins a record with what its provider sees now.
-    async fn describe(&self, context: &Context, record: &Record) -> Result<SandboxInfo> {
-        let spec = record.spec()?;
+    async fn describe(&self, context: &Context, record: &SandboxRecord) -> Result<SandboxInfo> {
+        let (spec, env_names) = spec_of(record)?;
+        let (created, ends, ended) = times(record);
         let mut info = SandboxInfo {
             id: record.id.clone(),
             tenant: record.tenant.clone(),
@@ -178,13 +203,13 @@ impl Engine {
             provider: record.provider.clone(),
             runtime: record.runtime.clone(),
             source: spec.source,
-            created: record.created(),
-            ends: record.ends(),
-            ended: record.ended(),
+            created,
+            ends,
+            ended,
             lifetime: spec.lifetime,
             profile: spec.profile,
             labels: record.labels.clone(),
-            env_names: record.env_names.clone(),
+            env_names,
             user: spec.user,
             workdir: spec.workdir,
             resources: spec.resources,
@@ -213,7 +238,7 @@ impl Engine {
     }
 
     /// Asks the provider of a record what it sees.
-    pub(super) async fn see(&self, context: &Context, record: &Record) -> Seen {
+    pub(super) async fn see(&self, context: &Context, record: &SandboxRecord) -> Seen {
         match self.0.registry.open(&record.provider).await {
             Ok(provider) => Seen::from_answer(provider.inspect(context, &record.id).await),
             Err(error) => Seen::Unknown(error),
@@ -226,8 +251,8 @@ impl Engine {
     /// # Errors
     ///
     /// What the store could not do.
-    pub async fn close(&self) -> Result<(), Error> {
+    pub async fn close(&self) -> Result<()> {
         self.0.tasks.finish().await;
-        Ok(())
+        self.0.store.close().await
     }
 }

@@ -246,12 +246,7 @@ impl Files {
     pub async fn exists(&self, path: impl AsRef<[u8]>) -> Result<bool> {
         match self.stat(path).await {
             Ok(_) => Ok(true),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotDirectory
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => {
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -478,7 +473,11 @@ impl Files {
     /// # Errors
     ///
     /// Those of [`import_tar`](Self::import_tar).
-    pub async fn import_tar_with(&self, mut request: ImportRequest, data: ByteStream) -> Result<()> {
+    pub async fn import_tar_with(
+        &self,
+        mut request: ImportRequest,
+        data: ByteStream,
+    ) -> Result<()> {
         request.user = request.user.or_else(|| self.user.clone());
         let sandbox = &self.sandbox;
         sandbox
@@ -522,7 +521,11 @@ async fn gather(mut entries: BoxStream<Result<FileEntry>>) -> Result<Vec<FileEnt
     let mut all = Vec::new();
     while let Some(entry) = entries.next().await {
         if all.len() == MAX_ENTRIES {
-            return Err(too_much("the list", MAX_ENTRIES, "entries; use `list_depth`"));
+            return Err(too_much(
+                "the list",
+                MAX_ENTRIES,
+                "entries; use `list_depth`",
+            ));
         }
         all.push(entry?);
     }

@@ -178,9 +178,7 @@ impl Sandbox {
     ///
     /// `unavailable` where nothing listens, `unsupported`.
     pub async fn dial(&self, port: u16) -> Result<Connection> {
-        self.provider()
-            .dial(self.context(), self.id(), port)
-            .await
+        self.provider().dial(self.context(), self.id(), port).await
     }
 
     /// Listens on a TCP port inside; 0 lets the sandbox choose. Dropping the
