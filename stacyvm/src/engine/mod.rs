@@ -12,6 +12,10 @@ mod reconcile;
 mod records;
 mod secrets;
 mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::HashMap;
