@@ -21,7 +21,9 @@ mod view;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
 use crate::context::Context;
@@ -45,7 +47,7 @@ use owner::Owner;
 /// Makes, finds and ends sandboxes. A cheap handle: clones are the same engine.
 ///
 /// ```
-/// use std::sync::{Arc, Mutex};
+/// use std::sync::Arc;
 /// use stacyvm::{Engine, SandboxSpec, providers::mock::MockProvider};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -77,6 +79,15 @@ struct Inner {
     tasks: tasks::Tasks,
     /// The sandboxes that this engine makes or ends now, and by how many calls.
     active: Mutex<HashMap<SandboxId, usize>>,
+    reconciling: OnceLock<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(reconciling) = self.reconciling.get() {
+            reconciling.abort();
+        }
+    }
 }
 
 impl fmt::Debug for Engine {

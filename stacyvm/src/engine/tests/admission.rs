@@ -70,7 +70,7 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
     let path = dir.path().to_str().unwrap().to_owned();
     let cases: Vec<(SandboxSpec, &str, &str, Change)> = vec![
         (host(), "source.image", "image_host", |c| {
-            c.image_host = false
+            c.image_host = false;
         }),
         (
             SandboxSpec::image("/root-fs"),
@@ -98,7 +98,7 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
         ),
         (host().env("A", "hunter2"), "env", "env", |c| c.env = false),
         (host().user("nobody"), "user", "exec_user", |c| {
-            c.exec_user = false
+            c.exec_user = false;
         }),
         (
             with(|s| s.privileges = Privileges::NamespacedRoot),
@@ -109,13 +109,13 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             },
         ),
         (host().memory_mib(64), "memory_mib", "memory_limit", |c| {
-            c.memory_limit = Level::Absent
+            c.memory_limit = Level::Absent;
         }),
         (host().cpus(0.5), "cpus", "cpu_limit", |c| {
-            c.cpu_limit = Level::Absent
+            c.cpu_limit = Level::Absent;
         }),
         (host().pids(10), "pids", "pids_limit", |c| {
-            c.pids_limit = Level::Absent
+            c.pids_limit = Level::Absent;
         }),
         (
             host().open_files(64),
@@ -126,7 +126,7 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             },
         ),
         (host().disk_mib(64), "disk_mib", "disk_limit", |c| {
-            c.disk_limit = Level::Absent
+            c.disk_limit = Level::Absent;
         }),
         (
             mounted(MountSource::Host(path)),
@@ -181,7 +181,7 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             },
         ),
         (host().ttl(Duration::from_secs(9)), "ttl", "ttl", |c| {
-            c.ttl = Level::Absent
+            c.ttl = Level::Absent;
         }),
         (
             with(|s| s.idle_timeout = Some(Duration::from_secs(9))),
@@ -225,7 +225,7 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             },
         ),
         (host().profile(Profile::Strict), "pids", "pids_limit", |c| {
-            c.pids_limit = Level::Absent
+            c.pids_limit = Level::Absent;
         }),
         (
             host().profile(Profile::Strict),
@@ -394,7 +394,7 @@ async fn the_provider_is_given_the_directory_that_was_checked() {
 
 #[tokio::test]
 async fn a_life_longer_than_the_policy_is_refused_and_no_end_becomes_the_longest() {
-    let max = Duration::from_secs(60);
+    let max = Duration::from_mins(1);
     let engine = governed(Policy {
         max_ttl: Some(max),
         ..Policy::default()

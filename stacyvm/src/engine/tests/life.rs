@@ -110,7 +110,7 @@ async fn a_list_is_complete_filtered_and_in_pages() {
 #[tokio::test]
 async fn an_end_is_moved_where_it_binds_and_on_record() {
     let world = World::new(Scripted::new()).await;
-    let spec = host().ttl(Duration::from_secs(60));
+    let spec = host().ttl(Duration::from_mins(1));
     let sandbox = world.engine.create(spec).await.unwrap();
     let now = to_ms(world.clock.now());
     let ends = sandbox
@@ -261,4 +261,23 @@ async fn a_closed_engine_keeps_its_sandboxes() {
     let error = world.engine.create(host()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(Arc::strong_count(&world.store), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_living_engine_reconciles_by_itself_until_it_is_dropped() {
+    let provider = Scripted::new();
+    let engine = crate::Engine::builder()
+        .provider("scripted", Arc::clone(&provider) as _)
+        .reconcile_every(Duration::from_secs(10))
+        .build()
+        .await
+        .unwrap();
+    let sandbox = engine.create(host()).await.unwrap();
+    provider.lose(sandbox.id());
+    super::until(async || provider.count(OperationKind::Destroy) == 1).await;
+    assert_eq!(sandbox.info().await.unwrap().phase, Phase::Ended);
+    let weak = Arc::downgrade(&engine.0);
+    drop((engine, sandbox));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(weak.upgrade().is_none());
 }
