@@ -48,12 +48,12 @@ use owner::Owner;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use stacyvm::{Engine, SandboxSpec, providers::mock::MockProvider};
+/// use stacyvm::{Engine, SandboxSpec, providers::mock::Mock};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> stacyvm::Result<()> {
 /// let engine = Engine::builder()
-///     .provider("mock", Arc::new(MockProvider::new()))
+///     .provider("mock", Arc::new(Mock::default()))
 ///     .build()
 ///     .await?;
 /// let sandbox = engine.create(SandboxSpec::image("scratch")).await?;

@@ -268,7 +268,7 @@ async fn a_living_engine_reconciles_by_itself_until_it_is_dropped() {
     let provider = Scripted::new();
     let engine = crate::Engine::builder()
         .provider("scripted", Arc::clone(&provider) as _)
-        .reconcile_every(Duration::from_secs(10))
+        .reconcile_every(Duration::from_secs(2))
         .build()
         .await
         .unwrap();

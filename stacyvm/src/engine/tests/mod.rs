@@ -4,6 +4,7 @@ mod admission;
 mod create;
 mod exec;
 mod life;
+mod mock;
 
 use std::sync::Arc;
 
