@@ -9,3 +9,4 @@ pub mod info;
 pub mod process;
 pub mod spec;
 pub mod state;
+pub mod text;
