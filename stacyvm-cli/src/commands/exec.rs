@@ -1,1 +1,73 @@
-//! Written next.
+//! `exec`: run a command in a sandbox.
+
+use serde_json::{Map, Value, json};
+use stacyvm::engine::Engine;
+use stacyvm::{ExecSpec, Output, Result, Sandbox};
+
+use crate::args::ExecArgs;
+use crate::session::{self, Outcome};
+use crate::{exit, output, spec};
+
+/// What came of a command.
+pub(crate) enum Followed {
+    /// Its output went to ours.
+    Live(Outcome),
+    /// Its output was kept.
+    Kept(Output),
+}
+
+pub(crate) async fn exec(engine: &Engine, args: &ExecArgs, json: bool) -> Result<u8> {
+    let exec = spec::exec(args)?;
+    let sandbox = super::find(engine, &args.sandbox).await?;
+    if args.detach {
+        let id = exec.exec.clone();
+        let session = sandbox.start(exec).await?;
+        let pid = session.pid;
+        drop(session);
+        super::printed(if json {
+            output::json(&json!({ "sandbox": sandbox.id(), "exec": id, "pid": pid }))
+        } else {
+            output::line(id.as_str())
+        })?;
+        return Ok(0);
+    }
+    let followed = follow_or_collect(&sandbox, exec, json).await?;
+    report(&sandbox, followed, json, json!({}))
+}
+
+/// Runs a command to its end: live, or kept for a report in JSON.
+pub(crate) async fn follow_or_collect(sandbox: &Sandbox, exec: ExecSpec, keep: bool) -> Result<Followed> {
+    let (stdin, tty) = (exec.stdin, exec.tty.is_some());
+    if keep && !stdin && !tty {
+        return Ok(Followed::Kept(sandbox.run(exec).await?));
+    }
+    let session = sandbox.start(exec).await?;
+    Ok(Followed::Live(session::follow(session, stdin, tty).await?))
+}
+
+/// Prints what is left to print, and gives the exit code.
+pub(crate) fn report(sandbox: &Sandbox, followed: Followed, json: bool, more: Value) -> Result<u8> {
+    let status = match &followed {
+        Followed::Live(Outcome::OutputClosed) => return Ok(exit::PIPE_CLOSED),
+        Followed::Live(Outcome::Ended(status)) => *status,
+        Followed::Kept(kept) => kept.status,
+    };
+    let code = exit::of_status(status);
+    if let (true, Followed::Kept(kept)) = (json, followed) {
+        let mut value = Map::new();
+        value.insert("sandbox".into(), json!(sandbox.id()));
+        value.insert("status".into(), json!(status));
+        value.insert("exit_code".into(), json!(code));
+        value.insert("stdout".into(), json!(String::from_utf8_lossy(&kept.stdout)));
+        value.insert("stderr".into(), json!(String::from_utf8_lossy(&kept.stderr)));
+        value.insert("truncated_stdout_bytes".into(), json!(kept.truncated_stdout_bytes));
+        value.insert("truncated_stderr_bytes".into(), json!(kept.truncated_stderr_bytes));
+        if let Value::Object(more) = more {
+            value.extend(more);
+        }
+        super::printed(output::json(&value))?;
+    } else if let Some(remark) = exit::remark(status) {
+        output::remark(remark);
+    }
+    Ok(code)
+}
