@@ -55,8 +55,14 @@ fn start(cli: Cli) -> Result<u8> {
 
 async fn dispatch(cli: Cli) -> Result<u8> {
     let json = cli.json;
-    let config = Config::load(&Overrides { file: cli.config, state_dir: cli.state_dir })?;
-    if let Command::Config { command: ConfigCommand::Show { origin } } = &cli.command {
+    let config = Config::load(&Overrides {
+        file: cli.config,
+        state_dir: cli.state_dir,
+    })?;
+    if let Command::Config {
+        command: ConfigCommand::Show { origin },
+    } = &cli.command
+    {
         return commands::show::config(&config, *origin, json);
     }
     let engine = Engine::open(config).await?;

@@ -13,7 +13,9 @@ pub(crate) fn version(json: bool) -> Result<u8> {
     super::printed(if json {
         output::json(&json!({ "stacyvm": version, "agent_protocol_generation": generation }))
     } else {
-        output::line(&format!("stacyvm {version} (agent protocol generation {generation})"))
+        output::line(&format!(
+            "stacyvm {version} (agent protocol generation {generation})"
+        ))
     })?;
     Ok(0)
 }
@@ -21,6 +23,9 @@ pub(crate) fn version(json: bool) -> Result<u8> {
 pub(crate) fn completion(shell: clap_complete::Shell) -> Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut script);
-    super::printed(std::io::Write::write_all(&mut std::io::stdout().lock(), &script))?;
+    super::printed(std::io::Write::write_all(
+        &mut std::io::stdout().lock(),
+        &script,
+    ))?;
     Ok(0)
 }

@@ -36,7 +36,11 @@ pub(crate) async fn exec(engine: &Engine, args: &ExecArgs, json: bool) -> Result
 }
 
 /// Runs a command to its end: live, or kept for a report in JSON.
-pub(crate) async fn follow_or_collect(sandbox: &Sandbox, exec: ExecSpec, keep: bool) -> Result<Followed> {
+pub(crate) async fn follow_or_collect(
+    sandbox: &Sandbox,
+    exec: ExecSpec,
+    keep: bool,
+) -> Result<Followed> {
     let (stdin, tty) = (exec.stdin, exec.tty.is_some());
     if keep && !stdin && !tty {
         return Ok(Followed::Kept(sandbox.run(exec).await?));
@@ -58,10 +62,22 @@ pub(crate) fn report(sandbox: &Sandbox, followed: Followed, json: bool, more: Va
         value.insert("sandbox".into(), json!(sandbox.id()));
         value.insert("status".into(), json!(status));
         value.insert("exit_code".into(), json!(code));
-        value.insert("stdout".into(), json!(String::from_utf8_lossy(&kept.stdout)));
-        value.insert("stderr".into(), json!(String::from_utf8_lossy(&kept.stderr)));
-        value.insert("truncated_stdout_bytes".into(), json!(kept.truncated_stdout_bytes));
-        value.insert("truncated_stderr_bytes".into(), json!(kept.truncated_stderr_bytes));
+        value.insert(
+            "stdout".into(),
+            json!(String::from_utf8_lossy(&kept.stdout)),
+        );
+        value.insert(
+            "stderr".into(),
+            json!(String::from_utf8_lossy(&kept.stderr)),
+        );
+        value.insert(
+            "truncated_stdout_bytes".into(),
+            json!(kept.truncated_stdout_bytes),
+        );
+        value.insert(
+            "truncated_stderr_bytes".into(),
+            json!(kept.truncated_stderr_bytes),
+        );
         if let Value::Object(more) = more {
             value.extend(more);
         }

@@ -16,8 +16,15 @@ pub(crate) async fn find(engine: &Engine, name: &str) -> Result<Sandbox> {
 }
 
 /// Every sandbox, all pages.
-pub(crate) async fn all(engine: &Engine, ended: bool, labels: &[String]) -> Result<Vec<SandboxInfo>> {
-    let mut filter = Filter { all: ended, ..Filter::default() };
+pub(crate) async fn all(
+    engine: &Engine,
+    ended: bool,
+    labels: &[String],
+) -> Result<Vec<SandboxInfo>> {
+    let mut filter = Filter {
+        all: ended,
+        ..Filter::default()
+    };
     for label in labels {
         let (key, value) = match label.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),

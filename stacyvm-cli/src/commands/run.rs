@@ -12,8 +12,13 @@ use crate::{session, spec};
 pub(crate) async fn run(engine: &Engine, args: &RunArgs, json: bool) -> Result<u8> {
     let exec = spec::run(args)?;
     let mut sandbox_spec = spec::sandbox(&args.spec)?;
-    sandbox_spec.lifetime = if args.keep { Lifetime::Detached } else { Lifetime::Attached };
-    let sandbox = session::unless_interrupted(super::life::make(engine, &args.spec, sandbox_spec)).await?;
+    sandbox_spec.lifetime = if args.keep {
+        Lifetime::Detached
+    } else {
+        Lifetime::Attached
+    };
+    let sandbox =
+        session::unless_interrupted(super::life::make(engine, &args.spec, sandbox_spec)).await?;
     let followed = follow_or_collect(&sandbox, exec, json).await;
     if args.keep {
         crate::output::remark(&format!("kept sandbox {}", sandbox.id()));

@@ -16,7 +16,11 @@ pub(crate) async fn ls(engine: &Engine, args: &LsArgs, json: bool) -> Result<u8>
     if json {
         super::printed(output::json(&sandboxes))?;
     } else if args.quiet {
-        super::printed(sandboxes.iter().try_for_each(|s| output::line(s.id.as_str())))?;
+        super::printed(
+            sandboxes
+                .iter()
+                .try_for_each(|s| output::line(s.id.as_str())),
+        )?;
     } else {
         let rows: Vec<Vec<String>> = sandboxes
             .iter()
@@ -28,11 +32,17 @@ pub(crate) async fn ls(engine: &Engine, args: &LsArgs, json: bool) -> Result<u8>
                     s.image.clone(),
                     ago(Some(s.created)),
                     until(s.ends),
-                    s.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
+                    s.labels
+                        .iter()
+                        .map(|(k, v)| format!("{k}={v}"))
+                        .collect::<Vec<_>>()
+                        .join(","),
                 ]
             })
             .collect();
-        let heading = ["ID", "PHASE", "PROVIDER", "IMAGE", "CREATED", "ENDS", "LABELS"];
+        let heading = [
+            "ID", "PHASE", "PROVIDER", "IMAGE", "CREATED", "ENDS", "LABELS",
+        ];
         super::printed(output::table(&heading, &rows))?;
     }
     Ok(0)
@@ -51,7 +61,9 @@ pub(crate) async fn ps(engine: &Engine, args: &IdArgs, json: bool) -> Result<u8>
     let sandbox = super::find(engine, &args.sandbox).await?;
     let (execs, processes) = (sandbox.execs().await?, sandbox.processes().await?);
     if json {
-        super::printed(output::json(&json!({ "execs": execs, "processes": processes })))?;
+        super::printed(output::json(
+            &json!({ "execs": execs, "processes": processes }),
+        ))?;
         return Ok(0);
     }
     let rows: Vec<Vec<String>> = processes
@@ -69,7 +81,9 @@ pub(crate) async fn ps(engine: &Engine, args: &IdArgs, json: bool) -> Result<u8>
             ]
         })
         .collect();
-    let heading = ["PID", "PARENT", "UID", "STATE", "MEMORY", "CPU", "EXEC", "COMMAND"];
+    let heading = [
+        "PID", "PARENT", "UID", "STATE", "MEMORY", "CPU", "EXEC", "COMMAND",
+    ];
     super::printed(output::table(&heading, &rows))?;
     Ok(0)
 }
@@ -87,7 +101,13 @@ pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
                 .findings
                 .iter()
                 .filter(|f| !f.fine)
-                .map(|f| if f.remedy.is_empty() { f.seen.as_str() } else { f.remedy.as_str() })
+                .map(|f| {
+                    if f.remedy.is_empty() {
+                        f.seen.as_str()
+                    } else {
+                        f.remedy.as_str()
+                    }
+                })
                 .collect();
             vec![
                 p.name.clone(),
@@ -97,7 +117,10 @@ pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
             ]
         })
         .collect();
-    super::printed(output::table(&["PROVIDER", "RUNTIME", "USABLE", "REMARK"], &rows))?;
+    super::printed(output::table(
+        &["PROVIDER", "RUNTIME", "USABLE", "REMARK"],
+        &rows,
+    ))?;
     Ok(0)
 }
 
@@ -117,7 +140,11 @@ pub(crate) fn config(config: &Config, origin: bool, json: bool) -> Result<u8> {
             row
         })
         .collect();
-    let heading: &[&str] = if origin { &["SETTING", "VALUE", "ORIGIN"] } else { &["SETTING", "VALUE"] };
+    let heading: &[&str] = if origin {
+        &["SETTING", "VALUE", "ORIGIN"]
+    } else {
+        &["SETTING", "VALUE"]
+    };
     super::printed(output::table(heading, &rows))?;
     Ok(0)
 }
@@ -138,7 +165,10 @@ fn until(time: Option<SystemTime>) -> String {
 /// The largest unit only.
 fn rough(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs();
-    let unit = [86_400, 3_600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
+    let unit = [86_400, 3_600, 60, 1]
+        .into_iter()
+        .find(|unit| seconds >= *unit)
+        .unwrap_or(1);
     format_duration(std::time::Duration::from_secs(seconds / unit * unit))
 }
 
@@ -149,7 +179,13 @@ mod tests {
 
     #[test]
     fn spans_are_shown_by_their_largest_unit() {
-        for (seconds, shown) in [(0, "0s"), (59, "59s"), (61, "1m"), (3_700, "1h"), (90_000, "1d")] {
+        for (seconds, shown) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m"),
+            (3_700, "1h"),
+            (90_000, "1d"),
+        ] {
             assert_eq!(rough(Duration::from_secs(seconds)), shown);
         }
     }
