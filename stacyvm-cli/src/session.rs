@@ -3,9 +3,8 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-use stacyvm::sandbox::exec::{ExecControl, ExecEvent, ExecSession, SignalScope};
-use stacyvm::{Error, ErrorKind, ExitStatus, Result};
+use stacyvm::sandbox::exec::{ExecControl, SignalScope};
+use stacyvm::{Error, ErrorKind, ExecEvent, ExitStatus, Process, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,17 +26,18 @@ pub(crate) enum Outcome {
 ///
 /// The first interrupt goes to the command, the second kills its whole tree, a
 /// third gives up. Raw mode is undone however this ends.
-pub(crate) async fn follow(mut session: ExecSession, stdin: bool, tty: bool) -> Result<Outcome> {
+pub(crate) async fn follow(mut process: Process, stdin: bool, tty: bool) -> Result<Outcome> {
     let raw = if tty && stdin { RawMode::enter() } else { None };
-    let feeder = stdin.then(|| tokio::spawn(feed(Arc::clone(&session.control), read_stdin())));
+    let feeder = stdin.then(|| tokio::spawn(feed(process.control(), read_stdin())));
     let mut stdout = Sink::start(std::io::stdout());
     let mut stderr = Sink::start(std::io::stderr());
     let mut signals = Signals::new()?;
+    let control = process.control();
     let mut pending: Option<Pending> = None;
     let mut kills = 0;
     let outcome = loop {
         tokio::select! {
-            event = session.events.next(), if pending.is_none() => match event.transpose()? {
+            event = process.next_event(), if pending.is_none() => match event? {
                 Some(ExecEvent::Stdout(bytes)) => pending = stdout.pending(bytes),
                 Some(ExecEvent::Stderr(bytes)) => pending = stderr.pending(bytes),
                 Some(ExecEvent::Lost { .. }) => {}
@@ -54,15 +54,15 @@ pub(crate) async fn follow(mut session: ExecSession, stdin: bool, tty: bool) -> 
                 if number == SignalKind::window_change().as_raw_value() {
                     if let (true, Some(size)) = (tty, terminal::size()) {
                         // Too late for a command that has just ended.
-                        let _ = session.control.resize(size).await;
+                        let _ = control.resize(size).await;
                     }
                     continue;
                 }
                 kills += 1;
                 // As above, for both.
                 match kills {
-                    1 => drop(session.control.signal(number, SignalScope::Group).await),
-                    2 => drop(session.control.signal(SIGKILL, SignalScope::Tree).await),
+                    1 => drop(control.signal(number, SignalScope::Group).await),
+                    2 => drop(control.signal(SIGKILL, SignalScope::Tree).await),
                     _ => break Outcome::Ended(ExitStatus::Cancelled { sandbox_ended: false }),
                 }
             }

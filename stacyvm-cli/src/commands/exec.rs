@@ -20,10 +20,9 @@ pub(crate) async fn exec(engine: &Engine, args: &ExecArgs, json: bool) -> Result
     let exec = spec::exec(args)?;
     let sandbox = super::find(engine, &args.sandbox).await?;
     if args.detach {
-        let id = exec.exec.clone();
-        let session = sandbox.start(exec).await?;
-        let pid = session.pid;
-        drop(session);
+        let process = sandbox.exec_spec(exec).start().await?;
+        let pid = process.pid();
+        let id = process.detach()?;
         super::printed(if json {
             output::json(&json!({ "sandbox": sandbox.id(), "exec": id, "pid": pid }))
         } else {
@@ -43,10 +42,10 @@ pub(crate) async fn follow_or_collect(
 ) -> Result<Followed> {
     let (stdin, tty) = (exec.stdin, exec.tty.is_some());
     if keep && !stdin && !tty {
-        return Ok(Followed::Kept(sandbox.run(exec).await?));
+        return Ok(Followed::Kept(sandbox.exec_spec(exec).output().await?));
     }
-    let session = sandbox.start(exec).await?;
-    Ok(Followed::Live(session::follow(session, stdin, tty).await?))
+    let process = sandbox.exec_spec(exec).start().await?;
+    Ok(Followed::Live(session::follow(process, stdin, tty).await?))
 }
 
 /// Prints what is left to print, and gives the exit code.
@@ -71,12 +70,12 @@ pub(crate) fn report(sandbox: &Sandbox, followed: Followed, json: bool, more: Va
             json!(String::from_utf8_lossy(&kept.stderr)),
         );
         value.insert(
-            "truncated_stdout_bytes".into(),
-            json!(kept.truncated_stdout_bytes),
+            "stdout_truncated_bytes".into(),
+            json!(kept.stdout_truncated_bytes),
         );
         value.insert(
-            "truncated_stderr_bytes".into(),
-            json!(kept.truncated_stderr_bytes),
+            "stderr_truncated_bytes".into(),
+            json!(kept.stderr_truncated_bytes),
         );
         if let Value::Object(more) = more {
             value.extend(more);
