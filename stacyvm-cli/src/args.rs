@@ -208,7 +208,7 @@ pub(crate) struct LsArgs {
     /// Print ids only
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Show those with this label (KEY or KEY=VALUE)
+    /// Show those with this label (KEY=VALUE)
     #[arg(short, long = "label", value_name = "LABEL")]
     pub(crate) labels: Vec<String>,
 }

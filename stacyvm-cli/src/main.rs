@@ -79,6 +79,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Providers => commands::show::providers(&engine, json).await,
         Command::Config { .. } | Command::Version | Command::Completion { .. } => Ok(0),
     };
-    engine.close().await;
-    done
+    let closed = engine.close().await;
+    let code = done?;
+    closed.map(|()| code)
 }

@@ -18,7 +18,7 @@ pub(crate) enum Followed {
 
 pub(crate) async fn exec(engine: &Engine, args: &ExecArgs, json: bool) -> Result<u8> {
     let exec = spec::exec(args)?;
-    let sandbox = super::find(engine, &args.sandbox).await?;
+    let sandbox = engine.get(&args.sandbox).await?;
     if args.detach {
         let process = sandbox.exec_spec(exec).start().await?;
         let pid = process.pid();

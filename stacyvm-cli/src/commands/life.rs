@@ -15,9 +15,6 @@ pub(crate) async fn make(engine: &Engine, args: &SpecArgs, spec: SandboxSpec) ->
     if let Some(provider) = &args.provider {
         create = create.provider(provider);
     }
-    if let Some(runtime) = &args.runtime {
-        create = create.runtime(runtime);
-    }
     if let Some(key) = &args.idempotency_key {
         create = create.idempotency_key(key);
     }
@@ -48,7 +45,7 @@ pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result
         }
     }
     for name in &args.sandboxes {
-        sandboxes.push(super::find(engine, name).await?);
+        sandboxes.push(engine.get(name).await?);
     }
     let mut first_error = None;
     let mut killed = Vec::new();
@@ -69,7 +66,7 @@ pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result
 
 pub(crate) async fn extend(engine: &Engine, args: &ExtendArgs, json: bool) -> Result<u8> {
     let ttl = parse_duration("ttl", &args.ttl)?;
-    let sandbox = super::find(engine, &args.sandbox).await?;
+    let sandbox = engine.get(&args.sandbox).await?;
     sandbox.extend(ttl).await?;
     if json {
         super::printed(output::json(&sandbox.info().await?))?;

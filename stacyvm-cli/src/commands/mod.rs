@@ -7,15 +7,10 @@ pub(crate) mod life;
 pub(crate) mod run;
 pub(crate) mod show;
 
-use stacyvm::engine::{Engine, Filter, SandboxInfo};
-use stacyvm::{Error, ErrorKind, Result, Sandbox};
+use stacyvm::engine::{Engine, Filter};
+use stacyvm::{Error, ErrorKind, Result, SandboxInfo};
 
-/// Finds a sandbox by its id or the unambiguous beginning of it.
-pub(crate) async fn find(engine: &Engine, name: &str) -> Result<Sandbox> {
-    engine.find(name).await
-}
-
-/// Every sandbox, all pages.
+/// Every sandbox with these labels.
 pub(crate) async fn all(
     engine: &Engine,
     ended: bool,
@@ -26,13 +21,10 @@ pub(crate) async fn all(
         ..Filter::default()
     };
     for label in labels {
-        let (key, value) = match label.split_once('=') {
-            Some((key, value)) => (key, Some(value.to_owned())),
-            None => (label.as_str(), None),
-        };
-        filter.labels.insert(key.to_owned(), value);
+        let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        filter.labels.insert(key.to_owned(), value.to_owned());
     }
-    engine.list_all(filter).await
+    engine.list(filter).await
 }
 
 /// Turns a failed write of our own output into an error.

@@ -6,6 +6,7 @@ use serde_json::json;
 use stacyvm::Result;
 use stacyvm::config::Config;
 use stacyvm::engine::Engine;
+use stacyvm::sandbox::spec::Source;
 use stacyvm::units::format_duration;
 
 use crate::args::{IdArgs, IdsArgs, LsArgs};
@@ -29,7 +30,7 @@ pub(crate) async fn ls(engine: &Engine, args: &LsArgs, json: bool) -> Result<u8>
                     s.id.to_string(),
                     s.phase.name().to_owned(),
                     format!("{}/{}", s.provider, s.runtime),
-                    s.image.clone(),
+                    source(&s.source),
                     ago(Some(s.created)),
                     until(s.ends),
                     s.labels
@@ -51,14 +52,14 @@ pub(crate) async fn ls(engine: &Engine, args: &LsArgs, json: bool) -> Result<u8>
 pub(crate) async fn inspect(engine: &Engine, args: &IdsArgs) -> Result<u8> {
     let mut found = Vec::new();
     for name in &args.sandboxes {
-        found.push(super::find(engine, name).await?.info().await?);
+        found.push(engine.get(name).await?.info().await?);
     }
     super::printed(output::json(&found))?;
     Ok(0)
 }
 
 pub(crate) async fn ps(engine: &Engine, args: &IdArgs, json: bool) -> Result<u8> {
-    let sandbox = super::find(engine, &args.sandbox).await?;
+    let sandbox = engine.get(&args.sandbox).await?;
     let (execs, processes) = (sandbox.execs().await?, sandbox.processes().await?);
     if json {
         super::printed(output::json(
@@ -89,7 +90,7 @@ pub(crate) async fn ps(engine: &Engine, args: &IdArgs, json: bool) -> Result<u8>
 }
 
 pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
-    let providers = engine.providers().await?;
+    let providers = engine.providers().await;
     if json {
         super::printed(output::json(&providers))?;
         return Ok(0);
@@ -97,7 +98,8 @@ pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
     let rows: Vec<Vec<String>> = providers
         .iter()
         .map(|p| {
-            let reasons: Vec<&str> = p
+            let reasons = p
+                .probe
                 .findings
                 .iter()
                 .filter(|f| !f.fine)
@@ -109,11 +111,12 @@ pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
                     }
                 })
                 .collect();
+            let reasons = p.error.as_deref().into_iter().chain(reasons);
             vec![
                 p.name.clone(),
                 p.runtime.clone(),
-                if p.usable { "yes" } else { "no" }.to_owned(),
-                reasons.join("; "),
+                if p.probe.usable { "yes" } else { "no" }.to_owned(),
+                reasons.collect::<Vec<_>>().join("; "),
             ]
         })
         .collect();
@@ -147,6 +150,11 @@ pub(crate) fn config(config: &Config, origin: bool, json: bool) -> Result<u8> {
     };
     super::printed(output::table(heading, &rows))?;
     Ok(0)
+}
+
+fn source(source: &Source) -> String {
+    let (Source::Image(name) | Source::Template(name) | Source::Snapshot(name)) = source;
+    name.clone()
 }
 
 fn ago(time: Option<SystemTime>) -> String {
