@@ -23,24 +23,37 @@ impl<'a> Side<'a> {
     fn of(text: &'a str) -> Self {
         match text.split_once(':') {
             _ if text == "-" => Self::Stream,
-            Some((name, path)) if !name.is_empty() && !name.contains(['/', '.']) => Self::Sandbox(name, path),
+            Some((name, path)) if !name.is_empty() && !name.contains(['/', '.']) => {
+                Self::Sandbox(name, path)
+            }
             _ => Self::Host(text),
         }
     }
 }
 
 pub(crate) async fn cp(engine: &Engine, args: &CpArgs) -> Result<u8> {
-    let options = CopyOptions { keep_owner: args.archive, follow: args.follow_link };
+    let options = CopyOptions {
+        keep_owner: args.archive,
+        follow: args.follow_link,
+    };
     let copy = async {
         match (Side::of(&args.source), Side::of(&args.destination)) {
             (Side::Host(from), Side::Sandbox(name, to)) => {
-                files(engine, args, name, true).await?.copy_in(from, guest(to), options).await
+                files(engine, args, name, true)
+                    .await?
+                    .copy_in(from, guest(to), options)
+                    .await
             }
             (Side::Sandbox(name, from), Side::Host(to)) => {
-                files(engine, args, name, false).await?.copy_out(guest(from), to, options).await
+                files(engine, args, name, false)
+                    .await?
+                    .copy_out(guest(from), to, options)
+                    .await
             }
             (Side::Stream, Side::Sandbox(name, to)) => unpack(engine, args, name, &guest(to)).await,
-            (Side::Sandbox(name, from), Side::Stream) => pack(engine, args, name, &guest(from)).await,
+            (Side::Sandbox(name, from), Side::Stream) => {
+                pack(engine, args, name, &guest(from)).await
+            }
             _ => Err(Error::invalid(
                 "source and destination",
                 format!("{} {}", args.source, args.destination),
@@ -54,7 +67,11 @@ pub(crate) async fn cp(engine: &Engine, args: &CpArgs) -> Result<u8> {
 
 /// Paths inside that are not absolute begin at the root, as with `docker cp`.
 fn guest(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
 }
 
 /// What is copied out is read with root's rights: whoever may use the sandbox
@@ -78,14 +95,30 @@ async fn unpack(engine: &Engine, args: &CpArgs, name: &str, to: &str) -> Result<
             Err(e) => Err(Error::new(ErrorKind::Internal, "cannot read standard input").source(e)),
         }
     });
-    let request = ImportRequest { user: None, path: GuestPath::new(to)?, parents: false, keep_owner: args.archive };
-    files(engine, args, name, true).await?.import_tar_with(request, data.boxed()).await
+    let request = ImportRequest {
+        user: None,
+        path: GuestPath::new(to)?,
+        parents: false,
+        keep_owner: args.archive,
+    };
+    files(engine, args, name, true)
+        .await?
+        .import_tar_with(request, data.boxed())
+        .await
 }
 
 async fn pack(engine: &Engine, args: &CpArgs, name: &str, from: &str) -> Result<()> {
     let contents = from.ends_with("/.");
-    let request = ExportRequest { user: None, path: GuestPath::new(from)?, contents, follow: args.follow_link };
-    let mut data = files(engine, args, name, false).await?.export_tar_with(request).await?;
+    let request = ExportRequest {
+        user: None,
+        path: GuestPath::new(from)?,
+        contents,
+        follow: args.follow_link,
+    };
+    let mut data = files(engine, args, name, false)
+        .await?
+        .export_tar_with(request)
+        .await?;
     let mut stdout = tokio::io::stdout();
     let failed = |e| Error::new(ErrorKind::Internal, "cannot write to standard output").source(e);
     while let Some(chunk) = data.next().await {

@@ -61,7 +61,12 @@ impl Files {
     /// # Cancellation
     ///
     /// Dropping the future stops the copy; what had arrived stays.
-    pub async fn copy_in(&self, from: impl AsRef<Path>, to: impl AsRef<[u8]>, options: CopyOptions) -> Result<()> {
+    pub async fn copy_in(
+        &self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<[u8]>,
+        options: CopyOptions,
+    ) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         GuestPath::new(to)?;
         let found = look(from, options.follow).map_err(|e| io("find the source", from, e))?;
@@ -70,7 +75,13 @@ impl Files {
             Some((parent, _)) => self.there(&parent).await?,
             None => There::Directory,
         };
-        let target = decide(from.as_os_str().as_bytes(), to, found.is_dir(), there, parent_there)?;
+        let target = decide(
+            from.as_os_str().as_bytes(),
+            to,
+            found.is_dir(),
+            there,
+            parent_there,
+        )?;
         let contents = found.is_dir();
         let request = message::ExportRequest {
             user: None,
@@ -82,9 +93,11 @@ impl Files {
         let own_name = from.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
         let sent = if contents {
             let path = join(&target.directory, &target.name);
-            self.import_tar_with(import(&path, true, options)?, data).await
+            self.import_tar_with(import(&path, true, options)?, data)
+                .await
         } else if target.name == own_name {
-            self.import_tar_with(import(&target.directory, false, options)?, data).await
+            self.import_tar_with(import(&target.directory, false, options)?, data)
+                .await
         } else {
             self.import_renamed(&target, own_name, data, options).await
         };
@@ -104,10 +117,19 @@ impl Files {
     /// # Cancellation
     ///
     /// Dropping the future stops the copy; what had arrived stays.
-    pub async fn copy_out(&self, from: impl AsRef<[u8]>, to: impl AsRef<Path>, options: CopyOptions) -> Result<()> {
+    pub async fn copy_out(
+        &self,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<Path>,
+        options: CopyOptions,
+    ) -> Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let path = GuestPath::new(from)?;
-        let entry = if options.follow { self.stat_followed(from).await? } else { self.stat(from).await? };
+        let entry = if options.follow {
+            self.stat_followed(from).await?
+        } else {
+            self.stat(from).await?
+        };
         let is_dir = entry.kind == FileKind::Directory || from.ends_with(b"/.");
         let there = there_local(to)?;
         let to_bytes = to.as_os_str().as_bytes();
@@ -116,9 +138,16 @@ impl Files {
             None => There::Directory,
         };
         let target = decide(from, to_bytes, is_dir, there, parent_there)?;
-        let request = ExportRequest { user: None, path, contents: is_dir, follow: options.follow };
+        let request = ExportRequest {
+            user: None,
+            path,
+            contents: is_dir,
+            follow: options.follow,
+        };
         let data = self.export_tar_with(request).await?;
-        let own_name = parent_and_name(from).map(|(_, name)| name).unwrap_or_default();
+        let own_name = parent_and_name(from)
+            .map(|(_, name)| name)
+            .unwrap_or_default();
         if is_dir {
             let path = join(&target.directory, &target.name);
             return local_import(&path, true, data, options).await;
@@ -131,7 +160,10 @@ impl Files {
         let staging = Staging::make(&directory)?;
         local_import(staging.0.as_os_str().as_bytes(), false, data, options).await?;
         let name = |bytes| std::ffi::OsStr::from_bytes(bytes);
-        let (arrived, wanted) = (staging.0.join(name(&own_name)), directory.join(name(&target.name)));
+        let (arrived, wanted) = (
+            staging.0.join(name(&own_name)),
+            directory.join(name(&target.name)),
+        );
         std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
     }
 
@@ -139,18 +171,31 @@ impl Files {
         match self.stat_followed(path).await {
             Ok(entry) if entry.kind == FileKind::Directory => Ok(There::Directory),
             Ok(_) => Ok(There::Other),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => Ok(There::Nothing),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => {
+                Ok(There::Nothing)
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Unpacks one file under another name: beside its place, then moved.
-    async fn import_renamed(&self, target: &Target, own_name: &[u8], data: ByteStream, options: CopyOptions) -> Result<()> {
+    async fn import_renamed(
+        &self,
+        target: &Target,
+        own_name: &[u8],
+        data: ByteStream,
+        options: CopyOptions,
+    ) -> Result<()> {
         let hidden = format!(".stacyvm-{}", crate::id::ExecId::random());
         let staging = join(&target.directory, hidden.as_bytes());
         let moved = async {
-            self.import_tar_with(import(&staging, true, options)?, data).await?;
-            self.rename(join(&staging, own_name), join(&target.directory, &target.name)).await
+            self.import_tar_with(import(&staging, true, options)?, data)
+                .await?;
+            self.rename(
+                join(&staging, own_name),
+                join(&target.directory, &target.name),
+            )
+            .await
         };
         let moved = moved.await;
         // Nothing was made where the first step failed.
@@ -178,27 +223,50 @@ impl Drop for Staging {
 }
 
 /// The rules of `docker cp`.
-fn decide(from: &[u8], to: &[u8], source_is_dir: bool, there: There, parent: There) -> Result<Target> {
+fn decide(
+    from: &[u8],
+    to: &[u8],
+    source_is_dir: bool,
+    there: There,
+    parent: There,
+) -> Result<Target> {
     let contents_only = from.ends_with(b"/.") || from == b".";
-    let split = |path: &[u8]| parent_and_name(path).map(|(directory, name)| Target { directory, name });
+    let split =
+        |path: &[u8]| parent_and_name(path).map(|(directory, name)| Target { directory, name });
     let fail = |kind, text: &str| {
         Err(Error::new(kind, text).context("destination", String::from_utf8_lossy(to)))
     };
     match (source_is_dir, there) {
-        (true, There::Other) => fail(ErrorKind::NotDirectory, "a directory cannot be copied onto a file"),
-        (true, There::Directory) if contents_only => Ok(Target { directory: to.to_vec(), name: b".".to_vec() }),
+        (true, There::Other) => fail(
+            ErrorKind::NotDirectory,
+            "a directory cannot be copied onto a file",
+        ),
+        (true, There::Directory) if contents_only => Ok(Target {
+            directory: to.to_vec(),
+            name: b".".to_vec(),
+        }),
         (_, There::Directory) => {
             let name = parent_and_name(from).map_or_else(|| b".".to_vec(), |(_, name)| name);
-            Ok(Target { directory: to.to_vec(), name })
+            Ok(Target {
+                directory: to.to_vec(),
+                name,
+            })
         }
-        (false, There::Nothing) if to.ends_with(b"/") => {
-            fail(ErrorKind::NotFound, "the destination directory does not exist")
+        (false, There::Nothing) if to.ends_with(b"/") => fail(
+            ErrorKind::NotFound,
+            "the destination directory does not exist",
+        ),
+        (false, There::Other) if to.ends_with(b"/") => {
+            fail(ErrorKind::NotDirectory, "the destination is no directory")
         }
-        (false, There::Other) if to.ends_with(b"/") => fail(ErrorKind::NotDirectory, "the destination is no directory"),
-        (_, There::Nothing) if parent != There::Directory => {
-            fail(ErrorKind::NotFound, "the directory of the destination does not exist")
-        }
-        (_, There::Nothing | There::Other) => split(to).map_or_else(|| fail(ErrorKind::IsDirectory, "the destination is a directory"), Ok),
+        (_, There::Nothing) if parent != There::Directory => fail(
+            ErrorKind::NotFound,
+            "the directory of the destination does not exist",
+        ),
+        (_, There::Nothing | There::Other) => split(to).map_or_else(
+            || fail(ErrorKind::IsDirectory, "the destination is a directory"),
+            Ok,
+        ),
     }
 }
 
@@ -236,20 +304,31 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 
 fn import(path: &[u8], parents: bool, options: CopyOptions) -> Result<ImportRequest> {
     let path = GuestPath::new(path)?;
-    Ok(ImportRequest { user: None, path, parents, keep_owner: options.keep_owner })
+    Ok(ImportRequest {
+        user: None,
+        path,
+        parents,
+        keep_owner: options.keep_owner,
+    })
 }
 
 fn there_local(path: &Path) -> Result<There> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(There::Directory),
         Ok(_) => Ok(There::Other),
-        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => Ok(There::Nothing),
+        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
+            Ok(There::Nothing)
+        }
         Err(error) => Err(io("look at the destination", path, error)),
     }
 }
 
 fn look(path: &Path, follow: bool) -> std::io::Result<std::fs::Metadata> {
-    if follow { std::fs::metadata(path) } else { std::fs::symlink_metadata(path) }
+    if follow {
+        std::fs::metadata(path)
+    } else {
+        std::fs::symlink_metadata(path)
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -265,7 +344,9 @@ fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
         IoKind::StorageFull => ErrorKind::NoSpace,
         _ => ErrorKind::Internal,
     };
-    Error::new(kind, format!("cannot {doing}")).source(error).context("path", path.display())
+    Error::new(kind, format!("cannot {doing}"))
+        .source(error)
+        .context("path", path.display())
 }
 
 type Worker = JoinHandle<Option<Failure>>;
@@ -278,8 +359,13 @@ fn start(task: FileTask) -> Result<(UnixStream, Worker)> {
         ours.set_nonblocking(true)?;
         Ok((UnixStream::from_std(ours)?, theirs))
     };
-    let (ours, theirs) =
-        pair().map_err(|e| Error::new(ErrorKind::ResourceExhausted, "cannot make a channel for the copy").source(e))?;
+    let (ours, theirs) = pair().map_err(|e| {
+        Error::new(
+            ErrorKind::ResourceExhausted,
+            "cannot make a channel for the copy",
+        )
+        .source(e)
+    })?;
     let worker = tokio::task::spawn_blocking(move || {
         let mut failure = None;
         transfer(&task, theirs.as_fd(), &mut |kind, payload| {
@@ -300,13 +386,20 @@ fn local_export(request: message::ExportRequest) -> Result<(ByteStream, Worker)>
         match read {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some((buffer.freeze(), socket))),
-            Err(error) => Err(Error::new(ErrorKind::Internal, "reading the source stopped").source(error)),
+            Err(error) => {
+                Err(Error::new(ErrorKind::Internal, "reading the source stopped").source(error))
+            }
         }
     });
     Ok((data.boxed(), worker))
 }
 
-async fn local_import(path: &[u8], parents: bool, mut data: ByteStream, options: CopyOptions) -> Result<()> {
+async fn local_import(
+    path: &[u8],
+    parents: bool,
+    mut data: ByteStream,
+    options: CopyOptions,
+) -> Result<()> {
     let path = absolute(Path::new(std::ffi::OsStr::from_bytes(path)))?;
     let request = message::ImportRequest {
         user: None,
@@ -366,7 +459,12 @@ mod tests {
         ];
         for (from, to, is_dir, there, parent, expected) in table {
             let got = decide(from.as_bytes(), to.as_bytes(), *is_dir, *there, *parent).ok();
-            let got = got.map(|t| (String::from_utf8(t.directory).unwrap(), String::from_utf8(t.name).unwrap()));
+            let got = got.map(|t| {
+                (
+                    String::from_utf8(t.directory).unwrap(),
+                    String::from_utf8(t.name).unwrap(),
+                )
+            });
             let expected = expected.map(|(a, b)| (a.to_owned(), b.to_owned()));
             assert_eq!(got, expected, "{from} to {to}");
         }
