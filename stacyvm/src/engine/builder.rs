@@ -1,6 +1,7 @@
 //! Putting an engine together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::owner::{LocalOwner, Owner};
 use super::policy::Policy;
@@ -12,6 +13,9 @@ use crate::layer::{Admission, Deadline, Layer, Retry, RetryPolicy, Trace};
 use crate::provider::Provider;
 use crate::provider::registry::{ProviderFactory, Ready, Registry};
 use crate::store::{MemoryStore, Store};
+
+/// How often a living engine reconciles.
+const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 
 /// Puts an [`Engine`] together, from [`Engine::builder`].
 ///
@@ -29,6 +33,7 @@ pub struct EngineBuilder {
     retry: Option<RetryPolicy>,
     deadline: Option<Deadline>,
     context: Context,
+    reconcile_every: Option<Duration>,
 }
 
 impl EngineBuilder {
@@ -101,6 +106,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Sets how often records are made to agree with what there is; zero
+    /// leaves that to [`Engine::reconcile`]. Once a minute unless set.
+    pub fn reconcile_every(mut self, period: Duration) -> Self {
+        self.reconcile_every = Some(period);
+        self
+    }
+
     /// Makes the engine and takes down what an engine that died left half made.
     ///
     /// # Errors
@@ -155,8 +167,13 @@ impl EngineBuilder {
             context: self.context,
             tasks: super::tasks::Tasks::default(),
             active: std::sync::Mutex::default(),
+            reconciling: std::sync::OnceLock::new(),
         }));
         engine.finish_interrupted().await?;
+        let period = self.reconcile_every.unwrap_or(RECONCILE_EVERY);
+        if !period.is_zero() {
+            let _ = engine.0.reconciling.set(engine.reconcile_every(period));
+        }
         Ok(engine)
     }
 }

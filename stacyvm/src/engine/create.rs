@@ -148,7 +148,9 @@ impl Create {
             ends,
             secrets,
         };
-        let record = loop {
+        let (record, _mark) = loop {
+            // Marked before it is on record, so that no reconcile takes it for left over.
+            let mark = engine.work_on(&id);
             let begun = engine
                 .begin_create(
                     &context,
@@ -160,8 +162,9 @@ impl Create {
                 .await
                 .map_err(|e| e.operation("create"))?;
             match begun {
-                Begin::New(record) => break record,
+                Begin::New(record) => break (record, mark),
                 Begin::Existing(record) => {
+                    drop(mark);
                     let settled = context.bound(engine.settle(&context, record));
                     if let Some(sandbox) = settled.await.map_err(|e| e.operation("create"))? {
                         return Ok((sandbox, false));
@@ -169,7 +172,6 @@ impl Create {
                 }
             }
         };
-        let _mark = engine.work_on(&id);
         let work = async {
             let observed = provider.create(&context, &request).await?;
             engine.finish_create(&context, &record, observed).await

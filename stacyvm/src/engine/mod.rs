@@ -12,12 +12,18 @@ mod reconcile;
 mod records;
 mod secrets;
 mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
 use crate::context::Context;
@@ -41,13 +47,13 @@ use owner::Owner;
 /// Makes, finds and ends sandboxes. A cheap handle: clones are the same engine.
 ///
 /// ```
-/// use std::sync::{Arc, Mutex};
-/// use stacyvm::{Engine, SandboxSpec, providers::mock::MockProvider};
+/// use std::sync::Arc;
+/// use stacyvm::{Engine, SandboxSpec, providers::mock::Mock};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> stacyvm::Result<()> {
 /// let engine = Engine::builder()
-///     .provider("mock", Arc::new(MockProvider::new()))
+///     .provider("mock", Arc::new(Mock::default()))
 ///     .build()
 ///     .await?;
 /// let sandbox = engine.create(SandboxSpec::image("scratch")).await?;
@@ -73,6 +79,15 @@ struct Inner {
     tasks: tasks::Tasks,
     /// The sandboxes that this engine makes or ends now, and by how many calls.
     active: Mutex<HashMap<SandboxId, usize>>,
+    reconciling: OnceLock<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(reconciling) = self.reconciling.get() {
+            reconciling.abort();
+        }
+    }
 }
 
 impl fmt::Debug for Engine {

@@ -34,11 +34,9 @@ impl Seen {
 /// made; once it runs, the provider knows better.
 pub(super) fn decide(recorded: Phase, seen: &Seen) -> Phase {
     match (recorded, seen) {
-        (Phase::Ended | Phase::Failed | Phase::Creating, _) => recorded,
-        (Phase::Destroying, Seen::Gone) => Phase::Ended,
-        (Phase::Destroying, Seen::There(_) | Seen::Unknown(_)) => Phase::Destroying,
-        (Phase::Running | Phase::Paused, Seen::Gone) => Phase::Ended,
-        (Phase::Running | Phase::Paused, Seen::Unknown(_)) => recorded,
+        (Phase::Ended | Phase::Failed | Phase::Creating, _) | (_, Seen::Unknown(_)) => recorded,
+        (Phase::Running | Phase::Paused | Phase::Destroying, Seen::Gone) => Phase::Ended,
+        (Phase::Destroying, Seen::There(_)) => Phase::Destroying,
         (Phase::Running | Phase::Paused, Seen::There(observed)) => match observed.state {
             ObservedState::Running => Phase::Running,
             ObservedState::Paused => Phase::Paused,

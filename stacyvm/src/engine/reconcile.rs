@@ -1,15 +1,27 @@
 //! Finishing what others left half done.
 
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::task::AbortHandle;
+
 use super::Engine;
 use super::phase::Seen;
 use super::records::lasting;
-use crate::error::{Error, Result};
+use crate::clock::to_ms;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::provider::Provider as _;
 use crate::sandbox::state::Phase;
 use crate::store::{JournalStep, SandboxFilter, SandboxRecord, SandboxUpdate};
 
 const PAGE: u32 = 256;
+
+/// How long the record of a sandbox is kept past its end: a week.
+const ENDED_KEPT: Duration = Duration::from_hours(7 * 24);
+
+/// How many records one reconcile deletes at most.
+const PRUNED_AT_ONCE: u32 = 1_000;
 
 /// What a reconcile did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +46,7 @@ impl Engine {
     /// - A sandbox whose end somebody began who died is taken down.
     /// - A sandbox that its provider no longer has is recorded as ended.
     /// - What a living owner works on is left alone.
+    /// - Records of sandboxes that ended more than a week ago are deleted.
     ///
     /// # Errors
     ///
@@ -45,14 +58,37 @@ impl Engine {
         for record in running {
             match self.see(&lasting(&record), &record).await {
                 Seen::There(_) => {}
-                Seen::Unknown(error) => done.postpone(&record, &error),
+                Seen::Unknown(error) => done.note(&record, &error),
                 Seen::Gone => match self.record_end(&record).await {
                     Ok(()) => done.ended.push(record.id),
-                    Err(error) => done.postpone(&record, &error),
+                    Err(error) => done.note(&record, &error),
                 },
             }
         }
+        let now = to_ms(self.0.clock.now());
+        let old = now.saturating_sub(to_ms(UNIX_EPOCH + ENDED_KEPT));
+        self.0
+            .store
+            .prune_sandboxes(&self.0.context, old, now, PRUNED_AT_ONCE)
+            .await?;
         Ok(done)
+    }
+
+    /// Reconciles again and again for as long as the engine lives.
+    pub(super) fn reconcile_every(&self, period: Duration) -> AbortHandle {
+        let engine = Arc::downgrade(&self.0);
+        let work = async move {
+            loop {
+                tokio::time::sleep(period).await;
+                let Some(engine) = engine.upgrade() else {
+                    return;
+                };
+                if let Err(error) = Engine(engine).reconcile().await {
+                    tracing::warn!(kind = error.kind().code(), "a reconcile failed");
+                }
+            }
+        };
+        tokio::spawn(work).abort_handle()
     }
 
     /// Finishes what owners that died left half done. Cheap where there is
@@ -65,7 +101,7 @@ impl Engine {
             }
             match self.finish_one(&record).await {
                 Ok(()) => done.finished.push(record.id),
-                Err(error) => done.postpone(&record, &error),
+                Err(error) => done.note(&record, &error),
             }
         }
         Ok(done)
@@ -81,7 +117,7 @@ impl Engine {
         let failure = (record.phase == Phase::Creating)
             .then(|| "its maker died before it was made".to_owned());
         let update = SandboxUpdate {
-            at_ms: crate::clock::to_ms(self.0.clock.now()),
+            at_ms: to_ms(self.0.clock.now()),
             phase: Some(Phase::Destroying),
             owner: Some(owner),
             failure,
@@ -132,7 +168,11 @@ impl Engine {
 }
 
 impl Reconciled {
-    fn postpone(&mut self, record: &SandboxRecord, error: &Error) {
+    fn note(&mut self, record: &SandboxRecord, error: &Error) {
+        // Somebody else went on with it since it was read.
+        if error.kind() == ErrorKind::Conflict {
+            return;
+        }
         tracing::warn!(sandbox = %record.id, provider = record.provider, kind = error.kind().code(),
             "a sandbox could not be reconciled now");
         self.postponed.push((record.id.clone(), error.to_string()));

@@ -252,6 +252,9 @@ impl Engine {
     ///
     /// What the store could not do.
     pub async fn close(&self) -> Result<()> {
+        if let Some(reconciling) = self.0.reconciling.get() {
+            reconciling.abort();
+        }
         self.0.tasks.finish().await;
         self.0.store.close().await
     }

@@ -13,6 +13,8 @@ mod admission;
 mod deadline;
 mod layered;
 mod retry;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::fmt::{self, Debug};

@@ -102,6 +102,7 @@ pub struct Ready(pub Arc<dyn Provider>);
 
 #[async_trait]
 impl ProviderFactory for Ready {
+    #[expect(clippy::unnecessary_literal_bound, reason = "the trait lends the name")]
     fn kind(&self) -> &str {
         "embedded"
     }

@@ -24,7 +24,7 @@ const STDIN_PIECE: usize = 64 << 10;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> stacyvm::Result<()> {
 /// # let engine = stacyvm::Engine::builder()
-/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::MockProvider::new()))
+/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::Mock::default()))
 /// #     .build().await?;
 /// # let sandbox = engine.create(stacyvm::SandboxSpec::image("scratch")).await?;
 /// let output = sandbox.exec(["cat"]).stdin("hello").output().await?;

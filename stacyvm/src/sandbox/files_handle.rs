@@ -31,7 +31,7 @@ const GLOB_LIMIT: u32 = 100_000;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> stacyvm::Result<()> {
 /// # let engine = stacyvm::Engine::builder()
-/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::MockProvider::new()))
+/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::Mock::default()))
 /// #     .build().await?;
 /// # let sandbox = engine.create(stacyvm::SandboxSpec::image("scratch")).await?;
 /// let files = sandbox.files();

@@ -24,7 +24,7 @@ use crate::provider::{Connection, Endpoint, PortListener, Provider as _, Snapsho
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> stacyvm::Result<()> {
 /// # let engine = stacyvm::Engine::builder()
-/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::MockProvider::new()))
+/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::Mock::default()))
 /// #     .build().await?;
 /// let sandbox = engine.create(stacyvm::SandboxSpec::image("scratch")).await?;
 /// let again = engine.get(sandbox.id()).await?;
