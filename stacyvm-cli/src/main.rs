@@ -83,3 +83,14 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     let code = done?;
     closed.map(|()| code)
 }
+
+/// The runtime that the arguments ask of a provider; the default one's where
+/// they name none.
+fn runtime_of(command: &Command) -> Option<(String, String)> {
+    let spec = match command {
+        Command::Run(args) => &args.spec,
+        Command::Create(args) => &args.spec,
+        _ => return None,
+    };
+    Some((spec.provider.clone().unwrap_or_default(), spec.runtime.clone()?))
+}

@@ -24,6 +24,7 @@ pub(super) struct Environment {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) provider: Option<OsString>,
     pub(super) parked_helpers: Option<OsString>,
+    pub(super) docker_host: Option<OsString>,
     pub(super) config_home: Option<PathBuf>,
     pub(super) state_home: Option<PathBuf>,
 }
@@ -46,6 +47,7 @@ impl Environment {
             state_dir: value("STACYVM_STATE_DIR").map(PathBuf::from),
             provider: value("STACYVM_PROVIDER"),
             parked_helpers: value("STACYVM_PARKED_HELPERS"),
+            docker_host: value("DOCKER_HOST"),
             config_home: base("XDG_CONFIG_HOME", ".config"),
             state_home: base("XDG_STATE_HOME", ".local/state"),
         }

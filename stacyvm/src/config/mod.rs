@@ -261,6 +261,13 @@ impl Config {
             })?;
             self.set("parked_helpers", from("STACYVM_PARKED_HELPERS"));
         }
+        if let (Some(host), Some(docker)) = (environment.docker_host, self.providers.get_mut("docker"))
+            && docker.kind == "docker"
+            && docker.host.is_none()
+        {
+            docker.host = Some(host.to_string_lossy().into_owned());
+            self.set("providers.docker", from("DOCKER_HOST"));
+        }
         Ok(())
     }
 
