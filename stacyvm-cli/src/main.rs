@@ -92,5 +92,8 @@ fn runtime_of(command: &Command) -> Option<(String, String)> {
         Command::Create(args) => &args.spec,
         _ => return None,
     };
-    Some((spec.provider.clone().unwrap_or_default(), spec.runtime.clone()?))
+    Some((
+        spec.provider.clone().unwrap_or_default(),
+        spec.runtime.clone()?,
+    ))
 }

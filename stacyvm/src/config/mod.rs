@@ -261,7 +261,8 @@ impl Config {
             })?;
             self.set("parked_helpers", from("STACYVM_PARKED_HELPERS"));
         }
-        if let (Some(host), Some(docker)) = (environment.docker_host, self.providers.get_mut("docker"))
+        if let (Some(host), Some(docker)) =
+            (environment.docker_host, self.providers.get_mut("docker"))
             && docker.kind == "docker"
             && docker.host.is_none()
         {

@@ -15,8 +15,10 @@ use crate::provider::registry::{Missing, ProviderFactory};
 use crate::store::{MemoryStore, Store};
 
 /// The kinds that a configuration may name, with what a build needs for each.
-const KINDS: [(&str, &str); 2] =
-    [("oci", "the cargo feature `oci` and Linux"), ("docker", "the cargo feature `docker`")];
+const KINDS: [(&str, &str); 2] = [
+    ("oci", "the cargo feature `oci` and Linux"),
+    ("docker", "the cargo feature `docker`"),
+];
 
 impl Engine {
     /// Opens an engine with the settings in force ([`crate::config`]).
@@ -43,9 +45,15 @@ impl Engine {
             default_ttl: config.default_ttl,
             state_dir: Some(config.state_dir.clone()),
         };
-        let retry = RetryPolicy { attempts: config.attempts.max(1), ..RetryPolicy::default() };
+        let retry = RetryPolicy {
+            attempts: config.attempts.max(1),
+            ..RetryPolicy::default()
+        };
         let (mut builder, store) = stored(Self::builder(), &config).await?;
-        builder = builder.policy(policy).retry(retry).default_provider(&config.default_provider);
+        builder = builder
+            .policy(policy)
+            .retry(retry)
+            .default_provider(&config.default_provider);
         for (name, settings) in &config.providers {
             let factory = factory(name, settings, &config, store.meta().instance())?;
             builder = builder.provider_factory(name, factory);
@@ -57,7 +65,10 @@ impl Engine {
 /// Adds the store of the state directory, and the lock by which other engines
 /// know that this one lives.
 #[cfg(feature = "sqlite")]
-async fn stored(builder: EngineBuilder, config: &Config) -> Result<(EngineBuilder, Arc<dyn Store>)> {
+async fn stored(
+    builder: EngineBuilder,
+    config: &Config,
+) -> Result<(EngineBuilder, Arc<dyn Store>)> {
     use crate::store::{SqliteStore, StateDir};
     let state = StateDir::open(&config.state_dir)?;
     let store = SqliteStore::open(&state).await?;
@@ -72,7 +83,12 @@ async fn stored(builder: EngineBuilder, _: &Config) -> Result<(EngineBuilder, Ar
     Ok((builder, Arc::new(MemoryStore::new())))
 }
 
-fn factory(name: &str, settings: &ProviderConfig, config: &Config, instance: &InstanceId) -> Result<Arc<dyn ProviderFactory>> {
+fn factory(
+    name: &str,
+    settings: &ProviderConfig,
+    config: &Config,
+    instance: &InstanceId,
+) -> Result<Arc<dyn ProviderFactory>> {
     let Some((kind, needs)) = KINDS.iter().find(|(kind, _)| *kind == settings.kind) else {
         let kinds = KINDS.map(|(kind, _)| kind).join(", ");
         return Err(Error::invalid(
@@ -96,12 +112,18 @@ fn factory(name: &str, settings: &ProviderConfig, config: &Config, instance: &In
     if built {
         return Ok(Arc::new(configured));
     }
-    Ok(Arc::new(Missing { kind: configured.kind, needs: (*needs).to_owned() }))
+    Ok(Arc::new(Missing {
+        kind: configured.kind,
+        needs: (*needs).to_owned(),
+    }))
 }
 
 /// A provider as it stands in the settings.
 #[derive(Debug)]
-#[cfg_attr(not(any(feature = "oci", feature = "docker")), expect(dead_code, reason = "no provider of this build reads it"))]
+#[cfg_attr(
+    not(any(feature = "oci", feature = "docker")),
+    expect(dead_code, reason = "no provider of this build reads it")
+)]
 struct Configured {
     kind: String,
     settings: ProviderConfig,
@@ -121,7 +143,8 @@ impl ProviderFactory for Configured {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
                 use crate::providers::oci::{Oci, OciConfig};
-                if let Some(runtime) = self.settings.runtime.as_deref().filter(|r| *r != "stacyvm") {
+                if let Some(runtime) = self.settings.runtime.as_deref().filter(|r| *r != "stacyvm")
+                {
                     return Err(Error::invalid(
                         "runtime",
                         runtime,
@@ -136,7 +159,8 @@ impl ProviderFactory for Configured {
             #[cfg(feature = "docker")]
             "docker" => {
                 use crate::providers::docker::{DockerConfig, DockerProvider};
-                let mut config = DockerConfig::new(self.state_dir.join("docker"), self.instance.clone());
+                let mut config =
+                    DockerConfig::new(self.state_dir.join("docker"), self.instance.clone());
                 if let Some(host) = &self.settings.host {
                     config = config.host(host);
                 }
@@ -145,7 +169,10 @@ impl ProviderFactory for Configured {
                 }
                 Ok(Arc::new(DockerProvider::open(config).await?))
             }
-            _ => Err(Error::unsupported(format!("this build has no provider of kind `{}`", self.kind))),
+            _ => Err(Error::unsupported(format!(
+                "this build has no provider of kind `{}`",
+                self.kind
+            ))),
         }
     }
 }
