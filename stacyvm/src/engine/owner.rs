@@ -57,3 +57,34 @@ impl Owner for LocalOwner {
         living().as_ref().is_some_and(|names| names.contains(name))
     }
 }
+
+/// An owner that every process on the same state directory can see, by the
+/// lock that it holds for its life.
+#[cfg(feature = "sqlite")]
+#[derive(Debug)]
+pub(super) struct LockedOwner {
+    state: crate::store::StateDir,
+    lock: crate::store::OwnerLock,
+}
+
+#[cfg(feature = "sqlite")]
+impl LockedOwner {
+    pub(super) fn acquire(
+        state: crate::store::StateDir,
+        instance: &InstanceId,
+    ) -> crate::error::Result<Self> {
+        let lock = crate::store::OwnerLock::acquire(&state, instance)?;
+        Ok(Self { state, lock })
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Owner for LockedOwner {
+    fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    fn is_alive(&self, name: &str) -> bool {
+        crate::store::OwnerLock::is_alive(&self.state, name).unwrap_or(true)
+    }
+}

@@ -1,5 +1,7 @@
 //! The sandbox: what it should be, what is known of it, what is done in it.
 
+#[cfg(target_os = "linux")]
+pub mod copy;
 pub mod exec;
 pub mod exec_builder;
 pub mod files;
