@@ -243,8 +243,6 @@ pub struct Finding {
 pub struct CreateRequest {
     /// The id that the caller minted.
     pub id: SandboxId,
-    /// The owner.
-    pub tenant: crate::id::TenantId,
     /// The store under which it is made; part of its ownership.
     pub instance: InstanceId,
     /// What it should be, admitted and filled in.

@@ -170,11 +170,11 @@ impl Provider for Oci {
         Ok(self.host.probe())
     }
 
-    async fn create(&self, _cx: &Context, request: &CreateRequest) -> Result<Observed> {
+    async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         if self.sandboxes.find_name(request.id.as_str())?.is_some() {
             return Err(Error::new(ErrorKind::Conflict, format!("a sandbox {} exists already", request.id)));
         }
-        let record = Record { tenant: request.tenant.clone(), instance: request.instance.clone() };
+        let record = Record { tenant: cx.tenant.clone(), instance: request.instance.clone() };
         let record = serde_json::to_vec(&record)
             .map_err(|e| Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e))?;
         let mut prepared = launch::prepare(request, &self.volumes, record)?;
