@@ -25,5 +25,7 @@ mod shared;
 mod stream;
 
 pub use client::{AgentClient, ConnectOptions};
+pub(crate) use error::error_of as failure_error;
 pub use key::SandboxKey;
 pub use pool::AgentPool;
+pub use stacyvm_agent::protocol::GENERATION;
