@@ -51,7 +51,7 @@ impl Part {
                 .map(|digits| rest + digits)
                 .find(|length| length.to_string().len() + rest == *length)
                 .expect("a length");
-            content += &format!("{length} {key}={value}\n");
+            content.push_str(&[&length.to_string(), " ", key, "=", value, "\n"].concat());
         }
         Self::new(b'x', "pax").with(&content)
     }

@@ -184,7 +184,7 @@ fn removing_never_follows_a_link() {
     unlink("empty", false, false).ok();
     // A directory that nobody may read.
     place.file("closed/file", "x");
-    std::fs::set_permissions(place.path("closed"), PermissionsExt::from_mode(0)).expect("mode");
+    std::fs::set_permissions(place.path("closed"), PermissionsExt::from_mode(0o0)).expect("mode");
     if rustix::process::geteuid().is_root() {
         unlink("closed", true, false).ok();
     } else {
