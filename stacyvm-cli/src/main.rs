@@ -1,0 +1,2 @@
+//! The `stacyvm` command.
+fn main() {}

@@ -1,0 +1,25 @@
+//! Disposable machines for programs.
+//!
+//! One contract ([`Provider`](provider::Provider)) over every runtime; sandboxes
+//! that are made in milliseconds, run commands, hold files, and leave nothing
+//! behind.
+
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod context;
+pub mod engine;
+pub mod error;
+pub mod id;
+pub mod layer;
+pub mod provider;
+pub mod providers;
+pub mod sandbox;
+pub mod store;
+pub mod units;
+
+pub use context::Context;
+pub use error::{Error, ErrorKind, Result};
+pub use id::{ExecId, SandboxId};
+pub use sandbox::exec::{ExecEvent, ExecSpec, ExitStatus};
+pub use sandbox::spec::SandboxSpec;

@@ -1,0 +1,318 @@
+//! The contract that every runtime fulfils.
+
+mod capabilities;
+mod operation;
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals};
+pub use operation::{Operation, OperationKind};
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId};
+use crate::sandbox::exec::{
+    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+};
+use crate::sandbox::files::{
+    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
+    WatchEvent, WatchRequest, WriteRequest,
+};
+use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::state::{Observed, ProcessInfo, Usage};
+
+/// Makes sandboxes on one runtime, and works inside them.
+///
+/// This is a contract with implementers; callers use `Engine` and `Sandbox`.
+/// It is object safe, has no default bodies, and addresses a sandbox by an id
+/// that the caller minted, so that any process can go on where another stopped.
+///
+/// # Behavior
+///
+/// - What a provider cannot do returns `unsupported` before any effect, and
+///   its [`Capabilities`] say so.
+/// - A sandbox that does not exist, or that ended, is `not_found` or
+///   `sandbox_gone`; `destroy` of one is success.
+/// - Nothing that a sandbox sends is believed: lengths are bounded, ids
+///   checked, text escaped.
+///
+/// # Cancellation
+///
+/// Dropping a future gives the call up. A dropped `create` leaves a sandbox or
+/// nothing, and `destroy` of the id afterwards leaves nothing. A dropped
+/// foreground exec loses its whole tree.
+#[async_trait]
+pub trait Provider: Debug + Send + Sync + 'static {
+    /// Names the provider and its runtime. No input or output.
+    fn info(&self) -> ProviderInfo;
+
+    /// Tells what this combination can do. No input or output; what a host
+    /// decides was found out when the provider was opened.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Tells whether this host can run it, and why not.
+    async fn probe(&self, cx: &Context) -> Result<ProbeReport>;
+
+    /// Makes a sandbox. `spec` was admitted: every need in it is within the
+    /// capabilities.
+    ///
+    /// # Behavior
+    ///
+    /// - Returns when a command can run.
+    /// - A second call with the same id and request finds the first's sandbox
+    ///   or fails with `conflict`; it never makes a second one.
+    /// - An error leaves nothing behind.
+    async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed>;
+
+    /// Tells what is there. An id without a sandbox is `not_found`.
+    async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed>;
+
+    /// Lists the sandboxes of this provider's instance in the order of their
+    /// ids, at most `limit` after `after`.
+    async fn list(
+        &self,
+        cx: &Context,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Observed>>;
+
+    /// Moves the end of a sandbox's life; `None` removes it. The timer needs
+    /// no living host process where the capability `ttl` is enforced.
+    async fn set_deadline(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        ends: Option<SystemTime>,
+    ) -> Result<()>;
+
+    /// Stops every process. Pausing a paused sandbox is success.
+    async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()>;
+
+    /// Lets the processes go on. Resuming a running sandbox is success.
+    async fn resume(&self, cx: &Context, id: &SandboxId) -> Result<()>;
+
+    /// Ends a sandbox and returns when nothing of it is left. An absent one is success.
+    async fn destroy(&self, cx: &Context, id: &SandboxId) -> Result<()>;
+
+    /// Starts a command.
+    ///
+    /// # Errors
+    ///
+    /// `command_not_found`, `command_not_executable`, `not_found` (workdir or
+    /// user), `resource_exhausted`: nothing ran.
+    async fn exec(&self, cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession>;
+
+    /// Follows a command that runs or has ended and is remembered.
+    async fn attach(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: AttachOptions,
+    ) -> Result<ExecSession>;
+
+    /// Lists commands: those that run, those with survivors, those remembered.
+    async fn list_execs(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>>;
+
+    /// Sends a signal to a command that the caller need not follow.
+    async fn signal_exec(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        signal: i32,
+        scope: SignalScope,
+    ) -> Result<()>;
+
+    /// Does a file operation without data.
+    async fn file(&self, cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply>;
+
+    /// Reads a file: what it is, and its bytes.
+    async fn read_file(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ReadRequest,
+    ) -> Result<(FileEntry, ByteStream)>;
+
+    /// Writes a file from a stream and tells what is there then. An error of
+    /// `data` or a dropped future leaves the old file.
+    async fn write_file(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &WriteRequest,
+        data: ByteStream,
+    ) -> Result<FileEntry>;
+
+    /// Reports changes below a path; returns once every later change is seen.
+    async fn watch(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &WatchRequest,
+    ) -> Result<BoxStream<Result<WatchEvent>>>;
+
+    /// Sends a path as a tar stream.
+    async fn export_tar(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ExportRequest,
+    ) -> Result<ByteStream>;
+
+    /// Unpacks a tar stream.
+    async fn import_tar(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ImportRequest,
+        data: ByteStream,
+    ) -> Result<()>;
+
+    /// Connects to a TCP port inside, without any network of the sandbox.
+    async fn dial(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Connection>;
+
+    /// Listens on a TCP port inside; 0 lets the agent choose.
+    async fn listen(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener>;
+
+    /// Tells where others reach a port of the sandbox.
+    async fn endpoint(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Endpoint>;
+
+    /// Lists the processes inside; stacyvm's own are left out.
+    async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>>;
+
+    /// Tells what the sandbox uses.
+    async fn usage(&self, cx: &Context, id: &SandboxId) -> Result<Usage>;
+
+    /// Saves a sandbox under an id that the caller minted; restoring is a
+    /// create from that snapshot.
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        snapshot: &SnapshotId,
+    ) -> Result<SnapshotInfo>;
+
+    /// Deletes a snapshot. An absent one is success.
+    async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()>;
+}
+
+/// Names a provider and its runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderInfo {
+    /// The provider's name, as configured: `oci`, `docker`, ...
+    pub name: String,
+    /// The runtime below it: `stacyvm`, `runc`, `runsc`, ...
+    pub runtime: String,
+    /// The versions that matter, by name.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// Whether a host can run a provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Whether a create is expected to succeed.
+    pub usable: bool,
+    /// What was found, in the order it was looked for.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing found on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was looked at: `user_namespaces`, `overlay`, `daemon`, ...
+    pub subject: String,
+    /// Whether it is as needed.
+    pub fine: bool,
+    /// What was seen.
+    pub seen: String,
+    /// What to do about it; empty where nothing is to be done.
+    pub remedy: String,
+}
+
+/// A sandbox to make.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    /// The id that the caller minted.
+    pub id: SandboxId,
+    /// The store under which it is made; part of its ownership.
+    pub instance: InstanceId,
+    /// What it should be, admitted and filled in.
+    pub spec: SandboxSpec,
+    /// When its life ends, from the spec's TTL.
+    pub ends: Option<SystemTime>,
+    /// The values of the spec's secrets, by variable. Never stored.
+    pub secrets: Secrets,
+}
+
+/// Values that cannot be printed.
+#[derive(Clone, Default)]
+pub struct Secrets(BTreeMap<String, String>);
+
+impl Secrets {
+    /// Takes values by variable name.
+    pub fn new(values: BTreeMap<String, String>) -> Self {
+        Self(values)
+    }
+
+    /// Lends the values to the one who hands them to the sandbox.
+    pub fn expose(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+impl Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} redacted]", self.0.len())
+    }
+}
+
+/// Both directions of a connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
+
+/// A connection to or from a port inside.
+pub type Connection = Box<dyn Duplex>;
+
+/// A port inside that is listened on. Dropping it closes the port.
+pub struct PortListener {
+    /// The port.
+    pub port: u16,
+    /// The connections that programs inside make to it.
+    pub incoming: BoxStream<Result<Connection>>,
+}
+
+impl Debug for PortListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortListener")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a port of a sandbox is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// A host name or address with a port, or a URL.
+    pub address: String,
+    /// Headers that a caller must send.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A saved sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whether the memory was saved too.
+    pub memory: bool,
+    /// Bytes that it takes.
+    pub size_bytes: Option<u64>,
+}

@@ -1,0 +1,603 @@
+//! What a sandbox should be.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::exec::{check_absolute, check_user, check_variable_name};
+use crate::error::{Error, Result};
+use crate::units::serde_duration;
+
+/// What a sandbox should be. One type for Rust, files, the wire and the
+/// bindings; unknown fields are refused.
+///
+/// What is written here is *required*: a combination of provider, runtime and
+/// host that cannot do it refuses before anything is made. What is left out is
+/// filled in by the [`Profile`] where the combination can.
+///
+/// ```
+/// use stacyvm::SandboxSpec;
+/// use std::time::Duration;
+///
+/// let spec = SandboxSpec::host().memory_mib(512).ttl(Duration::from_secs(600)).env("LANG", "C");
+/// spec.check().unwrap();
+/// assert!(serde_json::from_str::<SandboxSpec>(r#"{"memory": 1}"#).is_err());
+/// ```
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct SandboxSpec {
+    /// What its root file system is made from.
+    pub source: Source,
+    /// The environment of every command. Values are never stored or shown.
+    pub env: BTreeMap<String, String>,
+    /// The user of commands that name none: `name`, `uid`, `name:group` or `uid:gid`.
+    pub user: Option<String>,
+    /// The directory of commands that name none; made if missing. `/workspace` if none.
+    pub workdir: Option<String>,
+    /// What root inside may do.
+    pub privileges: Privileges,
+    /// Its limits.
+    pub resources: Resources,
+    /// Directories added to its root.
+    pub mounts: Vec<Mount>,
+    /// What it reaches.
+    pub network: Option<Network>,
+    /// Ports inside that are published on the host.
+    pub ports: Vec<Port>,
+    /// Free text by key, for people and programs.
+    pub labels: BTreeMap<String, String>,
+    /// How long it lives.
+    #[serde(with = "serde_duration")]
+    pub ttl: Option<Duration>,
+    /// How long it lives without a command.
+    #[serde(with = "serde_duration")]
+    pub idle_timeout: Option<Duration>,
+    /// Whether it ends with its owner.
+    pub lifetime: Lifetime,
+    /// Secrets by reference: the variable inside and where its value is found.
+    pub secrets: BTreeMap<String, SecretReference>,
+    /// Whether its root file system cannot be written.
+    pub read_only_root: bool,
+    /// What is added to what is written here.
+    pub profile: Profile,
+    /// Settings that only one provider knows, by its name; that provider checks them.
+    pub provider_options: BTreeMap<String, serde_json::Value>,
+}
+
+impl Default for SandboxSpec {
+    fn default() -> Self {
+        Self {
+            source: Source::default(),
+            env: BTreeMap::new(),
+            user: None,
+            workdir: None,
+            privileges: Privileges::default(),
+            resources: Resources::default(),
+            mounts: Vec::new(),
+            network: None,
+            ports: Vec::new(),
+            labels: BTreeMap::new(),
+            ttl: None,
+            idle_timeout: None,
+            lifetime: Lifetime::default(),
+            secrets: BTreeMap::new(),
+            read_only_root: false,
+            profile: Profile::default(),
+            provider_options: BTreeMap::new(),
+        }
+    }
+}
+
+impl fmt::Debug for SandboxSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxSpec")
+            .field("source", &self.source)
+            .field("env_names", &self.env.keys().collect::<Vec<_>>())
+            .field("user", &self.user)
+            .field("workdir", &self.workdir)
+            .field("resources", &self.resources)
+            .field("mounts", &self.mounts)
+            .field("network", &self.network)
+            .field("ports", &self.ports)
+            .field("labels", &self.labels)
+            .field("ttl", &self.ttl)
+            .field("lifetime", &self.lifetime)
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a root file system is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Source {
+    /// An image: a registry reference, `host` (a read-only view of the host's
+    /// system directories), or an absolute path of a root directory.
+    Image(String),
+    /// A named template.
+    Template(String),
+    /// A snapshot of another sandbox.
+    Snapshot(String),
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self::Image("host".to_owned())
+    }
+}
+
+/// What root inside may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Privileges {
+    /// Nothing that needs a capability.
+    #[default]
+    None,
+    /// What package managers need, inside a user namespace or a virtual machine.
+    NamespacedRoot,
+}
+
+/// Limits. What is `None` is left to the profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Memory in MiB, swap off.
+    pub memory_mib: Option<u64>,
+    /// Processors; 0.5 is half of one.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// Open files of one process.
+    pub open_files: Option<u64>,
+    /// Writable disk in MiB.
+    pub disk_mib: Option<u64>,
+}
+
+/// A directory added to the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Where inside, absolute.
+    pub target: String,
+    /// What.
+    pub source: MountSource,
+    /// Whether it can be written; a tmpfs always can.
+    #[serde(default)]
+    pub writable: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MountSource {
+    /// A directory of the host, absolute.
+    Host(String),
+    /// Memory, in MiB; it counts towards the memory limit.
+    Tmpfs {
+        /// Its size.
+        size_mib: u64,
+    },
+    /// A named volume that outlives the sandbox.
+    Volume(String),
+}
+
+/// What a sandbox reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Network {
+    /// Nothing but itself.
+    None,
+    /// Only these hosts, addresses and networks.
+    Allow(Vec<String>),
+    /// Whatever the host reaches.
+    Full,
+}
+
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The port inside.
+    pub guest: u16,
+    /// The port on the host's loopback address; 0 lets the host choose.
+    #[serde(default)]
+    pub host: u16,
+}
+
+/// Whether a sandbox ends with its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifetime {
+    /// It ends when the process that made it is gone, however that ended.
+    Attached,
+    /// It lives until its TTL or until it is killed.
+    #[default]
+    Detached,
+}
+
+/// Where the value of a secret is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SecretReference {
+    /// A variable of the host process.
+    Env(String),
+    /// A file of the host.
+    File(String),
+}
+
+/// What is added to what the caller wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Hardening and limits wherever the combination can; the level in force is shown.
+    #[default]
+    Default,
+    /// The same, but all of it is required and enforced.
+    Strict,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($value:ident: $type:ty) => |$spec:ident| $body:expr;)*) => {
+        impl SandboxSpec {
+            $($(#[$doc])* pub fn $name(mut self, $value: $type) -> Self {
+                { let $spec = &mut self; $body; }
+                self
+            })*
+        }
+    };
+}
+
+setters! {
+    /// Sets the user of commands that name none.
+    user(value: impl Into<String>) => |s| s.user = Some(value.into());
+    /// Sets the directory of commands that name none.
+    workdir(value: impl Into<String>) => |s| s.workdir = Some(value.into());
+    /// Limits memory.
+    memory_mib(value: u64) => |s| s.resources.memory_mib = Some(value);
+    /// Limits processors.
+    cpus(value: f64) => |s| s.resources.cpus = Some(value);
+    /// Limits processes and threads.
+    pids(value: u32) => |s| s.resources.pids = Some(value);
+    /// Limits open files of one process.
+    open_files(value: u64) => |s| s.resources.open_files = Some(value);
+    /// Limits writable disk.
+    disk_mib(value: u64) => |s| s.resources.disk_mib = Some(value);
+    /// Adds a mount.
+    mount(value: Mount) => |s| s.mounts.push(value);
+    /// Sets what it reaches.
+    network(value: Network) => |s| s.network = Some(value);
+    /// Sets how long it lives.
+    ttl(value: Duration) => |s| s.ttl = Some(value);
+    /// Sets whether it ends with its owner.
+    lifetime(value: Lifetime) => |s| s.lifetime = value;
+    /// Sets what is added to what is written.
+    profile(value: Profile) => |s| s.profile = value;
+}
+
+impl SandboxSpec {
+    /// A sandbox of an image: a registry reference, `host`, or the absolute
+    /// path of a root directory.
+    pub fn image(image: impl Into<String>) -> Self {
+        Self {
+            source: Source::Image(image.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A sandbox that sees the host's system directories, read-only.
+    pub fn host() -> Self {
+        Self::default()
+    }
+
+    /// Sets a variable of every command.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets a label.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Checks what every provider would refuse.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument`, naming the field, its value, what was expected and
+    /// the remedy.
+    pub fn check(&self) -> Result<()> {
+        self.check_source()?;
+        self.check_resources()?;
+        for (name, value) in &self.env {
+            check_variable_name("env", name)?;
+            if value.contains('\0') {
+                return Err(Error::invalid(
+                    format!("env.{name}"),
+                    "[redacted]",
+                    "no NUL byte",
+                    "remove the NUL byte",
+                ));
+            }
+        }
+        for name in self.secrets.keys() {
+            check_variable_name("secrets", name)?;
+        }
+        if let Some(user) = &self.user {
+            check_user(user)?;
+        }
+        if let Some(workdir) = &self.workdir {
+            check_absolute("workdir", workdir)?;
+        }
+        for (field, value) in [("ttl", self.ttl), ("idle_timeout", self.idle_timeout)] {
+            if value.is_some_and(|d| d < Duration::from_secs(1)) {
+                return Err(Error::invalid(
+                    field,
+                    crate::units::format_duration(value.unwrap_or_default()),
+                    "at least 1s",
+                    "leave it out for no end",
+                ));
+            }
+        }
+        self.check_mounts()?;
+        for (index, port) in self.ports.iter().enumerate() {
+            if port.guest == 0 {
+                return Err(Error::invalid(
+                    format!("ports[{index}].guest"),
+                    0,
+                    "1 to 65535",
+                    "name the port that the program inside listens on",
+                ));
+            }
+        }
+        for (key, value) in &self.labels {
+            if key.is_empty()
+                || key.len() > 128
+                || value.len() > 1024
+                || key.contains(char::is_control)
+                || value.contains('\0')
+            {
+                return Err(Error::invalid(
+                    "labels",
+                    key,
+                    "a key of 1 to 128 plain characters and a value of at most 1024 bytes",
+                    "shorten it",
+                ));
+            }
+            if key.starts_with("stacyvm.") {
+                return Err(Error::invalid(
+                    "labels",
+                    key,
+                    "a key that does not begin with stacyvm.",
+                    "that prefix marks ownership; choose another",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_source(&self) -> Result<()> {
+        let (field, name) = match &self.source {
+            Source::Image(name) => ("image", name),
+            Source::Template(name) => ("template", name),
+            Source::Snapshot(name) => ("snapshot", name),
+        };
+        if name.is_empty() || name.len() > 1024 || name.contains(|c: char| c.is_control()) {
+            return Err(Error::invalid(
+                field,
+                name,
+                "a name of 1 to 1024 plain characters",
+                "use `host`, a registry reference, or the absolute path of a root directory",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_resources(&self) -> Result<()> {
+        let r = &self.resources;
+        let bounded =
+            |field: &str, value: Option<u64>, least: u64, most: u64, remedy: &str| match value {
+                Some(v) if v < least || v > most => Err(Error::invalid(
+                    field,
+                    v,
+                    &format!("{least} to {most}"),
+                    remedy,
+                )),
+                _ => Ok(()),
+            };
+        bounded(
+            "memory_mib",
+            r.memory_mib,
+            4,
+            16 << 20,
+            "give the limit in MiB",
+        )?;
+        bounded(
+            "pids",
+            r.pids.map(u64::from),
+            4,
+            4 << 20,
+            "leave it out for the default",
+        )?;
+        bounded(
+            "open_files",
+            r.open_files,
+            16,
+            1 << 20,
+            "leave it out for the default",
+        )?;
+        bounded("disk_mib", r.disk_mib, 8, 64 << 20, "give the limit in MiB")?;
+        if let Some(cpus) = r.cpus
+            && !(0.01..=4096.0).contains(&cpus)
+        {
+            return Err(Error::invalid(
+                "cpus",
+                cpus,
+                "0.01 to 4096",
+                "0.5 is half of one processor",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_mounts(&self) -> Result<()> {
+        let mut seen = std::collections::BTreeSet::new();
+        for (index, mount) in self.mounts.iter().enumerate() {
+            let at = |part: &str| format!("mounts[{index}].{part}");
+            check_absolute(&at("target"), &mount.target)?;
+            let parts: Vec<&str> = mount.target.split('/').filter(|p| !p.is_empty()).collect();
+            if parts.is_empty() || parts.iter().any(|p| matches!(*p, "." | "..")) {
+                return Err(Error::invalid(
+                    at("target"),
+                    &mount.target,
+                    "a directory below / without . and ..",
+                    "mount it somewhere below /",
+                ));
+            }
+            if matches!(parts[0], "proc" | "sys" | "dev") {
+                return Err(Error::invalid(
+                    at("target"),
+                    &mount.target,
+                    "a directory outside /proc, /sys and /dev",
+                    "mount it elsewhere",
+                ));
+            }
+            if !seen.insert(parts.join("/")) {
+                return Err(Error::invalid(
+                    at("target"),
+                    &mount.target,
+                    "each target once",
+                    "remove one of the two mounts",
+                ));
+            }
+            match &mount.source {
+                MountSource::Host(path) => check_absolute(&at("source.host"), path)?,
+                MountSource::Tmpfs { size_mib } => {
+                    if !(1..=16 << 20).contains(size_mib) {
+                        return Err(Error::invalid(
+                            at("source.tmpfs.size_mib"),
+                            size_mib,
+                            "1 or more",
+                            "give the size in MiB",
+                        ));
+                    }
+                }
+                MountSource::Volume(name) => {
+                    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+                    if name.is_empty()
+                        || name.len() > 63
+                        || !name.bytes().all(plain)
+                        || name.starts_with('.')
+                    {
+                        return Err(Error::invalid(
+                            at("source.volume"),
+                            name,
+                            "1 to 63 characters of a-z, A-Z, 0-9, -, _ and ., not beginning with .",
+                            "rename the volume",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_refused_at_every_level() {
+        for text in [
+            r#"{"memory":1}"#,
+            r#"{"resources":{"ram":1}}"#,
+            r#"{"mounts":[{"target":"/a","source":{"host":"/b"},"rw":true}]}"#,
+            r#"{"ports":[{"guest":1,"proto":"udp"}]}"#,
+        ] {
+            assert!(serde_json::from_str::<SandboxSpec>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_spec_survives_the_round_trip() {
+        let spec = SandboxSpec::image("python:3.12")
+            .memory_mib(64)
+            .cpus(0.5)
+            .ttl(Duration::from_secs(90))
+            .env("A", "b")
+            .label("k", "v")
+            .network(Network::Allow(vec!["example.org".into()]));
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<SandboxSpec>(&text).unwrap(), spec);
+        assert_eq!(
+            serde_json::from_str::<SandboxSpec>("{}").unwrap(),
+            SandboxSpec::default()
+        );
+    }
+
+    #[test]
+    fn bad_values_name_their_field() {
+        let host = SandboxSpec::host;
+        let mount = |target: &str, source| Mount {
+            target: target.into(),
+            source,
+            writable: false,
+        };
+        let cases = [
+            (host().memory_mib(0), "memory_mib"),
+            (host().memory_mib(u64::MAX), "memory_mib"),
+            (host().cpus(-1.0), "cpus"),
+            (host().cpus(f64::NAN), "cpus"),
+            (host().pids(0), "pids"),
+            (host().open_files(1), "open_files"),
+            (host().disk_mib(1), "disk_mib"),
+            (SandboxSpec::image(""), "image"),
+            (SandboxSpec::image("a\nb"), "image"),
+            (host().workdir("tmp"), "workdir"),
+            (host().user("a b"), "user"),
+            (host().ttl(Duration::ZERO), "ttl"),
+            (host().env("", "x"), "env"),
+            (host().label("stacyvm.tenant", "x"), "labels"),
+            (
+                host().mount(mount("/", MountSource::Host("/a".into()))),
+                "mounts[0].target",
+            ),
+            (
+                host().mount(mount("/a/../b", MountSource::Host("/a".into()))),
+                "mounts[0].target",
+            ),
+            (
+                host().mount(mount("/proc/x", MountSource::Host("/a".into()))),
+                "mounts[0].target",
+            ),
+            (
+                host().mount(mount("/x", MountSource::Host("a".into()))),
+                "mounts[0].source.host",
+            ),
+            (
+                host().mount(mount("/x", MountSource::Volume("../a".into()))),
+                "mounts[0].source.volume",
+            ),
+            (
+                host().mount(mount("/x", MountSource::Tmpfs { size_mib: 0 })),
+                "mounts[0].source.tmpfs.size_mib",
+            ),
+        ];
+        for (spec, field) in cases {
+            let error = spec.check().unwrap_err();
+            assert_eq!(error.fact("field"), Some(field), "{error}");
+            assert!(error.fact("expected").is_some() && error.fact("remedy").is_some());
+        }
+    }
+
+    #[test]
+    fn values_of_variables_never_show() {
+        let spec = SandboxSpec::host().env("TOKEN", "hunter2");
+        assert!(!format!("{spec:?}").contains("hunter2"));
+    }
+}
