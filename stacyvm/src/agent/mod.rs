@@ -24,6 +24,13 @@ mod role;
 mod shared;
 mod stream;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod tests;
+
 pub use client::{AgentClient, ConnectOptions};
 pub use key::SandboxKey;
 pub use pool::AgentPool;
