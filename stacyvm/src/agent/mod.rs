@@ -24,6 +24,13 @@ mod role;
 mod shared;
 mod stream;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod tests;
+
 pub use client::{AgentClient, ConnectOptions};
 pub(crate) use error::error_of as failure_error;
 pub use key::SandboxKey;
