@@ -330,3 +330,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::store::contract::suite!(async { (MemoryStore::new(), ()) });
+}

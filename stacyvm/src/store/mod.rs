@@ -3,11 +3,19 @@
 //!
 //! [`Store`] is a typed, relational contract. [`MemoryStore`] is always there;
 //! `SqliteStore` (feature `sqlite`) is a file that many processes share.
+//! [`StateDir`] and [`OwnerLock`] are the directory around that file and the
+//! liveness of those who use it.
 
+#[cfg(test)]
+mod contract;
 mod digest;
 mod memory;
+mod owner;
 mod record;
 mod rules;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod state_dir;
 
 use std::fmt::Debug;
 
@@ -20,10 +28,14 @@ use crate::sandbox::exec::ExitStatus;
 
 pub use digest::{StoreMeta, stored_spec};
 pub use memory::MemoryStore;
+pub use owner::OwnerLock;
 pub use record::{
     Begin, ExecRecord, JournalEntry, JournalStep, Page, Resource, ResourceState, SandboxFilter,
     SandboxRecord, SandboxUpdate,
 };
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
+pub use state_dir::StateDir;
 
 /// The newest layout that this build writes.
 pub const SCHEMA: u32 = 1;
