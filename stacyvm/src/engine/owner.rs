@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::Result;
 use crate::id::InstanceId;
+use crate::store::{OwnerLock, StateDir};
 
 /// The owner that an engine is, and what it knows of other owners.
 ///
@@ -55,5 +57,31 @@ impl Owner for LocalOwner {
 
     fn is_alive(&self, name: &str) -> bool {
         living().as_ref().is_some_and(|names| names.contains(name))
+    }
+}
+
+/// An owner that every process on the same state directory can see.
+#[derive(Debug)]
+pub(super) struct LockOwner {
+    lock: OwnerLock,
+    state: StateDir,
+}
+
+impl LockOwner {
+    pub(super) fn acquire(state: &StateDir, instance: &InstanceId) -> Result<Self> {
+        Ok(Self {
+            lock: OwnerLock::acquire(state, instance)?,
+            state: state.clone(),
+        })
+    }
+}
+
+impl Owner for LockOwner {
+    fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    fn is_alive(&self, name: &str) -> bool {
+        OwnerLock::is_alive(&self.state, name).unwrap_or(true)
     }
 }
