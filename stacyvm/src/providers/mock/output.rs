@@ -227,7 +227,11 @@ pub(super) fn follow(
             loop {
                 let sandbox = Arc::clone(&follower.sandbox);
                 let (exec, token) = (&follower.exec, follower.token);
-                let event = sandbox.until(|state| next_event(state, exec, token)).await;
+                let event = if follower.fault.is_lost() {
+                    Ok(ExecEvent::Exited(ExitStatus::SandboxGone))
+                } else {
+                    sandbox.until(|state| next_event(state, exec, token)).await
+                };
                 let event = match event {
                     Ok(event) => follower.fault.apply(event).map(Ok),
                     Err(error) => Some(Err(error)),
