@@ -10,7 +10,7 @@ use crate::sandbox::exec::ExecSpec;
 fn mock() -> Mock {
     Mock::builder()
         .command("upper", |_| {
-            Script::new().serve(80, |bytes| bytes.to_ascii_uppercase())
+            Script::new().serve(80, <[u8]>::to_ascii_uppercase)
         })
         .command("ask", |call| {
             Script::new().step(Step::Connect {
