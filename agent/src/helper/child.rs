@@ -96,6 +96,8 @@ impl Child {
         };
         rustix::system::sethostname(launch.hostname.as_bytes()).tried("set the host name")?;
         root::enter(&launch, VecDeque::from(fds), scratch)?;
+        // Again, so that nothing open is of the host's file systems.
+        standard_streams_to_null()?;
         self.become_agent(&launch, &filter)
     }
 

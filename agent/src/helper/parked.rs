@@ -285,8 +285,15 @@ impl Parked {
         let directory = self.state.directory.as_raw_fd();
         let address = SocketAddrUnix::new(format!("/proc/self/fd/{directory}/{SOCKET_NAME}"))
             .tried("name the helper's socket")?;
-        // The umask makes its mode 0600.
         rustix::net::bind(&socket, &address).tried("bind the helper's socket")?;
+        // Nobody can connect before the call to listen.
+        rustix::fs::chmodat(
+            &self.state.directory,
+            SOCKET_NAME,
+            Mode::RUSR | Mode::WUSR,
+            rustix::fs::AtFlags::empty(),
+        )
+        .tried("close the helper's socket to others")?;
         rustix::net::listen(&socket, 64).tried("listen on the helper's socket")?;
         Ok(socket)
     }
