@@ -158,9 +158,8 @@ fn drop_capabilities() -> Result<()> {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
-            Ok(()) => {}
-            // Past the last that this kernel knows.
-            Err(rustix::io::Errno::INVAL) => {}
+            // Invalid: past the last that this kernel knows.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(error).tried("narrow the bounding set"),
         }
     }
