@@ -45,7 +45,10 @@ fn main() -> Result<()> {
     embed(&std::fs::read(program)?, &embedded)
 }
 
-#[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts by variables")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo speaks to build scripts by variables"
+)]
 fn required(name: &str) -> Result<String> {
     env::var(name).map_err(|error| format!("{name}: {error}").into())
 }
@@ -158,7 +161,8 @@ fn scrub(cargo: &mut Command) {
     ];
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        let of_cargo = text.starts_with("CARGO_") && !KEPT.iter().any(|kept| text.starts_with(kept));
+        let of_cargo =
+            text.starts_with("CARGO_") && !KEPT.iter().any(|kept| text.starts_with(kept));
         if of_cargo || text.starts_with("DEP_") || DROPPED.contains(&text.as_ref()) {
             cargo.env_remove(&name);
         }
