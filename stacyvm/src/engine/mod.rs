@@ -5,6 +5,7 @@ mod builder;
 mod create;
 mod life;
 mod needs;
+mod open;
 mod owner;
 mod phase;
 mod policy;

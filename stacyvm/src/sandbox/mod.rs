@@ -1,5 +1,7 @@
 //! The sandbox: what it should be, what is known of it, what is done in it.
 
+#[cfg(target_os = "linux")]
+pub mod copy;
 pub mod exec;
 pub mod exec_builder;
 pub mod files;
@@ -9,3 +11,4 @@ pub mod info;
 pub mod process;
 pub mod spec;
 pub mod state;
+pub mod text;
