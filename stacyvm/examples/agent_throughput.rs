@@ -4,6 +4,8 @@
 //!
 //! `cargo run --release -p stacyvm --example agent_throughput [frame bytes]`
 
+#![allow(clippy::cast_precision_loss, reason = "rates are shown roughly")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;

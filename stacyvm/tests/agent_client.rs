@@ -1,6 +1,11 @@
 //! The client against the real program of a sandbox, without a sandbox. The
 //! program takes other users, so these tests need root and do nothing without.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that panics has failed"
+)]
 
 use std::io::{IoSlice, Write as _};
 use std::mem::MaybeUninit;
@@ -125,7 +130,7 @@ async fn finish(mut session: ExecSession) -> (Vec<u8>, ExitStatus) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), read)
+    tokio::time::timeout(Duration::from_mins(1), read)
         .await
         .expect("the command does not end");
     (output, ended.expect("no end"))
