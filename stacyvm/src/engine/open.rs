@@ -111,7 +111,7 @@ impl ProviderFactory for Configured {
         &self.kind
     }
 
-    async fn open(&self, _name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, _name: &str, _around: &Surroundings) -> Result<Arc<dyn Provider>> {
         match self.kind.as_str() {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
@@ -133,7 +133,7 @@ impl ProviderFactory for Configured {
             "docker" => {
                 use crate::providers::docker::{DockerConfig, DockerProvider};
                 let mut config =
-                    DockerConfig::new(self.state_dir.join("docker"), around.instance.clone());
+                    DockerConfig::new(self.state_dir.join("docker"), _around.instance.clone());
                 if let Some(host) = &self.settings.host {
                     config = config.host(host);
                 }
