@@ -1,5 +1,6 @@
 //! Mutated input, bounded and seeded: decoding never panics, and an agent that
 //! is fed with anything goes on serving others.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod agent_support;
 
