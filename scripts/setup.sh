@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Brings a machine to the point where `scripts/test.sh` can run everything.
+#
+#   scripts/setup.sh            install what is missing (needs root and apt)
+#   scripts/setup.sh --check    only say what it would do
+#   scripts/setup.sh --debian   also what a Debian test image needs
+#
+# It may be run again at any time: what is there is left alone. On a system
+# without apt, or without root, it names what is missing and goes on, because
+# most tests need none of it. It fails only when nothing can be built.
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+
+check=false
+debian=false
+for argument in "$@"; do
+    case $argument in
+        --check) check=true ;;
+        --debian) debian=true ;;
+        *) die "unknown argument $argument, expected --check or --debian" ;;
+    esac
+done
+
+# A busybox for an image must not need a loader.
+static_busybox() {
+    local path
+    path=$(command -v busybox) && ! ldd "$path" >/dev/null 2>&1
+}
+docker_host() { have dockerd || scripts/docker-host.sh status >/dev/null 2>&1; }
+
+# package | test that says it is there | why
+needs=(
+    "build-essential|have cc|links the library; its static libc goes into the agent"
+    "git|have git|lists the source files that are checked"
+    "e2fsprogs|have mke2fs|makes the file systems of sandboxes with a disk limit"
+    "iproute2|have ip|brings up the loopback of the private Docker host"
+    "runc|have runc|runtime to test and to compare with"
+    "crun|have crun|runtime to test and to compare with"
+    "bubblewrap|have bwrap|to compare with"
+    "busybox-static|static_busybox|the smallest test image"
+    "strace|have strace|counts the system calls of a start"
+    "docker.io|docker_host|Docker Engine, for the docker provider's tests"
+    "docker-cli|have docker|talks to it where docker.io does not bring the program"
+)
+$debian && needs+=("debootstrap|have debootstrap|makes the Debian test image")
+
+missing=()
+for need in "${needs[@]}"; do
+    IFS='|' read -r package present why <<<"$need"
+    $present && continue
+    # Up to Debian 12 docker.io holds the client as well.
+    if [[ $package == docker-cli ]] && have apt-cache && ! apt-cache show docker-cli >/dev/null 2>&1; then
+        continue
+    fi
+    say "missing: $package ($why)"
+    missing+=("$package")
+done
+
+# Until this trap has run, services of new packages are not started: an engine
+# of the system would add a bridge and packet filter rules to this machine.
+policy=/usr/sbin/policy-rc.d
+made_policy=false
+trap '$made_policy && rm -f "$policy"' EXIT
+hold_services() {
+    [[ -e $policy ]] && return
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    made_policy=true
+}
+
+install() {
+    export DEBIAN_FRONTEND=noninteractive
+    hold_services
+    apt-get update -qq || say "could not refresh the package lists; trying with the old ones"
+    # One by one: a package that this release does not have must not keep the others away.
+    local package
+    for package in "$@"; do
+        if apt-get install -y -qq --no-install-recommends "$package" >/dev/null; then
+            say "installed: $package"
+            [[ $package != docker.io ]] || say "note: docker.io enables the system's engine at the next boot; \`systemctl disable docker.socket docker.service\` if you do not want it"
+        else
+            say "could not install $package; what needs it is not run"
+        fi
+    done
+}
+
+if ((${#missing[@]} == 0)); then
+    say "system packages: nothing to do"
+elif ! have apt-get; then
+    say "no apt-get here: install these with the system's own tools, or go without"
+elif $check; then
+    say "would install: ${missing[*]}"
+elif [[ $(id -u) != 0 ]]; then
+    say "not root: \`sudo scripts/setup.sh\` would install ${missing[*]}"
+else
+    install "${missing[@]}"
+fi
+
+# The toolchain. Only the distribution's rustup is installed for you: nothing
+# from the network is piped into a shell.
+wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
+if ! have cargo; then
+    if $check; then
+        say "would install: rustup, and with it the stable toolchain"
+    elif have apt-get && [[ $(id -u) == 0 ]] && apt-cache show rustup >/dev/null 2>&1; then
+        install rustup
+        rustup default stable
+    fi
+fi
+if have cargo; then
+    found=$(cargo --version | cut -d' ' -f2)
+    oldest=$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)
+    [[ $oldest == "$wanted" ]] || die "rust $found is older than $wanted: \`rustup update stable\`"
+    say "rust: $found"
+elif ! $check; then
+    die "no Rust toolchain: see https://rustup.rs, version $wanted or newer"
+fi
+
+# Runs each test in a process of its own. Building it takes longer than our
+# tests, so it is only taken where it comes ready-made.
+if have cargo-nextest; then
+    say "cargo-nextest: there"
+elif $check; then
+    have cargo-binstall && say "would install: cargo-nextest" || say "cargo-nextest: missing, \`cargo test\` is used"
+elif have cargo-binstall && cargo binstall --no-confirm --locked cargo-nextest >/dev/null 2>&1; then
+    say "installed: cargo-nextest"
+else
+    say "cargo-nextest: missing, \`cargo test\` is used (\`cargo install --locked cargo-nextest\` builds it)"
+fi

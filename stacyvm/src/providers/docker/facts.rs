@@ -1,0 +1,239 @@
+//! What an engine said of itself when the provider was opened.
+
+use std::collections::BTreeMap;
+
+use bollard::models::SystemInfo;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::provider::{Capabilities, Isolation, KillScope, Level, ProviderInfo, Signals};
+
+/// The part of the engine's self-description that decides what can be promised.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The engine's own id.
+    pub(super) engine: String,
+    pub(super) server: String,
+    pub(super) kernel: String,
+    pub(super) runtime: String,
+    pub(super) isolation: Isolation,
+    pub(super) memory: bool,
+    pub(super) swap: bool,
+    pub(super) cpu: bool,
+    pub(super) pids: bool,
+    pub(super) seccomp: bool,
+    pub(super) apparmor: bool,
+    pub(super) user_namespace: bool,
+    pub(super) cgroup_namespace: bool,
+}
+
+impl Facts {
+    /// Reads them, and refuses an engine that cannot run the agent.
+    pub(super) fn new(info: &SystemInfo, runtime: Option<&str>) -> Result<Self> {
+        let system = info.os_type.as_deref().unwrap_or_default();
+        let architecture = info.architecture.as_deref().unwrap_or_default();
+        if system != "linux" || rust_name(architecture) != std::env::consts::ARCH {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the docker engine runs {system} on {architecture}, expected linux on {}: \
+                     the agent of this build runs nowhere else",
+                    std::env::consts::ARCH
+                ),
+            ));
+        }
+        let name = runtime
+            .or(info.default_runtime.as_deref())
+            .unwrap_or("runc")
+            .to_owned();
+        let runtimes = info.runtimes.clone().unwrap_or_default();
+        // A name with a dot is a containerd shim, which no list of the engine shows.
+        let Some(path) = runtimes
+            .get(&name)
+            .map(|r| r.path.clone().unwrap_or_default())
+            .or_else(|| name.contains('.').then(|| name.clone()))
+        else {
+            let mut known: Vec<&str> = runtimes.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            return Err(Error::invalid(
+                "docker.runtime",
+                &name,
+                &format!("one of {}", known.join(", ")),
+                "register the runtime in the engine's configuration",
+            ));
+        };
+        let options = info.security_options.clone().unwrap_or_default();
+        let option = |name: &str| {
+            options
+                .iter()
+                .find(|o| o.split(',').any(|part| part == format!("name={name}")))
+        };
+        let yes = |value: Option<bool>| value.unwrap_or(false);
+        Ok(Self {
+            engine: info.id.clone().unwrap_or_default(),
+            server: info.server_version.clone().unwrap_or_default(),
+            kernel: info.kernel_version.clone().unwrap_or_default(),
+            isolation: isolation(&path),
+            runtime: name,
+            memory: yes(info.memory_limit),
+            swap: yes(info.swap_limit),
+            cpu: yes(info.cpu_cfs_quota),
+            pids: yes(info.pids_limit),
+            seccomp: option("seccomp").is_some_and(|o| !o.contains("unconfined")),
+            apparmor: option("apparmor").is_some(),
+            user_namespace: option("userns").is_some() || option("rootless").is_some(),
+            cgroup_namespace: option("cgroupns").is_some(),
+        })
+    }
+
+    /// Names the provider.
+    pub(super) fn info(&self) -> ProviderInfo {
+        ProviderInfo {
+            name: "docker".to_owned(),
+            runtime: self.runtime.clone(),
+            versions: BTreeMap::from([
+                ("docker".to_owned(), self.server.clone()),
+                ("kernel".to_owned(), self.kernel.clone()),
+                ("stacyvm".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ]),
+        }
+    }
+
+    /// What can be promised. What is left out cannot.
+    pub(super) fn capabilities(&self) -> Capabilities {
+        let enforced = |yes: bool| if yes { Level::Enforced } else { Level::Absent };
+        let own_kernel = matches!(
+            self.isolation,
+            Isolation::UserKernel | Isolation::VirtualMachine
+        );
+        Capabilities {
+            exec_stdin: true,
+            exec_tty: true,
+            exec_user: true,
+            exec_background: true,
+            reattach_output: true,
+            kill_scope: KillScope::Tree,
+            signals: Signals::Any,
+            files: true,
+            file_watch: true,
+            file_tar: true,
+            dial: true,
+            listen: true,
+            pause: true,
+            // The timer is the agent's, in the sandbox that it ends.
+            ttl: Level::BestEffort,
+            processes: true,
+            usage: true,
+            image_registry: true,
+            mount_tmpfs: true,
+            read_only_root: Level::Enforced,
+            isolation: self.isolation,
+            root_mapped: enforced(self.user_namespace || own_kernel),
+            syscall_filter: enforced(self.seccomp || own_kernel),
+            no_new_privileges: Level::Enforced,
+            memory_limit: match (self.memory, self.swap) {
+                (true, true) => Level::Enforced,
+                (true, false) => Level::BestEffort,
+                (false, _) => Level::Absent,
+            },
+            cpu_limit: enforced(self.cpu),
+            pids_limit: enforced(self.pids),
+            open_files_limit: Level::Enforced,
+            network_none: Level::Enforced,
+            env: true,
+            labels: true,
+            ..Capabilities::default()
+        }
+    }
+}
+
+/// The kernel's name of an architecture as the compiler names it.
+fn rust_name(architecture: &str) -> &str {
+    match architecture {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    }
+}
+
+/// Judged by the program that the engine starts, not by the name somebody
+/// registered it under: `runc` under the name `kata` shares the host's kernel.
+fn isolation(path: &str) -> Isolation {
+    let program = path.rsplit('/').next().unwrap_or_default();
+    if program.starts_with("runsc") || path.contains("containerd.runsc") {
+        Isolation::UserKernel
+    } else if program.starts_with("kata") || path.contains("containerd.kata") {
+        Isolation::VirtualMachine
+    } else {
+        Isolation::Namespaces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::Runtime;
+    use std::collections::HashMap;
+
+    fn info() -> SystemInfo {
+        let runtime = |path: &str| Runtime {
+            path: Some(path.to_owned()),
+            ..Runtime::default()
+        };
+        SystemInfo {
+            os_type: Some("linux".into()),
+            architecture: Some(std::env::consts::ARCH.into()),
+            default_runtime: Some("runc".into()),
+            runtimes: Some(HashMap::from([
+                ("runc".to_owned(), runtime("runc")),
+                ("runsc".to_owned(), runtime("/usr/bin/runsc")),
+                ("kata".to_owned(), runtime("/usr/bin/runc")),
+            ])),
+            memory_limit: Some(true),
+            swap_limit: Some(true),
+            security_options: Some(vec!["name=seccomp,profile=default".into()]),
+            ..SystemInfo::default()
+        }
+    }
+
+    #[test]
+    fn a_name_alone_is_no_isolation() {
+        let of = |runtime| Facts::new(&info(), Some(runtime)).unwrap().isolation;
+        assert_eq!(of("runc"), Isolation::Namespaces);
+        assert_eq!(of("runsc"), Isolation::UserKernel);
+        assert_eq!(of("kata"), Isolation::Namespaces);
+        assert_eq!(of("io.containerd.kata.v2"), Isolation::VirtualMachine);
+    }
+
+    #[test]
+    fn an_engine_that_cannot_hold_a_limit_does_not_promise_it() {
+        let mut weak = info();
+        let strong = Facts::new(&weak, None).unwrap().capabilities();
+        assert_eq!(strong.memory_limit, Level::Enforced);
+        assert_eq!(strong.syscall_filter, Level::Enforced);
+        assert_eq!(strong.pids_limit, Level::Absent);
+        assert_eq!(strong.root_mapped, Level::Absent);
+        weak.swap_limit = Some(false);
+        weak.security_options = Some(vec!["name=seccomp,profile=unconfined".into()]);
+        let weak = Facts::new(&weak, None).unwrap().capabilities();
+        assert_eq!(weak.memory_limit, Level::BestEffort);
+        assert_eq!(weak.syscall_filter, Level::Absent);
+    }
+
+    #[test]
+    fn an_engine_of_another_kind_and_an_unknown_runtime_are_refused() {
+        let mut other = info();
+        other.os_type = Some("windows".into());
+        assert_eq!(
+            Facts::new(&other, None).unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+        let mut other = info();
+        other.architecture = Some("riscv64".into());
+        assert_eq!(
+            Facts::new(&other, None).unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+        let error = Facts::new(&info(), Some("crun")).unwrap_err();
+        assert_eq!(error.fact("expected"), Some("one of kata, runc, runsc"));
+    }
+}

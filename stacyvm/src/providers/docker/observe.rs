@@ -1,0 +1,327 @@
+//! The engine's view of a container as ours of a sandbox.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime};
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerStatsResponse, ContainerSummary,
+    ContainerSummaryStateEnum, HostConfig,
+};
+
+use super::create::{INSTANCE, SANDBOX, TENANT};
+use super::facts::Facts;
+use crate::id::{InstanceId, SandboxId, TenantId};
+use crate::provider::{Capabilities, Level};
+use crate::sandbox::state::{Effective, Observed, ObservedState, Usage};
+
+/// Whether a container is the sandbox of this id that this store made.
+pub(super) fn is_ours(
+    labels: Option<&HashMap<String, String>>,
+    id: &SandboxId,
+    instance: &InstanceId,
+) -> bool {
+    let is = |key: &str, value: &str| {
+        labels
+            .and_then(|l| l.get(key))
+            .is_some_and(|found| found == value)
+    };
+    is(INSTANCE, instance.as_str()) && is(SANDBOX, id.as_str())
+}
+
+/// The labels of an inspected container.
+pub(super) fn labels(seen: &ContainerInspectResponse) -> Option<&HashMap<String, String>> {
+    seen.config.as_ref()?.labels.as_ref()
+}
+
+/// What a look at one container tells.
+pub(super) fn inspected(
+    id: &SandboxId,
+    seen: &ContainerInspectResponse,
+    facts: &Facts,
+    ends: Option<SystemTime>,
+) -> Observed {
+    let status = seen.state.as_ref().and_then(|s| s.status);
+    Observed {
+        id: id.clone(),
+        tenant: tenant(labels(seen)),
+        state: match status {
+            Some(ContainerStateStatusEnum::RUNNING) => ObservedState::Running,
+            Some(ContainerStateStatusEnum::PAUSED) => ObservedState::Paused,
+            _ => ObservedState::Ended,
+        },
+        created: seen.created.as_deref().and_then(time),
+        ends,
+        host_pid: seen
+            .state
+            .as_ref()
+            .and_then(|s| s.pid)
+            .and_then(|pid| u32::try_from(pid).ok())
+            .filter(|pid| *pid != 0),
+        effective: seen
+            .host_config
+            .as_ref()
+            .map(|host| effective(host, facts))
+            .unwrap_or_default(),
+    }
+}
+
+/// What a listing tells: everything but process number, limits and end.
+pub(super) fn listed(seen: &ContainerSummary) -> Option<Observed> {
+    let labels = seen.labels.as_ref();
+    let id = SandboxId::new(labels?.get(SANDBOX)?.as_str()).ok()?;
+    Some(Observed {
+        id,
+        tenant: tenant(labels),
+        state: match seen.state {
+            Some(ContainerSummaryStateEnum::RUNNING) => ObservedState::Running,
+            Some(ContainerSummaryStateEnum::PAUSED) => ObservedState::Paused,
+            _ => ObservedState::Ended,
+        },
+        created: seen
+            .created
+            .and_then(|s| u64::try_from(s).ok())
+            .map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s)),
+        ends: None,
+        host_pid: None,
+        effective: BTreeMap::new(),
+    })
+}
+
+fn tenant(labels: Option<&HashMap<String, String>>) -> Option<TenantId> {
+    TenantId::new(labels?.get(TENANT)?.as_str()).ok()
+}
+
+/// What is in force, read back from the engine rather than from the request.
+fn effective(host: &HostConfig, facts: &Facts) -> BTreeMap<String, Effective> {
+    let Capabilities {
+        memory_limit,
+        cpu_limit,
+        pids_limit,
+        syscall_filter,
+        root_mapped,
+        ..
+    } = facts.capabilities();
+    let mut all = BTreeMap::new();
+    let mut put = |name: &str, level: Level, value: String| {
+        all.insert(name.to_owned(), Effective { level, value });
+    };
+    let set = |value: Option<i64>| value.filter(|v| *v > 0);
+    match set(host.memory) {
+        Some(bytes) => put("memory_limit", memory_limit, format!("{} MiB", bytes >> 20)),
+        None => put("memory_limit", Level::Absent, "none".to_owned()),
+    }
+    match set(host.nano_cpus) {
+        Some(nano) => {
+            let thousandths = nano / 1_000_000;
+            let value = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+            put("cpu_limit", cpu_limit, value);
+        }
+        None => put("cpu_limit", Level::Absent, "none".to_owned()),
+    }
+    match set(host.pids_limit) {
+        Some(count) => put("pids_limit", pids_limit, count.to_string()),
+        None => put("pids_limit", Level::Absent, "none".to_owned()),
+    }
+    let options = host.security_opt.as_deref().unwrap_or_default();
+    let no_new = options.iter().any(|o| {
+        matches!(
+            o.as_str(),
+            "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true"
+        )
+    });
+    put(
+        "no_new_privileges",
+        if no_new {
+            Level::Enforced
+        } else {
+            Level::Absent
+        },
+        no_new.to_string(),
+    );
+    let network = host.network_mode.clone().unwrap_or_default();
+    put(
+        "network_none",
+        if network == "none" {
+            Level::Enforced
+        } else {
+            Level::Absent
+        },
+        network,
+    );
+    let read_only = host.readonly_rootfs == Some(true);
+    put(
+        "read_only_root",
+        if read_only {
+            Level::Enforced
+        } else {
+            Level::Absent
+        },
+        read_only.to_string(),
+    );
+    let filter = if syscall_filter == Level::Absent {
+        "none"
+    } else {
+        "the engine's default"
+    };
+    put("syscall_filter", syscall_filter, filter.to_owned());
+    put(
+        "root_mapped",
+        root_mapped,
+        (root_mapped != Level::Absent).to_string(),
+    );
+    let apparmor = if facts.apparmor {
+        (Level::Enforced, "docker-default")
+    } else {
+        (Level::Absent, "none")
+    };
+    put("apparmor", apparmor.0, apparmor.1.to_owned());
+    all
+}
+
+/// What the engine measures of a container.
+pub(super) fn usage(stats: &ContainerStatsResponse, processes: Option<u32>) -> Usage {
+    let memory = stats.memory_stats.as_ref();
+    Usage {
+        memory_bytes: memory.and_then(|m| m.usage),
+        // cgroup v2 engines leave it out.
+        memory_peak_bytes: memory.and_then(|m| m.max_usage).filter(|peak| *peak > 0),
+        cpu_us: stats
+            .cpu_stats
+            .as_ref()
+            .and_then(|c| c.cpu_usage.as_ref())
+            .and_then(|c| c.total_usage)
+            .map(|ns| ns / 1000),
+        processes,
+        disk_bytes: None,
+        oom_kills: None,
+    }
+}
+
+/// Reads the engine's form of a time, `2026-01-31T12:00:00.123456789Z`.
+fn time(text: &str) -> Option<SystemTime> {
+    let (date, rest) = text.split_once('T')?;
+    let clock = rest.strip_suffix('Z')?;
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let numbers = |text: &str, by: char| {
+        text.split(by)
+            .map(str::parse::<u32>)
+            .collect::<Result<Vec<_>, _>>()
+            .ok()
+    };
+    let (date, clock) = (numbers(date, '-')?, numbers(clock, ':')?);
+    let ([year, month, day], [hour, minute, second]) = (date.as_slice(), clock.as_slice()) else {
+        return None;
+    };
+    if !(1970..=9999).contains(year)
+        || !(1..=12).contains(month)
+        || !(1..=31).contains(day)
+        || *hour > 23
+        || *minute > 59
+        || *second > 60
+    {
+        return None;
+    }
+    let nanos: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
+    let seconds = days(*year, *month, *day) * 86_400
+        + u64::from(*hour) * 3600
+        + u64::from(*minute) * 60
+        + u64::from(*second);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos.parse().ok()?))
+}
+
+/// Days since 1970-01-01 in the Gregorian calendar, from 1970 on.
+fn days(year: u32, month: u32, day: u32) -> u64 {
+    let leap = |y: u32| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
+    let lengths = [
+        31,
+        if leap(year) { 29 } else { 28 },
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ];
+    let before: u64 = (1970..year).map(|y| if leap(y) { 366 } else { 365 }).sum();
+    let months: u64 = lengths.iter().take(month as usize - 1).sum();
+    before + months + u64::from(day) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_the_engine_are_read() {
+        let at =
+            |text| time(text).map(|t| t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos());
+        assert_eq!(at("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(at("2000-03-01T00:00:00Z"), Some(951_868_800_000_000_000));
+        assert_eq!(
+            at("2026-11-23T19:46:55.029535312Z"),
+            Some(1_795_463_215_029_535_312)
+        );
+        for bad in [
+            "",
+            "x",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-01-01T00:00Z",
+            "1969-01-01T00:00:00Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00.xZ",
+        ] {
+            assert_eq!(at(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_container_of_another_store_or_sandbox_is_not_ours() {
+        let (id, instance) = (SandboxId::random(), InstanceId::random());
+        let mut labels = HashMap::from([
+            (INSTANCE.to_owned(), instance.to_string()),
+            (SANDBOX.to_owned(), id.to_string()),
+        ]);
+        assert!(is_ours(Some(&labels), &id, &instance));
+        assert!(!is_ours(Some(&labels), &id, &InstanceId::random()));
+        assert!(!is_ours(Some(&labels), &SandboxId::random(), &instance));
+        labels.remove(INSTANCE);
+        assert!(!is_ours(Some(&labels), &id, &instance));
+        assert!(!is_ours(None, &id, &instance));
+    }
+
+    #[test]
+    fn a_limit_that_the_engine_does_not_have_is_not_in_force() {
+        let all = effective(
+            &HostConfig {
+                memory: Some(64 << 20),
+                ..HostConfig::default()
+            },
+            &Facts {
+                memory: true,
+                swap: true,
+                ..Facts::default()
+            },
+        );
+        assert_eq!(all["memory_limit"].level, Level::Enforced);
+        assert_eq!(all["memory_limit"].value, "64 MiB");
+        for absent in [
+            "cpu_limit",
+            "pids_limit",
+            "no_new_privileges",
+            "network_none",
+            "syscall_filter",
+            "root_mapped",
+        ] {
+            assert_eq!(all[absent].level, Level::Absent, "{absent}");
+        }
+    }
+}

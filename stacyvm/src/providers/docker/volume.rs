@@ -1,0 +1,286 @@
+//! The agent's file on the engine: a named volume, filled once for each engine
+//! and each version of the agent, and mounted read-only into every sandbox.
+
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptions, DownloadFromContainerOptions, RemoveContainerOptions,
+    UploadToContainerOptions,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, pin_mut};
+use sha2::{Digest, Sha256};
+
+use super::error::{is_absent, map, status};
+use super::ticket::{self, Tickets};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The name of the file in the volume.
+const FILE: &str = "stacyvm-agent";
+/// Where the container that fills the volume has it.
+const PLACE: &str = "/.stacyvm-fill";
+/// Longer than any filling takes: an older container was left by a process that died.
+const STALE: Duration = Duration::from_secs(60);
+
+/// The agent's bytes and the name that follows from them.
+#[derive(Clone, Debug)]
+pub(super) struct AgentVolume {
+    pub(super) name: String,
+    digest: [u8; 32],
+    bytes: &'static [u8],
+}
+
+impl AgentVolume {
+    /// The volume of an agent.
+    pub(super) fn new(bytes: &'static [u8]) -> Self {
+        let digest: [u8; 32] = Sha256::digest(bytes).into();
+        Self {
+            name: format!("stacyvm-agent-{}", ticket::hex(&digest)),
+            digest,
+            bytes,
+        }
+    }
+
+    /// Makes sure that the volume exists and holds the agent.
+    ///
+    /// The content is checked once for each user and volume: a note in the
+    /// state directory names the engine and the volume's time of creation.
+    /// Only clients that own the engine anyway could change it afterwards.
+    pub(super) async fn ensure(
+        &self,
+        docker: &Docker,
+        engine: &str,
+        tickets: &Tickets,
+        image: &str,
+        instance: &str,
+    ) -> Result<()> {
+        let note = tickets.beside(&format!("{}.checked", self.name));
+        let (created, is_new) = self.find_or_create(docker, instance).await?;
+        let fact = format!("{engine} {created}").into_bytes();
+        if !is_new && ticket::read_private(&note)?.as_ref() == Some(&fact) {
+            return Ok(());
+        }
+        let filler = self.filler(docker, image, instance).await?;
+        let filled = self.fill(docker, &filler).await;
+        let removed = remove(docker, &filler).await;
+        filled?;
+        removed?;
+        ticket::write_private(&note, &fact)
+    }
+
+    /// Makes the next [`AgentVolume::ensure`] look again.
+    pub(super) fn doubt(&self, tickets: &Tickets) {
+        let _ = std::fs::remove_file(tickets.beside(&format!("{}.checked", self.name)));
+    }
+
+    async fn find_or_create(&self, docker: &Docker, instance: &str) -> Result<(String, bool)> {
+        let seen = |volume: bollard::models::Volume| volume.created_at.unwrap_or_default();
+        match docker.inspect_volume(&self.name).await {
+            Ok(volume) => return Ok((seen(volume), false)),
+            Err(e) if is_absent(&e) => {}
+            Err(e) => return Err(map(e)),
+        }
+        let request = VolumeCreateRequest {
+            name: Some(self.name.clone()),
+            labels: Some([("stacyvm.instance".to_owned(), instance.to_owned())].into()),
+            ..VolumeCreateRequest::default()
+        };
+        let volume = docker.create_volume(request).await.map_err(map)?;
+        Ok((seen(volume), true))
+    }
+
+    /// A container that has the volume and never runs. Its name is the lock
+    /// between all processes that want to fill the same volume.
+    async fn filler(&self, docker: &Docker, image: &str, instance: &str) -> Result<String> {
+        let name = format!("{}-fill", &self.name[..self.name.len().min(40)]);
+        let give_up = tokio::time::Instant::now() + STALE;
+        loop {
+            let body = ContainerCreateBody {
+                image: Some(image.to_owned()),
+                entrypoint: Some(vec![format!("{PLACE}/{FILE}")]),
+                labels: Some([("stacyvm.instance".to_owned(), instance.to_owned())].into()),
+                host_config: Some(HostConfig {
+                    // nocopy: else the image's own content there would be copied in.
+                    binds: Some(vec![format!("{}:{PLACE}:nocopy", self.name)]),
+                    network_mode: Some("none".to_owned()),
+                    ..HostConfig::default()
+                }),
+                ..ContainerCreateBody::default()
+            };
+            let options = CreateContainerOptions {
+                name: Some(name.clone()),
+                ..CreateContainerOptions::default()
+            };
+            match docker.create_container(Some(options), body).await {
+                Ok(made) => return Ok(made.id),
+                Err(e) if is_absent(&e) => return Err(no_image(image)),
+                Err(e) if status(&e) != Some(409) => return Err(map(e)),
+                Err(_) if tokio::time::Instant::now() < give_up => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                // Whoever made it is gone, or it would have been removed.
+                Err(_) => {
+                    remove(docker, &name).await?;
+                }
+            }
+        }
+    }
+
+    async fn fill(&self, docker: &Docker, filler: &str) -> Result<()> {
+        if self.is_whole(docker, filler).await? {
+            return Ok(());
+        }
+        let options = UploadToContainerOptions {
+            path: PLACE.to_owned(),
+            ..UploadToContainerOptions::default()
+        };
+        let body = bollard::body_full(Bytes::from(tar_of(FILE, self.bytes)));
+        docker
+            .upload_to_container(filler, Some(options), body)
+            .await
+            .map_err(map)?;
+        if self.is_whole(docker, filler).await? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            "the docker engine gives back another agent than it was given",
+        )
+        .context("volume", &self.name))
+    }
+
+    async fn is_whole(&self, docker: &Docker, filler: &str) -> Result<bool> {
+        let options = DownloadFromContainerOptions {
+            path: format!("{PLACE}/{FILE}"),
+        };
+        let stream = docker.download_from_container(filler, Some(options));
+        pin_mut!(stream);
+        let mut archive = Vec::new();
+        // Headers and padding of the one file.
+        let most = self.bytes.len() + 64 * 1024;
+        while let Some(piece) = stream.next().await {
+            match piece {
+                Ok(piece) => archive.extend_from_slice(&piece),
+                Err(e) if is_absent(&e) => return Ok(false),
+                Err(e) => return Err(map(e)),
+            }
+            if archive.len() > most {
+                return Ok(false);
+            }
+        }
+        Ok(first_file(&archive).is_some_and(|bytes| {
+            let digest: [u8; 32] = Sha256::digest(bytes).into();
+            digest == self.digest
+        }))
+    }
+}
+
+/// The error for an image that the engine does not have.
+pub(super) fn no_image(image: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "the docker engine has no image `{image}`, expected one that it holds already; \
+             fetch it with `docker pull`"
+        ),
+    )
+    .context("field", "image")
+    .context("value", image)
+}
+
+async fn remove(docker: &Docker, container: &str) -> Result<()> {
+    let options = RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    };
+    match docker.remove_container(container, Some(options)).await {
+        Err(e) if !is_absent(&e) => Err(map(e)),
+        _ => Ok(()),
+    }
+}
+
+const BLOCK: usize = 512;
+
+/// A tar archive of one executable file of root.
+fn tar_of(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = [0; BLOCK];
+    let mut put =
+        |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name);
+    put(100, "0000555\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{:011o}\0", bytes.len()));
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(156, "0");
+    put(257, "ustar\x0000");
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let padding = bytes.len().next_multiple_of(BLOCK) - bytes.len();
+    let mut archive = Vec::with_capacity(3 * BLOCK + bytes.len() + padding);
+    archive.extend_from_slice(&header);
+    archive.extend_from_slice(bytes);
+    archive.resize(archive.len() + padding + 2 * BLOCK, 0);
+    archive
+}
+
+/// The content of the first regular file of an archive.
+fn first_file(archive: &[u8]) -> Option<&[u8]> {
+    let mut rest = archive;
+    loop {
+        let (header, after) = rest.split_at_checked(BLOCK)?;
+        let digits = header[124..136]
+            .split(|b| matches!(b, 0 | b' '))
+            .find(|d| !d.is_empty())?;
+        let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?;
+        if matches!(header[156], b'0' | 0) {
+            return after.get(..size);
+        }
+        rest = after.get(size.checked_next_multiple_of(BLOCK)?..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_is_read_back_and_is_what_tar_reads() {
+        for size in [0, 1, 511, 512, 513, 5000] {
+            let bytes = vec![7; size];
+            let archive = tar_of("agent", &bytes);
+            assert_eq!(archive.len() % BLOCK, 0);
+            assert_eq!(first_file(&archive), Some(bytes.as_slice()));
+            let mut sum = archive[..BLOCK].to_vec();
+            sum[148..156].fill(b' ');
+            let expected: u32 = sum.iter().map(|b| u32::from(*b)).sum();
+            assert_eq!(&archive[148..154], format!("{expected:06o}").as_bytes());
+        }
+    }
+
+    #[test]
+    fn headers_before_the_file_are_skipped_and_a_torn_archive_is_nothing() {
+        let mut extended = tar_of("pax", b"30 mtime=1.5\n");
+        extended[156] = b'x';
+        extended.truncate(2 * BLOCK);
+        extended.extend(tar_of("agent", b"bytes"));
+        assert_eq!(first_file(&extended), Some(b"bytes".as_slice()));
+        let whole = tar_of("agent", &[1; 600]);
+        for cut in 0..BLOCK + 600 {
+            assert_eq!(first_file(&whole[..cut]), None, "{cut}");
+        }
+        let mut lying = whole;
+        lying[124..135].fill(b'7');
+        assert_eq!(first_file(&lying), None);
+    }
+
+    #[test]
+    fn another_agent_has_another_volume() {
+        let (a, b) = (AgentVolume::new(b"a"), AgentVolume::new(b"b"));
+        assert_ne!(a.name, b.name);
+        assert_eq!(a.name.len(), "stacyvm-agent-".len() + 64);
+    }
+}
