@@ -37,7 +37,7 @@ impl DockerConfig {
             runtime: None,
             state: state.into(),
             instance,
-            answer_within: Duration::from_secs(120),
+            answer_within: Duration::from_mins(2),
         }
     }
 

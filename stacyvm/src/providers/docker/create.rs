@@ -16,7 +16,7 @@ use super::ticket::{self, Ticket};
 use crate::error::{Error, Result};
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::CreateRequest;
-use crate::sandbox::spec::{Lifetime, MountSource, Network, Privileges, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
 
 /// The label of the store.
 pub(super) const INSTANCE: &str = "stacyvm.instance";
@@ -56,76 +56,14 @@ pub(super) fn container(id: &SandboxId) -> String {
     format!("stacyvm-{id}")
 }
 
-/// Refuses what this provider cannot do, before any effect. A new field does
-/// not compile until it is decided here.
-pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
-    let SandboxSpec {
-        source,
-        env: _,
-        user: _,
-        workdir: _,
-        privileges,
-        resources,
-        mounts,
-        network,
-        ports,
-        labels: _,
-        ttl: _,
-        idle_timeout,
-        lifetime,
-        secrets: _,
-        read_only_root: _,
-        profile: _,
-        provider_options,
-    } = spec;
-    let no = |field: &'static str, what: &str| {
-        Err(
-            Error::unsupported(format!("the docker provider does not serve {what}"))
-                .context("field", field),
-        )
-    };
-    match source {
-        Source::Image(name) if name == "host" => {
-            return no("image", "the image `host`; name an image of the engine");
-        }
-        Source::Image(name) if name.starts_with('/') => {
-            return no("image", "a root directory; name an image of the engine");
-        }
-        Source::Image(_) => {}
-        Source::Template(_) => return no("template", "templates"),
-        Source::Snapshot(_) => return no("snapshot", "snapshots"),
+/// The image that a spec names.
+pub(super) fn image(spec: &SandboxSpec) -> Result<&str> {
+    match &spec.source {
+        Source::Image(name) => Ok(name),
+        Source::Template(_) | Source::Snapshot(_) => Err(Error::unsupported(
+            "the docker provider makes sandboxes of images alone",
+        )),
     }
-    if *privileges != Privileges::None {
-        return no("privileges", "root with privileges inside");
-    }
-    if resources.disk_mib.is_some() {
-        return no("disk_mib", "a limit of writable disk");
-    }
-    for mount in mounts {
-        match mount.source {
-            MountSource::Tmpfs { .. } => {}
-            MountSource::Host(_) => return no("mounts", "directories of the host"),
-            MountSource::Volume(_) => return no("mounts", "volumes"),
-        }
-    }
-    match network {
-        None | Some(Network::None) => {}
-        Some(Network::Allow(_)) => return no("network", "an egress allow-list"),
-        Some(Network::Full) => return no("network", "a network"),
-    }
-    if !ports.is_empty() {
-        return no("ports", "published ports; dial them through the sandbox");
-    }
-    if idle_timeout.is_some() {
-        return no("idle_timeout", "an idle timeout");
-    }
-    if *lifetime == Lifetime::Attached {
-        return no("lifetime", "a lifetime that is attached to its owner");
-    }
-    if provider_options.contains_key("docker") {
-        return no("provider_options.docker", "options of its own");
-    }
-    Ok(())
 }
 
 /// The digest of a request under the sandbox's key.
@@ -171,7 +109,7 @@ pub(super) fn body(
     labels.insert(TENANT.to_owned(), owner.tenant.to_string());
     labels.insert(REQUEST.to_owned(), fingerprint(request, ticket)?);
     Ok(ContainerCreateBody {
-        image: Some(image.clone()),
+        image: Some(image.to_owned()),
         hostname: Some(request.id.to_string()),
         // The agent is root whatever the image says; commands take their user.
         user: Some("0:0".to_owned()),
@@ -346,4 +284,125 @@ pub(super) fn framed(config: &AgentConfig) -> Result<Vec<u8>> {
     let mut framed = length.to_le_bytes().to_vec();
     framed.extend_from_slice(&message);
     Ok(framed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Secrets;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    fn request(spec: SandboxSpec) -> CreateRequest {
+        CreateRequest {
+            id: SandboxId::random(),
+            instance: InstanceId::random(),
+            spec,
+            ends: None,
+            secrets: Secrets::default(),
+        }
+    }
+
+    fn made(request: &CreateRequest, ticket: &Ticket) -> ContainerCreateBody {
+        let owner = Owner {
+            instance: &request.instance,
+            tenant: &TenantId::default(),
+        };
+        body(request, &owner, &Facts::default(), "volume", ticket).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_hardened_whatever_the_spec_says() {
+        let ticket = Ticket::mint(None).unwrap();
+        let body = made(
+            &request(SandboxSpec::image("a").memory_mib(64).cpus(0.25)),
+            &ticket,
+        );
+        let host = body.host_config.unwrap();
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.cap_add.unwrap().len(), 7);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.ipc_mode.as_deref(), Some("private"));
+        assert_eq!(host.auto_remove, Some(true));
+        assert_eq!(host.privileged, Some(false));
+        assert_eq!(host.memory, Some(64 << 20));
+        assert_eq!(host.memory_swap, host.memory);
+        assert_eq!(host.nano_cpus, Some(250_000_000));
+        assert_eq!(host.pids_limit, Some(PIDS));
+        assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
+        assert_eq!(body.healthcheck.unwrap().test.unwrap(), ["NONE"]);
+        assert_eq!(
+            host.binds.unwrap(),
+            [format!("volume:{}:ro,nocopy", ticket.directory())]
+        );
+    }
+
+    #[test]
+    fn no_secret_and_no_key_reaches_the_engine() {
+        let mut request = request(SandboxSpec::image("a").env("TOKEN", "hunter2"));
+        request.secrets = Secrets::new(BTreeMap::from([("S".into(), "hunter3".into())]));
+        let ticket = Ticket::mint(None).unwrap();
+        let sent = serde_json::to_string(&made(&request, &ticket)).unwrap();
+        let key = ticket::hex(&ticket.key().unwrap());
+        assert!(!sent.contains("hunter") && !sent.contains(&key), "{sent}");
+        let told = framed(
+            &agent_config(
+                &request,
+                &ImageConfig::default(),
+                &ticket,
+                SystemTime::now(),
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        let has = |text: &str| told.windows(text.len()).any(|w| w == text.as_bytes());
+        assert!(has("hunter2") && has("hunter3"));
+    }
+
+    #[test]
+    fn equal_requests_have_equal_fingerprints_under_one_key_only() {
+        let ticket = Ticket::mint(None).unwrap();
+        let of = |request: &CreateRequest, ticket: &Ticket| fingerprint(request, ticket).unwrap();
+        let first = request(SandboxSpec::image("a"));
+        let mut other = first.clone();
+        assert_eq!(of(&first, &ticket), of(&other, &ticket));
+        assert_ne!(
+            of(&first, &ticket),
+            of(&first, &Ticket::mint(None).unwrap())
+        );
+        other.spec.env.insert("A".into(), "b".into());
+        assert_ne!(of(&first, &ticket), of(&other, &ticket));
+    }
+
+    #[test]
+    fn the_spec_stands_above_the_image() {
+        let image = ImageConfig {
+            env: Some(vec!["PATH=/image".into(), "A=image".into(), "odd".into()]),
+            user: Some("app".into()),
+            ..ImageConfig::default()
+        };
+        let ticket = Ticket::mint(None).unwrap();
+        let now = SystemTime::now();
+        let mut request = request(SandboxSpec::image("a").env("A", "spec"));
+        request.ends = Some(now + Duration::from_millis(1500));
+        let config = agent_config(&request, &image, &ticket, now).unwrap();
+        let env: Vec<(String, String)> = config
+            .env
+            .iter()
+            .map(|v| {
+                let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
+                (text(&v.name), text(&v.value))
+            })
+            .collect();
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(env, [pair("PATH", "/image"), pair("A", "spec")]);
+        assert_eq!(config.user, "app");
+        assert_eq!(config.deadline_ms, Some(1500));
+        request.spec.user = Some("1000".into());
+        request.ends = Some(now - Duration::from_secs(1));
+        let config = agent_config(&request, &image, &ticket, now).unwrap();
+        assert_eq!(config.user, "1000");
+        assert_eq!(config.deadline_ms, Some(1));
+    }
 }

@@ -22,7 +22,7 @@ const FILE: &str = "stacyvm-agent";
 /// Where the container that fills the volume has it.
 const PLACE: &str = "/.stacyvm-fill";
 /// Longer than any filling takes: an older container was left by a process that died.
-const STALE: Duration = Duration::from_secs(60);
+const STALE: Duration = Duration::from_mins(1);
 
 /// The agent's bytes and the name that follows from them.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl AgentVolume {
         instance: &str,
     ) -> Result<()> {
         let note = tickets.beside(&format!("{}.checked", self.name));
-        let (created, is_new) = self.find_or_create(docker, instance).await?;
+        let (created, is_new) = self.find_or_create(docker).await?;
         let fact = format!("{engine} {created}").into_bytes();
         if !is_new && ticket::read_private(&note)?.as_ref() == Some(&fact) {
             return Ok(());
@@ -75,7 +75,7 @@ impl AgentVolume {
         let _ = std::fs::remove_file(tickets.beside(&format!("{}.checked", self.name)));
     }
 
-    async fn find_or_create(&self, docker: &Docker, instance: &str) -> Result<(String, bool)> {
+    async fn find_or_create(&self, docker: &Docker) -> Result<(String, bool)> {
         let seen = |volume: bollard::models::Volume| volume.created_at.unwrap_or_default();
         match docker.inspect_volume(&self.name).await {
             Ok(volume) => return Ok((seen(volume), false)),
@@ -84,7 +84,14 @@ impl AgentVolume {
         }
         let request = VolumeCreateRequest {
             name: Some(self.name.clone()),
-            labels: Some([("stacyvm.instance".to_owned(), instance.to_owned())].into()),
+            // Of no store: all sandboxes of the engine share it.
+            labels: Some(
+                [(
+                    "stacyvm.agent".to_owned(),
+                    env!("CARGO_PKG_VERSION").to_owned(),
+                )]
+                .into(),
+            ),
             ..VolumeCreateRequest::default()
         };
         let volume = docker.create_volume(request).await.map_err(map)?;
