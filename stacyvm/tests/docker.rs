@@ -2,6 +2,7 @@
 //! `STACYVM_TEST_DOCKER_HOST` names (`scripts/docker-host.sh start`), with the
 //! image `stacyvm-test/busybox`. Without it each test prints `not run`.
 #![cfg(all(feature = "docker", unix))]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +20,13 @@ use stacyvm::sandbox::exec::SignalScope;
 use stacyvm::sandbox::files::{
     FileOperation, FileReply, FileRequest, GuestPath, ReadRequest, WriteMode, WriteRequest,
 };
-use stacyvm::sandbox::spec::{Network, SandboxSpec};
+use stacyvm::sandbox::spec::{Lifetime, Network, SandboxSpec};
 use stacyvm::sandbox::state::ObservedState;
 use stacyvm::{Context, Error, ExecEvent, ExecSpec, ExitStatus, Result};
 
 const IMAGE: &str = "stacyvm-test/busybox";
 /// Far longer than anything here takes; only a hang gets there.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// One store's view of the engine, with its own state directory.
 struct Host {
@@ -563,7 +564,7 @@ async fn a_create_that_is_given_up_leaves_nothing() {
 async fn a_life_ends_by_its_own_timer() {
     let host = host!();
     let mut request = host.request(SandboxSpec::image(IMAGE));
-    request.ends = Some(SystemTime::now() + Duration::from_secs(3600));
+    request.ends = Some(SystemTime::now() + Duration::from_hours(1));
     let made = host.provider.create(&cx(), &request).await.unwrap();
     let ends = made.ends.unwrap();
     assert!(ends.duration_since(request.ends.unwrap()).is_err() || ends == request.ends.unwrap());
@@ -583,6 +584,46 @@ async fn a_life_ends_by_its_own_timer() {
     };
     tokio::time::timeout(SOON, gone).await.expect("it lives on");
     host.end(&[&request.id]).await;
+}
+
+#[test]
+fn an_attached_sandbox_ends_with_its_owner_and_not_before() {
+    let lease = Duration::from_millis(1500);
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let outside = runtime();
+    let Some(host) = outside.block_on(Host::open()) else {
+        println!("not run: no docker engine");
+        return;
+    };
+    let request = host.request(SandboxSpec::image(IMAGE).lifetime(Lifetime::Attached));
+    // The owner: all it does ends with its runtime, as with a killed process.
+    let owner = runtime();
+    owner.block_on(async {
+        let config = DockerConfig::new(host.state.path(), host.instance.clone())
+            .host(&host.engine)
+            .lease(lease);
+        let provider = DockerProvider::open(config).await.unwrap();
+        provider.create(&cx(), &request).await.unwrap();
+        tokio::time::sleep(3 * lease).await;
+        let ran = run(&provider, &request.id, ExecSpec::new(["true"])).await;
+        assert!(ran.unwrap().status.success());
+    });
+    owner.shutdown_background();
+    outside.block_on(async {
+        let gone = async {
+            while !host.held().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(SOON, gone).await.expect("it lives on");
+        host.end(&[&request.id]).await;
+    });
 }
 
 #[tokio::test]

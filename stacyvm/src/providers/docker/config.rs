@@ -27,6 +27,9 @@ pub struct DockerConfig {
     pub instance: InstanceId,
     /// The longest time that a single answer of the engine may take.
     pub answer_within: Duration,
+    /// How long a sandbox with an attached lifetime goes on after its owner is
+    /// gone. A host that stands still for longer loses it too.
+    pub lease: Duration,
 }
 
 impl DockerConfig {
@@ -38,6 +41,7 @@ impl DockerConfig {
             state: state.into(),
             instance,
             answer_within: Duration::from_mins(2),
+            lease: Duration::from_secs(15),
         }
     }
 
@@ -50,6 +54,12 @@ impl DockerConfig {
     /// Takes another runtime.
     pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
         self.runtime = Some(runtime.into());
+        self
+    }
+
+    /// Takes another time that an attached sandbox outlives its owner by.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
         self
     }
 

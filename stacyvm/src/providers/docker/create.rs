@@ -212,12 +212,14 @@ fn memory_file_systems(spec: &SandboxSpec) -> HashMap<String, String> {
     all
 }
 
-/// What the agent is told. The image's own environment, user and directory
+/// What the agent is told, `ends` included, which for an attached lifetime is
+/// earlier than the request's. The image's own environment, user and directory
 /// stand below what the spec says.
 pub(super) fn agent_config(
     request: &CreateRequest,
     image: &ImageConfig,
     ticket: &Ticket,
+    ends: Option<SystemTime>,
     now: SystemTime,
 ) -> Result<AgentConfig> {
     let spec = &request.spec;
@@ -254,7 +256,7 @@ pub(super) fn agent_config(
             })
             .collect(),
         key: ticket.key()?.to_vec(),
-        deadline_ms: request.ends.map(|ends| milliseconds_until(ends, now)),
+        deadline_ms: ends.map(|ends| milliseconds_until(ends, now)),
         ring_bytes: RING,
         max_execs: EXECS,
         open_files: spec.resources.open_files,
@@ -313,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_container_is_hardened_whatever_the_spec_says() {
-        let ticket = Ticket::mint(None).unwrap();
+        let ticket = Ticket::mint(None, false).unwrap();
         let body = made(
             &request(SandboxSpec::image("a").memory_mib(64).cpus(0.25)),
             &ticket,
@@ -342,7 +344,7 @@ mod tests {
     fn no_secret_and_no_key_reaches_the_engine() {
         let mut request = request(SandboxSpec::image("a").env("TOKEN", "hunter2"));
         request.secrets = Secrets::new(BTreeMap::from([("S".into(), "hunter3".into())]));
-        let ticket = Ticket::mint(None).unwrap();
+        let ticket = Ticket::mint(None, false).unwrap();
         let sent = serde_json::to_string(&made(&request, &ticket)).unwrap();
         let key = ticket::hex(&ticket.key().unwrap());
         assert!(!sent.contains("hunter") && !sent.contains(&key), "{sent}");
@@ -351,6 +353,7 @@ mod tests {
                 &request,
                 &ImageConfig::default(),
                 &ticket,
+                None,
                 SystemTime::now(),
             )
             .unwrap(),
@@ -362,14 +365,14 @@ mod tests {
 
     #[test]
     fn equal_requests_have_equal_fingerprints_under_one_key_only() {
-        let ticket = Ticket::mint(None).unwrap();
+        let ticket = Ticket::mint(None, false).unwrap();
         let of = |request: &CreateRequest, ticket: &Ticket| fingerprint(request, ticket).unwrap();
         let first = request(SandboxSpec::image("a"));
         let mut other = first.clone();
         assert_eq!(of(&first, &ticket), of(&other, &ticket));
         assert_ne!(
             of(&first, &ticket),
-            of(&first, &Ticket::mint(None).unwrap())
+            of(&first, &Ticket::mint(None, false).unwrap())
         );
         other.spec.env.insert("A".into(), "b".into());
         assert_ne!(of(&first, &ticket), of(&other, &ticket));
@@ -382,11 +385,11 @@ mod tests {
             user: Some("app".into()),
             ..ImageConfig::default()
         };
-        let ticket = Ticket::mint(None).unwrap();
+        let ticket = Ticket::mint(None, false).unwrap();
         let now = SystemTime::now();
         let mut request = request(SandboxSpec::image("a").env("A", "spec"));
-        request.ends = Some(now + Duration::from_millis(1500));
-        let config = agent_config(&request, &image, &ticket, now).unwrap();
+        let ends = Some(now + Duration::from_millis(1500));
+        let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
         let env: Vec<(String, String)> = config
             .env
             .iter()
@@ -400,8 +403,8 @@ mod tests {
         assert_eq!(config.user, "app");
         assert_eq!(config.deadline_ms, Some(1500));
         request.spec.user = Some("1000".into());
-        request.ends = Some(now - Duration::from_secs(1));
-        let config = agent_config(&request, &image, &ticket, now).unwrap();
+        let ends = Some(now - Duration::from_secs(1));
+        let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
         assert_eq!(config.user, "1000");
         assert_eq!(config.deadline_ms, Some(1));
     }

@@ -19,6 +19,7 @@ use super::config::DockerConfig;
 use super::create::{self, Owner, REQUEST, SOCKET};
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
+use super::lease;
 use super::observe;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{AgentVolume, no_image};
@@ -26,6 +27,7 @@ use crate::agent::{AgentClient, ConnectOptions, SandboxKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, TenantId};
 use crate::provider::{CreateRequest, Level};
+use crate::sandbox::spec::Lifetime;
 use crate::sandbox::state::{Observed, ObservedState};
 
 /// How long a container that has started may take until its agent answers.
@@ -113,6 +115,9 @@ impl Life {
         let (answer, asked) = oneshot::channel();
         tokio::spawn(async move {
             let made = life.make_or_undo(&slot, &request, &tenant).await;
+            if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
+                lease::hold(&life, request.id.clone());
+            }
             if let Err(Ok(_)) = answer.send(made) {
                 life.undo(&request.id).await;
             }
@@ -144,13 +149,16 @@ impl Life {
         };
         self.agent_at_hand(image).await?;
         let ends_ms = request.ends.and_then(epoch_ms);
-        let ticket = Ticket::mint(ends_ms)?;
+        let attached = request.spec.lifetime == Lifetime::Attached;
+        let ticket = Ticket::mint(ends_ms, attached)?;
         let owner = Owner {
             instance: &request.instance,
             tenant,
         };
         let body = create::body(request, &owner, &self.facts, &self.volume.name, &ticket)?;
-        let config = create::agent_config(request, &image_config, &ticket, SystemTime::now())?;
+        let ends = self.told(&ticket);
+        let config =
+            create::agent_config(request, &image_config, &ticket, ends, SystemTime::now())?;
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
@@ -395,21 +403,36 @@ impl Life {
         let Some(seen) = self.look(id).await? else {
             return Err(gone(ErrorKind::NotFound).context("sandbox", id));
         };
-        let ends = self
-            .tickets
-            .find(id)?
-            .and_then(|ticket| ticket.ends_ms)
-            .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        let ends = self.tickets.find(id)?.and_then(|ticket| ticket.ends());
         Ok(observe::inspected(id, &seen, &self.facts, ends))
     }
 
-    /// Keeps the end that the agent was told, for later looks.
-    pub(super) fn keep_end(&self, id: &SandboxId, ends: Option<SystemTime>) -> Result<()> {
+    /// Moves the end: tells the agent, and keeps it for later looks.
+    pub(super) async fn set_end(&self, id: &SandboxId, ends: Option<SystemTime>) -> Result<()> {
+        let client = self.client(id).await?;
         let Some(mut ticket) = self.tickets.find(id)? else {
-            return Ok(());
+            return Err(gone(ErrorKind::NotFound).context("sandbox", id));
         };
         ticket.ends_ms = ends.and_then(epoch_ms);
+        client.set_deadline(self.told(&ticket)).await?;
         self.tickets.keep(id, &ticket)
+    }
+
+    /// Tells the agent of an attached sandbox that its owner lives. False
+    /// where there is nothing to renew.
+    pub(super) async fn renew(&self, id: &SandboxId) -> Result<bool> {
+        let Some(ticket) = self.tickets.find(id)?.filter(|t| t.attached) else {
+            return Ok(false);
+        };
+        let client = self.client(id).await?;
+        client.set_deadline(self.told(&ticket)).await?;
+        Ok(true)
+    }
+
+    /// The end that the agent is told now.
+    fn told(&self, ticket: &Ticket) -> Option<SystemTime> {
+        let lease = ticket.attached.then_some(self.config.lease);
+        lease::end(ticket.ends(), lease, SystemTime::now())
     }
 
     /// Brings a sandbox to a stand or lets it go on.

@@ -5,6 +5,7 @@ mod config;
 mod create;
 mod error;
 mod facts;
+mod lease;
 mod life;
 mod observe;
 mod refuse;
@@ -202,11 +203,9 @@ impl Provider for DockerProvider {
         id: &SandboxId,
         ends: Option<SystemTime>,
     ) -> Result<()> {
-        self.inside(cx, id, OperationKind::SetDeadline, |client| async move {
-            client.set_deadline(ends).await?;
-            self.life.keep_end(id, ends)
-        })
-        .await
+        let work = self.life.set_end(id, ends);
+        self.outside(cx, OperationKind::SetDeadline, Box::pin(work))
+            .await
     }
 
     async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What this provider does not serve.
 
 use crate::error::{Error, Result};
-use crate::sandbox::spec::{Lifetime, MountSource, Network, Privileges, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, Network, Privileges, SandboxSpec, Source};
 
 /// Refuses what this provider cannot do, before any effect. A new field does
 /// not compile until it is decided here.
@@ -19,7 +19,7 @@ pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
         labels: _,
         ttl: _,
         idle_timeout,
-        lifetime,
+        lifetime: _,
         secrets: _,
         read_only_root: _,
         profile: _,
@@ -66,9 +66,6 @@ pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
     if idle_timeout.is_some() {
         return no("idle_timeout", "an idle timeout");
     }
-    if *lifetime == Lifetime::Attached {
-        return no("lifetime", "a lifetime that is attached to its owner");
-    }
     if provider_options.contains_key("docker") {
         return no("provider_options.docker", "options of its own");
     }
@@ -79,7 +76,7 @@ pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::sandbox::spec::{Mount, Port, Profile};
+    use crate::sandbox::spec::{Lifetime, Mount, Port, Profile};
     use std::time::Duration;
 
     #[test]
@@ -104,7 +101,6 @@ mod tests {
             ),
             (image().network(Network::Full), "network"),
             (image().network(Network::Allow(vec![])), "network"),
-            (image().lifetime(Lifetime::Attached), "lifetime"),
         ];
         let with = |change: fn(&mut SandboxSpec)| {
             let mut spec = SandboxSpec::image("a");
@@ -148,6 +144,7 @@ mod tests {
             .pids(9)
             .open_files(99)
             .network(Network::None)
+            .lifetime(Lifetime::Attached)
             .mount(mount(MountSource::Tmpfs { size_mib: 4 }))
             .profile(Profile::Strict);
         refuse(&served).unwrap();

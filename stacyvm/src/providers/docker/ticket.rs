@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub(super) struct Ticket {
     pub(super) program: String,
     /// When it ends, in milliseconds since the epoch.
     pub(super) ends_ms: Option<u64>,
+    /// Whether it ends with its owner.
+    pub(super) attached: bool,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -39,7 +42,7 @@ impl std::fmt::Debug for Ticket {
 impl Ticket {
     /// A ticket with a new random key and a new random place for the agent,
     /// which no image can have prepared for.
-    pub(super) fn mint(ends_ms: Option<u64>) -> Result<Self> {
+    pub(super) fn mint(ends_ms: Option<u64>, attached: bool) -> Result<Self> {
         let mut random = [0; KEY_BYTES + 8];
         getrandom::fill(&mut random).map_err(|e| {
             Error::new(
@@ -53,6 +56,7 @@ impl Ticket {
             key: hex(key),
             program: format!("/.stacyvm-{}/stacyvm-agent", hex(place)),
             ends_ms,
+            attached,
         })
     }
 
@@ -71,6 +75,12 @@ impl Ticket {
             return Ok(key);
         }
         Err(damaged())
+    }
+
+    /// When it ends, its owner's life aside.
+    pub(super) fn ends(&self) -> Option<SystemTime> {
+        let ms = self.ends_ms?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms))
     }
 
     /// The directory of the agent's file.
@@ -222,7 +232,7 @@ mod tests {
         let tickets = Tickets::open(state.path()).unwrap();
         let id = SandboxId::random();
         assert_eq!(tickets.find(&id).unwrap(), None);
-        let mut ticket = Ticket::mint(None).unwrap();
+        let mut ticket = Ticket::mint(None, false).unwrap();
         tickets.keep(&id, &ticket).unwrap();
         ticket.ends_ms = Some(7);
         tickets.keep(&id, &ticket).unwrap();
@@ -248,7 +258,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let tickets = Tickets::open(state.path()).unwrap();
         let id = SandboxId::random();
-        let ticket = Ticket::mint(None).unwrap();
+        let ticket = Ticket::mint(None, false).unwrap();
         tickets.keep(&id, &ticket).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&tickets.path(&id)), 0o600);
@@ -266,7 +276,10 @@ mod tests {
         let id = SandboxId::random();
         fs::write(tickets.path(&id), b"{").unwrap();
         assert_eq!(tickets.find(&id).unwrap_err().kind(), ErrorKind::Corrupt);
-        let (a, b) = (Ticket::mint(None).unwrap(), Ticket::mint(None).unwrap());
+        let (a, b) = (
+            Ticket::mint(None, false).unwrap(),
+            Ticket::mint(None, false).unwrap(),
+        );
         assert!(a.key != b.key && a.program != b.program);
         for key in ["", "zz", &"g".repeat(64), &"é".repeat(32)] {
             let bad = Ticket {
