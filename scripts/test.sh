@@ -4,9 +4,9 @@
 #   scripts/test.sh              installs what is missing first (scripts/setup.sh)
 #   scripts/test.sh --no-setup   takes the machine as it is
 #
-# All steps run; the first line of the summary at the end that begins with
-# "failed" makes the whole fail. What this machine cannot run is listed as
-# "not run". An engine that was started for the tests is gone afterwards.
+# All steps run. A summary at the end repeats the closing lines of the test
+# runners and lists what failed, and what this machine could not run. An
+# engine that was started for the tests is gone afterwards.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -54,18 +54,19 @@ not_run() {
 # Runs a test runner, shows what it prints, keeps its closing lines and its
 # number of tests, and fails when that is zero.
 counted() {
-    local log=$work/log count
-    "$@" 2>&1 | tee "$log" || return 1
+    local log=$work/log count passed=true
+    "$@" 2>&1 | tee "$log" || passed=false
+    sed -i 's/\x1b\[[0-9;]*m//g' "$log"
     # nextest: "Summary [ 1.2s] 34 tests run: ..."; cargo: "test result: ok. 34 passed; ..."
-    sed 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^ *Summary \[|^test result:' | sed 's/^ */        /' >>"$work/summary" || true
-    count=$(sed 's/\x1b\[[0-9;]*m//g' "$log" |
-        sed -nE 's/^ *Summary \[[^]]*\] +([0-9]+)(\/[0-9]+)? tests? run:.*/\1/p; s/^test result: [^ ]+ ([0-9]+) passed;.*/\1/p' |
+    grep -E '^ *Summary \[|^test result:' "$log" | sed 's/^ */        /' >>"$work/summary" || true
+    count=$(sed -nE 's/^ *Summary \[[^]]*\] +([0-9]+)(\/[0-9]+)? tests? run:.*/\1/p; s/^test result: [^ ]+ ([0-9]+) passed;.*/\1/p' "$log" |
         awk '{ sum += $1 } END { print sum + 0 }')
+    printf '%s\n' "$count" >>"$work/counts"
     if ((count == 0)); then
         say "no test ran: $*"
         return 1
     fi
-    printf '%s\n' "$count" >>"$work/counts"
+    $passed
 }
 
 tests() {

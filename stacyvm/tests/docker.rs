@@ -22,6 +22,8 @@ use stacyvm::sandbox::files::{
 };
 use stacyvm::sandbox::spec::{Lifetime, Network, SandboxSpec};
 use stacyvm::sandbox::state::ObservedState;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use stacyvm::{Context, Error, ExecEvent, ExecSpec, ExitStatus, Result};
 
 const IMAGE: &str = "stacyvm-test/busybox";
@@ -285,7 +287,6 @@ async fn a_server_does_not_hold_its_command_and_is_reached_by_its_port() {
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     connection.write_all(b"echo").await.unwrap();
     connection.flush().await.unwrap();
     let mut back = [0; 4];
