@@ -300,24 +300,30 @@ impl Life {
             return Err(not_answering(&last_words(&mut standard).await));
         }
         loop {
-            let error = match timeout_at(until, self.bridge(made, ticket)).await {
-                Ok(Ok(client)) => return Ok(client),
-                Ok(Err(error)) => error,
-                Err(_) => return Err(not_answering(&last_words(&mut standard).await)),
+            let connecting = async {
+                // An error here is the engine's: the container has ended.
+                let bridge = self.bridge(made, ticket).await?;
+                Ok::<_, Error>(greet(bridge, ticket).await)
             };
-            // It died, or it does not listen yet.
-            let ended = matches!(error.kind(), ErrorKind::SandboxGone | ErrorKind::NotFound);
-            if ended || Instant::now() >= until {
-                let said = last_words(&mut standard).await;
-                return Err(not_answering(&said).source(error));
-            }
-            sleep(Duration::from_millis(20)).await;
+            let error = match timeout_at(until, connecting).await {
+                Ok(Ok(Ok(client))) => return Ok(client),
+                Ok(Err(error)) => error,
+                // It does not listen yet, as long as there is time.
+                Ok(Ok(Err(_))) if Instant::now() < until => {
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Ok(Ok(Err(error))) => error,
+                Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
+            };
+            let said = last_words(&mut standard).await;
+            return Err(not_answering(&said).source(error));
         }
     }
 
-    /// Connects to the agent of a container through a new bridge.
-    async fn bridge(&self, container: &str, ticket: &Ticket) -> Result<AgentClient> {
-        let stream = Bridge::open(&self.docker, container, &ticket.program, SOCKET)
+    /// Opens a new bridge to the agent of a container.
+    async fn bridge(&self, container: &str, ticket: &Ticket) -> Result<Bridge> {
+        Bridge::open(&self.docker, container, &ticket.program, SOCKET)
             .await
             .map_err(|e| match status(&e) {
                 Some(404) => gone(ErrorKind::NotFound),
@@ -327,12 +333,7 @@ impl Life {
                 ),
                 Some(409) => gone(ErrorKind::SandboxGone),
                 _ => map(e),
-            })?;
-        let options = ConnectOptions {
-            key: Some(SandboxKey::from_bytes(ticket.key()?)),
-            ..ConnectOptions::default()
-        };
-        AgentClient::connect(stream, options).await
+            })
     }
 
     /// The connection to a sandbox, made if this process has none.
@@ -379,7 +380,8 @@ impl Life {
             )
             .context("sandbox", id));
         };
-        self.bridge(&create::container(id), &ticket).await
+        let bridge = self.bridge(&create::container(id), &ticket).await?;
+        greet(bridge, &ticket).await
     }
 
     /// The container of a sandbox of this store. One of the same name that
@@ -494,6 +496,16 @@ impl Life {
         }
         self.forget(id)
     }
+}
+
+/// Both sides prove the key. The engine may die without closing a bridge,
+/// so an idle one is asked whether it is there.
+async fn greet(bridge: Bridge, ticket: &Ticket) -> Result<AgentClient> {
+    let options = ConnectOptions {
+        key: Some(SandboxKey::from_bytes(ticket.key()?)),
+        heartbeat: true,
+    };
+    AgentClient::connect(bridge, options).await
 }
 
 fn gone(kind: ErrorKind) -> Error {
