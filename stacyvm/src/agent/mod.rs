@@ -1,1 +1,29 @@
-//! The host side of the agent protocol.
+//! The host side of the protocol that the program inside a sandbox speaks.
+//!
+//! A provider brings one byte stream to the agent (a socket of the helper, an
+//! attached bridge, a vsock); [`AgentClient`] does the rest over that one
+//! connection: commands, files, ports, processes. [`AgentPool`] keeps one live
+//! client for each sandbox.
+//!
+//! Everything that arrives is hostile: a frame that the protocol does not
+//! allow ends the connection with [`ErrorKind::Protocol`](crate::ErrorKind::Protocol)
+//! and touches no other sandbox; no stream holds more than its window.
+
+mod client;
+mod convert;
+mod driver;
+mod error;
+mod exec;
+mod files;
+mod handshake;
+mod key;
+mod outbox;
+mod pool;
+mod ports;
+mod role;
+mod shared;
+mod stream;
+
+pub use client::{AgentClient, ConnectOptions};
+pub use key::SandboxKey;
+pub use pool::AgentPool;

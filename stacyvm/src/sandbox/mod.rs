@@ -4,3 +4,4 @@ pub mod exec;
 pub mod files;
 pub mod spec;
 pub mod state;
+pub mod text;
