@@ -1,1 +1,4 @@
 //! Written next.
+
+pub mod files;
+pub mod users;

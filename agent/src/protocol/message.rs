@@ -615,8 +615,8 @@ pub struct ExportRequest {
 }
 
 /// Unpacks a tar stream. Names that leave the directory, device nodes and
-/// links that point out of it are refused; nothing is written through a
-/// symbolic link.
+/// hard links that point out of it are refused. Symbolic links are made as they
+/// are, wherever they point, and nothing is written through one.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct ImportRequest {

@@ -13,6 +13,7 @@
 //! as its reader takes the bytes. So a slow reader slows the process that
 //! writes, and neither side buffers without bound.
 
+pub mod control;
 pub mod frame;
 pub mod kind;
 pub mod message;

@@ -1,0 +1,304 @@
+//! Sends a path as an archive.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::descent::{self, Descent};
+use super::entry::PERMISSION_BITS;
+use super::stream::{CHUNK, Data};
+use super::{Answer, entry, failure, path, tar};
+use crate::guest::users;
+use crate::protocol::message::{ExportRequest, Failure, FailureKind};
+
+/// Bytes gathered before they are written.
+const GATHER: usize = CHUNK;
+/// Content up to this size is gathered with its header.
+const SMALL: u64 = 64 * 1024;
+const READ_FILE: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+pub(super) fn export(request: &ExportRequest, data: BorrowedFd<'_>) -> Result<Answer, Failure> {
+    let whole = path::check(&request.path)?;
+    let fail = |errno| failure::system(errno, "export the path", whole);
+    let last = match path::split(whole).1 {
+        b"" | b"." | b".." => b".".to_vec(),
+        name => name.to_vec(),
+    };
+    let name = if request.contents {
+        b".".to_vec()
+    } else {
+        last
+    };
+    let mut sender = Sender::new(data, whole);
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let follow = if request.follow || whole.ends_with(b"/") {
+        OFlags::empty()
+    } else {
+        OFlags::NOFOLLOW
+    };
+    match openat(CWD, whole, directory | follow, Mode::empty()) {
+        Ok(root) => sender.tree(root, name)?,
+        Err(Errno::NOTDIR | Errno::LOOP) if !request.contents => {
+            if request.follow {
+                let place = path::resolve(whole)?;
+                sender.one(&place.dir, &place.name, &name, false)?;
+            } else {
+                let (parent, last) = path::split_named(whole)?;
+                let dir = path::open_parent(parent, whole)?;
+                sender.one(&dir, last, &name, false)?;
+            }
+        }
+        Err(Errno::LOOP) => return Err(fail(Errno::NOTDIR)),
+        Err(errno) => return Err(fail(errno)),
+    }
+    sender.finish()
+}
+
+/// Sends `name` of `dir` as an archive of its own.
+pub(super) fn send(
+    dir: impl AsFd,
+    name: &[u8],
+    whole: &[u8],
+    data: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    let mut sender = Sender::new(data, whole);
+    match descent::open_below(&dir, name) {
+        Ok(root) => sender.tree(root, name.to_vec())?,
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            sender.one(&dir, name, name, false)?;
+        }
+        Err(errno) => return Err(failure::system(errno, "read the path", whole)),
+    }
+    sender.finish().map(|_| ())
+}
+
+struct Sender<'a> {
+    data: Data<'a>,
+    whole: &'a [u8],
+    gathered: Vec<u8>,
+    /// Under which name each file with several was sent.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    shrunk: Option<Vec<u8>>,
+}
+
+impl<'a> Sender<'a> {
+    fn new(data: BorrowedFd<'a>, whole: &'a [u8]) -> Self {
+        Self {
+            data: Data(data),
+            whole,
+            gathered: Vec::with_capacity(GATHER),
+            links: HashMap::new(),
+            shrunk: None,
+        }
+    }
+
+    /// A failure about a member; the subject is its name in the archive.
+    fn fail(name: &[u8]) -> impl Fn(Errno) -> Failure + '_ {
+        move |errno| failure::system(errno, "read the path for the archive", name)
+    }
+
+    /// Sends a directory and everything in it.
+    fn tree(&mut self, root: OwnedFd, mut name: Vec<u8>) -> Result<(), Failure> {
+        let stat = fstat(&root).map_err(Self::fail(&name))?;
+        self.directory(&stat, &name)?;
+        let mut descent = Descent::new(root).map_err(Self::fail(&name))?;
+        let read = |descent: &Descent, name: &[u8]| {
+            let mut names = descent::names(descent.dir()).map_err(Self::fail(name))?;
+            names.reverse();
+            Ok(names)
+        };
+        let mut levels = vec![(read(&descent, &name)?, 0)];
+        while let Some((names, before)) = levels.last_mut() {
+            let Some(next) = names.pop() else {
+                let before = *before;
+                levels.pop();
+                if !levels.is_empty() {
+                    descent.leave().map_err(Self::fail(&name))?;
+                }
+                name.truncate(before);
+                continue;
+            };
+            let before = name.len();
+            name.push(b'/');
+            name.extend_from_slice(&next);
+            if self.one(descent.dir(), &next, &name, true)? {
+                match descent.enter(&next) {
+                    Ok(()) => {
+                        let stat = fstat(descent.dir()).map_err(Self::fail(&name))?;
+                        self.directory(&stat, &name)?;
+                        levels.push((read(&descent, &name)?, before));
+                        continue;
+                    }
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(errno) => return Err(Self::fail(&name)(errno)),
+                }
+            }
+            name.truncate(before);
+        }
+        Ok(())
+    }
+
+    /// Sends one name that is no directory; answers whether it is one. What
+    /// vanished is left out if `may_vanish`; sockets and devices are left out.
+    fn one(
+        &mut self,
+        dir: impl AsFd,
+        entry: &[u8],
+        name: &[u8],
+        may_vanish: bool,
+    ) -> Result<bool, Failure> {
+        let fail = Self::fail(name);
+        let stat = match statat(&dir, entry, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) if may_vanish => return Ok(false),
+            result => result.map_err(&fail)?,
+        };
+        match entry::kind(&stat) {
+            FileType::Directory => return Ok(true),
+            FileType::RegularFile => match openat(&dir, entry, READ_FILE, Mode::empty()) {
+                Ok(file) => self.file(&file, name)?,
+                // Gone, or swapped for a link, since.
+                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) if may_vanish => {}
+                Err(errno) => return Err(fail(errno)),
+            },
+            FileType::Symlink => match readlinkat(&dir, entry, Vec::new()) {
+                Ok(target) => self.header(b'2', &stat, name, target.as_bytes(), 0)?,
+                Err(Errno::NOENT | Errno::INVAL) if may_vanish => {}
+                Err(errno) => return Err(fail(errno)),
+            },
+            FileType::Fifo => self.header(b'6', &stat, name, b"", 0)?,
+            _ if may_vanish => {}
+            _ => {
+                return Err(failure::invalid(
+                    "sockets and devices cannot be exported",
+                    self.whole,
+                ));
+            }
+        }
+        Ok(false)
+    }
+
+    fn directory(&mut self, stat: &Stat, name: &[u8]) -> Result<(), Failure> {
+        let name = [name, b"/"].concat();
+        self.header(b'5', stat, &name, b"", 0)
+    }
+
+    #[allow(
+        clippy::useless_conversion,
+        reason = "not on every architecture is it the same type"
+    )]
+    fn file(&mut self, file: &OwnedFd, name: &[u8]) -> Result<(), Failure> {
+        let fail = Self::fail(name);
+        let stat = fstat(file).map_err(&fail)?;
+        if entry::kind(&stat) != FileType::RegularFile {
+            return Ok(());
+        }
+        if stat.st_nlink > 1 {
+            let id = (u64::from(stat.st_dev), u64::from(stat.st_ino));
+            if let Some(first) = self.links.get(&id) {
+                let first = first.clone();
+                return self.header(b'1', &stat, name, &first, 0);
+            }
+            self.links.insert(id, name.to_vec());
+        }
+        let size = entry::size(&stat);
+        self.header(b'0', &stat, name, b"", size)?;
+        let sent = if size <= SMALL {
+            self.gather(file, size).map_err(&fail)?
+        } else {
+            self.flush()?;
+            self.data.send_file(file.as_fd(), 0, size).map_err(&fail)?
+        };
+        if sent < size {
+            // The header promised more: keep the archive whole, tell at the end.
+            self.shrunk.get_or_insert_with(|| name.to_vec());
+            self.zeros(size - sent)?;
+        }
+        tar::pad(&mut self.gathered, size);
+        Ok(())
+    }
+
+    /// Reads a small file's content to what is gathered.
+    fn gather(&mut self, file: &OwnedFd, size: u64) -> rustix::io::Result<u64> {
+        let start = self.gathered.len();
+        let size = usize::try_from(size).unwrap_or(0);
+        self.gathered.resize(start + size, 0);
+        let mut at = 0;
+        while at < size {
+            match rustix::io::read(file, &mut self.gathered[start + at..]) {
+                Ok(0) => break,
+                Ok(count) => at += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.gathered.truncate(start + at);
+        Ok(at as u64)
+    }
+
+    fn zeros(&mut self, mut count: u64) -> Result<(), Failure> {
+        while count > 0 {
+            let some = usize::try_from(count).unwrap_or(CHUNK).min(CHUNK);
+            self.gathered.resize(self.gathered.len() + some, 0);
+            self.flush()?;
+            count -= some as u64;
+        }
+        Ok(())
+    }
+
+    fn header(
+        &mut self,
+        letter: u8,
+        stat: &Stat,
+        name: &[u8],
+        link: &[u8],
+        size: u64,
+    ) -> Result<(), Failure> {
+        if self.gathered.len() >= GATHER {
+            self.flush()?;
+        }
+        let (modified_s, modified_ns) = entry::modified(stat);
+        let record = tar::Record {
+            letter,
+            name,
+            link,
+            size,
+            mode: stat.st_mode & PERMISSION_BITS,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            modified_s,
+            modified_ns,
+            owner: &users::user_name(stat.st_uid).unwrap_or_default(),
+            group: &users::group_name(stat.st_gid).unwrap_or_default(),
+        };
+        tar::encode(&record, &mut self.gathered);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.data
+            .write_all(&self.gathered)
+            .map_err(|errno| failure::system(errno, "send the archive", self.whole))?;
+        self.gathered.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Answer, Failure> {
+        self.gathered
+            .resize(self.gathered.len() + 2 * tar::BLOCK, 0);
+        self.flush()?;
+        match self.shrunk {
+            None => Ok(Answer::Done),
+            Some(name) => Err(failure::new(
+                FailureKind::Internal,
+                "a file became shorter while it was read; zeros stand for what is missing",
+                Some(&name),
+            )),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The archives of transfers: pax interchange format (POSIX.1-2001) written;
+//! pax, ustar, GNU and the oldest format read.
+
+mod header;
+mod pax;
+mod reader;
+mod writer;
+
+pub use reader::{BadArchive, Reader};
+pub(super) use writer::{Record, encode, pad};
+
+/// Bytes of a block; an archive is made of these.
+pub const BLOCK: usize = 512;
+/// The longest name or link target that is read.
+pub const MAX_NAME: usize = 4096;
+/// Bytes of extended headers of one member that are read.
+pub const MAX_EXTENDED: u64 = 1024 * 1024;
+
+/// What a member of an archive is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberKind {
+    /// A regular file.
+    File,
+    /// Another name of an earlier file.
+    HardLink,
+    /// A symbolic link.
+    Symlink,
+    /// A directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+}
+
+/// A member of an archive, as its headers describe it. Nothing in it is to be
+/// trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it is.
+    pub kind: MemberKind,
+    /// Its name: not empty, no NUL, at most [`MAX_NAME`] bytes; else anything.
+    pub name: Vec<u8>,
+    /// What a link points to; empty for anything else.
+    pub link: Vec<u8>,
+    /// Bytes of content; 0 for all but files.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since the epoch of the last change.
+    pub modified_s: i64,
+    /// Nanoseconds of that time.
+    pub modified_ns: u32,
+}

@@ -1,0 +1,205 @@
+//! Turns a request into what the system calls need.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use minicbor::bytes::ByteVec;
+
+use super::failure::{about, failure};
+use super::sys::spawn::{Credentials, Plan, Stage};
+use super::users::{self, Account};
+use crate::protocol::message::{AgentConfig, ExecRequest, Failure, FailureKind, Variable};
+
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Refuses what no command can be.
+pub(super) fn validate(request: &ExecRequest) -> Result<(), Failure> {
+    let invalid = |message: &str| Err(failure(FailureKind::Invalid, message));
+    if request.exec.is_empty() || request.exec.len() > 128 {
+        return invalid("exec id must have 1 to 128 bytes");
+    }
+    let has_nul = |bytes: &ByteVec| bytes.contains(&0);
+    match request.argv.first() {
+        None => return invalid("argv is empty, at least the command is expected"),
+        Some(command) if command.is_empty() => return invalid("the command is an empty string"),
+        Some(_) => {}
+    }
+    if request.argv.iter().any(has_nul) {
+        return invalid("argv has a nul byte");
+    }
+    for variable in &request.env {
+        if variable.name.is_empty() || variable.name.contains(&b'=') || has_nul(&variable.name) {
+            return invalid("a variable's name is empty or has '=' or a nul byte");
+        }
+        if has_nul(&variable.value) {
+            return invalid("a variable's value has a nul byte");
+        }
+    }
+    if request.workdir.as_ref().is_some_and(has_nul) {
+        return invalid("workdir has a nul byte");
+    }
+    Ok(())
+}
+
+/// The account of `user`, as far as this agent can take it.
+pub(super) fn account(config: &AgentConfig, user: Option<&str>) -> Result<Account, Failure> {
+    let text = user.unwrap_or(&config.user);
+    let account = users::resolve(text)?;
+    if config.can_switch_user {
+        if account.uid == config.supervisor_uid {
+            return Err(about(
+                FailureKind::PermissionDenied,
+                "this user number is reserved",
+                text.as_bytes(),
+            ));
+        }
+    } else if account.uid != rustix::process::geteuid().as_raw()
+        || account.gid != rustix::process::getegid().as_raw()
+    {
+        return Err(about(
+            FailureKind::Unsupported,
+            "this sandbox runs every command as its own user",
+            text.as_bytes(),
+        ));
+    }
+    Ok(account)
+}
+
+fn environment(
+    config: &AgentConfig,
+    account: &Account,
+    request: &ExecRequest,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut env: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut set = |name: &[u8], value: &[u8]| {
+        match env.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value.to_vec(),
+            None => env.push((name.to_vec(), value.to_vec())),
+        }
+    };
+    set(b"PATH", DEFAULT_PATH);
+    set(b"LANG", b"C.UTF-8");
+    let mut add = |list: &[Variable]| {
+        for variable in list {
+            set(&variable.name, &variable.value);
+        }
+    };
+    add(&config.env);
+    if request.tty.is_some() {
+        set(b"TERM", b"xterm-256color");
+    }
+    set(b"HOME", &account.home);
+    let name = account.name.clone().unwrap_or(account.uid.to_string());
+    set(b"USER", name.as_bytes());
+    set(b"LOGNAME", name.as_bytes());
+    for variable in &request.env {
+        set(&variable.name, &variable.value);
+    }
+    env
+}
+
+/// Where the command may be, in the order in which it is looked for.
+fn candidates(command: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
+    if command.contains(&b'/') {
+        return vec![command.to_vec()];
+    }
+    path.split(|byte| *byte == b':')
+        .map(|directory| {
+            let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
+            [directory, b"/", command].concat()
+        })
+        .collect()
+}
+
+fn terminated(bytes: impl Into<Vec<u8>>) -> Result<CString, Failure> {
+    CString::new(bytes).map_err(|_| failure(FailureKind::Invalid, "a text has a nul byte"))
+}
+
+/// Plans the start of a command.
+pub(super) fn plan(
+    config: &AgentConfig,
+    request: &ExecRequest,
+    account: &Account,
+    stdio: [OwnedFd; 3],
+) -> Result<Plan, Failure> {
+    let env = environment(config, account, request);
+    let path = env
+        .iter()
+        .find(|(name, _)| name == b"PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value);
+    let command = request.argv.first().map_or(&[][..], |first| first);
+    let workdir = request.workdir.as_ref().unwrap_or(&config.workdir);
+    Ok(Plan {
+        candidates: candidates(command, path)
+            .into_iter()
+            .map(terminated)
+            .collect::<Result<_, _>>()?,
+        argv: request
+            .argv
+            .iter()
+            .map(|part| terminated(part.to_vec()))
+            .collect::<Result<_, _>>()?,
+        env: env
+            .iter()
+            .map(|(name, value)| terminated([name, &b"="[..], value].concat()))
+            .collect::<Result<_, _>>()?,
+        workdir: terminated(workdir.to_vec())?,
+        stdio,
+        tty: request.tty.is_some(),
+        credentials: config.can_switch_user.then(|| Credentials {
+            uid: account.uid,
+            gid: account.gid,
+            groups: account.groups.clone(),
+        }),
+        open_files: config.open_files,
+    })
+}
+
+/// Says why a command did not start.
+pub(super) fn explain(
+    stage: Stage,
+    error: &io::Error,
+    config: &AgentConfig,
+    request: &ExecRequest,
+) -> Failure {
+    let errno = error.raw_os_error();
+    let command = request.argv.first().map_or(&[][..], |first| first);
+    let workdir = request.workdir.as_ref().unwrap_or(&config.workdir);
+    let exhausted = matches!(
+        errno,
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+    );
+    let (kind, what, subject) = match stage {
+        _ if exhausted => (FailureKind::Exhausted, "command could not start", command),
+        Stage::Clone => (FailureKind::Internal, "command could not start", command),
+        Stage::Terminal => (FailureKind::Internal, "terminal was refused", command),
+        Stage::Descriptors => (FailureKind::Internal, "descriptors were refused", command),
+        Stage::Credentials => (FailureKind::Internal, "user was refused", command),
+        Stage::Workdir => (
+            FailureKind::BadWorkdir,
+            "working directory cannot be entered",
+            &workdir[..],
+        ),
+        Stage::Execute => match errno {
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                (FailureKind::CommandNotFound, "command was not found", command)
+            }
+            Some(libc::E2BIG) => (
+                FailureKind::Invalid,
+                "arguments and environment are too long",
+                command,
+            ),
+            _ => (
+                FailureKind::CommandNotExecutable,
+                "command cannot be executed",
+                command,
+            ),
+        },
+    };
+    Failure {
+        errno,
+        ..about(kind, format!("{what}: {error}"), subject)
+    }
+}
+

@@ -1,0 +1,366 @@
+//! The process between the agent and one command.
+//!
+//! It adopts every orphan among the command's descendants, so the tree stays
+//! a tree however often it forks: no child left means nothing left. It runs
+//! as a user that no command has and cannot be signalled or traced by them.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::failure::system;
+use super::launch;
+use super::process::{self, Stat};
+use super::sys::{self, Reaped, Status, spawn};
+use crate::protocol::message::{self, AgentConfig, ExecRequest, Failure, Scope};
+
+/// The most bytes of one message to the agent.
+pub(super) const MAX_MESSAGE: usize = 16 * 1024;
+/// Milliseconds between two passes over a tree that does not die.
+const KILL_PAUSE_MS: i64 = 2;
+
+/// What the agent asks of a supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Send a signal and answer with the token. `group` is the foreground
+    /// group of the command's terminal, or 0.
+    Signal {
+        signal: i32,
+        scope: Scope,
+        group: i32,
+        token: u64,
+    },
+    /// Kill everything.
+    Kill,
+}
+
+/// What a supervisor tells the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    Started(i32),
+    Failed(Failure),
+    /// The first process ended; so many descendants live.
+    Ended(Status, u32),
+    /// An order to signal was carried out, or failed with this error number.
+    Answer(u64, i32),
+}
+
+impl Order {
+    pub(super) fn encode(self) -> [u8; 20] {
+        let mut out = [0; 20];
+        if let Self::Signal {
+            signal,
+            scope,
+            group,
+            token,
+        } = self
+        {
+            out[0] = 1;
+            out[1] = match scope {
+                Scope::Process => 0,
+                Scope::Group => 1,
+                Scope::Tree => 2,
+            };
+            out[4..8].copy_from_slice(&signal.to_le_bytes());
+            out[8..12].copy_from_slice(&group.to_le_bytes());
+            out[12..20].copy_from_slice(&token.to_le_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8; 20]) -> Self {
+        if bytes[0] == 0 {
+            return Self::Kill;
+        }
+        Self::Signal {
+            signal: word(bytes, 4),
+            scope: match bytes[1] {
+                0 => Scope::Process,
+                1 => Scope::Group,
+                _ => Scope::Tree,
+            },
+            group: word(bytes, 8),
+            token: u64::from(word(bytes, 12).cast_unsigned())
+                | u64::from(word(bytes, 16).cast_unsigned()) << 32,
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> i32 {
+    bytes
+        .get(at..at + 4)
+        .and_then(|four| four.try_into().ok())
+        .map_or(0, i32::from_le_bytes)
+}
+
+impl Report {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Started(pid) => [&[1][..], &pid.to_le_bytes()].concat(),
+            Self::Failed(failure) => [&[2][..], &message::encode(failure)].concat(),
+            Self::Ended(status, survivors) => {
+                let (how, value) = match status {
+                    Status::Code(code) => (0, code),
+                    Status::Signal(signal) => (1, signal),
+                };
+                [&[3, how][..], &value.to_le_bytes(), &survivors.to_le_bytes()].concat()
+            }
+            Self::Answer(token, errno) => {
+                [&[4][..], &token.to_le_bytes(), &errno.to_le_bytes()].concat()
+            }
+        }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(match bytes.first()? {
+            1 => Self::Started(word(bytes, 1)),
+            2 => Self::Failed(message::decode(bytes.get(1..)?).ok()?),
+            3 => {
+                let value = word(bytes, 2);
+                let status = if *bytes.get(1)? == 0 {
+                    Status::Code(value)
+                } else {
+                    Status::Signal(value)
+                };
+                Self::Ended(status, word(bytes, 6).cast_unsigned())
+            }
+            4 => Self::Answer(
+                u64::from(word(bytes, 1).cast_unsigned())
+                    | u64::from(word(bytes, 5).cast_unsigned()) << 32,
+                word(bytes, 9),
+            ),
+            _ => return None,
+        })
+    }
+}
+
+struct Supervisor {
+    channel: OwnedFd,
+    first: i32,
+    ended: bool,
+    own: i32,
+}
+
+/// Runs as the supervisor of one command, in a process forked for it, and never returns.
+pub(super) fn run(
+    channel: OwnedFd,
+    stdio: [OwnedFd; 3],
+    config: &AgentConfig,
+    request: &ExecRequest,
+) -> ! {
+    let mut keep = [
+        channel.as_raw_fd(),
+        stdio[0].as_raw_fd(),
+        stdio[1].as_raw_fd(),
+        stdio[2].as_raw_fd(),
+    ];
+    sys::close_all_but(&mut keep);
+    match start(config, request, stdio) {
+        Err(failure) => {
+            tell(&channel, &Report::Failed(failure));
+            sys::exit_now(1)
+        }
+        Ok((first, signals)) => {
+            tell(&channel, &Report::Started(first));
+            let mut supervisor = Supervisor {
+                channel,
+                first,
+                ended: false,
+                own: i32::try_from(std::process::id()).unwrap_or(0),
+            };
+            supervisor.watch(&signals);
+            sys::exit_now(0)
+        }
+    }
+}
+
+fn start(
+    config: &AgentConfig,
+    request: &ExecRequest,
+    stdio: [OwnedFd; 3],
+) -> Result<(i32, OwnedFd), Failure> {
+    sys::new_session();
+    let signals =
+        sys::take_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
+    sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
+    let account = launch::account(config, request.user.as_deref())?;
+    if request.tty.is_some() && config.can_switch_user {
+        // Programs open their terminal by name. Without the right it stays the agent's.
+        let _ = rustix::fs::fchown(
+            &stdio[0],
+            Some(rustix::fs::Uid::from_raw(account.uid)),
+            None,
+        );
+    }
+    if config.can_switch_user {
+        sys::become_supervisor(config.supervisor_uid)
+            .map_err(|error| system("user of the supervisor", &error))?;
+    }
+    let plan = launch::plan(config, request, &account, stdio)?;
+    let first = spawn::spawn(&plan)
+        .map_err(|(stage, error)| launch::explain(stage, &error, config, request))?;
+    Ok((first, signals))
+}
+
+fn tell(channel: &OwnedFd, report: &Report) {
+    // An agent that is gone is noticed by the next receive.
+    let _ = rustix::net::send(channel, &report.encode(), SendFlags::NOSIGNAL);
+}
+
+impl Supervisor {
+    /// Serves until the agent is gone or no descendant is left.
+    fn watch(&mut self, signals: &OwnedFd) {
+        loop {
+            if !self.reap() {
+                return;
+            }
+            let mut fds = [
+                PollFd::new(&self.channel, PollFlags::IN),
+                PollFd::new(signals, PollFlags::IN),
+            ];
+            let _ = poll(&mut fds, None);
+            let ordered = !fds[0].revents().is_empty();
+            while sys::next_signal(signals.as_fd()).is_some() {}
+            if ordered && !self.obey() {
+                self.kill_tree();
+                return;
+            }
+        }
+    }
+
+    /// Collects ended children; false once there is none left.
+    fn reap(&mut self) -> bool {
+        let mut end = None;
+        let more = loop {
+            match sys::reap() {
+                Reaped::Running => break true,
+                Reaped::NoChildren => break false,
+                Reaped::Child(pid, status) if pid == self.first && !self.ended => {
+                    self.ended = true;
+                    end = Some(status);
+                }
+                Reaped::Child(..) => {}
+            }
+        };
+        if let Some(status) = end {
+            let survivors = if more { self.tree().len() } else { 0 };
+            let survivors = u32::try_from(survivors).unwrap_or(u32::MAX);
+            tell(&self.channel, &Report::Ended(status, survivors));
+        }
+        more
+    }
+
+    fn tree(&self) -> Vec<Stat> {
+        let all = process::scan();
+        process::descendants(&all, self.own)
+            .into_iter()
+            .cloned()
+            .collect()
+    }
+
+    /// Receives one order; false when the agent is gone.
+    fn obey(&mut self) -> bool {
+        let mut bytes = [0; 20];
+        match rustix::net::recv(&self.channel, &mut bytes, RecvFlags::DONTWAIT) {
+            Ok((_, 20)) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return true,
+            _ => return false,
+        }
+        match Order::decode(&bytes) {
+            Order::Kill => self.kill_tree(),
+            Order::Signal {
+                signal,
+                scope,
+                group,
+                token,
+            } => {
+                let errno = self.signal(signal, scope, group);
+                tell(&self.channel, &Report::Answer(token, errno));
+            }
+        }
+        true
+    }
+
+    /// Sends a signal and returns 0 or an error number.
+    fn signal(&mut self, signal: i32, scope: Scope, group: i32) -> i32 {
+        let done = match scope {
+            Scope::Process if self.ended => return libc::ESRCH,
+            Scope::Process => sys::kill(self.first, signal),
+            Scope::Group => {
+                let group = if group > 1 { group } else { self.first };
+                // A group number is not reused while the group has a member.
+                if self.ended && !self.tree().iter().any(|stat| stat.group == group) {
+                    return libc::ESRCH;
+                }
+                sys::kill(-group, signal)
+            }
+            Scope::Tree if signal == libc::SIGKILL => {
+                self.kill_tree();
+                return 0;
+            }
+            Scope::Tree => {
+                let tree = self.tree();
+                if tree.is_empty() {
+                    return libc::ESRCH;
+                }
+                for stat in tree {
+                    // What has ended since needs no signal.
+                    let _ = sys::kill(stat.pid, signal);
+                }
+                return 0;
+            }
+        };
+        done.err()
+            .map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// Stops, lists and kills descendants until there is no child left. An
+    /// agent that loses patience ends the sandbox.
+    fn kill_tree(&mut self) {
+        while self.reap() {
+            for signal in [libc::SIGSTOP, libc::SIGKILL] {
+                for stat in self.tree() {
+                    let _ = sys::kill(stat.pid, signal);
+                }
+            }
+            let pause = Timespec {
+                tv_sec: 0,
+                tv_nsec: KILL_PAUSE_MS * 1_000_000,
+            };
+            let _ = poll(&mut [], Some(&pause));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_and_reports_survive_the_round_trip() {
+        for order in [
+            Order::Kill,
+            Order::Signal {
+                signal: 64,
+                scope: Scope::Tree,
+                group: 77,
+                token: u64::MAX - 5,
+            },
+        ] {
+            assert_eq!(Order::decode(&order.encode()), order);
+        }
+        for report in [
+            Report::Started(7),
+            Report::Ended(Status::Signal(9), 3),
+            Report::Ended(Status::Code(255), 0),
+            Report::Answer(1 << 40, libc::ESRCH),
+            Report::Failed(super::super::failure::failure(
+                message::FailureKind::BadWorkdir,
+                "x",
+            )),
+        ] {
+            assert_eq!(Report::decode(&report.encode()), Some(report));
+        }
+    }
+}
