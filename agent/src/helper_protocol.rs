@@ -1,3 +1,386 @@
 //! What a host says to the helper of an embedded sandbox.
 //!
-//! PLACEHOLDER (to be written with the helper).
+//! The host that starts a helper holds the other end of its standard input, a
+//! `SOCK_SEQPACKET` pair: the *owner channel*. One packet is one [`ToHelper`]
+//! or [`FromHelper`]; descriptors travel with it.
+//!
+//! Any host process reaches the helper later through the stream socket
+//! [`SOCKET_NAME`] in the sandbox's directory. Its first eight bytes choose:
+//! [`REQUEST_AGENT`] makes the rest of the stream a connection to the agent
+//! inside; after [`REQUEST_MONITOR`] each side sends frames of a
+//! little-endian `u32` length and a CBOR [`MonitorRequest`] or [`FromHelper`].
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use crate::protocol::message::AgentConfig;
+
+/// The generation of this protocol.
+pub const GENERATION: u32 = 1;
+/// The largest packet or frame.
+pub const MAX_PACKET: usize = 192 * 1024;
+/// The socket in a sandbox's directory.
+pub const SOCKET_NAME: &str = "helper.sock";
+/// The file in a sandbox's directory that a living helper holds locked.
+pub const LOCK_NAME: &str = "helper.lock";
+/// The file in a sandbox's directory that names what lies outside of it: one
+/// line `KIND<tab>NAME` for each (`cgroup` and an absolute path, `loop` and a
+/// device), written before it is made.
+pub const LEDGER_NAME: &str = "ledger";
+/// The directory in a sandbox's directory that holds what the sandbox writes.
+pub const DATA_NAME: &str = "data";
+/// The first bytes of a stream to the agent.
+pub const REQUEST_AGENT: [u8; 8] = *b"SVMagen1";
+/// The first bytes of a stream of monitor requests.
+pub const REQUEST_MONITOR: [u8; 8] = *b"SVMmoni1";
+
+/// From the owner to the helper.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum ToHelper {
+    /// Get ready without knowing the sandbox; comes first, with the directory
+    /// in which sandboxes have theirs.
+    #[n(0)]
+    Park(#[n(0)] Park),
+    /// Make the sandbox; with the descriptors that it names, in its order.
+    #[n(1)]
+    Launch(#[n(0)] Box<Launch>),
+    /// Watch over the sandbox.
+    #[n(2)]
+    Monitor(#[n(0)] MonitorRequest),
+    /// The sandbox no longer ends with the owner channel. Not answered.
+    #[n(3)]
+    Detach,
+}
+
+/// Makes what every sandbox needs: its directory, cgroups and namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Park {
+    /// The sender's [`GENERATION`].
+    #[n(0)]
+    pub generation: u32,
+    /// The name of the directory and of the cgroups until a launch renames them.
+    #[n(1)]
+    pub name: String,
+    /// The first uid and gid of the 65536 that the sandbox gets; absent gives
+    /// it the helper's own as its only one.
+    #[n(2)]
+    pub first_id: Option<u32>,
+}
+
+/// A sandbox.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Launch {
+    /// Its id: the name of its directory.
+    #[n(0)]
+    pub id: String,
+    /// Kept for whoever inspects it; not read.
+    #[n(1)]
+    pub record: ByteVec,
+    /// Its root.
+    #[n(2)]
+    pub root: Root,
+    /// Whether the root cannot be written; `/tmp`, `/workspace`, `/run` and
+    /// `/var/tmp` still can. A view of the host never can, but for `/tmp`,
+    /// `/home`, `/workspace`, `/run` and `/var`.
+    #[n(3)]
+    pub read_only_root: bool,
+    /// In the order in which they are made.
+    #[n(4)]
+    pub mounts: Vec<Mount>,
+    /// Limits.
+    #[n(5)]
+    pub limits: Limits,
+    /// The name that the sandbox has for itself.
+    #[n(6)]
+    pub hostname: String,
+    /// The content of `/etc/resolv.conf`.
+    #[n(7)]
+    pub resolv_conf: String,
+    /// Milliseconds until it ends.
+    #[n(8)]
+    pub ends_in_ms: Option<u64>,
+    /// What its agent is told.
+    #[n(9)]
+    pub agent: AgentConfig,
+    /// Whether the last descriptor is a connection for the agent.
+    #[n(10)]
+    pub connection: bool,
+}
+
+/// What a root is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Root {
+    /// A view of the host's system directories.
+    #[n(0)]
+    Host,
+    /// The directory that is the first descriptor, with a writable layer.
+    #[n(1)]
+    Directory,
+}
+
+/// Something added to the root.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Mount {
+    /// Where, absolute; resolved inside the root, made if missing.
+    #[n(0)]
+    pub target: String,
+    /// What.
+    #[n(1)]
+    pub source: MountSource,
+    /// Whether it can be written.
+    #[n(2)]
+    pub writable: bool,
+}
+
+/// What is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum MountSource {
+    /// The next descriptor: a file or directory of the host.
+    #[n(0)]
+    Host,
+    /// Memory.
+    #[n(1)]
+    Tmpfs {
+        /// Bytes.
+        #[n(0)]
+        bytes: u64,
+    },
+}
+
+/// Limits; what is absent is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Limits {
+    /// Bytes of memory; swap is off.
+    #[n(0)]
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a processor.
+    #[n(1)]
+    pub cpu_millis: Option<u64>,
+    /// Processes and threads.
+    #[n(2)]
+    pub pids: Option<u32>,
+    /// Bytes that the sandbox may write to disk.
+    #[n(3)]
+    pub disk_bytes: Option<u64>,
+}
+
+/// Watches over a sandbox that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum MonitorRequest {
+    /// Answered by [`FromHelper::Report`].
+    #[n(0)]
+    Inspect,
+    /// Answered by [`FromHelper::Usage`].
+    #[n(1)]
+    Usage,
+    /// Moves the end; answered by [`FromHelper::Done`].
+    #[n(2)]
+    SetDeadline {
+        /// Milliseconds from now; absent means none.
+        #[n(0)]
+        in_ms: Option<u64>,
+    },
+    /// Stops every process; answered by [`FromHelper::Done`].
+    #[n(3)]
+    Pause,
+    /// Lets them go on; answered by [`FromHelper::Done`].
+    #[n(4)]
+    Resume,
+    /// Ends it; answered by [`FromHelper::Ended`] when nothing is left.
+    #[n(5)]
+    Destroy,
+    /// Answered by [`FromHelper::Ended`] when it has ended and nothing is left.
+    #[n(6)]
+    Subscribe,
+}
+
+/// From the helper.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum FromHelper {
+    /// Ready for a launch.
+    #[n(0)]
+    Parked,
+    /// Commands can run.
+    #[n(1)]
+    Started(#[n(0)] Report),
+    /// What is known of the sandbox.
+    #[n(2)]
+    Report(#[n(0)] Report),
+    /// What it uses.
+    #[n(3)]
+    Usage(#[n(0)] Usage),
+    /// Done as asked.
+    #[n(4)]
+    Done,
+    /// The sandbox ended and nothing of it is left, except what is named.
+    #[n(5)]
+    Ended(#[n(0)] Ended),
+    /// It could not be done.
+    #[n(6)]
+    Failed(#[n(0)] Failed),
+}
+
+/// What is known of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Report {
+    /// The record given at launch.
+    #[n(0)]
+    pub record: Option<ByteVec>,
+    /// The process number of its first process, on the host.
+    #[n(1)]
+    pub pid: u32,
+    /// When it was launched, in milliseconds since the epoch.
+    #[n(2)]
+    pub started_ms: u64,
+    /// Milliseconds until it ends.
+    #[n(3)]
+    pub ends_in_ms: Option<u64>,
+    /// Whether its processes stand still.
+    #[n(4)]
+    pub paused: bool,
+    /// What holds, by name, with its value. What is absent does not hold.
+    #[n(5)]
+    pub in_force: Vec<InForce>,
+    /// The process number of the helper, on the host.
+    #[n(6)]
+    pub helper_pid: u32,
+}
+
+/// Something that the kernel holds against the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct InForce {
+    /// `memory_limit`, `seccomp`, ...
+    #[n(0)]
+    pub name: String,
+    /// For people.
+    #[n(1)]
+    pub value: String,
+}
+
+/// What a sandbox uses; absent where the host cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Usage {
+    /// Bytes of memory charged.
+    #[n(0)]
+    pub memory_bytes: Option<u64>,
+    /// The most so far.
+    #[n(1)]
+    pub memory_peak_bytes: Option<u64>,
+    /// Processor time in microseconds.
+    #[n(2)]
+    pub cpu_us: Option<u64>,
+    /// Processes and threads.
+    #[n(3)]
+    pub pids: Option<u32>,
+    /// Processes killed for lack of memory.
+    #[n(4)]
+    pub oom_kills: Option<u64>,
+}
+
+/// Why a sandbox ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum EndCause {
+    /// A host asked for it.
+    #[n(0)]
+    Destroyed,
+    /// Its owner is gone.
+    #[n(1)]
+    OwnerGone,
+    /// Its time is over.
+    #[n(2)]
+    Deadline,
+    /// Its agent was killed for lack of memory.
+    #[n(3)]
+    OutOfMemory,
+    /// Its agent ended.
+    #[n(4)]
+    AgentGone,
+    /// Its agent asked for it.
+    #[n(5)]
+    AgentAsked,
+    /// Its helper was told to stop by a signal.
+    #[n(6)]
+    HelperStopped,
+}
+
+/// A sandbox ended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ended {
+    /// Why.
+    #[n(0)]
+    pub cause: EndCause,
+    /// What could not be removed, for people; empty as a rule.
+    #[n(1)]
+    pub left: Vec<String>,
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum FailedKind {
+    /// Anything else.
+    #[n(0)]
+    Internal,
+    /// The request makes no sense.
+    #[n(1)]
+    Invalid,
+    /// The id is in use.
+    #[n(2)]
+    Conflict,
+    /// This host cannot do it.
+    #[n(3)]
+    Unsupported,
+    /// The sandbox is ending.
+    #[n(4)]
+    Gone,
+}
+
+/// Something failed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Failed {
+    /// What kind.
+    #[n(0)]
+    pub kind: FailedKind,
+    /// What failed, lowercase, without a full stop.
+    #[n(1)]
+    pub message: String,
+    /// The system's error number, where there was one.
+    #[n(2)]
+    pub errno: Option<i32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::{decode, encode};
+
+    #[test]
+    fn a_packet_survives_the_round_trip_and_hostile_bytes_do_not_panic() {
+        let park = ToHelper::Park(Park {
+            generation: GENERATION,
+            name: "parked-1".into(),
+            first_id: Some(100_000),
+        });
+        let bytes = encode(&park);
+        assert_eq!(decode::<ToHelper>(&bytes).unwrap(), park);
+        for cut in 0..bytes.len() {
+            assert!(decode::<ToHelper>(&bytes[..cut]).is_err());
+        }
+        let ended = FromHelper::Ended(Ended {
+            cause: EndCause::Deadline,
+            left: vec!["cgroup".into()],
+        });
+        assert_eq!(decode::<FromHelper>(&encode(&ended)).unwrap(), ended);
+    }
+}

@@ -9,7 +9,7 @@
 pub mod helper_protocol;
 pub mod protocol;
 
-#[cfg(feature = "guest")]
+#[cfg(feature = "files")]
 pub mod guest;
 #[cfg(feature = "guest")]
 pub mod helper;

@@ -1,2 +1,99 @@
-//! The `stacyvm` command.
-fn main() {}
+//! The `stacyvm` command: parse, call the library, print.
+
+mod args;
+mod commands;
+mod exit;
+mod output;
+mod session;
+mod spec;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use stacyvm::config::{Config, Overrides};
+use stacyvm::engine::Engine;
+use stacyvm::{Error, ErrorKind, Result};
+
+use args::{Cli, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::FAILED } else { 0 };
+            // Nobody is left to tell that our output is closed.
+            let _ = error.print();
+            return exit::code(code);
+        }
+    };
+    let json = cli.json;
+    match start(cli) {
+        Ok(code) => exit::code(code),
+        Err(error) => {
+            output::error(&error, json);
+            exit::code(exit::of_error(&error))
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<u8> {
+    match &cli.command {
+        Command::Version => return commands::about::version(cli.json),
+        Command::Completion { shell } => return commands::about::completion(*shell),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot start the runtime").source(e))?;
+    let code = runtime.block_on(dispatch(cli));
+    // A thread that still reads a terminal must not hold back the end.
+    runtime.shutdown_background();
+    code
+}
+
+async fn dispatch(cli: Cli) -> Result<u8> {
+    let json = cli.json;
+    let config = Config::load(&Overrides {
+        file: cli.config,
+        state_dir: cli.state_dir,
+    })?;
+    if let Command::Config {
+        command: ConfigCommand::Show { origin },
+    } = &cli.command
+    {
+        return commands::show::config(&config, *origin, json);
+    }
+    let engine = Engine::open(config).await?;
+    let done = match &cli.command {
+        Command::Run(args) => commands::run::run(&engine, args, json).await,
+        Command::Create(args) => commands::life::create(&engine, args, json).await,
+        Command::Exec(args) => commands::exec::exec(&engine, args, json).await,
+        Command::Ls(args) => commands::show::ls(&engine, args, json).await,
+        Command::Inspect(args) => commands::show::inspect(&engine, args).await,
+        Command::Ps(args) => commands::show::ps(&engine, args, json).await,
+        Command::Cp(args) => commands::cp::cp(&engine, args).await,
+        Command::Kill(args) => commands::life::kill(&engine, args, json).await,
+        Command::Extend(args) => commands::life::extend(&engine, args, json).await,
+        Command::Providers => commands::show::providers(&engine, json).await,
+        Command::Config { .. } | Command::Version | Command::Completion { .. } => Ok(0),
+    };
+    let closed = engine.close().await;
+    let code = done?;
+    closed.map(|()| code)
+}
+
+/// The runtime that the arguments ask of a provider; the default one's where
+/// they name none.
+fn runtime_of(command: &Command) -> Option<(String, String)> {
+    let spec = match command {
+        Command::Run(args) => &args.spec,
+        Command::Create(args) => &args.spec,
+        _ => return None,
+    };
+    Some((
+        spec.provider.clone().unwrap_or_default(),
+        spec.runtime.clone()?,
+    ))
+}

@@ -19,7 +19,14 @@ pub mod store;
 pub mod units;
 
 pub use context::Context;
+pub use engine::{Create, Engine, EngineBuilder, Filter, Policy, ProviderSummary, Reconciled};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ExecId, SandboxId};
-pub use sandbox::exec::{ExecEvent, ExecSpec, ExitStatus};
+pub use sandbox::exec::{ExecEvent, ExecSpec, ExitStatus, SignalScope, TtySize};
+pub use sandbox::exec_builder::{Exec, Output};
+pub use sandbox::files_handle::Files;
+pub use sandbox::handle::Sandbox;
+pub use sandbox::info::SandboxInfo;
+pub use sandbox::process::Process;
 pub use sandbox::spec::SandboxSpec;
+pub use sandbox::state::Phase;

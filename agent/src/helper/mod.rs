@@ -1,1 +1,154 @@
-//! Written next.
+//! The helper: one small process beside each embedded sandbox. It makes the
+//! sandbox, is its monitor and its timer, and leaves nothing of it behind.
+//!
+//! It has one thread and is never tied to the host that started it: the end
+//! of the owner channel, the deadline, and requests decide over its life. If
+//! it is killed itself, the kernel kills the sandbox with it, and what then
+//! stays (a directory, cgroups) is named in the ledger for a sweep.
+
+mod cgroup;
+mod child;
+mod connection;
+mod data;
+mod disk;
+mod etc;
+mod fault;
+mod kernel_fs;
+mod monitor;
+mod mounts;
+mod packet;
+mod parked;
+mod remove;
+mod root;
+mod seccomp;
+mod state;
+mod sys;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::helper_protocol::{Failed, FailedKind, FromHelper, GENERATION, Park, ToHelper};
+use fault::{Result, Tried};
+
+/// Runs the helper until its sandbox is gone: with the owner channel as
+/// standard input, as [`crate::helper_protocol`] describes. Fails only where
+/// that channel is none.
+pub fn main() -> ExitCode {
+    // Before anything is opened: what the host let through is not ours.
+    sys::close_from(3);
+    let Ok(owner) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else {
+        return ExitCode::from(2);
+    };
+    let failed = match run(&owner) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failed) => failed,
+    };
+    match packet::send(&owner, &FromHelper::Failed(failed), &[]) {
+        Ok(()) => ExitCode::FAILURE,
+        // Nobody listens, or this was not started by a host.
+        Err(_) => ExitCode::from(2),
+    }
+}
+
+fn run(owner: &OwnedFd) -> Result<()> {
+    // The name of the thread is the name that `ps -o comm` shows; the argument
+    // vector is the same already.
+    rustix::thread::set_name(c"stacyvm-helper").tried("take a title")?;
+    let null = rustix::fs::openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .tried("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).tried("close the standard input")?;
+    // It outlives the terminal and the directory that its host was started in.
+    // The call fails only for a group leader, which has no terminal to lose.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/").tried("leave the working directory")?;
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    for signal in [libc::SIGHUP, libc::SIGPIPE] {
+        sys::ignore_signal(signal, true);
+    }
+    let signals = sys::termination_signals().tried("take signals")?;
+    let program = rustix::fs::openat(
+        CWD,
+        "/proc/self/exe",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .tried("open this program")?;
+    let mut buffer = Vec::new();
+    let Some((message, fds)) = packet::receive(owner, &mut buffer).tried("hear the owner")? else {
+        return Ok(());
+    };
+    let (ToHelper::Park(park), Some(sandboxes)) = (message, fds.into_iter().next()) else {
+        return Err(Failed::new(
+            FailedKind::Invalid,
+            "the first packet must be park, with the directory of sandboxes",
+        ));
+    };
+    check(&park)?;
+    let mut parked = parked::Parked::make(&park, sandboxes, program)?;
+    if let Err(error) = packet::send(owner, &FromHelper::Parked, &[]) {
+        parked.state.tear_down();
+        return Err(error).tried("answer the owner");
+    }
+    // The packet's buffer is not kept while it waits.
+    drop(buffer);
+    match parked.wait_for_launch(owner, &signals) {
+        Ok(Some((launch, fds))) => {
+            let sandbox = match parked.launch(*launch, fds) {
+                Ok(sandbox) => sandbox,
+                Err((mut state, failed)) => {
+                    state.tear_down();
+                    return Err(failed);
+                }
+            };
+            monitor::Monitor::new(sandbox, owner.as_fd(), signals.as_fd()).run()
+        }
+        Ok(None) => {
+            parked.state.tear_down();
+            Ok(())
+        }
+        Err(failed) => {
+            parked.state.tear_down();
+            Err(failed)
+        }
+    }
+}
+
+/// A name becomes a directory and cgroups: one plain component.
+fn check_name(name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) || name.starts_with('.') {
+        return Err(Failed::new(
+            FailedKind::Invalid,
+            "a name must be 1 to 128 characters of a-z, A-Z, 0-9, -, _ and ., not beginning with .",
+        ));
+    }
+    Ok(())
+}
+
+fn check(park: &Park) -> Result<()> {
+    if park.generation != GENERATION {
+        return Err(Failed::new(
+            FailedKind::Unsupported,
+            format!(
+                "the host speaks generation {}, the helper {GENERATION}",
+                park.generation
+            ),
+        ));
+    }
+    if let Some(first) = park.first_id
+        && (first < 65536 || first.checked_add(65536).is_none())
+    {
+        return Err(Failed::new(
+            FailedKind::Invalid,
+            format!("the first id {first} leaves no private range of 65536"),
+        ));
+    }
+    check_name(&park.name)
+}

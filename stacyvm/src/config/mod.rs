@@ -1,1 +1,359 @@
 //! Where settings come from.
+//!
+//! A value given by the caller wins over the environment, which wins over the
+//! file, which wins over the default. The file is the one that the caller
+//! names, else `STACYVM_CONFIG`, else `stacyvm/stacyvm.yaml` in the user's
+//! configuration directory, else `/etc/stacyvm/stacyvm.yaml`; never one in the
+//! working directory.
+
+mod env;
+mod file;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use env::VARIABLES;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::format_duration;
+use env::Environment;
+use file::File;
+
+const SYSTEM_FILE: &str = "/etc/stacyvm/stacyvm.yaml";
+
+/// The settings in force, each with its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The directory for records, sandboxes, volumes and sockets.
+    pub state_dir: PathBuf,
+    /// The provider of a create that names none.
+    pub default_provider: String,
+    /// Helpers of the embedded provider that wait for the next create.
+    pub parked_helpers: usize,
+    /// The providers, by the name that callers use.
+    pub providers: BTreeMap<String, ProviderConfig>,
+    /// Beneath which host directories may be mounted; `None` leaves that to
+    /// whoever may use stacyvm at all.
+    pub mount_roots: Option<Vec<PathBuf>>,
+    /// The longest life of a sandbox.
+    pub max_ttl: Option<Duration>,
+    /// The life of a detached sandbox that asks for none.
+    pub default_ttl: Option<Duration>,
+    /// How often a call that may be repeated is tried.
+    pub attempts: u32,
+    origins: BTreeMap<String, Origin>,
+}
+
+/// One provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// What it is: `oci`, `docker`.
+    pub kind: String,
+    /// The runtime below it, where it has a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// The address of its daemon or service, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// Values that the caller gives.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The file to read; it must exist.
+    pub file: Option<PathBuf>,
+    /// The directory for state.
+    pub state_dir: Option<PathBuf>,
+    /// The runtime of a provider: its name, and the runtime.
+    pub runtime: Option<(String, String)>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "from", content = "name")]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// A variable of the environment.
+    Environment(String),
+    /// The caller.
+    Caller,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Caller => f.write_str("command line"),
+        }
+    }
+}
+
+/// A setting, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its name, as in the file.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Where the value comes from.
+    pub origin: Origin,
+}
+
+impl Config {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` for a named file that is not there, `invalid_argument` for
+    /// what a file or a variable says, `permission_denied` for a file that
+    /// everybody can write.
+    pub fn load(overrides: &Overrides) -> Result<Self> {
+        Self::from_parts(overrides, Environment::read())
+    }
+
+    /// The defaults, on a directory for state. Reads no file and no environment.
+    pub fn for_state_dir(state_dir: impl Into<PathBuf>) -> Self {
+        let provider = |kind: &str| ProviderConfig {
+            kind: kind.to_owned(),
+            runtime: None,
+            host: None,
+        };
+        Self {
+            state_dir: state_dir.into(),
+            default_provider: "oci".to_owned(),
+            parked_helpers: 1,
+            providers: ["oci", "docker"]
+                .map(|kind| (kind.to_owned(), provider(kind)))
+                .into(),
+            mount_roots: None,
+            max_ttl: None,
+            default_ttl: Some(Duration::from_hours(1)),
+            attempts: 3,
+            origins: BTreeMap::new(),
+        }
+    }
+
+    fn from_parts(overrides: &Overrides, environment: Environment) -> Result<Self> {
+        let (path, file) = find_file(overrides, &environment)?;
+        let default_state = environment
+            .state_home
+            .as_ref()
+            .map(|home| home.join("stacyvm"));
+        let mut config = Self::for_state_dir(default_state.clone().unwrap_or_default());
+        config.apply_file(file, &Origin::File(path));
+        config.apply_environment(environment)?;
+        if let Some(state_dir) = &overrides.state_dir {
+            config.state_dir.clone_from(state_dir);
+            config.set("state_dir", Origin::Caller);
+        }
+        if let Some((name, runtime)) = &overrides.runtime {
+            let name = if name.is_empty() {
+                config.default_provider.clone()
+            } else {
+                name.clone()
+            };
+            let provider = config.provider_mut(&name)?;
+            provider.runtime = Some(runtime.clone());
+            config.set(&format!("providers.{name}"), Origin::Caller);
+        }
+        if config.state_dir.as_os_str().is_empty() {
+            return Err(Error::invalid(
+                "state_dir",
+                "",
+                "a directory",
+                "set HOME or STACYVM_STATE_DIR, or use --state-dir",
+            ));
+        }
+        if !config.state_dir.is_absolute() {
+            let shown = config.state_dir.display().to_string();
+            config.state_dir = std::path::absolute(&config.state_dir).map_err(|e| {
+                Error::invalid("state_dir", shown, "a directory", "use an absolute path").source(e)
+            })?;
+        }
+        if !config.providers.contains_key(&config.default_provider) {
+            let names = config.names();
+            return Err(Error::invalid(
+                "default_provider",
+                &config.default_provider,
+                &names,
+                "name a configured provider",
+            ));
+        }
+        Ok(config)
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.providers.keys().map(String::as_str).collect();
+        format!("one of {}", names.join(", "))
+    }
+
+    fn provider_mut(&mut self, name: &str) -> Result<&mut ProviderConfig> {
+        let names = self.names();
+        self.providers
+            .get_mut(name)
+            .ok_or_else(|| Error::invalid("provider", name, &names, "name a configured provider"))
+    }
+
+    fn set(&mut self, name: &str, origin: Origin) {
+        self.origins.insert(name.to_owned(), origin);
+    }
+
+    fn apply_file(&mut self, file: File, origin: &Origin) {
+        let mut take = |name: &str, given: bool| {
+            if given {
+                self.origins.insert(name.to_owned(), origin.clone());
+            }
+        };
+        take("state_dir", file.state_dir.is_some());
+        take("default_provider", file.default_provider.is_some());
+        take("parked_helpers", file.parked_helpers.is_some());
+        take("policy.mount_roots", file.policy.mount_roots.is_some());
+        take("policy.max_ttl", file.policy.max_ttl.is_some());
+        take("policy.default_ttl", file.policy.default_ttl.is_some());
+        take("retry.attempts", file.retry.attempts.is_some());
+        for name in file.providers.keys() {
+            take(&format!("providers.{name}"), true);
+        }
+        self.state_dir = file
+            .state_dir
+            .unwrap_or_else(|| std::mem::take(&mut self.state_dir));
+        self.default_provider = file
+            .default_provider
+            .unwrap_or_else(|| std::mem::take(&mut self.default_provider));
+        self.parked_helpers = file.parked_helpers.unwrap_or(self.parked_helpers);
+        self.providers.extend(file.providers);
+        self.mount_roots = file.policy.mount_roots.or(self.mount_roots.take());
+        self.max_ttl = file.policy.max_ttl.or(self.max_ttl);
+        self.default_ttl = file.policy.default_ttl.or(self.default_ttl);
+        self.attempts = file.retry.attempts.unwrap_or(self.attempts);
+    }
+
+    fn apply_environment(&mut self, environment: Environment) -> Result<()> {
+        let from = |name: &str| Origin::Environment(name.to_owned());
+        if let Some(state_dir) = environment.state_dir {
+            self.state_dir = state_dir;
+            self.set("state_dir", from("STACYVM_STATE_DIR"));
+        }
+        if let Some(provider) = environment.provider {
+            self.default_provider = provider.to_string_lossy().into_owned();
+            self.set("default_provider", from("STACYVM_PROVIDER"));
+        }
+        if let Some(count) = environment.parked_helpers {
+            let text = count.to_string_lossy();
+            self.parked_helpers = text.parse().map_err(|_| {
+                Error::invalid(
+                    "STACYVM_PARKED_HELPERS",
+                    &text,
+                    "a whole number",
+                    "0 turns parked helpers off",
+                )
+            })?;
+            self.set("parked_helpers", from("STACYVM_PARKED_HELPERS"));
+        }
+        if let (Some(host), Some(docker)) =
+            (environment.docker_host, self.providers.get_mut("docker"))
+            && docker.kind == "docker"
+            && docker.host.is_none()
+        {
+            docker.host = Some(host.to_string_lossy().into_owned());
+            self.set("providers.docker", from("DOCKER_HOST"));
+        }
+        Ok(())
+    }
+
+    /// Every setting with its value and origin, in the order of the names.
+    pub fn settings(&self) -> Vec<Setting> {
+        let mut values = vec![
+            ("state_dir".to_owned(), self.state_dir.display().to_string()),
+            ("default_provider".to_owned(), self.default_provider.clone()),
+            ("parked_helpers".to_owned(), self.parked_helpers.to_string()),
+            (
+                "policy.mount_roots".to_owned(),
+                show_roots(self.mount_roots.as_deref()),
+            ),
+            ("policy.max_ttl".to_owned(), show_duration(self.max_ttl)),
+            (
+                "policy.default_ttl".to_owned(),
+                show_duration(self.default_ttl),
+            ),
+            ("retry.attempts".to_owned(), self.attempts.to_string()),
+        ];
+        for (name, provider) in &self.providers {
+            let mut value = provider.kind.clone();
+            for (key, given) in [("runtime", &provider.runtime), ("host", &provider.host)] {
+                if let Some(given) = given {
+                    value = format!("{value} {key}={given}");
+                }
+            }
+            values.push((format!("providers.{name}"), value));
+        }
+        values.sort();
+        values
+            .into_iter()
+            .map(|(name, value)| {
+                let origin = self.origins.get(&name).cloned().unwrap_or(Origin::Default);
+                Setting {
+                    name,
+                    value,
+                    origin,
+                }
+            })
+            .collect()
+    }
+}
+
+fn show_duration(duration: Option<Duration>) -> String {
+    duration.map_or_else(|| "none".to_owned(), format_duration)
+}
+
+fn show_roots(roots: Option<&[PathBuf]>) -> String {
+    match roots {
+        None => "any".to_owned(),
+        Some(roots) => roots
+            .iter()
+            .map(|r| r.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// The file in force: the first that exists; a named one must.
+fn find_file(overrides: &Overrides, environment: &Environment) -> Result<(PathBuf, File)> {
+    if let Some(named) = overrides.file.as_ref().or(environment.config.as_ref()) {
+        return match file::read(named)? {
+            Some(file) => Ok((named.clone(), file)),
+            None => Err(
+                Error::new(ErrorKind::NotFound, "the configuration file does not exist")
+                    .context("file", named.display())
+                    .context("remedy", "correct --config or STACYVM_CONFIG"),
+            ),
+        };
+    }
+    let users = environment
+        .config_home
+        .as_ref()
+        .map(|home| home.join("stacyvm/stacyvm.yaml"));
+    for path in users
+        .into_iter()
+        .chain([Path::new(SYSTEM_FILE).to_path_buf()])
+    {
+        if let Some(file) = file::read(&path)? {
+            return Ok((path, file));
+        }
+    }
+    Ok((PathBuf::new(), File::default()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod operation;
+pub mod registry;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};

@@ -120,6 +120,12 @@ impl FileTask {
 pub fn run(task: &FileTask, data: BorrowedFd<'_>, reply: &mut dyn FnMut(Kind, &[u8])) {
     // What is made gets exactly the permission bits asked for.
     rustix::process::umask(Mode::empty());
+    transfer(task, data, reply);
+}
+
+/// As [`run`], for a process that goes on: its umask is left alone, and takes
+/// its share of the permission bits of what is made.
+pub fn transfer(task: &FileTask, data: BorrowedFd<'_>, reply: &mut dyn FnMut(Kind, &[u8])) {
     let mut replies = Replies::new(reply);
     let answer = match task {
         FileTask::Operation(request) => operate(&request.operation, &mut replies),

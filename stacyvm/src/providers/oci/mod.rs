@@ -1,1 +1,334 @@
-//! The embedded provider.
+#![doc = include_str!("docs.md")]
+
+mod config;
+mod directory;
+mod error;
+mod helper;
+mod host;
+mod launch;
+mod monitor;
+mod owned;
+mod program;
+mod sweep;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use stacyvm_agent::helper_protocol::{FromHelper, MonitorRequest, Report, ToHelper};
+
+pub use config::OciConfig;
+
+use crate::agent::{AgentClient, AgentPool, ConnectOptions};
+use crate::clock::{from_ms, to_ms};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
+use crate::provider::{
+    Capabilities, Connection, CreateRequest, Endpoint, Level, PortListener, ProbeReport, Provider,
+    ProviderInfo, SnapshotInfo,
+};
+use crate::sandbox::exec::{AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope};
+use crate::sandbox::files::{
+    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
+    WatchEvent, WatchRequest, WriteRequest,
+};
+use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
+use directory::{PARKED, Sandboxes};
+use host::Host;
+use owned::Owned;
+use program::{Program, unexpected};
+
+const NAME: &str = "oci";
+
+/// The embedded provider. Cheap to share; one for each state directory.
+#[derive(Debug)]
+pub struct Oci {
+    volumes: PathBuf,
+    host: Host,
+    sandboxes: Arc<Sandboxes>,
+    owned: Arc<Owned>,
+    agents: AgentPool,
+}
+
+/// What a helper keeps of a sandbox, for whoever inspects it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    tenant: TenantId,
+    instance: InstanceId,
+}
+
+impl Oci {
+    /// Opens the provider on a state directory, and takes away what helpers
+    /// that were killed have left there.
+    ///
+    /// # Errors
+    ///
+    /// `permission_denied` for a directory that is not private to this user;
+    /// `unsupported` where the helper cannot be executed.
+    pub async fn open(config: OciConfig) -> Result<Self> {
+        let sandboxes = Arc::new(Sandboxes::open(&config.state_dir)?);
+        let cache = config.state_dir.join("cache");
+        directory::make_private(&cache)?;
+        let program = Program::prepare(&cache)?;
+        let provider = Self {
+            volumes: config.state_dir.join("volumes"),
+            host: Host::look(),
+            owned: Arc::new(Owned::new(program, Arc::clone(&sandboxes), config.parked_helpers)),
+            sandboxes,
+            agents: AgentPool::new(),
+        };
+        for name in provider.sandboxes.names()? {
+            if let Err(error) = sweep::sweep(&provider.sandboxes, &name).await {
+                tracing::warn!(sandbox = name, %error, "what is left of a sandbox could not be removed");
+            }
+        }
+        Ok(provider)
+    }
+
+    async fn agent(&self, id: &SandboxId) -> Result<AgentClient> {
+        self.agents
+            .get(id, async || {
+                let directory = self.sandboxes.find(id)?;
+                AgentClient::connect(monitor::agent(&directory).await?, ConnectOptions::default()).await
+            })
+            .await
+    }
+
+    async fn ask(&self, id: &SandboxId, request: MonitorRequest) -> Result<FromHelper> {
+        let directory = self.sandboxes.find(id)?;
+        monitor::ask(&directory, request).await?.ok_or_else(error::helper_gone)
+    }
+
+    async fn done(&self, id: &SandboxId, request: MonitorRequest) -> Result<()> {
+        match self.ask(id, request).await? {
+            FromHelper::Done => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Waits until nothing of a sandbox is left; the directory is its last part.
+    async fn take_down(&self, id: &SandboxId, directory: &OwnedFd) -> Result<()> {
+        match monitor::ask(directory, MonitorRequest::Destroy).await? {
+            Some(FromHelper::Ended(ended)) if ended.left.is_empty() => {}
+            Some(FromHelper::Ended(ended)) => {
+                return Err(Error::new(ErrorKind::Internal, "something of the sandbox could not be removed")
+                    .context("left", ended.left.join(", ")));
+            }
+            Some(_) => return Err(unexpected()),
+            None => {}
+        }
+        // A helper that does not answer is ending, or was killed: its lock tells.
+        for _ in 0..1000 {
+            if sweep::sweep(&self.sandboxes, id.as_str()).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        Err(Error::new(ErrorKind::Timeout, "the sandbox's helper does not end").context("sandbox", id))
+    }
+
+    fn observe(&self, id: &SandboxId, report: Report) -> Observed {
+        let record: Option<Record> = report.record.and_then(|r| serde_json::from_slice(&r).ok());
+        let effective: BTreeMap<String, Effective> = report
+            .in_force
+            .into_iter()
+            .map(|holds| (holds.name, Effective { level: Level::Enforced, value: holds.value }))
+            .collect();
+        Observed {
+            id: id.clone(),
+            tenant: record.map(|r| r.tenant),
+            state: if report.paused { ObservedState::Paused } else { ObservedState::Running },
+            created: Some(from_ms(report.started_ms)),
+            ends: report.ends_in_ms.map(|ms| from_ms(to_ms(SystemTime::now()).saturating_add(ms))),
+            host_pid: Some(report.pid),
+            effective,
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Oci {
+    fn info(&self) -> ProviderInfo {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        ProviderInfo {
+            name: NAME.to_owned(),
+            runtime: "stacyvm".to_owned(),
+            versions: BTreeMap::from([("stacyvm".to_owned(), version)]),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.host.capabilities()
+    }
+
+    async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
+        Ok(self.host.probe())
+    }
+
+    async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
+        if self.sandboxes.find_name(request.id.as_str())?.is_some() {
+            return Err(Error::new(ErrorKind::Conflict, format!("a sandbox {} exists already", request.id)));
+        }
+        let record = Record { tenant: cx.tenant.clone(), instance: request.instance.clone() };
+        let record = serde_json::to_vec(&record)
+            .map_err(|e| Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e))?;
+        let mut prepared = launch::prepare(request, &self.volumes, record)?;
+        let (ours, theirs) = program::agent_connection()?;
+        prepared.connect(theirs);
+        let (helper, parked) = self.owned.take()?;
+        let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
+        helper.send(&launch, &prepared.descriptors()).await?;
+        // The helper has its own copies; ours would keep the connection open.
+        drop(prepared);
+        if !parked {
+            helper.parked().await?;
+        }
+        let report = match helper.receive().await? {
+            FromHelper::Started(report) => report,
+            FromHelper::Failed(report) => return Err(error::failed(&report)),
+            _ => return Err(unexpected()),
+        };
+        let stream = tokio::net::UnixStream::from_std(ours).map_err(|e| error::io("use the agent's connection", e))?;
+        let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
+        if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
+            helper.send(&ToHelper::Detach, &[]).await?;
+        }
+        self.agents.insert(&request.id, client);
+        self.owned.watch(request.id.clone(), helper);
+        self.owned.refill();
+        Ok(self.observe(&request.id, report))
+    }
+
+    async fn inspect(&self, _cx: &Context, id: &SandboxId) -> Result<Observed> {
+        match self.ask(id, MonitorRequest::Inspect).await? {
+            FromHelper::Report(report) => Ok(self.observe(id, report)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn list(&self, cx: &Context, after: Option<&SandboxId>, limit: u32) -> Result<Vec<Observed>> {
+        let mut found = Vec::new();
+        for name in self.sandboxes.names()? {
+            let later = after.is_none_or(|after| name.as_str() > after.as_str());
+            if found.len() >= limit as usize {
+                break;
+            }
+            if let (true, false, Ok(id)) = (later, name.starts_with(PARKED), SandboxId::new(name)) {
+                match self.inspect(cx, &id).await {
+                    Ok(observed) => found.push(observed),
+                    // It ended since its name was read.
+                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn set_deadline(&self, _cx: &Context, id: &SandboxId, ends: Option<SystemTime>) -> Result<()> {
+        self.done(id, MonitorRequest::SetDeadline { in_ms: ends.map(launch::milliseconds_until) }).await
+    }
+
+    async fn pause(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
+        self.done(id, MonitorRequest::Pause).await
+    }
+
+    async fn resume(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
+        self.done(id, MonitorRequest::Resume).await
+    }
+
+    async fn destroy(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
+        let done = match self.sandboxes.find_name(id.as_str())? {
+            Some(directory) => self.take_down(id, &directory).await,
+            None => Ok(()),
+        };
+        if done.is_ok() {
+            self.agents.remove(id);
+            self.owned.forget(id);
+        }
+        done
+    }
+
+    async fn exec(&self, _cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        self.agent(id).await?.exec(spec).await
+    }
+
+    async fn attach(&self, _cx: &Context, id: &SandboxId, exec: &ExecId, options: AttachOptions) -> Result<ExecSession> {
+        self.agent(id).await?.attach(exec, options).await
+    }
+
+    async fn list_execs(&self, _cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>> {
+        self.agent(id).await?.list_execs().await
+    }
+
+    async fn signal_exec(&self, _cx: &Context, id: &SandboxId, exec: &ExecId, signal: i32, scope: SignalScope) -> Result<()> {
+        self.agent(id).await?.signal_exec(exec, signal, scope).await
+    }
+
+    async fn file(&self, _cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply> {
+        self.agent(id).await?.file(request).await
+    }
+
+    async fn read_file(&self, _cx: &Context, id: &SandboxId, request: &ReadRequest) -> Result<(FileEntry, ByteStream)> {
+        self.agent(id).await?.read_file(request).await
+    }
+
+    async fn write_file(&self, _cx: &Context, id: &SandboxId, request: &WriteRequest, data: ByteStream) -> Result<FileEntry> {
+        self.agent(id).await?.write_file(request, data).await
+    }
+
+    async fn watch(&self, _cx: &Context, id: &SandboxId, request: &WatchRequest) -> Result<BoxStream<Result<WatchEvent>>> {
+        self.agent(id).await?.watch(request).await
+    }
+
+    async fn export_tar(&self, _cx: &Context, id: &SandboxId, request: &ExportRequest) -> Result<ByteStream> {
+        self.agent(id).await?.export_tar(request).await
+    }
+
+    async fn import_tar(&self, _cx: &Context, id: &SandboxId, request: &ImportRequest, data: ByteStream) -> Result<()> {
+        self.agent(id).await?.import_tar(request, data).await
+    }
+
+    async fn dial(&self, _cx: &Context, id: &SandboxId, port: u16) -> Result<Connection> {
+        self.agent(id).await?.dial(port).await
+    }
+
+    async fn listen(&self, _cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener> {
+        self.agent(id).await?.listen(port).await
+    }
+
+    async fn endpoint(&self, _cx: &Context, _id: &SandboxId, _port: u16) -> Result<Endpoint> {
+        Err(Error::unsupported("the embedded provider publishes no ports; use dial"))
+    }
+
+    async fn processes(&self, _cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
+        self.agent(id).await?.processes().await
+    }
+
+    async fn usage(&self, _cx: &Context, id: &SandboxId) -> Result<Usage> {
+        let FromHelper::Usage(outside) = self.ask(id, MonitorRequest::Usage).await? else {
+            return Err(unexpected());
+        };
+        Ok(Usage {
+            memory_bytes: outside.memory_bytes,
+            memory_peak_bytes: outside.memory_peak_bytes,
+            cpu_us: outside.cpu_us,
+            processes: outside.pids,
+            disk_bytes: None,
+            oom_kills: outside.oom_kills,
+        })
+    }
+
+    async fn snapshot(&self, _cx: &Context, _id: &SandboxId, _snapshot: &SnapshotId) -> Result<SnapshotInfo> {
+        Err(Error::unsupported("the embedded provider saves no snapshots"))
+    }
+
+    async fn delete_snapshot(&self, _cx: &Context, _snapshot: &SnapshotId) -> Result<()> {
+        Err(Error::unsupported("the embedded provider saves no snapshots"))
+    }
+}

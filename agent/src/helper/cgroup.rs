@@ -1,0 +1,412 @@
+//! The cgroups of one sandbox: version 1, one directory in each hierarchy
+//! that has a controller we use, or version 2, one directory for all.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::fault::{Result, Tried};
+use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
+
+/// The controllers that are used. cpuset is stayed out of: a new child of it
+/// has no processors, so that nothing could join.
+const USED: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "freezer"];
+/// The directory below a hierarchy's root that holds all of ours.
+const PARENT: &str = "stacyvm";
+
+/// Where a hierarchy is mounted and what it controls.
+#[derive(Clone, Debug)]
+struct Hierarchy {
+    mount: PathBuf,
+    version: u8,
+    controllers: Vec<String>,
+}
+
+/// The cgroups of one sandbox.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+    name: String,
+}
+
+/// Finds the hierarchies. On a hybrid host the version 2 tree is left alone
+/// where version 1 holds the controllers.
+fn hierarchies() -> Vec<Hierarchy> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut one = Vec::new();
+    let mut two = None;
+    for line in mounts.lines() {
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let mount = left.split(' ').nth(4).unwrap_or_default();
+        let mut right = right.split(' ');
+        match (right.next(), right.nth(1)) {
+            (Some("cgroup"), Some(options)) => {
+                let controllers: Vec<String> = options
+                    .split(',')
+                    .filter(|o| USED.contains(o))
+                    .map(str::to_owned)
+                    .collect();
+                if !controllers.is_empty() {
+                    one.push(Hierarchy {
+                        mount: mount.into(),
+                        version: 1,
+                        controllers,
+                    });
+                }
+            }
+            (Some("cgroup2"), _) if two.is_none() => {
+                let all = fs::read_to_string(Path::new(mount).join("cgroup.controllers"));
+                let mut controllers: Vec<String> = all
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .filter(|o| USED.contains(o))
+                    .map(str::to_owned)
+                    .collect();
+                if !controllers.is_empty() {
+                    controllers.push("freezer".into());
+                    two = Some(Hierarchy {
+                        mount: mount.into(),
+                        version: 2,
+                        controllers,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    match two {
+        Some(two)
+            if !one
+                .iter()
+                .any(|h| h.controllers.contains(&"memory".to_owned())) =>
+        {
+            vec![two]
+        }
+        _ => one,
+    }
+}
+
+fn write(path: &Path, text: impl AsRef<str>) -> io::Result<()> {
+    // Never created: a file that is missing here is a controller that is.
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    io::Write::write_all(&mut file, text.as_ref().as_bytes())
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn keyed(path: &Path, key: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim().parse().ok())?
+    })
+}
+
+impl Cgroups {
+    /// Makes them. A host where none can be made gives a sandbox without limits.
+    pub(crate) fn make(name: &str) -> Result<Self> {
+        let mut made = Self {
+            hierarchies: Vec::new(),
+            name: name.to_owned(),
+        };
+        for hierarchy in hierarchies() {
+            let parent = hierarchy.mount.join(PARENT);
+            let result = (|| {
+                if let Err(error) = fs::create_dir(&parent)
+                    && error.kind() != io::ErrorKind::AlreadyExists
+                {
+                    return Err(error);
+                }
+                if hierarchy.version == 2 {
+                    for dir in [&hierarchy.mount, &parent] {
+                        for controller in &hierarchy.controllers {
+                            if controller != "freezer" {
+                                write(
+                                    &dir.join("cgroup.subtree_control"),
+                                    format!("+{controller}"),
+                                )?;
+                            }
+                        }
+                    }
+                }
+                fs::create_dir(parent.join(name))
+            })();
+            match result {
+                Ok(()) => made.hierarchies.push(hierarchy),
+                // Without rights here there are no limits, which the report
+                // says and a launch that needs them refuses.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                    ) => {}
+                Err(error) => {
+                    made.remove();
+                    return Err(error).tried(format!(
+                        "make the cgroup {name} in {}",
+                        hierarchy.mount.display()
+                    ));
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// What will be made, for the ledger.
+    pub(crate) fn plan(name: &str) -> Vec<PathBuf> {
+        hierarchies()
+            .into_iter()
+            .map(|h| h.mount.join(PARENT).join(name))
+            .collect()
+    }
+
+    /// Where they are after a rename; nothing where the kernel cannot rename.
+    pub(crate) fn paths_as(&self, name: &str) -> Vec<PathBuf> {
+        self.hierarchies
+            .iter()
+            .filter(|h| h.version == 1)
+            .map(|h| h.mount.join(PARENT).join(name))
+            .collect()
+    }
+
+    fn dir(&self, hierarchy: &Hierarchy) -> PathBuf {
+        hierarchy.mount.join(PARENT).join(&self.name)
+    }
+
+    fn of(&self, controller: &str) -> Option<(PathBuf, u8)> {
+        let found = self
+            .hierarchies
+            .iter()
+            .find(|h| h.controllers.iter().any(|c| c == controller))?;
+        Some((self.dir(found), found.version))
+    }
+
+    /// The directory to be born in (version 2), or nothing.
+    pub(crate) fn birthplace(&self) -> Result<Option<OwnedFd>> {
+        let Some(hierarchy) = self.hierarchies.iter().find(|h| h.version == 2) else {
+            return Ok(None);
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(self.dir(hierarchy), flags, Mode::empty())
+            .tried("open the cgroup")
+            .map(Some)
+    }
+
+    /// Moves a process in (version 1). May take 10 ms, a grace period of the
+    /// kernel, which is why helpers are parked with this behind them.
+    pub(crate) fn join(&self, pid: i32) -> Result<()> {
+        for hierarchy in self.hierarchies.iter().filter(|h| h.version == 1) {
+            write(&self.dir(hierarchy).join("cgroup.procs"), pid.to_string()).tried(format!(
+                "join the cgroup of {}",
+                hierarchy.controllers.join(",")
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Renames the directories, where the kernel can (version 1).
+    pub(crate) fn rename(&mut self, name: &str) -> Result<()> {
+        if self.hierarchies.iter().any(|h| h.version == 2) {
+            return Ok(());
+        }
+        for (done, hierarchy) in self.hierarchies.iter().enumerate() {
+            let parent = hierarchy.mount.join(PARENT);
+            if let Err(error) = fs::rename(parent.join(&self.name), parent.join(name)) {
+                for hierarchy in &self.hierarchies[..done] {
+                    let parent = hierarchy.mount.join(PARENT);
+                    // Undoing may fail only as the directory is gone, and then nothing is left.
+                    let _ = fs::rename(parent.join(name), parent.join(&self.name));
+                }
+                return Err(error).tried(format!("rename the cgroup to {name}"));
+            }
+        }
+        name.clone_into(&mut self.name);
+        Ok(())
+    }
+
+    /// Puts limits in force and says which are.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<Vec<InForce>> {
+        let missing = |what: &str| {
+            Failed::new(
+                FailedKind::Unsupported,
+                format!("limit {what}: this host lets us use no cgroup for it"),
+            )
+        };
+        let mut in_force = Vec::new();
+        let mut add = |name: &str, value: String| {
+            in_force.push(InForce {
+                name: name.into(),
+                value,
+            });
+        };
+        if let Some(bytes) = limits.memory_bytes {
+            let (dir, version) = self.of("memory").ok_or_else(|| missing("memory"))?;
+            let text = bytes.to_string();
+            if version == 1 {
+                write(&dir.join("memory.limit_in_bytes"), &text).tried("limit memory")?;
+                // Absent where the kernel does not account for swap; then the
+                // limit stands, and swap is bounded by what the host has.
+                let swap = dir.join("memory.memsw.limit_in_bytes");
+                if swap.exists() {
+                    write(&swap, &text).tried("limit swap")?;
+                    add("swap_off", "memory and swap share one limit".into());
+                } else {
+                    // Keeps the sandbox's pages out of swap as far as it can be asked for.
+                    let _ = write(&dir.join("memory.swappiness"), "0");
+                }
+            } else {
+                write(&dir.join("memory.max"), &text).tried("limit memory")?;
+                // The agent must outlive a kill; only what grew too far dies.
+                let _ = write(&dir.join("memory.oom.group"), "0");
+                if write(&dir.join("memory.swap.max"), "0").is_ok() {
+                    add("swap_off", "0".into());
+                }
+            }
+            add("memory_limit", format!("{bytes} bytes"));
+        }
+        if let Some(pids) = limits.pids {
+            let (dir, _) = self.of("pids").ok_or_else(|| missing("processes"))?;
+            write(&dir.join("pids.max"), pids.to_string()).tried("limit processes")?;
+            add("pids_limit", pids.to_string());
+        }
+        if let Some(millis) = limits.cpu_millis {
+            let (dir, version) = self.of("cpu").ok_or_else(|| missing("processors"))?;
+            // The kernel takes no quota below 1 ms, so small shares get a longer period.
+            let period: u64 = if millis < 10 { 1_000_000 } else { 100_000 };
+            let quota = (period * millis / 1000).max(1000);
+            if version == 1 {
+                write(&dir.join("cpu.cfs_period_us"), period.to_string())
+                    .and_then(|()| write(&dir.join("cpu.cfs_quota_us"), quota.to_string()))
+                    .tried("limit processors")?;
+            } else {
+                write(&dir.join("cpu.max"), format!("{quota} {period}"))
+                    .tried("limit processors")?;
+            }
+            add("cpu_limit", format!("{quota} of {period} us"));
+        }
+        Ok(in_force)
+    }
+
+    /// The file in which the kernel counts kills for lack of memory.
+    pub(crate) fn kill_counter(&self) -> Option<OwnedFd> {
+        let (dir, version) = self.of("memory")?;
+        let file = if version == 1 {
+            "memory.oom_control"
+        } else {
+            "memory.events"
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(dir.join(file), flags, Mode::empty()).ok()
+    }
+
+    /// What is used now.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        if let Some((dir, version)) = self.of("memory") {
+            let (now, peak, events) = if version == 1 {
+                (
+                    "memory.usage_in_bytes",
+                    "memory.max_usage_in_bytes",
+                    "memory.oom_control",
+                )
+            } else {
+                ("memory.current", "memory.peak", "memory.events")
+            };
+            usage.memory_bytes = number(&dir.join(now));
+            usage.memory_peak_bytes = number(&dir.join(peak));
+            usage.oom_kills = keyed(&dir.join(events), "oom_kill");
+        }
+        if let Some((dir, _)) = self.of("pids") {
+            usage.pids = number(&dir.join("pids.current")).and_then(|n| u32::try_from(n).ok());
+        }
+        if let Some((dir, 1)) = self.of("cpuacct") {
+            usage.cpu_us = number(&dir.join("cpuacct.usage")).map(|ns| ns / 1000);
+        } else if let Some((dir, _)) = self.of("cpu") {
+            usage.cpu_us = keyed(&dir.join("cpu.stat"), "usage_usec");
+        }
+        usage
+    }
+
+    /// Stops all processes, or lets them go on; waits at most two seconds.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        let Some((dir, version)) = self.of("freezer") else {
+            return Err(Failed::new(
+                FailedKind::Unsupported,
+                "pause: this host lets us use no cgroup for it",
+            ));
+        };
+        let (file, text) = match (version, frozen) {
+            (1, true) => ("freezer.state", "FROZEN"),
+            (1, false) => ("freezer.state", "THAWED"),
+            (_, true) => ("cgroup.freeze", "1"),
+            (_, false) => ("cgroup.freeze", "0"),
+        };
+        write(&dir.join(file), text).tried("freeze or thaw")?;
+        for _ in 0..400 {
+            let seen = if version == 1 {
+                let state = fs::read_to_string(dir.join(file)).unwrap_or_default();
+                state.trim() == text
+            } else {
+                keyed(&dir.join("cgroup.events"), "frozen") == Some(u64::from(frozen))
+            };
+            if seen {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(5));
+        }
+        if frozen {
+            // Half a freeze is worse than none.
+            let _ = write(&dir.join(file), if version == 1 { "THAWED" } else { "0" });
+        }
+        Err(Failed::new(
+            FailedKind::Internal,
+            "freeze or thaw: some process did not follow within two seconds",
+        ))
+    }
+
+    /// Lets processes go on that may be frozen, without waiting for them.
+    pub(crate) fn thaw(&self) {
+        if let Some((dir, version)) = self.of("freezer") {
+            // Version 2 kills what is frozen; version 1 does not.
+            let _ = match version {
+                1 => write(&dir.join("freezer.state"), "THAWED"),
+                _ => write(&dir.join("cgroup.freeze"), "0"),
+            };
+        }
+    }
+
+    /// Removes the directories and names what stays. Right after the last
+    /// process was waited for the kernel may still call one busy.
+    pub(crate) fn remove(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        for hierarchy in std::mem::take(&mut self.hierarchies) {
+            let dir = self.dir(&hierarchy);
+            let mut pause = Duration::from_micros(200);
+            let mut waited = Duration::ZERO;
+            loop {
+                match fs::remove_dir(&dir) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error) if waited > Duration::from_secs(5) => {
+                        left.push(format!("cgroup {}: {error}", dir.display()));
+                        break;
+                    }
+                    Err(_) => {
+                        sleep(pause);
+                        waited += pause;
+                        pause = (pause * 2).min(Duration::from_millis(50));
+                    }
+                }
+            }
+        }
+        left
+    }
+}

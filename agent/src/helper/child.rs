@@ -1,0 +1,175 @@
+//! The first process of a sandbox, from its clone to the agent's exec.
+//!
+//! The order matters; each step says what it must come before or after.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::process::Signal;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::fault::{Result, Tried};
+use super::{kernel_fs, packet, root, seccomp, sys};
+use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, ToHelper};
+use crate::protocol::control::CONTROL_FD;
+
+/// What the agent keeps: to become other users, to signal and own their
+/// processes and files. All within the sandbox's own user namespace.
+const AGENT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETPCAP);
+
+/// What the child owns.
+pub(crate) struct Child {
+    /// The channel to the helper until exec.
+    pub(crate) sync: OwnedFd,
+    /// The agent's channel to the helper.
+    pub(crate) control: OwnedFd,
+    /// The agent.
+    pub(crate) program: OwnedFd,
+    /// Whether a range of ids is mapped.
+    pub(crate) wide: bool,
+}
+
+impl Child {
+    /// Goes all the way. Every failure is told to the helper.
+    pub(crate) fn run(self) -> ! {
+        // Copies of what the helper holds must go at once: its lock, which
+        // would outlive it, and its owner channel, whose end would never come.
+        let mut kept = [
+            self.sync.as_raw_fd(),
+            self.control.as_raw_fd(),
+            self.program.as_raw_fd(),
+        ];
+        sys::close_all_but(&mut kept);
+        let sync = self.sync.try_clone();
+        if let (Err(failed), Ok(sync)) = (self.go(), sync) {
+            // If the helper is gone there is nobody to tell.
+            let _ = packet::send(&sync, &FromHelper::Failed(failed), &[]);
+        }
+        sys::exit_now(1)
+    }
+
+    fn go(self) -> Result<std::convert::Infallible> {
+        standard_streams_to_null()?;
+        let mut buffer = Vec::new();
+        // The maps are written when this comes.
+        packet::receive::<FromHelper>(&self.sync, &mut buffer).tried("wait for the id maps")?;
+        sys::become_root(self.wide).tried("take the root id of the namespace")?;
+        // After the ids: a change of credentials clears it. A helper that died
+        // before it is noticed by the end of the channel below.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .tried("tie the sandbox to its helper")?;
+        // After the ids, or the root of mqueue would belong to nobody; after
+        // the cgroups were joined, or the view would begin at the helper's.
+        sys::unshare(libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP)
+            .tried("make the ipc and cgroup namespaces")?;
+        rustix::process::setsid().tried("make a session")?;
+        sys::loopback_up().tried("bring lo up")?;
+        rustix::mount::mount_change(
+            "/",
+            rustix::mount::MountPropagationFlags::PRIVATE
+                | rustix::mount::MountPropagationFlags::REC,
+        )
+        .tried("make mounts private")?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let scratch = root::scratch()?;
+        kernel_fs::dev(scratch, self.wide)?;
+        kernel_fs::proc(scratch)?;
+        kernel_fs::sys(scratch)?;
+        let filter = seccomp::program();
+        packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
+        // Parked here until a sandbox is asked for.
+        let Some((message, fds)) = packet::receive(&self.sync, &mut buffer).tried("wait")? else {
+            sys::exit_now(0);
+        };
+        drop(buffer);
+        let ToHelper::Launch(launch) = message else {
+            return Err(Failed::new(
+                FailedKind::Internal,
+                "the helper sent no launch",
+            ));
+        };
+        rustix::system::sethostname(launch.hostname.as_bytes()).tried("set the host name")?;
+        root::enter(&launch, VecDeque::from(fds), scratch)?;
+        self.become_agent(&launch, &filter)
+    }
+
+    fn become_agent(
+        self,
+        _launch: &Launch,
+        filter: &[libc::sock_filter],
+    ) -> Result<std::convert::Infallible> {
+        // 1 and not 0: a pipe handler of the host runs even for 0, and for 1
+        // the kernel gives up before it starts one.
+        let core = rustix::process::Rlimit {
+            current: Some(1),
+            maximum: Some(1),
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Core, core)
+            .tried("turn core dumps off")?;
+        drop_capabilities()?;
+        rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
+        sys::ignore_signal(libc::SIGPIPE, false);
+        sys::unblock_signals();
+        let Self {
+            sync: _sync,
+            control,
+            program,
+            ..
+        } = self;
+        // Out of the way of the agent's channel, which comes third.
+        let program = rustix::io::fcntl_dupfd_cloexec(&program, CONTROL_FD + 1)
+            .tried("move the program's descriptor")?;
+        sys::place(control, CONTROL_FD).tried("place the agent's channel")?;
+        // Whatever was overlooked: nothing else reaches the agent.
+        sys::close_on_exec_from(CONTROL_FD + 1).tried("close descriptors")?;
+        // Last, as it refuses most of what was done above.
+        sys::install_filter(filter).tried("install the system call filter")?;
+        let error = sys::execveat(program.as_fd(), c"stacyvm-agent");
+        Err(error).tried("start the agent")
+    }
+}
+
+fn standard_streams_to_null() -> Result<()> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let null =
+        rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).tried("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null))
+        .tried("close the standard streams")
+}
+
+fn drop_capabilities() -> Result<()> {
+    // The bounding set first: it takes SETPCAP, and it is what root's exec
+    // would otherwise get back.
+    for number in 0..64 {
+        let Some(one) = CapabilitySet::from_bits(1 << number) else {
+            continue;
+        };
+        if AGENT_CAPABILITIES.contains(one) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // Past the last that this kernel knows.
+            Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error).tried("narrow the bounding set"),
+        }
+    }
+    rustix::thread::clear_ambient_capability_set().tried("clear ambient capabilities")?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: AGENT_CAPABILITIES,
+            permitted: AGENT_CAPABILITIES,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+    .tried("drop capabilities")
+}

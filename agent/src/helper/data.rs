@@ -1,0 +1,69 @@
+//! What a sandbox writes: its directories on disk, with their owners.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+
+use super::etc::USER_ID;
+use super::fault::{Result, Tried};
+use crate::helper_protocol::{Launch, Root};
+
+/// A directory: its path, its mode, and its owner inside.
+type Place = (&'static str, u32, u32);
+
+const HOST: [Place; 13] = [
+    ("tmp", 0o1777, 0),
+    ("home", 0o755, 0),
+    ("home/user", 0o700, USER_ID),
+    ("workspace", 0o755, USER_ID),
+    ("run", 0o755, 0),
+    ("run/lock", 0o1777, 0),
+    ("var", 0o755, 0),
+    ("var/tmp", 0o1777, 0),
+    ("var/log", 0o755, 0),
+    ("var/lib", 0o755, 0),
+    ("var/cache", 0o755, 0),
+    ("var/spool", 0o755, 0),
+    ("var/mail", 0o755, 0),
+];
+const LAYER: [Place; 2] = [("upper", 0o755, 0), ("work", 0o755, 0)];
+const READ_ONLY: [Place; 4] = [
+    ("tmp", 0o1777, 0),
+    ("workspace", 0o755, USER_ID),
+    ("run", 0o755, 0),
+    ("vartmp", 0o1777, 0),
+];
+
+/// Makes them below `data`. `first_id` is what root inside is outside.
+pub(crate) fn make(data: &OwnedFd, launch: &Launch, first_id: Option<u32>) -> Result<()> {
+    own(data, first_id, 0)?;
+    let layer: &[Place] = match (launch.root, launch.read_only_root) {
+        (Root::Host, _) => &HOST,
+        (Root::Directory, true) => &READ_ONLY,
+        (Root::Directory, false) => &[],
+    };
+    let upper: &[Place] = if launch.root == Root::Directory {
+        &LAYER
+    } else {
+        &[]
+    };
+    for (path, mode, owner) in layer.iter().chain(upper) {
+        rustix::fs::mkdirat(data, *path, Mode::RWXU).tried(format!("make {path}"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made =
+            rustix::fs::openat(data, *path, flags, Mode::empty()).tried(format!("open {path}"))?;
+        own(&made, first_id, *owner)?;
+        // After the owner, whose change clears special bits; past any umask.
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(*mode)).tried(format!("open up {path}"))?;
+    }
+    Ok(())
+}
+
+fn own(directory: impl AsFd, first_id: Option<u32>, inside: u32) -> Result<()> {
+    let Some(first) = first_id else {
+        return Ok(());
+    };
+    let id = first + inside;
+    rustix::fs::fchown(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))
+        .tried("give a directory to the sandbox")
+}

@@ -1,0 +1,35 @@
+//! The files that are made for a sandbox.
+
+use std::os::fd::AsFd;
+
+use super::fault::Result;
+use super::mounts::{directory, write_new};
+use crate::helper_protocol::Launch;
+
+/// The user that commands run as in a view of the host.
+pub(crate) const USER_ID: u32 = 1000;
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+    user:x:1000:1000:user:/home/user:/bin/bash\n\
+    nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+const GROUP: &str = "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n";
+
+/// Names and addresses, in every sandbox.
+pub(crate) fn network_files(root: impl AsFd, launch: &Launch) -> Result<()> {
+    let etc = directory(root, "/etc")?;
+    let hosts = format!(
+        "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        name = launch.hostname
+    );
+    write_new(&etc, "hosts", hosts.as_bytes(), 0o644)?;
+    let hostname = format!("{}\n", launch.hostname);
+    write_new(&etc, "hostname", hostname.as_bytes(), 0o644)?;
+    write_new(&etc, "resolv.conf", launch.resolv_conf.as_bytes(), 0o644)
+}
+
+/// Users and groups, in a view of the host, which has none of its own.
+pub(crate) fn account_files(root: impl AsFd) -> Result<()> {
+    let etc = directory(root, "/etc")?;
+    write_new(&etc, "passwd", PASSWD.as_bytes(), 0o644)?;
+    write_new(&etc, "group", GROUP.as_bytes(), 0o644)
+}

@@ -1,0 +1,171 @@
+//! Mounts as descriptors: made detached, given their attributes, and only then
+//! put in place, so that nothing is ever reachable with weaker ones.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::fault::{Result, Tried};
+use super::sys;
+
+pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// Makes a mount of a new file system. A value of `""` is a flag.
+pub(crate) fn make(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).tried(format!("open {kind}"))?;
+    for (name, value) in options {
+        if value.is_empty() {
+            fsconfig_set_flag(&context, *name)
+        } else {
+            fsconfig_set_string(&context, *name, *value)
+        }
+        .tried(format!("set {name} of {kind}"))?;
+    }
+    fsconfig_create(&context).tried(format!("make {kind}"))?;
+    let attributes = MountAttrFlags::from_bits_retain(u32::try_from(attributes).unwrap_or(0));
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).tried(format!("mount {kind}"))
+}
+
+/// Copies the mounts from a descriptor on.
+pub(crate) fn copy(from: impl AsFd, what: &str) -> Result<OwnedFd> {
+    open_tree(
+        from,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::AT_EMPTY_PATH,
+    )
+    .tried(format!("copy the mount of {what}"))
+}
+
+/// Copies the mounts from a path of the host on. The path is ours, not the sandbox's.
+pub(crate) fn copy_path(path: &str) -> Result<OwnedFd> {
+    open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE,
+    )
+    .tried(format!("copy the mount of {path}"))
+}
+
+/// Adds attributes to a mount alone.
+pub(crate) fn restrict(mount: impl AsFd, attributes: u64) -> Result<()> {
+    sys::mount_setattr(mount.as_fd(), attributes, false, None).tried("restrict a mount")
+}
+
+/// Adds attributes to a mount and all below it.
+pub(crate) fn restrict_all(mount: impl AsFd, attributes: u64) -> Result<()> {
+    sys::mount_setattr(mount.as_fd(), attributes, true, None).tried("restrict mounts")
+}
+
+/// Puts a mount onto what a descriptor names.
+pub(crate) fn attach(mount: impl AsFd, target: impl AsFd, what: &str) -> Result<()> {
+    move_mount(
+        mount,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .tried(format!("attach {what}"))
+}
+
+/// Resolves a path inside a root: symbolic links, absolute ones included,
+/// stay in it, and magic ones are refused.
+pub(crate) fn resolve(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat2(
+        root,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// The directory at a path inside a root; what is missing is made.
+pub(crate) fn directory(root: impl AsFd, path: &str) -> Result<OwnedFd> {
+    let root = root.as_fd();
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match resolve(root, path, flags) {
+        Ok(fd) => return Ok(fd),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error).tried(format!("open {path} inside")),
+    }
+    let mut at = resolve(root, "/", flags).tried("open the root")?;
+    let mut done = String::new();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        done.push('/');
+        done.push_str(part);
+        at = match resolve(root, &done, flags) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => {
+                // Fails where a dangling link has the name: nothing is made through it.
+                rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o755))
+                    .tried(format!("make {done} inside"))?;
+                resolve(root, &done, flags).tried(format!("open {done} inside"))?
+            }
+            Err(error) => return Err(error).tried(format!("open {done} inside")),
+        };
+    }
+    Ok(at)
+}
+
+/// The directory at a name in a root. A link or file that an image has there
+/// is replaced: the kernel's file systems go nowhere else.
+pub(crate) fn own_directory(root: impl AsFd, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&root, name, flags, Mode::empty()) {
+        Ok(fd) => return Ok(fd),
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            rustix::fs::unlinkat(&root, name, rustix::fs::AtFlags::empty())
+                .tried(format!("replace /{name} of the image"))?;
+        }
+        Err(error) => return Err(error).tried(format!("open /{name} inside")),
+    }
+    rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))
+        .tried(format!("make /{name} inside"))?;
+    rustix::fs::openat(&root, name, flags, Mode::empty()).tried(format!("open /{name} inside"))
+}
+
+/// The file at a path inside a root, to mount on; an empty one is made if missing.
+pub(crate) fn file(root: impl AsFd, path: &str) -> Result<OwnedFd> {
+    let root = root.as_fd();
+    match resolve(root, path, OFlags::PATH) {
+        Ok(fd) => return Ok(fd),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error).tried(format!("open {path} inside")),
+    }
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let parent = directory(root, if parent.is_empty() { "/" } else { parent })?;
+    write_new(&parent, name, b"", 0o644)?;
+    resolve(root, path, OFlags::PATH).tried(format!("open {path} inside"))
+}
+
+/// Writes a new file in a directory, in place of what has the name.
+pub(crate) fn write_new(directory: impl AsFd, name: &str, content: &[u8], mode: u32) -> Result<()> {
+    match rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error).tried(format!("replace {name} inside")),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(mode))
+        .tried(format!("make {name} inside"))?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let count = rustix::io::write(&fd, rest).tried(format!("write {name} inside"))?;
+        rest = &rest[count..];
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Removes a directory that a hostile program filled.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+fn open(parent: impl AsFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+        // Without special rights a directory of mode 0 opens only after a change.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+            rustix::fs::openat(&parent, name, flags, Mode::empty())
+        }
+        other => other,
+    }
+}
+
+/// Removes `name` in `parent` with all that is in it. Nothing is followed, and
+/// depth costs neither stack nor descriptors: directories found below the
+/// first level are moved up to it before they are emptied.
+pub(crate) fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
+    let top = match open(&parent, name) {
+        Ok(top) => top,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return Ok(rustix::fs::unlinkat(&parent, name, AtFlags::empty())?);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut moved = 0_u64;
+    loop {
+        let mut emptied = true;
+        let mut entries = Dir::read_from(&top)?;
+        while let Some(entry) = entries.read() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            emptied = false;
+            remove_one(&top, &top, name, &mut moved)?;
+        }
+        if emptied {
+            break;
+        }
+    }
+    Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+}
+
+fn remove_one(
+    top: &OwnedFd,
+    parent: &OwnedFd,
+    name: &std::ffi::CStr,
+    moved: &mut u64,
+) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let directory = open(parent, name)?;
+    let mut entries = Dir::read_from(&directory)?;
+    while let Some(entry) = entries.read() {
+        let entry = entry?;
+        let inner = entry.file_name();
+        if inner == c"." || inner == c".." {
+            continue;
+        }
+        if entry.file_type() != FileType::Directory
+            && rustix::fs::unlinkat(&directory, inner, AtFlags::empty()).is_ok()
+        {
+            continue;
+        }
+        loop {
+            *moved += 1;
+            let up = format!(".moved-{moved}");
+            match rustix::fs::renameat_with(
+                &directory,
+                inner,
+                top,
+                up,
+                rustix::fs::RenameFlags::NOREPLACE,
+            ) {
+                Ok(()) => break,
+                // A name that the hostile program chose too.
+                Err(Errno::EXIST) => {}
+                Err(Errno::ACCESS) => {
+                    rustix::fs::chmodat(&directory, inner, Mode::RWXU, AtFlags::empty())?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        // Looked at again in the next pass.
+        Ok(()) | Err(Errno::NOTEMPTY | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deep_tree_goes_and_links_are_not_followed() {
+        let base = std::env::temp_dir().join(format!("stacyvm-remove-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("outside")).unwrap();
+        std::fs::write(base.join("outside/kept"), b"x").unwrap();
+        let mut at = base.join("tree");
+        std::fs::create_dir(&at).unwrap();
+        std::os::unix::fs::symlink(base.join("outside"), at.join("link")).unwrap();
+        // Deeper than descriptors or PATH_MAX last.
+        let mut directory = rustix::fs::open(&at, OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&directory, "d", Mode::RWXU).unwrap();
+            directory = rustix::fs::openat(&directory, "d", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        at.push(".moved-1");
+        std::fs::create_dir(&at).unwrap();
+        std::fs::create_dir(at.join("in")).unwrap();
+        let parent = rustix::fs::open(&base, OFlags::PATH, Mode::empty()).unwrap();
+        tree(&parent, c"tree").unwrap();
+        assert!(!base.join("tree").exists());
+        assert!(base.join("outside/kept").exists());
+        std::fs::remove_dir_all(&base).unwrap();
+    }
+}

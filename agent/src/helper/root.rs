@@ -1,0 +1,232 @@
+//! The root of a sandbox, put together inside its own mount namespace.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::fault::{Result, Tried};
+use super::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
+use super::{etc, kernel_fs};
+use crate::helper_protocol::{Failed, FailedKind, Launch, MountSource, Root};
+
+/// Directories of the data directory that a view of the host has as its own,
+/// and where they go.
+pub(crate) const HOST_OWN: [(&str, &str); 5] = [
+    ("tmp", "/tmp"),
+    ("home", "/home"),
+    ("workspace", "/workspace"),
+    ("run", "/run"),
+    ("var", "/var"),
+];
+/// The same of a directory's root that cannot be written.
+pub(crate) const READ_ONLY_OWN: [(&str, &str); 4] = [
+    ("tmp", "/tmp"),
+    ("workspace", "/workspace"),
+    ("run", "/run"),
+    ("vartmp", "/var/tmp"),
+];
+
+/// Below the host's root: links are made again, directories shown.
+const HOST_TOP: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
+/// Of the host's /etc: what programs need and what tells nothing of its users.
+const HOST_ETC: [&str; 13] = [
+    "alternatives",
+    "ca-certificates",
+    "fonts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "pki",
+    "protocols",
+    "services",
+    "ssl/certs",
+];
+
+/// Where the pieces wait. A directory that every host has; what it covers is
+/// the sandbox's own view of it, which goes away with the old root.
+pub(crate) fn scratch() -> Result<&'static str> {
+    let path = ["/tmp", "/mnt", "/run", "/var", "/usr"]
+        .into_iter()
+        .find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()))
+        .ok_or_else(|| Failed::new(FailedKind::Unsupported, "no directory to mount pieces on"))?;
+    let area = mounts::make("tmpfs", &[("mode", "0700"), ("size", "1m")], NOSUID | NODEV)?;
+    mounts::attach(&area, open(path)?, "the scratch area")?;
+    Ok(path)
+}
+
+fn open(path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).tried(format!("open {path}"))
+}
+
+/// Puts a detached mount onto a new directory of the scratch area.
+fn put(mount: &OwnedFd, path: &str) -> Result<()> {
+    fs::create_dir(path).tried(format!("make {path}"))?;
+    mounts::attach(mount, open(path)?, path)
+}
+
+/// Makes the root and goes into it. `fds`: the data directory, the root's
+/// directory where the root is one, then one for each mount of the host.
+pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) -> Result<()> {
+    let mut next = |what: &str| {
+        fds.pop_front().ok_or_else(|| {
+            Failed::new(
+                FailedKind::Invalid,
+                format!("a descriptor is missing: {what}"),
+            )
+        })
+    };
+    let data = next("data")?;
+    let data_path = format!("{scratch}/data");
+    put(&data, &data_path)?;
+    let root_path = format!("{scratch}/root");
+    let (root, own): (OwnedFd, &[(&str, &str)]) = match launch.root {
+        Root::Host => {
+            let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
+            put(&root, &root_path)?;
+            (root, &HOST_OWN)
+        }
+        Root::Directory => {
+            let lower = next("root")?;
+            let lower_path = format!("{scratch}/lower");
+            put(&lower, &lower_path)?;
+            let root = mounts::make(
+                "overlay",
+                &[
+                    ("lowerdir", &lower_path),
+                    ("upperdir", &format!("{data_path}/upper")),
+                    ("workdir", &format!("{data_path}/work")),
+                    // The trusted.* names are not for a user namespace.
+                    ("userxattr", ""),
+                ],
+                NOSUID | NODEV,
+            )?;
+            put(&root, &root_path)?;
+            let own: &[(&str, &str)] = if launch.read_only_root {
+                &READ_ONLY_OWN
+            } else {
+                &[]
+            };
+            (root, own)
+        }
+    };
+    // From here on every path is resolved inside this descriptor: the image's
+    // links may point wherever they like.
+    let inside = open(&root_path)?;
+    for (name, target) in own {
+        let part = mounts::copy(open(&format!("{data_path}/{name}"))?, name)?;
+        mounts::attach(&part, mounts::directory(&inside, target)?, target)?;
+    }
+    if launch.root == Root::Host {
+        host_view(&inside)?;
+        etc::account_files(&inside)?;
+    }
+    etc::network_files(&inside, launch)?;
+    for name in ["proc", "sys", "dev"] {
+        if Path::new(&format!("{scratch}/{name}")).exists() {
+            kernel_fs::move_in(scratch, name, &inside)?;
+        }
+    }
+    for mount in &launch.mounts {
+        let made = match mount.source {
+            MountSource::Host => next(&mount.target)?,
+            MountSource::Tmpfs { bytes } => mounts::make(
+                "tmpfs",
+                &[("mode", "1777"), ("size", &bytes.to_string())],
+                NOSUID | NODEV,
+            )?,
+        };
+        let is_dir = rustix::fs::fstat(&made)
+            .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir());
+        let target = if is_dir {
+            mounts::directory(&inside, &mount.target)?
+        } else {
+            mounts::file(&inside, &mount.target)?
+        };
+        mounts::attach(&made, target, &mount.target)?;
+    }
+    if launch.read_only_root || launch.root == Root::Host {
+        mounts::restrict(&root, RDONLY)?;
+    }
+    rustix::process::fchdir(&inside).tried("enter the root")?;
+    rustix::process::pivot_root(".", ".").tried("pivot the root")?;
+    // The old root lies on top of the new one and the working directory is in
+    // the old one: this takes it away with everything below it.
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).tried("leave the old root")?;
+    rustix::process::chdir("/").tried("enter the new root")
+}
+
+/// Shows the host's system directories, read-only. They are not mapped to the
+/// sandbox's users, so that only what all the world may read is readable.
+fn host_view(root: &OwnedFd) -> Result<()> {
+    let show = |path: &str, extra: u64| -> Result<()> {
+        let meta = fs::metadata(path).tried(format!("look at {path}"))?;
+        let tree = mounts::copy_path(path)?;
+        mounts::restrict_all(&tree, RDONLY | NOSUID | NODEV | extra)?;
+        let target = if meta.is_dir() {
+            mounts::directory(root, path)?
+        } else {
+            mounts::file(root, path)?
+        };
+        mounts::attach(&tree, target, path)
+    };
+    show("/usr", 0)?;
+    for name in HOST_TOP {
+        let path = format!("/{name}");
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                let target = fs::read_link(&path).tried(format!("read {path}"))?;
+                rustix::fs::symlinkat(target, root, name).tried(format!("link {path}"))?;
+            }
+            Ok(meta) if meta.is_dir() => show(&path, 0)?,
+            _ => {}
+        }
+    }
+    for path in ["/nix/store", "/gnu/store"] {
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            show(path, 0)?;
+        }
+    }
+    for name in HOST_ETC {
+        let path = format!("/etc/{name}");
+        match fs::symlink_metadata(&path) {
+            // A link, such as `localtime`, leads to what is shown or to nothing.
+            Ok(meta) if meta.is_symlink() => {
+                let target = fs::read_link(&path).tried(format!("read {path}"))?;
+                let etc = mounts::directory(root, "/etc")?;
+                rustix::fs::symlinkat(target, etc, name).tried(format!("link {path}"))?;
+            }
+            Ok(_) => show(&path, NOEXEC)?,
+            Err(_) => {}
+        }
+    }
+    rustix::fs::mkdirat(root, "root", Mode::from_raw_mode(0o700)).tried("make /root")
+}
+
+/// The mount of the root's directory, or of another directory or file of the
+/// host, for a sandbox: made by the helper, which may read it. Ids on disk are
+/// the sandbox's ids where it has a range of its own.
+pub(crate) fn host_tree(
+    from: &OwnedFd,
+    what: &str,
+    writable: bool,
+    user_namespace: Option<&OwnedFd>,
+) -> Result<OwnedFd> {
+    let tree = mounts::copy(from, what)?;
+    let mut attributes = NOSUID | NODEV;
+    if !writable {
+        attributes |= RDONLY;
+    }
+    mounts::restrict_all(&tree, attributes)?;
+    if let Some(namespace) = user_namespace {
+        super::sys::mount_setattr(tree.as_fd(), 0, false, Some(namespace.as_fd()))
+            .tried(format!("map the owners of {what}"))?;
+    }
+    Ok(tree)
+}

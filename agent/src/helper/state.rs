@@ -1,0 +1,164 @@
+//! What a sandbox has on the host, and taking it away.
+
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+use super::cgroup::Cgroups;
+use super::fault::{Result, Tried};
+use super::{disk, remove};
+use crate::helper_protocol::{Failed, FailedKind, LEDGER_NAME, LOCK_NAME};
+
+/// The init process of a sandbox.
+#[derive(Debug)]
+pub(crate) struct Init {
+    /// Its number, as the helper sees it.
+    pub(crate) pid: i32,
+    /// Its descriptor, which no other process can ever take over.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Everything that must be gone in the end.
+#[derive(Debug)]
+pub(crate) struct State {
+    sandboxes: OwnedFd,
+    /// The name of the directory.
+    pub(crate) name: String,
+    /// The sandbox's directory.
+    pub(crate) directory: OwnedFd,
+    /// Held for the life of the helper: the proof that it lives.
+    _lock: OwnedFd,
+    ledger: String,
+    pub(crate) cgroups: Option<Cgroups>,
+    pub(crate) init: Option<Init>,
+    pub(crate) loop_device: Option<u32>,
+}
+
+impl State {
+    /// Makes the directory and takes its lock.
+    pub(crate) fn make(sandboxes: OwnedFd, name: &str) -> Result<Self> {
+        rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
+            .tried(format!("make the directory of {name}"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&sandboxes, name, flags, Mode::empty())
+            .tried("open the sandbox's directory")?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(&directory, LOCK_NAME, flags, Mode::RUSR | Mode::WUSR)
+            .tried("make the lock")?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .tried("take the lock")?;
+        Ok(Self {
+            sandboxes,
+            name: name.to_owned(),
+            directory,
+            _lock: lock,
+            ledger: String::new(),
+            cgroups: None,
+            init: None,
+            loop_device: None,
+        })
+    }
+
+    /// Adds lines to the ledger, on disk before what they name is made.
+    pub(crate) fn record(&mut self, kind: &str, names: &[PathBuf]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            // Writing into a String cannot fail.
+            let _ = writeln!(self.ledger, "{kind}\t{}", name.display());
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let new = format!("{LEDGER_NAME}.new");
+        let file = rustix::fs::openat(&self.directory, &new, flags, Mode::RUSR | Mode::WUSR)
+            .tried("write the ledger")?;
+        rustix::io::write(&file, self.ledger.as_bytes()).tried("write the ledger")?;
+        rustix::fs::renameat(&self.directory, &new, &self.directory, LEDGER_NAME)
+            .tried("write the ledger")
+    }
+
+    /// Gives directory and cgroups the sandbox's own name.
+    pub(crate) fn rename(&mut self, id: &str) -> Result<()> {
+        if id == self.name {
+            return Ok(());
+        }
+        if let Some(cgroups) = &self.cgroups {
+            let renamed = cgroups.paths_as(id);
+            self.record("cgroup", &renamed)?;
+        }
+        match rustix::fs::renameat_with(
+            &self.sandboxes,
+            &self.name,
+            &self.sandboxes,
+            id,
+            RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => id.clone_into(&mut self.name),
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {
+                return Err(Failed::new(
+                    FailedKind::Conflict,
+                    format!("there is a sandbox {id} already"),
+                ));
+            }
+            Err(error) => return Err(error).tried("name the sandbox's directory"),
+        }
+        match &mut self.cgroups {
+            Some(cgroups) => cgroups.rename(id),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends every process and removes everything; names what stays.
+    pub(crate) fn tear_down(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        if let Some(init) = self.init.take() {
+            // The kernel kills the whole process namespace with its init.
+            let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+            if let Some(cgroups) = &self.cgroups {
+                // What is frozen dies only once it is let go.
+                cgroups.thaw();
+            }
+            loop {
+                match rustix::process::waitid(
+                    WaitId::PidFd(init.pidfd.as_fd()),
+                    WaitIdOptions::EXITED,
+                ) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    _ => break,
+                }
+            }
+        }
+        if let Some(mut cgroups) = self.cgroups.take() {
+            left.extend(cgroups.remove());
+        }
+        if let Some(number) = self.loop_device.take() {
+            left.extend(disk::wait_free(number));
+        }
+        // The lock's file goes with the directory; the lock itself is held to
+        // the end, so that no sweep works on what is being removed.
+        let name = CString::new(self.name.as_str()).unwrap_or_default();
+        if let Err(error) = remove::tree(&self.sandboxes, &name) {
+            left.push(format!("directory {}: {error}", self.name));
+        }
+        left
+    }
+
+    /// Whether the init has ended, without waiting; and by which signal.
+    pub(crate) fn init_signal(&self) -> Option<i32> {
+        let init = self.init.as_ref()?;
+        let seen = rustix::process::waitid(
+            WaitId::PidFd(init.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+        );
+        seen.ok().flatten()?.terminating_signal()
+    }
+}
+
+/// The process number of this program.
+pub(crate) fn own_pid() -> u32 {
+    Pid::as_raw(Some(rustix::process::getpid())).unsigned_abs()
+}

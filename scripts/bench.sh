@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Measures stacyvm beside its peers in one run and prints ratios.
+#
+#   scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy]...
+#
+# Needs root, for the embedded provider and for runc. Peers that are missing
+# are printed as `blocked`; scripts/setup.sh installs them. With a Docker
+# engine (DOCKER_HOST, or the one of scripts/docker-host.sh) Docker is a peer too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo build --release -p stacyvm --example bench
+if [ -z "${DOCKER_HOST:-}" ] && host=$(scripts/docker-host.sh status 2>/dev/null | sed -n 's/^DOCKER_HOST=//p'); then
+    export DOCKER_HOST=$host
+fi
+if [ -n "${DOCKER_HOST:-}" ] && docker version >/dev/null 2>&1; then
+    export STACYVM_BENCH_IMAGE=${STACYVM_BENCH_IMAGE:-stacyvm-test/busybox}
+fi
+STACYVM_STATE_DIR=$(mktemp -d)
+export STACYVM_STATE_DIR
+trap 'rm -rf "$STACYVM_STATE_DIR"' EXIT
+
+# crun refuses a hybrid set-up of cgroups; without the `unified` mount, which
+# is taken away in a mount namespace of this run alone, it works.
+unshare --mount --propagation slave sh -c '
+    if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
+    exec target/release/examples/bench "$@"' bench "$@"

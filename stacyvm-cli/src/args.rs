@@ -1,0 +1,283 @@
+//! The command line, as data.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+
+/// Disposable machines, with nothing to install.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stacyvm",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory for state, instead of the user's state directory
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print machine-readable output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a sandbox, run a command in it, throw it away
+    Run(RunArgs),
+    /// Make a sandbox and print its id
+    Create(CreateArgs),
+    /// Run a command in a sandbox
+    Exec(ExecArgs),
+    /// List sandboxes
+    Ls(LsArgs),
+    /// Show all that is known of sandboxes
+    Inspect(IdsArgs),
+    /// List the commands and processes of a sandbox
+    Ps(IdArgs),
+    /// Copy files in or out; one side is SANDBOX:PATH, `-` is a tar stream
+    Cp(CpArgs),
+    /// End sandboxes and remove all that is theirs
+    Kill(KillArgs),
+    /// Give a sandbox more time
+    Extend(ExtendArgs),
+    /// List the providers and whether this host can run them
+    Providers,
+    /// Show settings
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show versions
+    Version,
+    /// Print a completion script
+    Completion {
+        /// For this shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the settings in force
+    Show {
+        /// Show where each setting comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// What a sandbox should be.
+#[derive(Debug, Args)]
+pub(crate) struct SpecArgs {
+    /// Provider, as configured [default: oci]
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// Runtime of the provider: runc, crun, runsc, ...
+    #[arg(long)]
+    pub(crate) runtime: Option<String>,
+    /// `host`, an absolute root directory, or an image reference
+    #[arg(long, default_value = "host")]
+    pub(crate) image: String,
+    /// Memory: MiB, or with a unit (512m, 2g)
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Processors (0.5 is half of one)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) cpus: Option<f64>,
+    /// Processes and threads
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) pids: Option<i64>,
+    /// Writable disk: MiB, or with a unit (512m, 2g)
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<String>,
+    /// none, full, or allow=HOST[,HOST...]
+    #[arg(long)]
+    pub(crate) network: Option<String>,
+    /// SOURCE:TARGET[:rw], with an absolute directory or volume:NAME or tmpfs=SIZE as source
+    #[arg(long = "mount", value_name = "MOUNT")]
+    pub(crate) mounts: Vec<String>,
+    /// NAME=VALUE, or NAME for the value in this environment
+    #[arg(short, long = "env", value_name = "ENV")]
+    pub(crate) env: Vec<String>,
+    /// Directory of commands that name none
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// name, uid, name:group or uid:gid
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// How long the sandbox lives (30s, 5m, 2h)
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<String>,
+    /// KEY=VALUE
+    #[arg(short, long = "label", value_name = "LABEL")]
+    pub(crate) labels: Vec<String>,
+    /// The same key and the same request give the same sandbox
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// default or strict
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// Root file system cannot be written
+    #[arg(long)]
+    pub(crate) read_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) spec: SpecArgs,
+    /// When the command is killed (30s, 5m)
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    /// Forward standard input
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Leave the sandbox and print its id on standard error
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) argv: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) spec: SpecArgs,
+    /// How long making it may take (30s, 5m)
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Forward standard input
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Leave it running and print its id
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    pub(crate) detach: bool,
+    /// NAME=VALUE, or NAME for the value in this environment
+    #[arg(short, long = "env", value_name = "ENV")]
+    pub(crate) env: Vec<String>,
+    /// Directory to start in
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// name, uid, name:group or uid:gid
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// When the command is killed (30s, 5m)
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    /// The sandbox's id, or its beginning
+    pub(crate) sandbox: String,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) argv: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Show ended sandboxes too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Print ids only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Show those with this label (KEY=VALUE)
+    #[arg(short, long = "label", value_name = "LABEL")]
+    pub(crate) labels: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// The sandbox's id, or its beginning
+    pub(crate) sandbox: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdsArgs {
+    /// Sandbox ids, or their beginnings
+    #[arg(required = true)]
+    pub(crate) sandboxes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// Sandbox ids, or their beginnings
+    #[arg(required_unless_present = "all")]
+    pub(crate) sandboxes: Vec<String>,
+    /// End every sandbox of this state directory
+    #[arg(long, conflicts_with = "sandboxes")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// The sandbox's id, or its beginning
+    pub(crate) sandbox: String,
+    /// How long it lives from now (30s, 5m, 2h)
+    pub(crate) ttl: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// Keep owners (copying in needs root inside)
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+    /// Follow a symbolic link given as source
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// Do it with the rights of this user inside
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// A path, SANDBOX:PATH, or - for a tar stream on standard input
+    pub(crate) source: String,
+    /// A path, SANDBOX:PATH, or - for a tar stream on standard output
+    pub(crate) destination: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_belongs_to_it() {
+        let cli = Cli::parse_from(["stacyvm", "run", "--memory", "64", "ls", "--json", "-l"]);
+        assert!(!cli.json);
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.argv, ["ls", "--json", "-l"]);
+    }
+}

@@ -1,0 +1,31 @@
+//! `version`, `completion`: what needs no engine.
+
+use clap::CommandFactory;
+use serde_json::json;
+use stacyvm::Result;
+
+use crate::args::Cli;
+use crate::output;
+
+pub(crate) fn version(json: bool) -> Result<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    let generation = stacyvm::agent::GENERATION;
+    super::printed(if json {
+        output::json(&json!({ "stacyvm": version, "agent_protocol_generation": generation }))
+    } else {
+        output::line(&format!(
+            "stacyvm {version} (agent protocol generation {generation})"
+        ))
+    })?;
+    Ok(0)
+}
+
+pub(crate) fn completion(shell: clap_complete::Shell) -> Result<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut script);
+    super::printed(std::io::Write::write_all(
+        &mut std::io::stdout().lock(),
+        &script,
+    ))?;
+    Ok(0)
+}

@@ -1,0 +1,75 @@
+//! `create`, `kill`, `extend`: the life of a sandbox.
+
+use serde_json::json;
+use stacyvm::context::Context;
+use stacyvm::engine::Engine;
+use stacyvm::units::parse_duration;
+use stacyvm::{Result, Sandbox, SandboxSpec};
+
+use crate::args::{CreateArgs, ExtendArgs, KillArgs, SpecArgs};
+use crate::{output, session, spec};
+
+/// Makes a sandbox as the arguments say.
+pub(crate) async fn make(engine: &Engine, args: &SpecArgs, spec: SandboxSpec) -> Result<Sandbox> {
+    let mut create = engine.create(spec);
+    if let Some(provider) = &args.provider {
+        create = create.provider(provider);
+    }
+    if let Some(key) = &args.idempotency_key {
+        create = create.idempotency_key(key);
+    }
+    create.await
+}
+
+pub(crate) async fn create(engine: &Engine, args: &CreateArgs, json: bool) -> Result<u8> {
+    let wanted = spec::sandbox(&args.spec)?;
+    let mut context = Context::default();
+    if let Some(timeout) = spec::duration("timeout", args.timeout.as_deref())? {
+        context = context.with_deadline(std::time::Instant::now() + timeout);
+    }
+    let making = make(engine, &args.spec, wanted);
+    let sandbox = session::unless_interrupted(context.bound(making)).await?;
+    super::printed(if json {
+        output::json(&sandbox.info().await?)
+    } else {
+        output::line(sandbox.id().as_str())
+    })?;
+    Ok(0)
+}
+
+pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result<u8> {
+    let mut sandboxes = Vec::new();
+    if args.all {
+        for info in super::all(engine, false, &[]).await? {
+            sandboxes.push(engine.get(&info.id).await?);
+        }
+    }
+    for name in &args.sandboxes {
+        sandboxes.push(engine.get(name).await?);
+    }
+    let mut first_error = None;
+    let mut killed = Vec::new();
+    for sandbox in &sandboxes {
+        match sandbox.kill().await {
+            Ok(()) => killed.push(sandbox.id().clone()),
+            Err(error) if first_error.is_none() => first_error = Some(error),
+            Err(error) => output::error(&error, json),
+        }
+    }
+    super::printed(if json {
+        output::json(&json!({ "killed": killed }))
+    } else {
+        killed.iter().try_for_each(|id| output::line(id.as_str()))
+    })?;
+    first_error.map_or(Ok(0), Err)
+}
+
+pub(crate) async fn extend(engine: &Engine, args: &ExtendArgs, json: bool) -> Result<u8> {
+    let ttl = parse_duration("ttl", &args.ttl)?;
+    let sandbox = engine.get(&args.sandbox).await?;
+    sandbox.extend(ttl).await?;
+    if json {
+        super::printed(output::json(&sandbox.info().await?))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,126 @@
+//! What people and programs read: tables, JSON, errors.
+
+use std::io::Write;
+
+use serde::Serialize;
+use stacyvm::Error;
+
+/// Writes a value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+/// Writes a line.
+pub(crate) fn line(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}")
+}
+
+/// Writes rows in aligned columns under a heading. Cells come from sandboxes
+/// and labels, so control characters are shown escaped.
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
+    std::io::stdout()
+        .lock()
+        .write_all(render(heading, rows).as_bytes())
+}
+
+fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
+    const WIDEST: usize = 60;
+    let clean = |cell: &str| {
+        let text = stacyvm::error::escape(cell);
+        if text.chars().count() <= WIDEST {
+            return text;
+        }
+        let cut: String = text.chars().take(WIDEST - 1).collect();
+        cut + "…"
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(heading.iter().map(|h| (*h).to_owned()).collect())
+        .chain(
+            rows.iter()
+                .map(|row| row.iter().map(|cell| clean(cell)).collect()),
+        )
+        .collect();
+    let widths: Vec<usize> = (0..heading.len())
+        .map(|column| {
+            rows.iter()
+                .filter_map(|r| r.get(column))
+                .map(|c| c.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut text = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Writes an error on standard error.
+pub(crate) fn error(error: &Error, as_json: bool) {
+    let mut err = std::io::stderr().lock();
+    // Nobody is left to tell that standard error is closed.
+    let _ = if as_json {
+        writeln!(err, "{}", error_json(error))
+    } else {
+        writeln!(err, "stacyvm: {error}")
+    };
+}
+
+/// Writes a remark on standard error.
+pub(crate) fn remark(text: &str) {
+    // As above.
+    let _ = writeln!(std::io::stderr().lock(), "stacyvm: {text}");
+}
+
+fn error_json(error: &Error) -> serde_json::Value {
+    let context: serde_json::Map<String, serde_json::Value> = error
+        .facts()
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), v.clone().into()))
+        .collect();
+    serde_json::json!({
+        "error": {
+            "code": error.kind().code(),
+            "message": error.to_string(),
+            "operation": error.failed_operation(),
+            "provider": error.failed_provider(),
+            "context": context,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_text_cannot_drive_the_terminal_or_add_a_row() {
+        let rows = vec![vec!["id".into(), "x\x1b]0;evil\x07\ny\u{9b}31m".into()]];
+        let text = render(&["ID", "COMMAND"], &rows);
+        assert_eq!(text.lines().count(), 2);
+        assert!(
+            !text.contains(|c: char| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn an_error_in_json_has_its_code_and_context() {
+        let value = error_json(&Error::invalid(
+            "memory_mib",
+            0,
+            "4 or more",
+            "ask for more",
+        ));
+        assert_eq!(value["error"]["code"], "invalid_argument");
+        assert_eq!(value["error"]["context"]["field"], "memory_mib");
+    }
+}

@@ -1,0 +1,192 @@
+//! Putting an engine together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::owner::{LocalOwner, Owner};
+use super::policy::Policy;
+use super::{Engine, Inner};
+use crate::clock::{Clock, SystemClock};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::layer::{Admission, Deadline, Layer, Retry, RetryPolicy, Trace};
+use crate::provider::Provider;
+use crate::provider::registry::{ProviderFactory, Ready, Registry};
+use crate::store::{MemoryStore, Store};
+
+/// How often a living engine reconciles.
+const RECONCILE_EVERY: Duration = Duration::from_mins(1);
+
+/// Puts an [`Engine`] together, from [`Engine::builder`].
+///
+/// Without a store its records live in memory and end with the process.
+#[derive(Debug, Default)]
+#[must_use = "an engine is made by `build`"]
+pub struct EngineBuilder {
+    providers: Vec<(String, Arc<dyn ProviderFactory>)>,
+    default_provider: Option<String>,
+    store: Option<Arc<dyn Store>>,
+    owner: Option<Arc<dyn Owner>>,
+    clock: Option<Arc<dyn Clock>>,
+    layers: Vec<Arc<dyn Layer>>,
+    policy: Option<Policy>,
+    retry: Option<RetryPolicy>,
+    deadline: Option<Deadline>,
+    context: Context,
+    reconcile_every: Option<Duration>,
+}
+
+impl EngineBuilder {
+    /// Adds a provider. The first one added is the default.
+    pub fn provider(self, name: impl Into<String>, provider: Arc<dyn Provider>) -> Self {
+        self.provider_factory(name, Arc::new(Ready(provider)))
+    }
+
+    /// Adds a provider that is opened when it is first used.
+    pub fn provider_factory(
+        mut self,
+        name: impl Into<String>,
+        factory: Arc<dyn ProviderFactory>,
+    ) -> Self {
+        self.providers.push((name.into(), factory));
+        self
+    }
+
+    /// Sets the provider of a create that names none.
+    pub fn default_provider(mut self, name: impl Into<String>) -> Self {
+        self.default_provider = Some(name.into());
+        self
+    }
+
+    /// Keeps the records here.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    pub(super) fn owner(mut self, owner: Arc<dyn Owner>) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Dates records by this clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Adds a layer around every provider, inside the trace and outside
+    /// admission, retry and deadline. Layers added first are outermost.
+    pub fn layer(mut self, layer: Arc<dyn Layer>) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
+    /// Sets what is allowed.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Sets how often and how slowly a call that may be repeated is repeated.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+
+    /// Sets the bounds of single attempts.
+    pub fn deadline(mut self, deadline: Deadline) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the context of calls that bring none.
+    pub fn context(mut self, context: Context) -> Self {
+        self.context = context;
+        self
+    }
+
+    /// Sets how often records are made to agree with what there is; zero
+    /// leaves that to [`Engine::reconcile`]. Once a minute unless set.
+    pub fn reconcile_every(mut self, period: Duration) -> Self {
+        self.reconcile_every = Some(period);
+        self
+    }
+
+    /// Makes the engine and takes down what an engine that died left half made.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` without providers or for an unknown default one,
+    /// and what the store could not do.
+    pub async fn build(self) -> Result<Engine> {
+        let mut layers: Vec<Arc<dyn Layer>> = vec![Arc::new(Trace)];
+        layers.extend(self.layers);
+        layers.push(Arc::new(Admission));
+        layers.push(Arc::new(Retry {
+            policy: self.retry.unwrap_or_default(),
+        }));
+        layers.push(Arc::new(self.deadline.unwrap_or_default()));
+        let mut registry = Registry::new(layers);
+        let mut first = None;
+        for (name, factory) in self.providers {
+            check_provider_name(&name)?;
+            first.get_or_insert_with(|| name.clone());
+            registry.register(name, factory);
+        }
+        let default_provider = self.default_provider.or(first).ok_or_else(|| {
+            Error::invalid(
+                "providers",
+                "[]",
+                "at least one provider",
+                "add one with `provider` or use `Engine::open_default`",
+            )
+        })?;
+        if registry.kind(&default_provider).is_none() {
+            let names: Vec<&str> = registry.names().collect();
+            return Err(Error::invalid(
+                "default_provider",
+                &default_provider,
+                &format!("one of {}", names.join(", ")),
+                "name a configured provider",
+            ));
+        }
+        let store = match self.store {
+            Some(store) => store,
+            None => Arc::new(MemoryStore::new()),
+        };
+        let instance = store.meta().instance().clone();
+        let engine = Engine(Arc::new(Inner {
+            registry,
+            store,
+            instance,
+            owner: self.owner.unwrap_or_else(|| Arc::new(LocalOwner::new())),
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
+            policy: self.policy.unwrap_or_default(),
+            default_provider,
+            context: self.context,
+            tasks: super::tasks::Tasks::default(),
+            active: std::sync::Mutex::default(),
+            reconciling: std::sync::OnceLock::new(),
+        }));
+        engine.finish_interrupted().await?;
+        let period = self.reconcile_every.unwrap_or(RECONCILE_EVERY);
+        if !period.is_zero() {
+            let _ = engine.0.reconciling.set(engine.reconcile_every(period));
+        }
+        Ok(engine)
+    }
+}
+
+fn check_provider_name(name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+    if !name.is_empty() && name.len() <= 63 && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "providers",
+        name,
+        "a name of 1 to 63 characters of a-z, 0-9, - and _",
+        "rename the provider",
+    ))
+}

@@ -1,0 +1,170 @@
+//! Moving a sandbox through its life, and ending it.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tracing::Instrument as _;
+
+use super::Engine;
+use crate::clock::{from_ms, to_ms};
+use crate::error::{Error, ErrorKind, Result};
+use crate::provider::Provider as _;
+use crate::sandbox::handle::Sandbox;
+use crate::sandbox::state::Phase;
+use crate::store::{SandboxRecord, SandboxUpdate};
+
+impl Engine {
+    /// Ends a sandbox, as a task of its own: once begun it is finished, even
+    /// if nobody waits any more.
+    pub(crate) async fn destroy(&self, sandbox: &Sandbox) -> Result<()> {
+        let (engine, sandbox) = (self.clone(), sandbox.clone());
+        let work = async move { engine.destroy_now(&sandbox).await };
+        tokio::spawn(work.in_current_span())
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Internal,
+                    "the task that ends the sandbox died",
+                ))
+            })
+            .map_err(|error| error.operation("destroy"))
+    }
+
+    async fn destroy_now(&self, sandbox: &Sandbox) -> Result<()> {
+        let (context, id) = (sandbox.context(), sandbox.id());
+        let _mark = self.work_on(id);
+        let record = self.begin_destroy(context, id).await?;
+        if record.phase.is_final() {
+            return Ok(());
+        }
+        sandbox.provider().destroy(context, id).await?;
+        self.finish_destroy(context, id).await?;
+        Ok(())
+    }
+
+    /// The record of a sandbox in which something can still be changed.
+    async fn load_living(&self, sandbox: &Sandbox) -> Result<SandboxRecord> {
+        let record = self.load(sandbox.context(), sandbox.id()).await?;
+        match record.phase {
+            Phase::Running | Phase::Paused => Ok(record),
+            Phase::Creating => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("sandbox {} is still being made", record.id),
+            )),
+            Phase::Destroying | Phase::Ended | Phase::Failed => Err(Error::new(
+                ErrorKind::SandboxGone,
+                format!("sandbox {} has ended", record.id),
+            )),
+        }
+    }
+
+    pub(crate) async fn extend(
+        &self,
+        sandbox: &Sandbox,
+        by: Duration,
+    ) -> Result<Option<SystemTime>> {
+        let record = self.load_living(sandbox).await?;
+        match record.ends_ms.map(from_ms) {
+            None => Ok(None),
+            Some(ends) => self.set_end(sandbox, Some(ends + by)).await,
+        }
+    }
+
+    pub(crate) async fn set_ttl(
+        &self,
+        sandbox: &Sandbox,
+        ttl: Option<Duration>,
+    ) -> Result<Option<SystemTime>> {
+        // No end at all is more than any longest life.
+        if ttl.is_none() && self.0.policy.max_ttl.is_some() {
+            self.0.policy.check_ttl(Some(Duration::MAX))?;
+        }
+        let ends = ttl.map(|ttl| self.0.clock.now() + ttl);
+        self.load_living(sandbox).await?;
+        self.set_end(sandbox, ends).await
+    }
+
+    /// The provider's timer binds, so it is moved first; a record that could
+    /// not follow shows an end that `inspect` corrects.
+    async fn set_end(
+        &self,
+        sandbox: &Sandbox,
+        ends: Option<SystemTime>,
+    ) -> Result<Option<SystemTime>> {
+        if let Some(ends) = ends {
+            let left = ends.duration_since(self.0.clock.now()).unwrap_or_default();
+            self.0.policy.check_ttl(Some(left))?;
+        }
+        let (context, id) = (sandbox.context(), sandbox.id());
+        sandbox.provider().set_deadline(context, id, ends).await?;
+        let update = SandboxUpdate {
+            ends_ms: Some(ends.map(to_ms)),
+            ..SandboxUpdate::default()
+        };
+        self.update(context, id, |_| Some(update.clone())).await?;
+        Ok(ends)
+    }
+
+    pub(crate) async fn pause(&self, sandbox: &Sandbox) -> Result<()> {
+        self.load_living(sandbox).await?;
+        let (context, id) = (sandbox.context(), sandbox.id());
+        sandbox.provider().pause(context, id).await?;
+        self.move_to(sandbox, Phase::Paused).await
+    }
+
+    pub(crate) async fn resume(&self, sandbox: &Sandbox) -> Result<()> {
+        self.load_living(sandbox).await?;
+        let (context, id) = (sandbox.context(), sandbox.id());
+        sandbox.provider().resume(context, id).await?;
+        self.move_to(sandbox, Phase::Running).await
+    }
+
+    async fn move_to(&self, sandbox: &Sandbox, phase: Phase) -> Result<()> {
+        let update = SandboxUpdate {
+            phase: Some(phase),
+            ..SandboxUpdate::default()
+        };
+        self.update(sandbox.context(), sandbox.id(), |_| Some(update.clone()))
+            .await?;
+        Ok(())
+    }
+}
+
+impl Sandbox {
+    /// Runs a function with this sandbox and ends it afterwards, also when
+    /// the function fails.
+    ///
+    /// # Errors
+    ///
+    /// The function's own, and then those of [`kill`](Self::kill).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future ends the sandbox, in a task of the runtime.
+    pub async fn scope<T, F>(self, work: impl FnOnce(Self) -> F + Send) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        // The task waits for the scope to be left; a dropped future or a panic
+        // leaves it as well.
+        let (inside, left) = oneshot::channel::<()>();
+        let sandbox = self.clone();
+        let end = async move {
+            let _ = left.await;
+            sandbox.kill().await
+        };
+        let end = tokio::spawn(end.in_current_span());
+        let result = work(self).await;
+        drop(inside);
+        let ended = end.await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "the task that ends the sandbox died",
+            ))
+        });
+        let value = result?;
+        ended?;
+        Ok(value)
+    }
+}

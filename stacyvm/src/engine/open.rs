@@ -1,0 +1,178 @@
+//! An engine from settings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Engine, EngineBuilder, Policy};
+use crate::config::{Config, Overrides, ProviderConfig};
+use crate::error::{Error, Result};
+use crate::id::InstanceId;
+use crate::layer::RetryPolicy;
+use crate::provider::Provider;
+use crate::provider::registry::{Missing, ProviderFactory};
+use crate::store::{MemoryStore, Store};
+
+/// The kinds that a configuration may name, with what a build needs for each.
+const KINDS: [(&str, &str); 2] = [
+    ("oci", "the cargo feature `oci` and Linux"),
+    ("docker", "the cargo feature `docker`"),
+];
+
+impl Engine {
+    /// Opens an engine with the settings in force ([`crate::config`]).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::load`] and [`Engine::open`].
+    pub async fn open_default() -> Result<Self> {
+        Self::open(Config::load(&Overrides::default())?).await
+    }
+
+    /// Opens an engine with these settings. Providers are opened when they are
+    /// first used.
+    ///
+    /// # Errors
+    ///
+    /// `permission_denied` for a state directory that is not private,
+    /// `corrupt` and `incompatible` for a damaged or newer store,
+    /// `invalid_argument` for a provider of an unknown kind.
+    pub async fn open(config: Config) -> Result<Self> {
+        let policy = Policy {
+            mount_roots: config.mount_roots.clone(),
+            max_ttl: config.max_ttl,
+            default_ttl: config.default_ttl,
+            state_dir: Some(config.state_dir.clone()),
+        };
+        let retry = RetryPolicy {
+            attempts: config.attempts.max(1),
+            ..RetryPolicy::default()
+        };
+        let (mut builder, store) = stored(Self::builder(), &config).await?;
+        builder = builder
+            .policy(policy)
+            .retry(retry)
+            .default_provider(&config.default_provider);
+        for (name, settings) in &config.providers {
+            let factory = factory(name, settings, &config, store.meta().instance())?;
+            builder = builder.provider_factory(name, factory);
+        }
+        builder.store(store).build().await
+    }
+}
+
+/// Adds the store of the state directory, and the lock by which other engines
+/// know that this one lives.
+#[cfg(feature = "sqlite")]
+async fn stored(
+    builder: EngineBuilder,
+    config: &Config,
+) -> Result<(EngineBuilder, Arc<dyn Store>)> {
+    use crate::store::{SqliteStore, StateDir};
+    let state = StateDir::open(&config.state_dir)?;
+    let store = SqliteStore::open(&state).await?;
+    let owner = super::owner::LockedOwner::acquire(state, store.meta().instance())?;
+    Ok((builder.owner(Arc::new(owner)), Arc::new(store)))
+}
+
+/// Without the feature `sqlite` records end with the process.
+#[cfg(not(feature = "sqlite"))]
+#[expect(clippy::unused_async, reason = "the other one waits for the file")]
+async fn stored(builder: EngineBuilder, _: &Config) -> Result<(EngineBuilder, Arc<dyn Store>)> {
+    Ok((builder, Arc::new(MemoryStore::new())))
+}
+
+fn factory(
+    name: &str,
+    settings: &ProviderConfig,
+    config: &Config,
+    instance: &InstanceId,
+) -> Result<Arc<dyn ProviderFactory>> {
+    let Some((kind, needs)) = KINDS.iter().find(|(kind, _)| *kind == settings.kind) else {
+        let kinds = KINDS.map(|(kind, _)| kind).join(", ");
+        return Err(Error::invalid(
+            format!("providers.{name}.kind"),
+            &settings.kind,
+            &format!("one of {kinds}"),
+            "correct the configuration",
+        ));
+    };
+    let configured = Configured {
+        kind: (*kind).to_owned(),
+        settings: settings.clone(),
+        state_dir: config.state_dir.clone(),
+        parked_helpers: config.parked_helpers,
+        instance: instance.clone(),
+    };
+    let built = match *kind {
+        "oci" => cfg!(all(feature = "oci", target_os = "linux")),
+        _ => cfg!(feature = "docker"),
+    };
+    if built {
+        return Ok(Arc::new(configured));
+    }
+    Ok(Arc::new(Missing {
+        kind: configured.kind,
+        needs: (*needs).to_owned(),
+    }))
+}
+
+/// A provider as it stands in the settings.
+#[derive(Debug)]
+#[cfg_attr(
+    not(any(feature = "oci", feature = "docker")),
+    expect(dead_code, reason = "no provider of this build reads it")
+)]
+struct Configured {
+    kind: String,
+    settings: ProviderConfig,
+    state_dir: PathBuf,
+    parked_helpers: usize,
+    instance: InstanceId,
+}
+
+#[async_trait]
+impl ProviderFactory for Configured {
+    fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    async fn open(&self) -> Result<Arc<dyn Provider>> {
+        match self.kind.as_str() {
+            #[cfg(all(feature = "oci", target_os = "linux"))]
+            "oci" => {
+                use crate::providers::oci::{Oci, OciConfig};
+                if let Some(runtime) = self.settings.runtime.as_deref().filter(|r| *r != "stacyvm")
+                {
+                    return Err(Error::invalid(
+                        "runtime",
+                        runtime,
+                        "stacyvm, the embedded provider's own",
+                        "leave it out, or use a Docker provider for other runtimes",
+                    ));
+                }
+                let mut config = OciConfig::new(&self.state_dir);
+                config.parked_helpers = self.parked_helpers;
+                Ok(Arc::new(Oci::open(config).await?))
+            }
+            #[cfg(feature = "docker")]
+            "docker" => {
+                use crate::providers::docker::{DockerConfig, DockerProvider};
+                let mut config =
+                    DockerConfig::new(self.state_dir.join("docker"), self.instance.clone());
+                if let Some(host) = &self.settings.host {
+                    config = config.host(host);
+                }
+                if let Some(runtime) = &self.settings.runtime {
+                    config = config.runtime(runtime);
+                }
+                Ok(Arc::new(DockerProvider::open(config).await?))
+            }
+            _ => Err(Error::unsupported(format!(
+                "this build has no provider of kind `{}`",
+                self.kind
+            ))),
+        }
+    }
+}

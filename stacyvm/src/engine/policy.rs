@@ -1,0 +1,155 @@
+//! What the operator allows.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sandbox::spec::{Mount, MountSource};
+
+/// What the operator allows, whatever a spec asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The directories beneath which host directories may be mounted, after
+    /// links are resolved; `None` allows every directory but those that are
+    /// always refused: `/`, `/proc`, `/sys`, `/dev`, and whatever contains or
+    /// lies in the state directory.
+    pub mount_roots: Option<Vec<PathBuf>>,
+    /// The longest life; a sandbox that asks for no end gets this one.
+    pub max_ttl: Option<Duration>,
+    /// The life of a detached sandbox that asks for none, where the provider
+    /// can end it.
+    pub default_ttl: Option<Duration>,
+    /// The state directory, which no sandbox may see.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for Policy {
+    /// No mount roots, no longest life, an hour for a detached sandbox.
+    fn default() -> Self {
+        Self {
+            mount_roots: None,
+            max_ttl: None,
+            default_ttl: Some(Duration::from_hours(1)),
+            state_dir: None,
+        }
+    }
+}
+
+impl Policy {
+    /// Checks the host directories of a spec and gives the mounts with their
+    /// links resolved, so that the provider opens what was checked.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `not_directory`, and `permission_denied` for a directory
+    /// that the policy does not allow.
+    pub(super) async fn resolve_mounts(&self, mounts: &[Mount]) -> Result<Vec<Mount>> {
+        let mut resolved = mounts.to_vec();
+        for (index, mount) in resolved.iter_mut().enumerate() {
+            if let MountSource::Host(path) = &mut mount.source {
+                let field = format!("mounts[{index}].source.host");
+                *path = self.resolve(&field, path).await?;
+            }
+        }
+        Ok(resolved)
+    }
+
+    async fn resolve(&self, field: &str, path: &str) -> Result<String> {
+        let failed = |error: std::io::Error| {
+            Error::new(
+                io_kind(&error),
+                format!("{field} is `{path}`, expected a directory of the host that can be read"),
+            )
+            .context("field", field)
+            .context("value", path)
+            .source(error)
+        };
+        let real = tokio::fs::canonicalize(path).await.map_err(failed)?;
+        let kind = tokio::fs::metadata(&real).await.map_err(failed)?;
+        if !kind.is_dir() {
+            return Err(Error::new(
+                ErrorKind::NotDirectory,
+                format!("{field} is `{path}`, expected a directory"),
+            )
+            .context("field", field)
+            .context("value", path));
+        }
+        self.check_real(field, path, &real).await?;
+        real.into_os_string().into_string().map_err(|real| {
+            Error::invalid(
+                field,
+                real.to_string_lossy(),
+                "a path of UTF-8 text",
+                "rename the directory or mount one above it",
+            )
+        })
+    }
+
+    async fn check_real(&self, field: &str, path: &str, real: &Path) -> Result<()> {
+        let refused = |expected: &str, remedy: &str| Err(denied(field, path, expected, remedy));
+        if real == Path::new("/") {
+            return refused("a directory below /", "mount the directory that is needed");
+        }
+        if ["/proc", "/sys", "/dev"]
+            .iter()
+            .any(|p| real.starts_with(p))
+        {
+            return refused(
+                "a directory outside /proc, /sys and /dev",
+                "a sandbox has its own; leave the mount out",
+            );
+        }
+        if let Some(state) = &self.state_dir {
+            let state = tokio::fs::canonicalize(state)
+                .await
+                .unwrap_or_else(|_| state.clone());
+            if real.starts_with(&state) || state.starts_with(real) {
+                return refused(
+                    "a directory that neither contains nor lies in the state directory",
+                    "mount another directory",
+                );
+            }
+        }
+        let Some(roots) = &self.mount_roots else {
+            return Ok(());
+        };
+        for root in roots {
+            // A root that does not exist allows nothing.
+            if let Ok(root) = tokio::fs::canonicalize(root).await
+                && real.starts_with(root)
+            {
+                return Ok(());
+            }
+        }
+        refused(
+            "a directory beneath `policy.mount_roots`",
+            "mount one beneath them, or add a root",
+        )
+    }
+}
+
+/// A value that the policy does not allow.
+pub(super) fn denied(field: &str, value: &str, expected: &str, remedy: &str) -> Error {
+    Error::new(
+        ErrorKind::PermissionDenied,
+        format!("{field} is `{value}`, expected {expected}; {remedy}"),
+    )
+    .context("field", field)
+    .context("value", value)
+    .context("expected", expected)
+    .context("remedy", remedy)
+}
+
+/// The kind of an error of the host's file system.
+pub(super) fn io_kind(error: &std::io::Error) -> ErrorKind {
+    use std::io::ErrorKind as Io;
+    match error.kind() {
+        Io::NotFound => ErrorKind::NotFound,
+        Io::PermissionDenied => ErrorKind::PermissionDenied,
+        Io::NotADirectory => ErrorKind::NotDirectory,
+        Io::IsADirectory => ErrorKind::IsDirectory,
+        Io::StorageFull | Io::QuotaExceeded => ErrorKind::NoSpace,
+        Io::InvalidInput | Io::InvalidFilename => ErrorKind::InvalidArgument,
+        _ => ErrorKind::Internal,
+    }
+}

@@ -1,0 +1,283 @@
+//! Finding, changing and ending.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::World;
+use crate::clock::{Clock as _, to_ms};
+use crate::context::Context;
+use crate::engine::Filter;
+use crate::engine::testing::Scripted;
+use crate::error::{Error, ErrorKind, Retry};
+use crate::id::{SandboxId, TenantId};
+use crate::provider::OperationKind;
+use crate::sandbox::spec::{Lifetime, SandboxSpec};
+use crate::sandbox::state::{ObservedState, Phase};
+
+fn host() -> SandboxSpec {
+    SandboxSpec::host()
+}
+
+#[tokio::test]
+async fn a_sandbox_is_found_by_the_beginning_of_its_id() {
+    let world = World::new(Scripted::new()).await;
+    for id in ["alpha-1", "alpha-2", "beta"] {
+        let id = SandboxId::new(id).unwrap();
+        world.engine.create(host()).id(id).await.unwrap();
+    }
+    let found = async |id: &str| world.engine.get(id).await.map(|s| s.id().to_string());
+    assert_eq!(found("beta").await.unwrap(), "beta");
+    assert_eq!(found("b").await.unwrap(), "beta");
+    assert_eq!(found("alpha-2").await.unwrap(), "alpha-2");
+    assert_eq!(
+        found("alpha").await.unwrap_err().kind(),
+        ErrorKind::Conflict
+    );
+    assert_eq!(
+        found("gamma").await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(found("bz").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_tenant_sees_its_own() {
+    let world = World::new(Scripted::new()).await;
+    let other = Context::new(TenantId::new("other").unwrap());
+    let sandbox = world
+        .engine
+        .create(host())
+        .context(other.clone())
+        .await
+        .unwrap();
+    let error = world.engine.get(sandbox.id().as_str()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    world
+        .engine
+        .get_in(&other, sandbox.id().as_str())
+        .await
+        .unwrap();
+    assert!(
+        world
+            .engine
+            .list(Filter::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let theirs = Filter {
+        tenant: Some(other.tenant.clone()),
+        ..Filter::default()
+    };
+    assert_eq!(world.engine.list(theirs).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_is_complete_filtered_and_in_pages() {
+    let world = World::new(Scripted::new()).await;
+    for index in 0..300 {
+        let id = SandboxId::new(format!("s-{index:03}")).unwrap();
+        let spec = host().label("even", (index % 2 == 0).to_string());
+        world.engine.create(spec).id(id).await.unwrap();
+    }
+    let list = async |filter| world.engine.list(filter).await.unwrap();
+    assert_eq!(list(Filter::default()).await.len(), 300);
+    let even = Filter {
+        labels: [("even".to_owned(), "true".to_owned())].into(),
+        limit: Some(10),
+        after: Some(SandboxId::new("s-099").unwrap()),
+        ..Filter::default()
+    };
+    let page = list(even).await;
+    assert_eq!(page.len(), 10);
+    assert_eq!(page[0].id.as_str(), "s-100");
+    world
+        .engine
+        .get("s-000")
+        .await
+        .unwrap()
+        .kill()
+        .await
+        .unwrap();
+    assert_eq!(list(Filter::default()).await.len(), 299);
+    let ended = Filter {
+        phase: Some(Phase::Ended),
+        ..Filter::default()
+    };
+    assert_eq!(list(ended).await[0].id.as_str(), "s-000");
+}
+
+#[tokio::test]
+async fn an_end_is_moved_where_it_binds_and_on_record() {
+    let world = World::new(Scripted::new()).await;
+    let spec = host().ttl(Duration::from_mins(1));
+    let sandbox = world.engine.create(spec).await.unwrap();
+    let now = to_ms(world.clock.now());
+    let ends = sandbox
+        .extend(Duration::from_secs(30))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(to_ms(ends), now + 90_000);
+    assert_eq!(sandbox.info().await.unwrap().ends, Some(ends));
+    world.clock.advance(Duration::from_secs(10));
+    let ends = sandbox.set_ttl(Some(Duration::from_secs(5))).await.unwrap();
+    assert_eq!(ends.map(to_ms), Some(now + 15_000));
+    assert_eq!(world.provider.count(OperationKind::SetDeadline), 2);
+    assert_eq!(sandbox.set_ttl(None).await.unwrap(), None);
+    assert_eq!(sandbox.extend(Duration::from_secs(5)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_the_provider_sees_decides_the_phase() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    let phase = async || sandbox.info().await.unwrap().phase;
+    assert_eq!(phase().await, Phase::Running);
+    sandbox.pause().await.unwrap();
+    assert_eq!(phase().await, Phase::Paused);
+    sandbox.resume().await.unwrap();
+    assert_eq!(phase().await, Phase::Running);
+    world.provider.put(sandbox.id(), ObservedState::Paused);
+    assert_eq!(phase().await, Phase::Paused);
+    let down = Error::new(ErrorKind::Unavailable, "the daemon is down");
+    world.provider.fail(OperationKind::Inspect, down);
+    let info = sandbox.info().await.unwrap();
+    assert_eq!(info.phase, Phase::Running);
+    assert!(info.unreachable.unwrap().contains("daemon is down"));
+    world.provider.lose(sandbox.id());
+    assert_eq!(phase().await, Phase::Ended);
+}
+
+#[tokio::test]
+async fn what_ended_by_itself_is_recorded_by_a_reconcile() {
+    let world = World::new(Scripted::new()).await;
+    let (kept, lost) = (
+        world.engine.create(host()).await.unwrap(),
+        world.engine.create(host()).await.unwrap(),
+    );
+    world.provider.lose(lost.id());
+    let done = world.engine.reconcile().await.unwrap();
+    assert_eq!(done.ended, [lost.id().clone()]);
+    assert!(lost.info().await.unwrap().ended.is_some());
+    assert_eq!(kept.info().await.unwrap().phase, Phase::Running);
+    assert_eq!(
+        world.engine.reconcile().await.unwrap(),
+        super::super::Reconciled::default()
+    );
+}
+
+#[tokio::test]
+async fn a_kill_leaves_nothing_and_may_be_repeated() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    sandbox.kill().await.unwrap();
+    sandbox.kill().await.unwrap();
+    assert_eq!(world.provider.count(OperationKind::Destroy), 1);
+    assert!(world.provider.living().is_empty());
+    let error = sandbox
+        .set_ttl(Some(Duration::from_secs(5)))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SandboxGone);
+}
+
+#[tokio::test]
+async fn a_kill_that_failed_is_finished_by_a_reconcile() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    let down = Error::new(ErrorKind::Unavailable, "the daemon is down");
+    world.provider.fail(OperationKind::Destroy, down);
+    sandbox.kill().await.unwrap_err();
+    assert_eq!(sandbox.info().await.unwrap().phase, Phase::Destroying);
+    let done = world.engine.reconcile().await.unwrap();
+    assert_eq!(done.finished, [sandbox.id().clone()]);
+    assert_eq!(sandbox.info().await.unwrap().phase, Phase::Ended);
+}
+
+#[tokio::test]
+async fn a_scope_ends_its_sandbox_however_it_is_left() {
+    let world = World::new(Scripted::new()).await;
+    let value = world
+        .engine
+        .scope(host(), |sandbox| async move {
+            assert_eq!(sandbox.info().await?.lifetime, Lifetime::Attached);
+            Ok(7)
+        })
+        .await;
+    assert_eq!(value.unwrap(), 7);
+    assert!(world.provider.living().is_empty());
+
+    let failed = world.engine.scope(host(), |_| async move {
+        Err::<(), _>(Error::new(ErrorKind::Conflict, "no"))
+    });
+    assert_eq!(failed.await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(world.provider.living().is_empty());
+
+    let engine = world.engine.clone();
+    let dropped = tokio::spawn(async move {
+        engine
+            .scope(host(), |_| std::future::pending::<Result<(), Error>>())
+            .await
+    });
+    super::until(async || world.provider.living().len() == 1).await;
+    dropped.abort();
+    super::until(async || world.provider.living().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flaky_provider_is_asked_again_where_that_is_safe() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    let flaky = || {
+        Error::new(ErrorKind::Unavailable, "try again").retry(Retry::Maybe {
+            after: Duration::from_secs(1),
+        })
+    };
+    world.provider.fail(OperationKind::Usage, flaky());
+    world.provider.fail(OperationKind::Usage, flaky());
+    sandbox.usage().await.unwrap();
+    assert_eq!(world.provider.count(OperationKind::Usage), 3);
+
+    for _ in 0..3 {
+        world.provider.fail(OperationKind::Usage, flaky());
+    }
+    let error = sandbox.usage().await.unwrap_err();
+    assert_eq!(error.retryable(), Retry::Exhausted);
+    assert_eq!(error.fact("attempts"), Some("3"));
+
+    world.provider.fail(OperationKind::Exec, flaky());
+    let error = sandbox.exec(["true"]).output().await.unwrap_err();
+    assert!(matches!(error.retryable(), Retry::Maybe { .. }));
+    assert_eq!(world.provider.count(OperationKind::Exec), 1);
+}
+
+#[tokio::test]
+async fn a_closed_engine_keeps_its_sandboxes() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    world.engine.close().await.unwrap();
+    assert_eq!(world.provider.living(), [sandbox.id().clone()]);
+    let error = world.engine.create(host()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(Arc::strong_count(&world.store), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_living_engine_reconciles_by_itself_until_it_is_dropped() {
+    let provider = Scripted::new();
+    let engine = crate::Engine::builder()
+        .provider("scripted", Arc::clone(&provider) as _)
+        .reconcile_every(Duration::from_secs(2))
+        .build()
+        .await
+        .unwrap();
+    let sandbox = engine.create(host()).await.unwrap();
+    provider.lose(sandbox.id());
+    super::until(async || provider.count(OperationKind::Destroy) == 1).await;
+    assert_eq!(sandbox.info().await.unwrap().phase, Phase::Ended);
+    let weak = Arc::downgrade(&engine.0);
+    drop((engine, sandbox));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(weak.upgrade().is_none());
+}

@@ -1,0 +1,138 @@
+//! Which providers there are, opened when they are first used.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use super::Provider;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::{Layer, Layered};
+
+/// Opens one configured provider.
+#[async_trait]
+pub trait ProviderFactory: Debug + Send + Sync + 'static {
+    /// The kind: `oci`, `docker`, ...
+    fn kind(&self) -> &str;
+
+    /// Opens the provider. Called again after a failure.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where this build or host cannot, `unavailable` where the
+    /// runtime does not answer.
+    async fn open(&self) -> Result<Arc<dyn Provider>>;
+}
+
+/// The configured providers by name. A provider is opened when it is first
+/// used; one that fails to open is tried again at its next use.
+#[derive(Debug)]
+pub struct Registry {
+    layers: Vec<Arc<dyn Layer>>,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    factory: Arc<dyn ProviderFactory>,
+    opened: OnceCell<Arc<Layered>>,
+}
+
+impl Registry {
+    /// A registry without providers, that puts these layers around each.
+    pub fn new(layers: Vec<Arc<dyn Layer>>) -> Self {
+        Self {
+            layers,
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a provider; a name that is taken is replaced.
+    pub fn register(&mut self, name: impl Into<String>, factory: Arc<dyn ProviderFactory>) {
+        let opened = OnceCell::new();
+        self.entries.insert(name.into(), Entry { factory, opened });
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The kind of a provider.
+    pub fn kind(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(|entry| entry.factory.kind())
+    }
+
+    /// A provider within its layers, opened if it is not open yet.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for a name that is not configured, else those of
+    /// [`ProviderFactory::open`].
+    pub async fn open(&self, name: &str) -> Result<Arc<Layered>> {
+        let Some(entry) = self.entries.get(name) else {
+            let names: Vec<&str> = self.names().collect();
+            return Err(Error::invalid(
+                "provider",
+                name,
+                &format!("one of {}", names.join(", ")),
+                "use a configured provider or add it to the configuration",
+            ));
+        };
+        let open = || async {
+            let provider = entry.factory.open().await.map_err(|e| e.provider(name))?;
+            Ok(Arc::new(
+                Layered::new(provider, self.layers.clone()).named(name),
+            ))
+        };
+        entry.opened.get_or_try_init(open).await.map(Arc::clone)
+    }
+
+    /// A provider that is open already.
+    pub fn opened(&self, name: &str) -> Option<Arc<Layered>> {
+        self.entries.get(name)?.opened.get().map(Arc::clone)
+    }
+}
+
+/// A provider that is there already.
+#[derive(Debug)]
+pub struct Ready(pub Arc<dyn Provider>);
+
+#[async_trait]
+impl ProviderFactory for Ready {
+    #[expect(clippy::unnecessary_literal_bound, reason = "the trait lends the name")]
+    fn kind(&self) -> &str {
+        "embedded"
+    }
+
+    async fn open(&self) -> Result<Arc<dyn Provider>> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+/// A kind that this build does not hold. It says so when it is used.
+#[derive(Debug)]
+pub struct Missing {
+    /// The kind.
+    pub kind: String,
+    /// What is missing: a cargo feature, an operating system.
+    pub needs: String,
+}
+
+#[async_trait]
+impl ProviderFactory for Missing {
+    fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    async fn open(&self) -> Result<Arc<dyn Provider>> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("providers of kind `{}` need {}", self.kind, self.needs),
+        )
+        .context("kind", &self.kind)
+        .context("needs", &self.needs))
+    }
+}

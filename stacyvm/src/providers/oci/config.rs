@@ -1,0 +1,22 @@
+//! Settings of the embedded provider.
+
+use std::path::PathBuf;
+
+/// Settings of the embedded provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OciConfig {
+    /// The directory for state, private to its user.
+    pub state_dir: PathBuf,
+    /// Helpers that wait, with namespaces and cgroups made, for the next
+    /// create. They are made from the second create on, so that a process
+    /// that makes one sandbox pays for no other; 0 turns them off.
+    pub parked_helpers: usize,
+}
+
+impl OciConfig {
+    /// The defaults on a directory for state.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self { state_dir: state_dir.into(), parked_helpers: 1 }
+    }
+}

@@ -1,0 +1,106 @@
+//! The directory of a sandbox, and taking away what a dead helper left.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use stacyvm_agent::helper_protocol::LOCK_NAME;
+
+use super::error::{io, system};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SandboxId;
+
+/// The directory that holds one directory for each sandbox.
+#[derive(Debug)]
+pub(super) struct Sandboxes {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+/// The beginning of the names of helpers that wait.
+pub(super) const PARKED: &str = "parked-";
+
+impl Sandboxes {
+    pub(super) fn open(state_dir: &Path) -> Result<Self> {
+        let path = state_dir.join("sandboxes");
+        for directory in [state_dir, &path] {
+            make_private(directory)?;
+        }
+        let directory = open_directory(rustix::fs::CWD, &path)
+            .map_err(|e| system("open the directory of sandboxes", e).context("path", path.display()))?;
+        Ok(Self { path, directory })
+    }
+
+    pub(super) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens the directory of a sandbox.
+    pub(super) fn find(&self, id: &SandboxId) -> Result<OwnedFd> {
+        self.find_name(id.as_str())?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("no sandbox {id} in this state directory"))
+                .context("sandbox", id)
+                .context("remedy", "list sandboxes with `stacyvm ls --all`")
+        })
+    }
+
+    pub(super) fn find_name(&self, name: &str) -> Result<Option<OwnedFd>> {
+        match open_directory(&self.directory, name) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(system("open the sandbox's directory", errno)),
+        }
+    }
+
+    /// The names in it, sorted.
+    pub(super) fn names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.path).map_err(|e| io("list sandboxes", e))?;
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+fn open_directory(at: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    rustix::fs::openat(at, name, flags, Mode::empty())
+}
+
+/// Makes a directory that only its user can look into.
+pub(super) fn make_private(path: &Path) -> Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| io("make a directory for state", e).context("path", path.display()))?;
+    let found = std::fs::symlink_metadata(path).map_err(|e| io("look at the directory for state", e))?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(Error::new(ErrorKind::PermissionDenied, "the directory for state is not private to this user")
+            .context("path", path.display())
+            .context("remedy", "make it yours with mode 0700, or choose another with --state-dir"));
+    }
+    Ok(())
+}
+
+/// Whether a living helper holds the directory: it keeps a lock for its life.
+pub(super) fn is_held(directory: &OwnedFd) -> Result<Option<File>> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(directory, LOCK_NAME, flags, Mode::empty()) {
+        Ok(file) => match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(File::from(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(system("lock the sandbox's directory", errno)),
+        },
+        Err(errno) => Err(system("look at the lock of the sandbox", errno)),
+    }
+}
+
+/// Removes an empty directory entry below the sandboxes.
+pub(super) fn remove_empty(sandboxes: &Sandboxes, name: &str) -> Result<(), Errno> {
+    rustix::fs::unlinkat(sandboxes.descriptor(), name, AtFlags::REMOVEDIR)
+}

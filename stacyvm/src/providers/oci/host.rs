@@ -1,0 +1,107 @@
+//! What this host can hold against a sandbox.
+
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use crate::provider::{Capabilities, Finding, Isolation, KillScope, Level, ProbeReport, Signals};
+
+/// What was found out when the provider was opened.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    root: bool,
+    user_namespaces: bool,
+    memory: bool,
+    pids: bool,
+    cpu: bool,
+    freezer: bool,
+    disk: bool,
+}
+
+impl Host {
+    pub(super) fn look() -> Self {
+        let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        let on_v2 = |name: &str| unified.split_whitespace().any(|c| c == name);
+        let on_v1 = |name: &str| {
+            let path = format!("/sys/fs/cgroup/{name}");
+            Path::new(&path).join("cgroup.procs").exists() && access(path, Access::WRITE_OK).is_ok()
+        };
+        let controller = |name: &str| on_v2(name) || on_v1(name);
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            user_namespaces: std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+                .is_ok_and(|n| n.trim() != "0"),
+            memory: controller("memory"),
+            pids: controller("pids"),
+            cpu: controller("cpu"),
+            freezer: on_v1("freezer") || !unified.is_empty(),
+            disk: access("/dev/loop-control", Access::WRITE_OK).is_ok() && mke2fs(),
+        }
+    }
+
+    pub(super) fn capabilities(&self) -> Capabilities {
+        let held = |holds: bool| if holds { Level::Enforced } else { Level::Absent };
+        Capabilities {
+            exec_stdin: true,
+            exec_tty: true,
+            exec_user: true,
+            exec_background: true,
+            reattach_output: true,
+            kill_scope: KillScope::Tree,
+            signals: Signals::Any,
+            oom_reported: self.memory,
+            files: true,
+            file_watch: true,
+            file_tar: true,
+            dial: true,
+            listen: true,
+            pause: self.freezer,
+            attached_lifetime: true,
+            ttl: Level::Enforced,
+            processes: true,
+            usage: true,
+            image_host: true,
+            image_directory: true,
+            mount_host: true,
+            mount_tmpfs: true,
+            mount_volume: true,
+            read_only_root: Level::Enforced,
+            isolation: Isolation::Namespaces,
+            root_mapped: held(self.user_namespaces),
+            syscall_filter: Level::Enforced,
+            no_new_privileges: Level::Enforced,
+            memory_limit: held(self.memory),
+            cpu_limit: held(self.cpu),
+            pids_limit: held(self.pids),
+            open_files_limit: Level::Enforced,
+            disk_limit: held(self.disk),
+            network_none: Level::Enforced,
+            env: true,
+            ..Capabilities::default()
+        }
+    }
+
+    pub(super) fn probe(&self) -> ProbeReport {
+        let finding = |subject: &str, fine: bool, seen: &str, remedy: &str| Finding {
+            subject: subject.to_owned(),
+            fine,
+            seen: seen.to_owned(),
+            remedy: if fine { String::new() } else { remedy.to_owned() },
+        };
+        let yes_no = |fine: bool| if fine { "there" } else { "missing" };
+        let limit = "mount the cgroup controller, or leave the limit out";
+        let findings = vec![
+            finding("root", self.root, if self.root { "uid 0" } else { "an ordinary user" }, "run as root"),
+            finding("user_namespaces", self.user_namespaces, yes_no(self.user_namespaces), "set sysctl user.max_user_namespaces to 1000 or more"),
+            finding("memory_controller", self.memory, yes_no(self.memory), limit),
+            finding("pids_controller", self.pids, yes_no(self.pids), limit),
+            finding("cpu_controller", self.cpu, yes_no(self.cpu), limit),
+            finding("disk_limit", self.disk, yes_no(self.disk), "install e2fsprogs and load the loop module, or leave the limit out"),
+        ];
+        ProbeReport { usable: self.root && self.user_namespaces, findings }
+    }
+}
+
+fn mke2fs() -> bool {
+    ["/sbin/mke2fs", "/usr/sbin/mke2fs"].iter().any(|path| Path::new(path).exists())
+}

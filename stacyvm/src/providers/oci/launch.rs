@@ -1,0 +1,176 @@
+//! From a request to what a helper is told, with the descriptors that go along.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::SystemTime;
+
+use minicbor::bytes::ByteVec;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, Root};
+use stacyvm_agent::protocol::message::{AgentConfig, Variable};
+
+use super::directory::make_private;
+use super::error::system;
+use crate::error::{Error, ErrorKind, Result};
+use crate::provider::CreateRequest;
+use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
+
+/// The user that supervisors inside run as; no command may be this user.
+const SUPERVISOR_UID: u32 = 65_000;
+/// Bytes of output kept for each stream of a background command.
+const RING_BYTES: u32 = 1024 * 1024;
+/// Commands at once.
+const MAX_EXECS: u32 = 1024;
+
+/// What goes to the helper in one packet.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) launch: Launch,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Prepared {
+    pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.descriptors.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// Adds the connection for the agent; the last descriptor.
+    pub(super) fn connect(&mut self, agent: OwnedFd) {
+        self.launch.connection = true;
+        self.descriptors.push(agent);
+    }
+}
+
+/// Translates a request and opens what it names on the host.
+pub(super) fn prepare(request: &CreateRequest, volumes: &Path, record: Vec<u8>) -> Result<Prepared> {
+    let spec = &request.spec;
+    let mut descriptors = Vec::new();
+    let (root, user) = match &spec.source {
+        Source::Image(name) if name == "host" => (Root::Host, "user"),
+        Source::Image(path) if path.starts_with('/') => {
+            descriptors.push(open_directory("image", path, ResolveFlags::NO_MAGICLINKS)?);
+            (Root::Directory, "1000:1000")
+        }
+        Source::Image(_) | Source::Template(_) | Source::Snapshot(_) => {
+            return Err(Error::unsupported("the embedded provider makes sandboxes of `host` and of root directories"));
+        }
+    };
+    let mut mounts = Vec::new();
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let field = format!("mounts[{index}].source");
+        let source = match &mount.source {
+            MountSource::Host(path) => {
+                descriptors.push(open_mount(&field, path)?);
+                wire::MountSource::Host
+            }
+            MountSource::Volume(name) => {
+                let path = volumes.join(name);
+                make_private(volumes)?;
+                make_volume(&path)?;
+                descriptors.push(open_mount(&field, &path.to_string_lossy())?);
+                wire::MountSource::Host
+            }
+            MountSource::Tmpfs { size_mib } => wire::MountSource::Tmpfs { bytes: size_mib << 20 },
+        };
+        let writable = mount.writable || matches!(mount.source, MountSource::Tmpfs { .. });
+        mounts.push(wire::Mount { target: mount.target.clone(), source, writable });
+    }
+    let launch = Launch {
+        id: request.id.to_string(),
+        record: record.into(),
+        root,
+        read_only_root: spec.read_only_root,
+        mounts,
+        limits: limits(spec),
+        hostname: hostname(request.id.as_str()),
+        resolv_conf: String::new(),
+        ends_in_ms: request.ends.map(milliseconds_until),
+        agent: agent(request, user),
+        connection: false,
+    };
+    Ok(Prepared { launch, descriptors })
+}
+
+/// Milliseconds from now to a time; 0 for one that has passed.
+pub(super) fn milliseconds_until(time: SystemTime) -> u64 {
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn limits(spec: &SandboxSpec) -> Limits {
+    let resources = &spec.resources;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0.01 to 4096")]
+    let millis = |cpus: f64| (cpus * 1000.0).round() as u64;
+    Limits {
+        memory_bytes: resources.memory_mib.map(|mib| mib << 20),
+        cpu_millis: resources.cpus.map(millis),
+        pids: resources.pids,
+        disk_bytes: resources.disk_mib.map(|mib| mib << 20),
+    }
+}
+
+fn agent(request: &CreateRequest, default_user: &str) -> AgentConfig {
+    let spec = &request.spec;
+    let variable = |(name, value): (&String, &String)| Variable {
+        name: name.clone().into_bytes().into(),
+        value: value.clone().into_bytes().into(),
+    };
+    AgentConfig {
+        user: spec.user.clone().unwrap_or_else(|| default_user.to_owned()),
+        workdir: ByteVec::from(spec.workdir.clone().unwrap_or_else(|| "/workspace".into()).into_bytes()),
+        env: spec.env.iter().chain(request.secrets.expose()).map(variable).collect(),
+        key: Vec::new(),
+        deadline_ms: None,
+        ring_bytes: RING_BYTES,
+        max_execs: MAX_EXECS,
+        open_files: spec.resources.open_files,
+        supervisor_uid: SUPERVISOR_UID,
+        can_switch_user: true,
+        socket: None,
+    }
+}
+
+/// The beginning of the id: short, and unique enough for people.
+fn hostname(id: &str) -> String {
+    id[..id.len().min(12)].trim_end_matches('-').to_owned()
+}
+
+fn open_directory(field: &str, path: &str, resolve: ResolveFlags) -> Result<OwnedFd> {
+    open(path, OFlags::DIRECTORY, resolve).map_err(|errno| {
+        Error::invalid(field, path, "a directory of this host that this user may open", "check the path and its rights")
+            .source(std::io::Error::from(errno))
+    })
+}
+
+/// Opens a mount's source once, without following links, so that what was
+/// checked is what is mounted.
+fn open_mount(field: &str, path: &str) -> Result<OwnedFd> {
+    let real = std::fs::canonicalize(path).map_err(|error| {
+        Error::invalid(field, path, "an existing path of this host", "make it, or correct it").source(error)
+    })?;
+    let flags = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    open(&real.to_string_lossy(), OFlags::empty(), flags)
+        .map_err(|errno| system("open the source of a mount", errno).context("field", field).context("path", path))
+}
+
+fn open(path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, rustix::io::Errno> {
+    let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve) {
+        // An older kernel, or one that runs inside another sandbox.
+        Err(rustix::io::Errno::NOSYS) => rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty()),
+        opened => opened,
+    }
+}
+
+/// A volume belongs to the default user inside.
+fn make_volume(path: &Path) -> Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(1000), rustix::fs::Gid::from_raw(1000));
+            rustix::fs::chown(path, Some(uid), Some(gid)).map_err(|e| system("give a volume its owner", e))
+        }
+        Err(rustix::io::Errno::EXIST) if path.is_dir() => Ok(()),
+        Err(rustix::io::Errno::EXIST) => Err(Error::new(ErrorKind::Corrupt, "a volume's directory is no directory").context("path", path.display())),
+        Err(errno) => Err(system("make a volume", errno)),
+    }
+}

@@ -1,0 +1,62 @@
+//! A helper's own socket: what any process of the host asks a sandbox's helper.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use stacyvm_agent::helper_protocol::{
+    FromHelper, MAX_PACKET, MonitorRequest, REQUEST_AGENT, REQUEST_MONITOR, SOCKET_NAME,
+};
+use stacyvm_agent::protocol::message::{decode, encode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::error::{failed, helper_gone, io};
+use super::program::unexpected;
+use crate::error::Result;
+
+/// Connects to the helper of the sandbox in this directory; `None` where no
+/// helper listens any more.
+async fn connect(directory: &OwnedFd) -> Result<Option<UnixStream>> {
+    // Through the descriptor: the path of a socket may have 107 bytes only,
+    // and the directory cannot be exchanged on the way.
+    let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_fd().as_raw_fd());
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
+            _ => Err(io("reach the sandbox's helper", error)),
+        },
+    }
+}
+
+/// A connection to the agent inside.
+pub(super) async fn agent(directory: &OwnedFd) -> Result<UnixStream> {
+    let mut stream = connect(directory).await?.ok_or_else(helper_gone)?;
+    stream.write_all(&REQUEST_AGENT).await.map_err(|_| helper_gone())?;
+    Ok(stream)
+}
+
+/// Asks the helper. `None` where no helper listens any more.
+pub(super) async fn ask(directory: &OwnedFd, request: MonitorRequest) -> Result<Option<FromHelper>> {
+    let Some(mut stream) = connect(directory).await? else { return Ok(None) };
+    let body = encode(&request);
+    let mut bytes = REQUEST_MONITOR.to_vec();
+    // Requests are a few bytes long.
+    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or_default().to_le_bytes());
+    bytes.extend_from_slice(&body);
+    let answer = async {
+        stream.write_all(&bytes).await?;
+        let length = stream.read_u32_le().await? as usize;
+        let mut body = vec![0; length.min(MAX_PACKET)];
+        stream.read_exact(&mut body).await?;
+        std::io::Result::Ok((length, body))
+    };
+    // A helper that ends while it is asked is one that does not listen any more.
+    let Ok((length, body)) = answer.await else { return Ok(None) };
+    if length > MAX_PACKET {
+        return Err(unexpected());
+    }
+    match decode(&body).map_err(|_| unexpected())? {
+        FromHelper::Failed(report) => Err(failed(&report)),
+        reply => Ok(Some(reply)),
+    }
+}

@@ -1,0 +1,141 @@
+//! The helper's program: the embedded bytes, in a file that can be executed.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::error::{io, system};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The program, executable for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Program {
+    path: PathBuf,
+    /// Keeps a memory file open; its path is `/proc/self/fd/N`.
+    _memory: Option<File>,
+}
+
+impl Program {
+    /// Puts the embedded program into a sealed memory file, or, where those
+    /// cannot be executed, into `cache`, a private directory.
+    pub(super) fn prepare(cache: &Path) -> Result<Self> {
+        let bytes = stacyvm_agent::AGENT;
+        if bytes.is_empty() {
+            return Err(Error::unsupported(
+                "this build of stacyvm carries no agent for this system; build it on Linux with network access or set STACYVM_AGENT_BINARY",
+            ));
+        }
+        if let Some(file) = sealed(bytes) {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            // A host may forbid executing memory files; only trying tells.
+            if executes(&path) {
+                return Ok(Self { path, _memory: Some(file) });
+            }
+        }
+        let path = cached(cache, bytes)?;
+        if executes(&path) {
+            return Ok(Self { path, _memory: None });
+        }
+        Err(Error::unsupported("this host executes neither memory files nor files of the state directory")
+            .context("path", path.display())
+            .context("remedy", "mount the state directory without noexec, or choose another with --state-dir"))
+    }
+
+    /// Starts a helper whose standard input is this end of its owner channel.
+    pub(super) fn start(&self, owner: OwnedFd) -> Result<Child> {
+        // No `pre_exec`, `uid` or the like: those would fork this process,
+        // which costs as much as it has memory.
+        Command::new(&self.path)
+            .arg0("stacyvm-helper")
+            .env_clear()
+            .stdin(Stdio::from(owner))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| io("start a helper", e))
+    }
+}
+
+fn sealed(bytes: &[u8]) -> Option<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("stacyvm-helper", flags | MemfdFlags::EXEC)
+        // Kernels before 6.3 do not know the flag.
+        .or_else(|_| rustix::fs::memfd_create("stacyvm-helper", flags))
+        .ok()?;
+    let mut file = File::from(fd);
+    file.write_all(bytes).ok()?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals).ok()?;
+    Some(file)
+}
+
+/// Whether the program runs from this path: as the helper without an owner it
+/// ends at once.
+fn executes(path: &Path) -> bool {
+    Command::new(path)
+        .arg0("stacyvm-helper")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
+
+/// The program in the cache, by its digest; checked each time.
+fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(bytes);
+    let name: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+    let path = cache.join(format!("helper-{name}"));
+    if is_same(&path, bytes) {
+        return Ok(path);
+    }
+    let draft = cache.join(format!("helper-{name}.{}", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o700).custom_flags(libc::O_NOFOLLOW).open(&draft)?;
+        file.write_all(bytes)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o500))?;
+        file.sync_all()?;
+        std::fs::rename(&draft, &path)
+    };
+    write().map_err(|e| io("write the helper to the state directory", e))?;
+    Ok(path)
+}
+
+fn is_same(path: &Path, bytes: &[u8]) -> bool {
+    let mut found = Vec::with_capacity(bytes.len());
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .and_then(|f| f.take(bytes.len() as u64 + 1).read_to_end(&mut found))
+        .is_ok()
+        && found == bytes
+}
+
+/// A pair of packet sockets: ours, and the helper's end.
+pub(super) fn owner_channel() -> Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| system("make a channel to a helper", e))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| system("make a channel to a helper", e))?;
+    Ok((ours, theirs))
+}
+
+/// A pair of stream sockets for a connection to an agent: ours, and its end.
+pub(super) fn agent_connection() -> Result<(std::os::unix::net::UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| io("make a connection", e))?;
+    ours.set_nonblocking(true).map_err(|e| io("make a connection", e))?;
+    Ok((ours, theirs.into()))
+}
+
+pub(super) fn unexpected() -> Error {
+    Error::new(ErrorKind::Protocol, "the helper answered something else than was asked")
+}

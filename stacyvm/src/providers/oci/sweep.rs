@@ -1,0 +1,93 @@
+//! Taking away what a helper that was killed could not.
+//!
+//! The kernel ends the processes of the sandbox, and with them its mounts and
+//! namespaces. What stays is its directory and what the ledger in it names.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+use stacyvm_agent::helper_protocol::LEDGER_NAME;
+
+use super::directory::{Sandboxes, is_held};
+use super::error::{io, system};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Tries before a cgroup that cannot be removed is an error; 10 ms apart.
+const TRIES: u32 = 500;
+
+/// Removes a sandbox whose helper is dead; false where a living one holds it.
+pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
+    let Some(directory) = sandboxes.find_name(name)? else { return Ok(true) };
+    let lock = match is_held(&directory) {
+        Ok(Some(lock)) => Some(lock),
+        Ok(None) => return Ok(false),
+        // The helper makes the lock right after the directory.
+        Err(_) if is_young(&directory) => return Ok(false),
+        Err(_) => None,
+    };
+    for line in ledger(&directory)?.lines() {
+        if let Some(("cgroup", path)) = line.split_once('\t') {
+            remove_cgroup(Path::new(path)).await?;
+        }
+    }
+    let path = sandboxes.path_of(name);
+    let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    drop(lock);
+    match removal {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Ok(Err(error)) => Err(io("remove the sandbox's directory", error)),
+        Err(error) => Err(Error::new(ErrorKind::Internal, "removing the sandbox's directory stopped").source(error)),
+    }
+}
+
+fn is_young(directory: &OwnedFd) -> bool {
+    let Ok(stat) = rustix::fs::fstat(directory) else { return true };
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec.saturating_sub(stat.st_mtime) < 10
+}
+
+fn ledger(directory: &OwnedFd) -> Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, LEDGER_NAME, flags, Mode::empty()) {
+        Ok(file) => std::io::read_to_string(std::fs::File::from(file)).map_err(|e| io("read the sandbox's ledger", e)),
+        Err(Errno::NOENT) => Ok(String::new()),
+        Err(errno) => Err(system("open the sandbox's ledger", errno)),
+    }
+}
+
+/// Kills what is in a cgroup and removes it, its children first.
+async fn remove_cgroup(path: &Path) -> Result<()> {
+    if !path.starts_with("/sys/fs/cgroup") || !path.components().any(|c| c.as_os_str() == "stacyvm") {
+        return Err(Error::new(ErrorKind::Corrupt, "the ledger names a cgroup that is not stacyvm's")
+            .context("path", path.display()));
+    }
+    for _ in 0..TRIES {
+        for child in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            if child.file_type().is_ok_and(|t| t.is_dir()) {
+                kill_all(&child.path());
+                // It is tried again with its parent.
+                let _ = std::fs::remove_dir(child.path());
+            }
+        }
+        kill_all(path);
+        match std::fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    Err(Error::new(ErrorKind::Internal, "a cgroup of the sandbox could not be removed").context("path", path.display()))
+}
+
+fn kill_all(path: &Path) {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    for pid in text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}

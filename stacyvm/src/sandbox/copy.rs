@@ -1,0 +1,472 @@
+//! Directories and files between the host and a sandbox, as `docker cp` does.
+
+use std::io::ErrorKind as IoKind;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+
+use bytes::BytesMut;
+use futures_util::{StreamExt, stream};
+use stacyvm_agent::guest::files::{FileTask, transfer};
+use stacyvm_agent::protocol::Kind;
+use stacyvm_agent::protocol::message::{self, Failure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use super::files::{ByteStream, ExportRequest, FileKind, GuestPath, ImportRequest};
+use super::files_handle::Files;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How files are copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// Whether owners are kept; otherwise the one who copies owns all.
+    pub keep_owner: bool,
+    /// Whether a symbolic link given as source is followed.
+    pub follow: bool,
+}
+
+/// Where a copy ends up: a directory, and the name in it.
+struct Target {
+    directory: Vec<u8>,
+    name: Vec<u8>,
+}
+
+/// What is at a destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum There {
+    Nothing,
+    Directory,
+    Other,
+}
+
+impl Files {
+    /// Copies a file or directory of the host into the sandbox.
+    ///
+    /// # Behavior
+    ///
+    /// - A destination that is a directory gets the source under its own name;
+    ///   a source that ends in `/.` gives its contents only.
+    /// - A destination that does not exist becomes the source; its parent must
+    ///   exist. With a trailing slash it must be a directory.
+    /// - Links inside are copied as links; modes and times are kept.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `not_directory`, `is_directory`, `permission_denied`,
+    /// `no_space`, `invalid_argument`. What had arrived by then stays.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future stops the copy; what had arrived stays.
+    pub async fn copy_in(
+        &self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<[u8]>,
+        options: CopyOptions,
+    ) -> Result<()> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        GuestPath::new(to)?;
+        let found = look(from, options.follow).map_err(|e| io("find the source", from, e))?;
+        let there = self.there(to).await?;
+        let parent_there = match parent_and_name(to) {
+            Some((parent, _)) => self.there(&parent).await?,
+            None => There::Directory,
+        };
+        let target = decide(
+            from.as_os_str().as_bytes(),
+            to,
+            found.is_dir(),
+            there,
+            parent_there,
+        )?;
+        let contents = found.is_dir();
+        let request = message::ExportRequest {
+            user: None,
+            path: absolute(from)?.as_os_str().as_bytes().to_vec().into(),
+            contents,
+            follow: options.follow,
+        };
+        let (data, worker) = local_export(request)?;
+        let own_name = from.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+        let sent = if contents {
+            let path = join(&target.directory, &target.name);
+            self.import_tar_with(import(&path, true, options)?, data)
+                .await
+        } else if target.name == own_name {
+            self.import_tar_with(import(&target.directory, false, options)?, data)
+                .await
+        } else {
+            self.import_renamed(&target, own_name, data, options).await
+        };
+        finish(worker, sent).await
+    }
+
+    /// Copies a file or directory of the sandbox to the host. As
+    /// [`copy_in`](Self::copy_in), the other way round.
+    ///
+    /// Nothing that the sandbox sends leaves the destination: names are taken
+    /// apart and links are never written through.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`copy_in`](Self::copy_in).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future stops the copy; what had arrived stays.
+    pub async fn copy_out(
+        &self,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<Path>,
+        options: CopyOptions,
+    ) -> Result<()> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let path = GuestPath::new(from)?;
+        let entry = if options.follow {
+            self.stat_followed(from).await?
+        } else {
+            self.stat(from).await?
+        };
+        let is_dir = entry.kind == FileKind::Directory || from.ends_with(b"/.");
+        let there = there_local(to)?;
+        let to_bytes = to.as_os_str().as_bytes();
+        let parent_there = match parent_and_name(to_bytes) {
+            Some((parent, _)) => there_local(Path::new(std::ffi::OsStr::from_bytes(&parent)))?,
+            None => There::Directory,
+        };
+        let target = decide(from, to_bytes, is_dir, there, parent_there)?;
+        let request = ExportRequest {
+            user: None,
+            path,
+            contents: is_dir,
+            follow: options.follow,
+        };
+        let data = self.export_tar_with(request).await?;
+        let own_name = parent_and_name(from)
+            .map(|(_, name)| name)
+            .unwrap_or_default();
+        if is_dir {
+            let path = join(&target.directory, &target.name);
+            return local_import(&path, true, data, options).await;
+        }
+        if target.name == own_name {
+            return local_import(&target.directory, false, data, options).await;
+        }
+        // Under another name: into a private directory beside it, then moved.
+        let directory = absolute(Path::new(std::ffi::OsStr::from_bytes(&target.directory)))?;
+        let staging = Staging::make(&directory)?;
+        local_import(staging.0.as_os_str().as_bytes(), false, data, options).await?;
+        let name = |bytes| std::ffi::OsStr::from_bytes(bytes);
+        let (arrived, wanted) = (
+            staging.0.join(name(&own_name)),
+            directory.join(name(&target.name)),
+        );
+        std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
+    }
+
+    async fn there(&self, path: &[u8]) -> Result<There> {
+        match self.stat_followed(path).await {
+            Ok(entry) if entry.kind == FileKind::Directory => Ok(There::Directory),
+            Ok(_) => Ok(There::Other),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => {
+                Ok(There::Nothing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Unpacks one file under another name: beside its place, then moved.
+    async fn import_renamed(
+        &self,
+        target: &Target,
+        own_name: &[u8],
+        data: ByteStream,
+        options: CopyOptions,
+    ) -> Result<()> {
+        let hidden = format!(".stacyvm-{}", crate::id::ExecId::random());
+        let staging = join(&target.directory, hidden.as_bytes());
+        let moved = async {
+            self.import_tar_with(import(&staging, true, options)?, data)
+                .await?;
+            self.rename(
+                join(&staging, own_name),
+                join(&target.directory, &target.name),
+            )
+            .await
+        };
+        let moved = moved.await;
+        // Nothing was made where the first step failed.
+        let _ = self.remove(&staging).await;
+        moved
+    }
+}
+
+/// A hidden directory beside a destination, removed with all that is in it.
+struct Staging(PathBuf);
+
+impl Staging {
+    fn make(beside: &Path) -> Result<Self> {
+        let path = beside.join(format!(".stacyvm-{}", crate::id::ExecId::random()));
+        std::fs::create_dir(&path).map_err(|e| io("make a directory for the copy", &path, e))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // A directory that cannot be removed keeps its telling name.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The rules of `docker cp`.
+fn decide(
+    from: &[u8],
+    to: &[u8],
+    source_is_dir: bool,
+    there: There,
+    parent: There,
+) -> Result<Target> {
+    let contents_only = from.ends_with(b"/.") || from == b".";
+    let split =
+        |path: &[u8]| parent_and_name(path).map(|(directory, name)| Target { directory, name });
+    let fail = |kind, text: &str| {
+        Err(Error::new(kind, text).context("destination", String::from_utf8_lossy(to)))
+    };
+    match (source_is_dir, there) {
+        (true, There::Other) => fail(
+            ErrorKind::NotDirectory,
+            "a directory cannot be copied onto a file",
+        ),
+        (true, There::Directory) if contents_only => Ok(Target {
+            directory: to.to_vec(),
+            name: b".".to_vec(),
+        }),
+        (_, There::Directory) => {
+            let name = parent_and_name(from).map_or_else(|| b".".to_vec(), |(_, name)| name);
+            Ok(Target {
+                directory: to.to_vec(),
+                name,
+            })
+        }
+        (false, There::Nothing) if to.ends_with(b"/") => fail(
+            ErrorKind::NotFound,
+            "the destination directory does not exist",
+        ),
+        (false, There::Other) if to.ends_with(b"/") => {
+            fail(ErrorKind::NotDirectory, "the destination is no directory")
+        }
+        (_, There::Nothing) if parent != There::Directory => fail(
+            ErrorKind::NotFound,
+            "the directory of the destination does not exist",
+        ),
+        (_, There::Nothing | There::Other) => split(to).map_or_else(
+            || fail(ErrorKind::IsDirectory, "the destination is a directory"),
+            Ok,
+        ),
+    }
+}
+
+/// Takes a path apart, trailing slashes aside; `None` where it has no name.
+fn parent_and_name(path: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut end = path.len();
+    while end > 1 && path[end - 1] == b'/' {
+        end -= 1;
+    }
+    let path = &path[..end];
+    let at = path.iter().rposition(|b| *b == b'/');
+    let name = at.map_or(path, |at| &path[at + 1..]);
+    if name.is_empty() || name == b"." || name == b".." {
+        return None;
+    }
+    let parent = match at {
+        None => b".".to_vec(),
+        Some(0) => b"/".to_vec(),
+        Some(at) => path[..at].to_vec(),
+    };
+    Some((parent, name.to_vec()))
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if name == b"." {
+        return directory.to_vec();
+    }
+    let mut path = directory.to_vec();
+    if !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+fn import(path: &[u8], parents: bool, options: CopyOptions) -> Result<ImportRequest> {
+    let path = GuestPath::new(path)?;
+    Ok(ImportRequest {
+        user: None,
+        path,
+        parents,
+        keep_owner: options.keep_owner,
+    })
+}
+
+fn there_local(path: &Path) -> Result<There> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(There::Directory),
+        Ok(_) => Ok(There::Other),
+        Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
+            Ok(There::Nothing)
+        }
+        Err(error) => Err(io("look at the destination", path, error)),
+    }
+}
+
+fn look(path: &Path, follow: bool) -> std::io::Result<std::fs::Metadata> {
+    if follow {
+        std::fs::metadata(path)
+    } else {
+        std::fs::symlink_metadata(path)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| io("find the path", path, e))
+}
+
+fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        IoKind::NotFound => ErrorKind::NotFound,
+        IoKind::PermissionDenied => ErrorKind::PermissionDenied,
+        IoKind::NotADirectory => ErrorKind::NotDirectory,
+        IoKind::IsADirectory => ErrorKind::IsDirectory,
+        IoKind::StorageFull => ErrorKind::NoSpace,
+        _ => ErrorKind::Internal,
+    };
+    Error::new(kind, format!("cannot {doing}"))
+        .source(error)
+        .context("path", path.display())
+}
+
+type Worker = JoinHandle<Option<Failure>>;
+
+/// Runs a file operation of this host on a blocking thread, with its data on a
+/// socket pair, whose other end is returned.
+fn start(task: FileTask) -> Result<(UnixStream, Worker)> {
+    let pair = || -> std::io::Result<_> {
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(ours)?, theirs))
+    };
+    let (ours, theirs) = pair().map_err(|e| {
+        Error::new(
+            ErrorKind::ResourceExhausted,
+            "cannot make a channel for the copy",
+        )
+        .source(e)
+    })?;
+    let worker = tokio::task::spawn_blocking(move || {
+        let mut failure = None;
+        transfer(&task, theirs.as_fd(), &mut |kind, payload| {
+            if kind == Kind::Failure {
+                failure = message::decode(payload).ok();
+            }
+        });
+        failure
+    });
+    Ok((ours, worker))
+}
+
+fn local_export(request: message::ExportRequest) -> Result<(ByteStream, Worker)> {
+    let (socket, worker) = start(FileTask::Export(request))?;
+    let data = stream::try_unfold(socket, async |mut socket| {
+        let mut buffer = BytesMut::with_capacity(256 * 1024);
+        let read = socket.read_buf(&mut buffer).await;
+        match read {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some((buffer.freeze(), socket))),
+            Err(error) => {
+                Err(Error::new(ErrorKind::Internal, "reading the source stopped").source(error))
+            }
+        }
+    });
+    Ok((data.boxed(), worker))
+}
+
+async fn local_import(
+    path: &[u8],
+    parents: bool,
+    mut data: ByteStream,
+    options: CopyOptions,
+) -> Result<()> {
+    let path = absolute(Path::new(std::ffi::OsStr::from_bytes(path)))?;
+    let request = message::ImportRequest {
+        user: None,
+        path: path.as_os_str().as_bytes().to_vec().into(),
+        parents,
+        keep_owner: options.keep_owner,
+    };
+    let (mut socket, worker) = start(FileTask::Import(request))?;
+    let sent = async {
+        while let Some(chunk) = data.next().await {
+            if socket.write_all(&chunk?).await.is_err() {
+                // The worker stopped reading; it tells why.
+                break;
+            }
+        }
+        Ok(())
+    };
+    let sent = sent.await;
+    drop(socket);
+    finish(worker, sent).await
+}
+
+/// The worker's failure comes first: it is the cause of the other side's.
+async fn finish(worker: Worker, other: Result<()>) -> Result<()> {
+    match worker.await {
+        Ok(None) => other,
+        Ok(Some(failure)) => match other {
+            // The other side stopped first; our worker only saw a closed channel.
+            Err(error) if error.kind() != ErrorKind::Cancelled => Err(error),
+            _ => Err(crate::agent::failure_error(&failure)),
+        },
+        Err(error) => Err(Error::new(ErrorKind::Internal, "the copy stopped").source(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_decided_as_docker_cp_does() {
+        use There::{Directory as D, Nothing as N, Other as O};
+        let table: &[(&str, &str, bool, There, There, Option<(&str, &str)>)] = &[
+            ("a", "/d", false, D, D, Some(("/d", "a"))),
+            ("a", "/x", false, N, D, Some(("/", "x"))),
+            ("a", "/x", false, O, D, Some(("/", "x"))),
+            ("a", "/x/", false, N, D, None),
+            ("a", "/x/", false, O, D, None),
+            ("a", "/n/x", false, N, N, None),
+            ("d", "/t", true, D, D, Some(("/t", "d"))),
+            ("d/", "/t", true, D, D, Some(("/t", "d"))),
+            ("d/.", "/t", true, D, D, Some(("/t", "."))),
+            ("d", "/t", true, N, D, Some(("/", "t"))),
+            ("d/.", "/t/u", true, N, D, Some(("/t", "u"))),
+            ("d", "/t", true, O, D, None),
+            ("d", "/n/t", true, N, N, None),
+        ];
+        for (from, to, is_dir, there, parent, expected) in table {
+            let got = decide(from.as_bytes(), to.as_bytes(), *is_dir, *there, *parent).ok();
+            let got = got.map(|t| {
+                (
+                    String::from_utf8(t.directory).unwrap(),
+                    String::from_utf8(t.name).unwrap(),
+                )
+            });
+            let expected = expected.map(|(a, b)| (a.to_owned(), b.to_owned()));
+            assert_eq!(got, expected, "{from} to {to}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The handle of a sandbox.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::exec::{AttachOptions, ExecInfo, ExecSpec, SignalScope};
+use super::exec_builder::Exec;
+use super::files_handle::Files;
+use super::info::SandboxInfo;
+use super::process::Process;
+use super::state::{ProcessInfo, Usage};
+use crate::context::Context;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::id::{ExecId, SandboxId, SnapshotId};
+use crate::layer::Layered;
+use crate::provider::{Connection, Endpoint, PortListener, Provider as _, SnapshotInfo};
+
+/// A sandbox. A cheap handle: clones are the same sandbox, and dropping one
+/// does nothing.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> stacyvm::Result<()> {
+/// # let engine = stacyvm::Engine::builder()
+/// #     .provider("mock", std::sync::Arc::new(stacyvm::providers::mock::Mock::default()))
+/// #     .build().await?;
+/// let sandbox = engine.create(stacyvm::SandboxSpec::image("scratch")).await?;
+/// let again = engine.get(sandbox.id()).await?;
+/// assert_eq!(again.exec(["echo", "hi"]).output().await?.stdout_text(), "hi\n");
+/// sandbox.kill().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+struct Inner {
+    id: SandboxId,
+    engine: Engine,
+    provider: Arc<Layered>,
+    context: Context,
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("id", &self.0.id)
+            .field("provider", &self.0.provider.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn new(
+        engine: Engine,
+        provider: Arc<Layered>,
+        id: SandboxId,
+        context: Context,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            id,
+            engine,
+            provider,
+            context,
+        }))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &SandboxId {
+        &self.0.id
+    }
+
+    /// The same sandbox, its calls made in this context. The context's tenant
+    /// must be the sandbox's own; another one finds nothing.
+    pub fn with_context(&self, context: Context) -> Self {
+        Self::new(
+            self.0.engine.clone(),
+            Arc::clone(&self.0.provider),
+            self.0.id.clone(),
+            context,
+        )
+    }
+
+    pub(crate) fn provider(&self) -> &Layered {
+        &self.0.provider
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.0.context
+    }
+
+    /// Notes a background command without making its caller wait.
+    pub(crate) fn record_exec(&self, spec: &ExecSpec) {
+        self.0.engine.record_exec(&self.0.context, &self.0.id, spec);
+    }
+
+    /// What is known of it, from its record and from its provider.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` once its record is gone.
+    pub async fn info(&self) -> Result<SandboxInfo> {
+        self.0.engine.info(&self.0.context, &self.0.id).await
+    }
+
+    /// A command, from its argument vector. Nothing runs before
+    /// [`Exec::output`] or [`Exec::start`].
+    pub fn exec<A: AsRef<[u8]>>(&self, argv: impl IntoIterator<Item = A>) -> Exec {
+        Exec::new(self.clone(), ExecSpec::new(argv))
+    }
+
+    /// A command line for `/bin/sh -c`.
+    pub fn shell(&self, line: impl AsRef<[u8]>) -> Exec {
+        Exec::new(self.clone(), ExecSpec::shell(line))
+    }
+
+    /// A command that is fully specified.
+    pub fn exec_spec(&self, spec: ExecSpec) -> Exec {
+        Exec::new(self.clone(), spec)
+    }
+
+    /// Lists commands: those that run, those with survivors, those remembered.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_gone`, `unavailable`.
+    pub async fn execs(&self) -> Result<Vec<ExecInfo>> {
+        self.provider().list_execs(self.context(), self.id()).await
+    }
+
+    /// Follows a background command: kept output first, then what comes.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `unsupported`.
+    pub async fn attach(&self, exec: &ExecId) -> Result<Process> {
+        let options = AttachOptions {
+            stdin: false,
+            replay: true,
+        };
+        self.attach_with(exec, options).await
+    }
+
+    /// Follows a background command.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `unsupported`.
+    pub async fn attach_with(&self, exec: &ExecId, options: AttachOptions) -> Result<Process> {
+        let session = self
+            .provider()
+            .attach(self.context(), self.id(), exec, options)
+            .await?;
+        Ok(Process::new(session, true, None))
+    }
+
+    /// Sends a signal to a command that is not followed.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `unsupported` for a signal that the provider cannot send.
+    pub async fn signal(&self, exec: &ExecId, signal: i32, scope: SignalScope) -> Result<()> {
+        self.provider()
+            .signal_exec(self.context(), self.id(), exec, signal, scope)
+            .await
+    }
+
+    /// Its files.
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// Connects to a TCP port inside, without any network of the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where nothing listens, `unsupported`.
+    pub async fn dial(&self, port: u16) -> Result<Connection> {
+        self.provider().dial(self.context(), self.id(), port).await
+    }
+
+    /// Listens on a TCP port inside; 0 lets the sandbox choose. Dropping the
+    /// listener closes the port.
+    ///
+    /// # Errors
+    ///
+    /// `already_exists` where the port is taken, `unsupported`.
+    pub async fn listen(&self, port: u16) -> Result<PortListener> {
+        self.provider()
+            .listen(self.context(), self.id(), port)
+            .await
+    }
+
+    /// Tells where others reach a port.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported`, `not_found` for a port that is not published.
+    pub async fn endpoint(&self, port: u16) -> Result<Endpoint> {
+        self.provider()
+            .endpoint(self.context(), self.id(), port)
+            .await
+    }
+
+    /// Lists the processes inside.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported`, `sandbox_gone`.
+    pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        self.provider().processes(self.context(), self.id()).await
+    }
+
+    /// Tells what it uses.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported`, `sandbox_gone`.
+    pub async fn usage(&self) -> Result<Usage> {
+        self.provider().usage(self.context(), self.id()).await
+    }
+
+    /// Moves the end of its life later, and gives the new end; a sandbox
+    /// without an end keeps none.
+    ///
+    /// # Errors
+    ///
+    /// `permission_denied` past the policy's longest life, `sandbox_gone`.
+    pub async fn extend(&self, by: Duration) -> Result<Option<SystemTime>> {
+        self.0.engine.extend(self, by).await
+    }
+
+    /// Sets the end of its life to this time from now; `None` removes it.
+    ///
+    /// # Errors
+    ///
+    /// `permission_denied` past the policy's longest life, `sandbox_gone`.
+    pub async fn set_ttl(&self, ttl: Option<Duration>) -> Result<Option<SystemTime>> {
+        self.0.engine.set_ttl(self, ttl).await
+    }
+
+    /// Stops every process. A paused sandbox is success.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported`, `sandbox_gone`.
+    pub async fn pause(&self) -> Result<()> {
+        self.0.engine.pause(self).await
+    }
+
+    /// Lets the processes go on. A running sandbox is success.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported`, `sandbox_gone`.
+    pub async fn resume(&self) -> Result<()> {
+        self.0.engine.resume(self).await
+    }
+
+    /// Saves it; a new sandbox can be made from the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported`, `no_space`.
+    pub async fn snapshot(&self) -> Result<SnapshotInfo> {
+        let snapshot = SnapshotId::random();
+        self.provider()
+            .snapshot(self.context(), self.id(), &snapshot)
+            .await
+    }
+
+    /// Ends it and returns when nothing of it is left. An ended one is success.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where the runtime does not answer; the next reconcile
+    /// tries again.
+    ///
+    /// # Cancellation
+    ///
+    /// Once begun it is finished, by this process or by the next reconcile.
+    pub async fn kill(&self) -> Result<()> {
+        self.0.engine.destroy(self).await
+    }
+}

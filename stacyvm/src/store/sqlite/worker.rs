@@ -1,0 +1,95 @@
+//! A thread that owns a connection.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::rules;
+use crate::context::Context;
+use crate::error::Result;
+
+/// How many calls wait for one connection before callers wait to be queued.
+const QUEUE: usize = 256;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Runs work on one connection, one piece after the other.
+#[derive(Debug)]
+pub(super) struct Worker {
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// Starts the thread. `kept` is dropped after the connection.
+    pub(super) fn start(
+        name: &str,
+        file: &Path,
+        mut connection: Connection,
+        kept: impl Send + 'static,
+    ) -> Result<Self> {
+        let (sender, mut receiver) = mpsc::channel::<Job>(QUEUE);
+        let run = move || {
+            while let Some(job) = receiver.blocking_recv() {
+                job(&mut connection);
+            }
+            drop(connection);
+            drop(kept);
+        };
+        let thread = Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .map_err(|e| super::super::state_dir::failed("start the thread of", file, e))?;
+        Ok(Self {
+            queue: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Runs a piece of work. Work whose caller is gone is not begun.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let queue = self
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(rules::closed)?;
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            if !reply.is_closed() {
+                // The caller may have gone in the meantime; the work is done.
+                let _ = reply.send(work(connection));
+            }
+        });
+        cx.bound(async {
+            queue.send(job).await.map_err(|_| rules::closed())?;
+            drop(queue);
+            answer.await.map_err(|_| rules::closed())?
+        })
+        .await
+    }
+
+    /// Takes no more work, waits for what is queued, and closes the connection.
+    pub(super) async fn close(&self) {
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // Its panic, if there was one, was reported to the call that met it.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the tests of the embedded provider share.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of it"
+)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stacyvm::Sandbox;
+use stacyvm::SandboxSpec;
+use stacyvm::config::Config;
+use stacyvm::engine::Engine;
+use stacyvm::sandbox::spec::Lifetime;
+
+/// An engine with the embedded provider and a state directory of its own.
+pub struct Host {
+    pub engine: Engine,
+    pub state: tempfile::TempDir,
+}
+
+/// Opens the embedded provider, or says why the test does not run.
+pub async fn embedded() -> Option<Host> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: the embedded provider needs root");
+        return None;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let engine = open(state.path().to_path_buf()).await;
+    Some(Host { engine, state })
+}
+
+/// Opens an engine on a state directory.
+pub async fn open(state: PathBuf) -> Engine {
+    Engine::open(Config::for_state_dir(state)).await.unwrap()
+}
+
+impl Host {
+    /// A sandbox of the image `host` that ends with this process.
+    pub async fn sandbox(&self) -> Sandbox {
+        self.engine
+            .create(SandboxSpec::host().lifetime(Lifetime::Attached))
+            .await
+            .unwrap()
+    }
+}
+
+/// Repeats a check until it holds, for at most ten seconds.
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    for _ in 0..1000 {
+        if check().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("after ten seconds still not: {what}");
+}
+
+/// Waits for a future for at most thirty seconds: a hang is a failure.
+pub async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), work)
+        .await
+        .expect("it hangs")
+}
