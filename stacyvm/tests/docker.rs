@@ -126,7 +126,7 @@ impl Host {
     }
 
     fn tickets(&self) -> usize {
-        std::fs::read_dir(self.state.path().join("docker"))
+        std::fs::read_dir(self.state.path())
             .unwrap()
             .filter(|e| {
                 let name = e.as_ref().unwrap().file_name();

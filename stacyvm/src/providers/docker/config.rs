@@ -20,8 +20,9 @@ pub struct DockerConfig {
     /// The runtime by the name that the engine has it under; the engine's
     /// default if none.
     pub runtime: Option<String>,
-    /// A directory that only this user can enter. The keys of sandboxes are
-    /// kept below it, so that another process of this user can go on.
+    /// A directory that only this user can enter, made where it is missing.
+    /// The keys of sandboxes are kept in it, so that another process of this
+    /// user can go on.
     pub state: PathBuf,
     /// The store under which sandboxes are made.
     pub instance: InstanceId,

@@ -48,6 +48,8 @@ const PIDS: i64 = 1024;
 /// Commands at once, and bytes of kept output for each stream of one.
 const EXECS: u32 = 256;
 const RING: u32 = 1024 * 1024;
+/// What an agent reads from its standard input at most.
+const LONGEST_CONFIG: u32 = 256 * 1024;
 /// Within the 65536 users of a remapped engine; no image uses it.
 const SUPERVISOR: u32 = 65_530;
 
@@ -275,14 +277,15 @@ fn milliseconds_until(ends: SystemTime, now: SystemTime) -> u64 {
 /// A message in the form in which the agent reads it from standard input.
 pub(super) fn framed(config: &AgentConfig) -> Result<Vec<u8>> {
     let message = stacyvm_agent::protocol::message::encode(config);
-    let length = u32::try_from(message.len()).map_err(|_| {
-        Error::invalid(
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    if length > LONGEST_CONFIG {
+        return Err(Error::invalid(
             "env",
-            "[redacted]",
-            "less than 4 GiB",
-            "give the sandbox a smaller environment",
-        )
-    })?;
+            format!("{length} bytes"),
+            "at most 256 KiB with the image's own variables and the secrets",
+            "write large values to a file in the sandbox",
+        ));
+    }
     let mut framed = length.to_le_bytes().to_vec();
     framed.extend_from_slice(&message);
     Ok(framed)
@@ -361,6 +364,17 @@ mod tests {
         .unwrap();
         let has = |text: &str| told.windows(text.len()).any(|w| w == text.as_bytes());
         assert!(has("hunter2") && has("hunter3"));
+    }
+
+    #[test]
+    fn an_environment_that_no_agent_reads_is_refused() {
+        let request = request(SandboxSpec::image("a").env("A", "x".repeat(256 * 1024)));
+        let ticket = Ticket::mint(None, false).unwrap();
+        let now = SystemTime::now();
+        let config = agent_config(&request, &ImageConfig::default(), &ticket, None, now).unwrap();
+        let error = framed(&config).unwrap_err();
+        assert_eq!(error.fact("field"), Some("env"));
+        assert!(!error.to_string().contains("xxx"));
     }
 
     #[test]

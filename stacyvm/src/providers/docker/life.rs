@@ -11,7 +11,7 @@ use bollard::query_parameters::{
     RemoveContainerOptions, StartContainerOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::bridge::{Bridge, not_answering};
@@ -23,7 +23,7 @@ use super::lease;
 use super::observe;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{AgentVolume, no_image};
-use crate::agent::{AgentClient, ConnectOptions, SandboxKey};
+use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, TenantId};
 use crate::provider::{CreateRequest, Level};
@@ -47,27 +47,10 @@ pub(super) struct Life {
     volume: AgentVolume,
     /// Held while the volume is looked at, so that it is filled once.
     volume_checked: tokio::sync::Mutex<bool>,
-    slots: Mutex<HashMap<SandboxId, Arc<Slot>>>,
-}
-
-/// What this process holds of one sandbox. Its lock serves one making, ending
-/// or connecting at a time; commands and files never wait for it once a
-/// connection is there.
-#[derive(Debug, Default)]
-struct Slot {
-    busy: Arc<tokio::sync::Mutex<()>>,
-    client: Mutex<Option<AgentClient>>,
-}
-
-impl Slot {
-    fn client(&self) -> Option<AgentClient> {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        client.as_ref().filter(|c| !c.is_closed()).cloned()
-    }
-
-    fn put(&self, client: Option<AgentClient>) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
-    }
+    pool: AgentPool,
+    /// One making or ending of a sandbox at a time. Commands and files never
+    /// wait for it.
+    busy: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Life {
@@ -79,25 +62,22 @@ impl Life {
             tickets: Tickets::open(&config.state)?,
             volume: AgentVolume::new(stacyvm_agent::AGENT),
             volume_checked: tokio::sync::Mutex::new(false),
-            slots: Mutex::new(HashMap::new()),
+            pool: AgentPool::new(),
+            busy: Mutex::new(HashMap::new()),
             docker,
             config,
             facts,
         })
     }
 
-    fn slot(&self, id: &SandboxId) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(slots.entry(id.clone()).or_default())
-    }
-
-    fn forget(&self, id: &SandboxId) -> Result<()> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.remove(id) {
-            slot.put(None);
-        }
-        drop(slots);
-        self.tickets.forget(id)
+    /// Waits until nobody makes or ends the sandbox.
+    async fn alone(&self, id: &SandboxId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(busy.entry(id.clone()).or_default())
+        };
+        lock.lock_owned().await
     }
 
     /// Makes a sandbox in a task of its own, which goes on when the caller
@@ -110,11 +90,10 @@ impl Life {
         tenant: TenantId,
     ) -> Result<Observed> {
         let life = Arc::clone(life);
-        let slot = life.slot(&request.id);
-        let held = Arc::clone(&slot.busy).lock_owned().await;
+        let held = life.alone(&request.id).await;
         let (answer, asked) = oneshot::channel();
         tokio::spawn(async move {
-            let made = life.make_or_undo(&slot, &request, &tenant).await;
+            let made = life.make_or_undo(&request, &tenant).await;
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
                 lease::hold(&life, request.id.clone());
             }
@@ -131,12 +110,7 @@ impl Life {
         })
     }
 
-    async fn make_or_undo(
-        &self,
-        slot: &Slot,
-        request: &CreateRequest,
-        tenant: &TenantId,
-    ) -> Result<Observed> {
+    async fn make_or_undo(&self, request: &CreateRequest, tenant: &TenantId) -> Result<Observed> {
         if let Some(there) = self.there_already(request).await? {
             return Ok(there);
         }
@@ -179,7 +153,7 @@ impl Life {
             }
         };
         match self.start(&made, &ticket, &greeting).await {
-            Ok(client) => slot.put(Some(client)),
+            Ok(client) => self.pool.put(&request.id, client),
             Err(error) => {
                 // The agent's file may be what is wrong.
                 *self.volume_checked.lock().await = false;
@@ -219,7 +193,7 @@ impl Life {
             .context("container", create::container(&request.id)));
         }
         let there = self.observe(&request.id).await?;
-        if there.state == ObservedState::Running && self.client_held(&request.id).await.is_ok() {
+        if there.state == ObservedState::Running && self.client(&request.id).await.is_ok() {
             return Ok(Some(there));
         }
         // Half made by a process that died.
@@ -338,33 +312,7 @@ impl Life {
 
     /// The connection to a sandbox, made if this process has none.
     pub(super) async fn client(&self, id: &SandboxId) -> Result<AgentClient> {
-        let slot = self.slot(id);
-        if let Some(client) = slot.client() {
-            return Ok(client);
-        }
-        let _held = slot.busy.lock().await;
-        self.client_held(id).await
-    }
-
-    /// The same for a caller that holds the slot.
-    async fn client_held(&self, id: &SandboxId) -> Result<AgentClient> {
-        let slot = self.slot(id);
-        if let Some(client) = slot.client() {
-            return Ok(client);
-        }
-        let connected = self.connect(id).await;
-        match &connected {
-            Ok(client) => slot.put(Some(client.clone())),
-            // Nothing to hold for an id that does not exist.
-            Err(e) if e.kind() == ErrorKind::NotFound => self.forget_slot(id),
-            Err(_) => {}
-        }
-        connected
-    }
-
-    fn forget_slot(&self, id: &SandboxId) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.remove(id);
+        self.pool.get(id, || self.connect(id)).await
     }
 
     async fn connect(&self, id: &SandboxId) -> Result<AgentClient> {
@@ -457,8 +405,7 @@ impl Life {
     }
 
     pub(super) async fn destroy(&self, id: &SandboxId) -> Result<()> {
-        let slot = self.slot(id);
-        let _held = slot.busy.lock().await;
+        let _held = self.alone(id).await;
         self.remove(id).await
     }
 
@@ -494,7 +441,8 @@ impl Life {
                 .context("container", container));
             }
         }
-        self.forget(id)
+        self.pool.remove(id);
+        self.tickets.forget(id)
     }
 }
 

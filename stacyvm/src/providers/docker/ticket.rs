@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::store::StateDir;
 
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 32;
@@ -111,29 +112,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 pub(super) struct Tickets(PathBuf);
 
 impl Tickets {
-    /// Opens `state/docker`, private to this user.
-    pub(super) fn open(state: &Path) -> Result<Self> {
-        let directory = state.join("docker");
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        let at = |e: io::Error| at(&directory, e);
-        builder.create(&directory).map_err(at)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::{MetadataExt, PermissionsExt};
-            let seen = fs::symlink_metadata(&directory).map_err(at)?;
-            if !seen.is_dir() || seen.mode() & 0o077 != 0 {
-                return Err(Error::new(
-                    ErrorKind::PermissionDenied,
-                    "the directory of keys is open to others, expected mode 0700",
-                )
-                .context("path", directory.display())
-                .context("mode", format!("{:o}", seen.permissions().mode() & 0o7777)));
-            }
-        }
-        Ok(Self(directory))
+    /// Opens the directory, and makes it where it is missing.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        Ok(Self(StateDir::open(directory)?.path().to_owned()))
     }
 
     /// A file of the provider's own beside the tickets.
@@ -245,10 +226,7 @@ mod tests {
         assert_eq!(hex(&found.key().unwrap()), ticket.key);
         tickets.forget(&id).unwrap();
         tickets.forget(&id).unwrap();
-        assert_eq!(
-            fs::read_dir(state.path().join("docker")).unwrap().count(),
-            0
-        );
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
     }
 
     #[cfg(unix)]

@@ -17,6 +17,9 @@ pub struct OciConfig {
 impl OciConfig {
     /// The defaults on a directory for state.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self { state_dir: state_dir.into(), parked_helpers: 1 }
+        Self {
+            state_dir: state_dir.into(),
+            parked_helpers: 1,
+        }
     }
 }

@@ -28,8 +28,9 @@ impl Sandboxes {
         for directory in [state_dir, &path] {
             make_private(directory)?;
         }
-        let directory = open_directory(rustix::fs::CWD, &path)
-            .map_err(|e| system("open the directory of sandboxes", e).context("path", path.display()))?;
+        let directory = open_directory(rustix::fs::CWD, &path).map_err(|e| {
+            system("open the directory of sandboxes", e).context("path", path.display())
+        })?;
         Ok(Self { path, directory })
     }
 
@@ -44,9 +45,12 @@ impl Sandboxes {
     /// Opens the directory of a sandbox.
     pub(super) fn find(&self, id: &SandboxId) -> Result<OwnedFd> {
         self.find_name(id.as_str())?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("no sandbox {id} in this state directory"))
-                .context("sandbox", id)
-                .context("remedy", "list sandboxes with `stacyvm ls --all`")
+            Error::new(
+                ErrorKind::NotFound,
+                format!("no sandbox {id} in this state directory"),
+            )
+            .context("sandbox", id)
+            .context("remedy", "list sandboxes with `stacyvm ls --all`")
         })
     }
 
@@ -61,8 +65,10 @@ impl Sandboxes {
     /// The names in it, sorted.
     pub(super) fn names(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.path).map_err(|e| io("list sandboxes", e))?;
-        let mut names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -76,13 +82,26 @@ fn open_directory(at: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd
 /// Makes a directory that only its user can look into.
 pub(super) fn make_private(path: &Path) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
     made.map_err(|e| io("make a directory for state", e).context("path", path.display()))?;
-    let found = std::fs::symlink_metadata(path).map_err(|e| io("look at the directory for state", e))?;
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(Error::new(ErrorKind::PermissionDenied, "the directory for state is not private to this user")
-            .context("path", path.display())
-            .context("remedy", "make it yours with mode 0700, or choose another with --state-dir"));
+    let found =
+        std::fs::symlink_metadata(path).map_err(|e| io("look at the directory for state", e))?;
+    if !found.is_dir()
+        || found.uid() != rustix::process::geteuid().as_raw()
+        || found.mode() & 0o022 != 0
+    {
+        return Err(Error::new(
+            ErrorKind::PermissionDenied,
+            "the directory for state is not private to this user",
+        )
+        .context("path", path.display())
+        .context(
+            "remedy",
+            "make it yours with mode 0700, or choose another with --state-dir",
+        ));
     }
     Ok(())
 }

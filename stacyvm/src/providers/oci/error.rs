@@ -29,7 +29,9 @@ pub(super) fn system(doing: &str, errno: Errno) -> Error {
 
 /// As [`system`], from the standard library.
 pub(super) fn io(doing: &str, error: std::io::Error) -> Error {
-    let kind = error.raw_os_error().map_or(ErrorKind::Internal, |code| kind_of(Errno::from_raw_os_error(code)));
+    let kind = error.raw_os_error().map_or(ErrorKind::Internal, |code| {
+        kind_of(Errno::from_raw_os_error(code))
+    });
     Error::new(kind, format!("cannot {doing}")).source(error)
 }
 
@@ -45,7 +47,9 @@ fn kind_of(errno: Errno) -> ErrorKind {
         Errno::NOENT => ErrorKind::NotFound,
         Errno::ACCESS | Errno::PERM => ErrorKind::PermissionDenied,
         Errno::NOSPC | Errno::DQUOT => ErrorKind::NoSpace,
-        Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::USERS => ErrorKind::ResourceExhausted,
+        Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::USERS => {
+            ErrorKind::ResourceExhausted
+        }
         Errno::EXIST => ErrorKind::Conflict,
         Errno::NOTDIR => ErrorKind::NotDirectory,
         _ => ErrorKind::Internal,
@@ -58,12 +62,22 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_as_such() {
-        let report = |kind, errno| Failed { kind, message: "make the sandbox".into(), errno };
+        let report = |kind, errno| Failed {
+            kind,
+            message: "make the sandbox".into(),
+            errno,
+        };
         let table = [
             (report(FailedKind::Internal, Some(28)), ErrorKind::NoSpace),
-            (report(FailedKind::Internal, Some(1)), ErrorKind::PermissionDenied),
+            (
+                report(FailedKind::Internal, Some(1)),
+                ErrorKind::PermissionDenied,
+            ),
             (report(FailedKind::Internal, None), ErrorKind::Internal),
-            (report(FailedKind::Unsupported, Some(38)), ErrorKind::Unsupported),
+            (
+                report(FailedKind::Unsupported, Some(38)),
+                ErrorKind::Unsupported,
+            ),
             (report(FailedKind::Conflict, None), ErrorKind::Conflict),
         ];
         for (report, kind) in table {

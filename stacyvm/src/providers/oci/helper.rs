@@ -32,19 +32,39 @@ pub(super) struct Helper {
 
 impl Helper {
     /// Starts a helper and tells it to get ready. Does not wait for it.
-    pub(super) fn start(program: &Program, sandboxes: BorrowedFd<'_>, name: &str, first_id: Option<u32>) -> Result<Self> {
+    pub(super) fn start(
+        program: &Program,
+        sandboxes: BorrowedFd<'_>,
+        name: &str,
+        first_id: Option<u32>,
+    ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
         let child = program.start(theirs)?;
-        let helper = Self { channel, child: Mutex::new(child) };
-        let park = Park { generation: GENERATION, name: name.to_owned(), first_id };
+        let helper = Self {
+            channel,
+            child: Mutex::new(child),
+        };
+        let park = Park {
+            generation: GENERATION,
+            name: name.to_owned(),
+            first_id,
+        };
         // The channel is empty, so this does not block.
-        send_now(helper.channel.as_fd(), &encode(&ToHelper::Park(park)), &[sandboxes])
-            .map_err(|e| system("speak to a helper", e))?;
+        send_now(
+            helper.channel.as_fd(),
+            &encode(&ToHelper::Park(park)),
+            &[sandboxes],
+        )
+        .map_err(|e| system("speak to a helper", e))?;
         Ok(helper)
     }
 
     /// Sends a packet.
-    pub(super) async fn send(&self, message: &ToHelper, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    pub(super) async fn send(
+        &self,
+        message: &ToHelper,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<()> {
         let bytes = encode(message);
         if bytes.len() > MAX_PACKET {
             return Err(Error::invalid(
@@ -55,11 +75,19 @@ impl Helper {
             ));
         }
         if descriptors.len() > MAX_DESCRIPTORS {
-            return Err(Error::invalid("mounts", descriptors.len(), "at most 62 host directories and volumes", "mount a common parent"));
+            return Err(Error::invalid(
+                "mounts",
+                descriptors.len(),
+                "at most 62 host directories and volumes",
+                "mount a common parent",
+            ));
         }
         let ready = self.ready()?;
         loop {
-            let mut guard = ready.writable().await.map_err(|e| super::error::io("speak to a helper", e))?;
+            let mut guard = ready
+                .writable()
+                .await
+                .map_err(|e| super::error::io("speak to a helper", e))?;
             match send_now(self.channel.as_fd(), &bytes, descriptors) {
                 Ok(()) => return Ok(()),
                 Err(Errno::AGAIN) => guard.clear_ready(),
@@ -74,7 +102,10 @@ impl Helper {
         let ready = self.ready()?;
         let mut buffer = vec![0; MAX_PACKET];
         loop {
-            let mut guard = ready.readable().await.map_err(|e| super::error::io("hear a helper", e))?;
+            let mut guard = ready
+                .readable()
+                .await
+                .map_err(|e| super::error::io("hear a helper", e))?;
             match receive_now(self.channel.as_fd(), &mut buffer) {
                 Ok(0) | Err(Errno::CONNRESET) => return Err(helper_gone()),
                 Ok(count) => return decode(&buffer[..count]).map_err(|_| unexpected()),
@@ -95,25 +126,41 @@ impl Helper {
 
     /// Takes the exit status of a helper that ended; true once it did.
     pub(super) fn reap(&self) -> bool {
-        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = self
+            .child
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // An error means that somebody else reaped it.
         !matches!(child.try_wait(), Ok(None))
     }
 
     /// A registration with the runtime of this call: helpers outlive runtimes.
     fn ready(&self) -> Result<AsyncFd<BorrowedFd<'_>>> {
-        AsyncFd::with_interest(self.channel.as_fd(), Interest::READABLE | Interest::WRITABLE)
-            .map_err(|e| super::error::io("wait for a helper", e))
+        AsyncFd::with_interest(
+            self.channel.as_fd(),
+            Interest::READABLE | Interest::WRITABLE,
+        )
+        .map_err(|e| super::error::io("wait for a helper", e))
     }
 }
 
-fn send_now(channel: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+fn send_now(
+    channel: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Errno::TOOBIG);
     }
-    sendmsg(channel, &[std::io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+    sendmsg(
+        channel,
+        &[std::io::IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )
+    .map(drop)
 }
 
 fn receive_now(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -121,4 +168,3 @@ fn receive_now(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errn
     let mut slices = [std::io::IoSliceMut::new(buffer)];
     recvmsg(channel, &mut slices, &mut none, RecvFlags::CMSG_CLOEXEC).map(|received| received.bytes)
 }
-

@@ -20,7 +20,8 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn look() -> Self {
-        let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        let unified =
+            std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
         let on_v2 = |name: &str| unified.split_whitespace().any(|c| c == name);
         let on_v1 = |name: &str| {
             let path = format!("/sys/fs/cgroup/{name}");
@@ -40,7 +41,13 @@ impl Host {
     }
 
     pub(super) fn capabilities(&self) -> Capabilities {
-        let held = |holds: bool| if holds { Level::Enforced } else { Level::Absent };
+        let held = |holds: bool| {
+            if holds {
+                Level::Enforced
+            } else {
+                Level::Absent
+            }
+        };
         Capabilities {
             exec_stdin: true,
             exec_tty: true,
@@ -86,22 +93,50 @@ impl Host {
             subject: subject.to_owned(),
             fine,
             seen: seen.to_owned(),
-            remedy: if fine { String::new() } else { remedy.to_owned() },
+            remedy: if fine {
+                String::new()
+            } else {
+                remedy.to_owned()
+            },
         };
         let yes_no = |fine: bool| if fine { "there" } else { "missing" };
         let limit = "mount the cgroup controller, or leave the limit out";
         let findings = vec![
-            finding("root", self.root, if self.root { "uid 0" } else { "an ordinary user" }, "run as root"),
-            finding("user_namespaces", self.user_namespaces, yes_no(self.user_namespaces), "set sysctl user.max_user_namespaces to 1000 or more"),
+            finding(
+                "root",
+                self.root,
+                if self.root {
+                    "uid 0"
+                } else {
+                    "an ordinary user"
+                },
+                "run as root",
+            ),
+            finding(
+                "user_namespaces",
+                self.user_namespaces,
+                yes_no(self.user_namespaces),
+                "set sysctl user.max_user_namespaces to 1000 or more",
+            ),
             finding("memory_controller", self.memory, yes_no(self.memory), limit),
             finding("pids_controller", self.pids, yes_no(self.pids), limit),
             finding("cpu_controller", self.cpu, yes_no(self.cpu), limit),
-            finding("disk_limit", self.disk, yes_no(self.disk), "install e2fsprogs and load the loop module, or leave the limit out"),
+            finding(
+                "disk_limit",
+                self.disk,
+                yes_no(self.disk),
+                "install e2fsprogs and load the loop module, or leave the limit out",
+            ),
         ];
-        ProbeReport { usable: self.root && self.user_namespaces, findings }
+        ProbeReport {
+            usable: self.root && self.user_namespaces,
+            findings,
+        }
     }
 }
 
 fn mke2fs() -> bool {
-    ["/sbin/mke2fs", "/usr/sbin/mke2fs"].iter().any(|path| Path::new(path).exists())
+    ["/sbin/mke2fs", "/usr/sbin/mke2fs"]
+        .iter()
+        .any(|path| Path::new(path).exists())
 }

@@ -42,7 +42,11 @@ impl Prepared {
 }
 
 /// Translates a request and opens what it names on the host.
-pub(super) fn prepare(request: &CreateRequest, volumes: &Path, record: Vec<u8>) -> Result<Prepared> {
+pub(super) fn prepare(
+    request: &CreateRequest,
+    volumes: &Path,
+    record: Vec<u8>,
+) -> Result<Prepared> {
     let spec = &request.spec;
     let mut descriptors = Vec::new();
     let (root, user) = match &spec.source {
@@ -52,7 +56,9 @@ pub(super) fn prepare(request: &CreateRequest, volumes: &Path, record: Vec<u8>) 
             (Root::Directory, "1000:1000")
         }
         Source::Image(_) | Source::Template(_) | Source::Snapshot(_) => {
-            return Err(Error::unsupported("the embedded provider makes sandboxes of `host` and of root directories"));
+            return Err(Error::unsupported(
+                "the embedded provider makes sandboxes of `host` and of root directories",
+            ));
         }
     };
     let mut mounts = Vec::new();
@@ -70,10 +76,16 @@ pub(super) fn prepare(request: &CreateRequest, volumes: &Path, record: Vec<u8>) 
                 descriptors.push(open_mount(&field, &path.to_string_lossy())?);
                 wire::MountSource::Host
             }
-            MountSource::Tmpfs { size_mib } => wire::MountSource::Tmpfs { bytes: size_mib << 20 },
+            MountSource::Tmpfs { size_mib } => wire::MountSource::Tmpfs {
+                bytes: size_mib << 20,
+            },
         };
         let writable = mount.writable || matches!(mount.source, MountSource::Tmpfs { .. });
-        mounts.push(wire::Mount { target: mount.target.clone(), source, writable });
+        mounts.push(wire::Mount {
+            target: mount.target.clone(),
+            source,
+            writable,
+        });
     }
     let launch = Launch {
         id: request.id.to_string(),
@@ -88,7 +100,10 @@ pub(super) fn prepare(request: &CreateRequest, volumes: &Path, record: Vec<u8>) 
         agent: agent(request, user),
         connection: false,
     };
-    Ok(Prepared { launch, descriptors })
+    Ok(Prepared {
+        launch,
+        descriptors,
+    })
 }
 
 /// Milliseconds from now to a time; 0 for one that has passed.
@@ -99,7 +114,11 @@ pub(super) fn milliseconds_until(time: SystemTime) -> u64 {
 
 fn limits(spec: &SandboxSpec) -> Limits {
     let resources = &spec.resources;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0.01 to 4096")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be 0.01 to 4096"
+    )]
     let millis = |cpus: f64| (cpus * 1000.0).round() as u64;
     Limits {
         memory_bytes: resources.memory_mib.map(|mib| mib << 20),
@@ -117,8 +136,18 @@ fn agent(request: &CreateRequest, default_user: &str) -> AgentConfig {
     };
     AgentConfig {
         user: spec.user.clone().unwrap_or_else(|| default_user.to_owned()),
-        workdir: ByteVec::from(spec.workdir.clone().unwrap_or_else(|| "/workspace".into()).into_bytes()),
-        env: spec.env.iter().chain(request.secrets.expose()).map(variable).collect(),
+        workdir: ByteVec::from(
+            spec.workdir
+                .clone()
+                .unwrap_or_else(|| "/workspace".into())
+                .into_bytes(),
+        ),
+        env: spec
+            .env
+            .iter()
+            .chain(request.secrets.expose())
+            .map(variable)
+            .collect(),
         key: Vec::new(),
         deadline_ms: None,
         ring_bytes: RING_BYTES,
@@ -137,8 +166,13 @@ fn hostname(id: &str) -> String {
 
 fn open_directory(field: &str, path: &str, resolve: ResolveFlags) -> Result<OwnedFd> {
     open(path, OFlags::DIRECTORY, resolve).map_err(|errno| {
-        Error::invalid(field, path, "a directory of this host that this user may open", "check the path and its rights")
-            .source(std::io::Error::from(errno))
+        Error::invalid(
+            field,
+            path,
+            "a directory of this host that this user may open",
+            "check the path and its rights",
+        )
+        .source(std::io::Error::from(errno))
     })
 }
 
@@ -146,18 +180,29 @@ fn open_directory(field: &str, path: &str, resolve: ResolveFlags) -> Result<Owne
 /// checked is what is mounted.
 fn open_mount(field: &str, path: &str) -> Result<OwnedFd> {
     let real = std::fs::canonicalize(path).map_err(|error| {
-        Error::invalid(field, path, "an existing path of this host", "make it, or correct it").source(error)
+        Error::invalid(
+            field,
+            path,
+            "an existing path of this host",
+            "make it, or correct it",
+        )
+        .source(error)
     })?;
     let flags = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    open(&real.to_string_lossy(), OFlags::empty(), flags)
-        .map_err(|errno| system("open the source of a mount", errno).context("field", field).context("path", path))
+    open(&real.to_string_lossy(), OFlags::empty(), flags).map_err(|errno| {
+        system("open the source of a mount", errno)
+            .context("field", field)
+            .context("path", path)
+    })
 }
 
 fn open(path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, rustix::io::Errno> {
     let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
     match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve) {
         // An older kernel, or one that runs inside another sandbox.
-        Err(rustix::io::Errno::NOSYS) => rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty()),
+        Err(rustix::io::Errno::NOSYS) => {
+            rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())
+        }
         opened => opened,
     }
 }
@@ -166,11 +211,19 @@ fn open(path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, rus
 fn make_volume(path: &Path) -> Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(1000), rustix::fs::Gid::from_raw(1000));
-            rustix::fs::chown(path, Some(uid), Some(gid)).map_err(|e| system("give a volume its owner", e))
+            let (uid, gid) = (
+                rustix::fs::Uid::from_raw(1000),
+                rustix::fs::Gid::from_raw(1000),
+            );
+            rustix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(|e| system("give a volume its owner", e))
         }
         Err(rustix::io::Errno::EXIST) if path.is_dir() => Ok(()),
-        Err(rustix::io::Errno::EXIST) => Err(Error::new(ErrorKind::Corrupt, "a volume's directory is no directory").context("path", path.display())),
+        Err(rustix::io::Errno::EXIST) => Err(Error::new(
+            ErrorKind::Corrupt,
+            "a volume's directory is no directory",
+        )
+        .context("path", path.display())),
         Err(errno) => Err(system("make a volume", errno)),
     }
 }

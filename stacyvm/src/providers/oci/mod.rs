@@ -32,7 +32,9 @@ use crate::provider::{
     Capabilities, Connection, CreateRequest, Endpoint, Level, PortListener, ProbeReport, Provider,
     ProviderInfo, SnapshotInfo,
 };
-use crate::sandbox::exec::{AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope};
+use crate::sandbox::exec::{
+    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+};
 use crate::sandbox::files::{
     ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
     WatchEvent, WatchRequest, WriteRequest,
@@ -78,7 +80,11 @@ impl Oci {
         let provider = Self {
             volumes: config.state_dir.join("volumes"),
             host: Host::look(),
-            owned: Arc::new(Owned::new(program, Arc::clone(&sandboxes), config.parked_helpers)),
+            owned: Arc::new(Owned::new(
+                program,
+                Arc::clone(&sandboxes),
+                config.parked_helpers,
+            )),
             sandboxes,
             agents: AgentPool::new(),
         };
@@ -94,14 +100,17 @@ impl Oci {
         self.agents
             .get(id, async || {
                 let directory = self.sandboxes.find(id)?;
-                AgentClient::connect(monitor::agent(&directory).await?, ConnectOptions::default()).await
+                AgentClient::connect(monitor::agent(&directory).await?, ConnectOptions::default())
+                    .await
             })
             .await
     }
 
     async fn ask(&self, id: &SandboxId, request: MonitorRequest) -> Result<FromHelper> {
         let directory = self.sandboxes.find(id)?;
-        monitor::ask(&directory, request).await?.ok_or_else(error::helper_gone)
+        monitor::ask(&directory, request)
+            .await?
+            .ok_or_else(error::helper_gone)
     }
 
     async fn done(&self, id: &SandboxId, request: MonitorRequest) -> Result<()> {
@@ -116,8 +125,11 @@ impl Oci {
         match monitor::ask(directory, MonitorRequest::Destroy).await? {
             Some(FromHelper::Ended(ended)) if ended.left.is_empty() => {}
             Some(FromHelper::Ended(ended)) => {
-                return Err(Error::new(ErrorKind::Internal, "something of the sandbox could not be removed")
-                    .context("left", ended.left.join(", ")));
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "something of the sandbox could not be removed",
+                )
+                .context("left", ended.left.join(", ")));
             }
             Some(_) => return Err(unexpected()),
             None => {}
@@ -129,7 +141,10 @@ impl Oci {
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        Err(Error::new(ErrorKind::Timeout, "the sandbox's helper does not end").context("sandbox", id))
+        Err(
+            Error::new(ErrorKind::Timeout, "the sandbox's helper does not end")
+                .context("sandbox", id),
+        )
     }
 
     fn observe(&self, id: &SandboxId, report: Report) -> Observed {
@@ -137,14 +152,28 @@ impl Oci {
         let effective: BTreeMap<String, Effective> = report
             .in_force
             .into_iter()
-            .map(|holds| (holds.name, Effective { level: Level::Enforced, value: holds.value }))
+            .map(|holds| {
+                (
+                    holds.name,
+                    Effective {
+                        level: Level::Enforced,
+                        value: holds.value,
+                    },
+                )
+            })
             .collect();
         Observed {
             id: id.clone(),
             tenant: record.map(|r| r.tenant),
-            state: if report.paused { ObservedState::Paused } else { ObservedState::Running },
+            state: if report.paused {
+                ObservedState::Paused
+            } else {
+                ObservedState::Running
+            },
             created: Some(from_ms(report.started_ms)),
-            ends: report.ends_in_ms.map(|ms| from_ms(to_ms(SystemTime::now()).saturating_add(ms))),
+            ends: report
+                .ends_in_ms
+                .map(|ms| from_ms(to_ms(SystemTime::now()).saturating_add(ms))),
             host_pid: Some(report.pid),
             effective,
         }
@@ -172,11 +201,18 @@ impl Provider for Oci {
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         if self.sandboxes.find_name(request.id.as_str())?.is_some() {
-            return Err(Error::new(ErrorKind::Conflict, format!("a sandbox {} exists already", request.id)));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("a sandbox {} exists already", request.id),
+            ));
         }
-        let record = Record { tenant: cx.tenant.clone(), instance: request.instance.clone() };
-        let record = serde_json::to_vec(&record)
-            .map_err(|e| Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e))?;
+        let record = Record {
+            tenant: cx.tenant.clone(),
+            instance: request.instance.clone(),
+        };
+        let record = serde_json::to_vec(&record).map_err(|e| {
+            Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e)
+        })?;
         let mut prepared = launch::prepare(request, &self.volumes, record)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
@@ -193,7 +229,8 @@ impl Provider for Oci {
             FromHelper::Failed(report) => return Err(error::failed(&report)),
             _ => return Err(unexpected()),
         };
-        let stream = tokio::net::UnixStream::from_std(ours).map_err(|e| error::io("use the agent's connection", e))?;
+        let stream = tokio::net::UnixStream::from_std(ours)
+            .map_err(|e| error::io("use the agent's connection", e))?;
         let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
         if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
             helper.send(&ToHelper::Detach, &[]).await?;
@@ -211,7 +248,12 @@ impl Provider for Oci {
         }
     }
 
-    async fn list(&self, cx: &Context, after: Option<&SandboxId>, limit: u32) -> Result<Vec<Observed>> {
+    async fn list(
+        &self,
+        cx: &Context,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Observed>> {
         let mut found = Vec::new();
         for name in self.sandboxes.names()? {
             let later = after.is_none_or(|after| name.as_str() > after.as_str());
@@ -222,7 +264,9 @@ impl Provider for Oci {
                 match self.inspect(cx, &id).await {
                     Ok(observed) => found.push(observed),
                     // It ended since its name was read.
-                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {}
+                    Err(error)
+                        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -230,8 +274,19 @@ impl Provider for Oci {
         Ok(found)
     }
 
-    async fn set_deadline(&self, _cx: &Context, id: &SandboxId, ends: Option<SystemTime>) -> Result<()> {
-        self.done(id, MonitorRequest::SetDeadline { in_ms: ends.map(launch::milliseconds_until) }).await
+    async fn set_deadline(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        ends: Option<SystemTime>,
+    ) -> Result<()> {
+        self.done(
+            id,
+            MonitorRequest::SetDeadline {
+                in_ms: ends.map(launch::milliseconds_until),
+            },
+        )
+        .await
     }
 
     async fn pause(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
@@ -258,7 +313,13 @@ impl Provider for Oci {
         self.agent(id).await?.exec(spec).await
     }
 
-    async fn attach(&self, _cx: &Context, id: &SandboxId, exec: &ExecId, options: AttachOptions) -> Result<ExecSession> {
+    async fn attach(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: AttachOptions,
+    ) -> Result<ExecSession> {
         self.agent(id).await?.attach(exec, options).await
     }
 
@@ -266,31 +327,70 @@ impl Provider for Oci {
         self.agent(id).await?.list_execs().await
     }
 
-    async fn signal_exec(&self, _cx: &Context, id: &SandboxId, exec: &ExecId, signal: i32, scope: SignalScope) -> Result<()> {
+    async fn signal_exec(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        signal: i32,
+        scope: SignalScope,
+    ) -> Result<()> {
         self.agent(id).await?.signal_exec(exec, signal, scope).await
     }
 
-    async fn file(&self, _cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply> {
+    async fn file(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        request: &FileRequest,
+    ) -> Result<FileReply> {
         self.agent(id).await?.file(request).await
     }
 
-    async fn read_file(&self, _cx: &Context, id: &SandboxId, request: &ReadRequest) -> Result<(FileEntry, ByteStream)> {
+    async fn read_file(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        request: &ReadRequest,
+    ) -> Result<(FileEntry, ByteStream)> {
         self.agent(id).await?.read_file(request).await
     }
 
-    async fn write_file(&self, _cx: &Context, id: &SandboxId, request: &WriteRequest, data: ByteStream) -> Result<FileEntry> {
+    async fn write_file(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        request: &WriteRequest,
+        data: ByteStream,
+    ) -> Result<FileEntry> {
         self.agent(id).await?.write_file(request, data).await
     }
 
-    async fn watch(&self, _cx: &Context, id: &SandboxId, request: &WatchRequest) -> Result<BoxStream<Result<WatchEvent>>> {
+    async fn watch(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        request: &WatchRequest,
+    ) -> Result<BoxStream<Result<WatchEvent>>> {
         self.agent(id).await?.watch(request).await
     }
 
-    async fn export_tar(&self, _cx: &Context, id: &SandboxId, request: &ExportRequest) -> Result<ByteStream> {
+    async fn export_tar(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        request: &ExportRequest,
+    ) -> Result<ByteStream> {
         self.agent(id).await?.export_tar(request).await
     }
 
-    async fn import_tar(&self, _cx: &Context, id: &SandboxId, request: &ImportRequest, data: ByteStream) -> Result<()> {
+    async fn import_tar(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        request: &ImportRequest,
+        data: ByteStream,
+    ) -> Result<()> {
         self.agent(id).await?.import_tar(request, data).await
     }
 
@@ -303,7 +403,9 @@ impl Provider for Oci {
     }
 
     async fn endpoint(&self, _cx: &Context, _id: &SandboxId, _port: u16) -> Result<Endpoint> {
-        Err(Error::unsupported("the embedded provider publishes no ports; use dial"))
+        Err(Error::unsupported(
+            "the embedded provider publishes no ports; use dial",
+        ))
     }
 
     async fn processes(&self, _cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
@@ -324,11 +426,20 @@ impl Provider for Oci {
         })
     }
 
-    async fn snapshot(&self, _cx: &Context, _id: &SandboxId, _snapshot: &SnapshotId) -> Result<SnapshotInfo> {
-        Err(Error::unsupported("the embedded provider saves no snapshots"))
+    async fn snapshot(
+        &self,
+        _cx: &Context,
+        _id: &SandboxId,
+        _snapshot: &SnapshotId,
+    ) -> Result<SnapshotInfo> {
+        Err(Error::unsupported(
+            "the embedded provider saves no snapshots",
+        ))
     }
 
     async fn delete_snapshot(&self, _cx: &Context, _snapshot: &SnapshotId) -> Result<()> {
-        Err(Error::unsupported("the embedded provider saves no snapshots"))
+        Err(Error::unsupported(
+            "the embedded provider saves no snapshots",
+        ))
     }
 }

@@ -18,7 +18,10 @@ use crate::error::Result;
 async fn connect(directory: &OwnedFd) -> Result<Option<UnixStream>> {
     // Through the descriptor: the path of a socket may have 107 bytes only,
     // and the directory cannot be exchanged on the way.
-    let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_fd().as_raw_fd());
+    let path = format!(
+        "/proc/self/fd/{}/{SOCKET_NAME}",
+        directory.as_fd().as_raw_fd()
+    );
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) => match error.kind() {
@@ -31,13 +34,21 @@ async fn connect(directory: &OwnedFd) -> Result<Option<UnixStream>> {
 /// A connection to the agent inside.
 pub(super) async fn agent(directory: &OwnedFd) -> Result<UnixStream> {
     let mut stream = connect(directory).await?.ok_or_else(helper_gone)?;
-    stream.write_all(&REQUEST_AGENT).await.map_err(|_| helper_gone())?;
+    stream
+        .write_all(&REQUEST_AGENT)
+        .await
+        .map_err(|_| helper_gone())?;
     Ok(stream)
 }
 
 /// Asks the helper. `None` where no helper listens any more.
-pub(super) async fn ask(directory: &OwnedFd, request: MonitorRequest) -> Result<Option<FromHelper>> {
-    let Some(mut stream) = connect(directory).await? else { return Ok(None) };
+pub(super) async fn ask(
+    directory: &OwnedFd,
+    request: MonitorRequest,
+) -> Result<Option<FromHelper>> {
+    let Some(mut stream) = connect(directory).await? else {
+        return Ok(None);
+    };
     let body = encode(&request);
     let mut bytes = REQUEST_MONITOR.to_vec();
     // Requests are a few bytes long.
@@ -51,7 +62,9 @@ pub(super) async fn ask(directory: &OwnedFd, request: MonitorRequest) -> Result<
         std::io::Result::Ok((length, body))
     };
     // A helper that ends while it is asked is one that does not listen any more.
-    let Ok((length, body)) = answer.await else { return Ok(None) };
+    let Ok((length, body)) = answer.await else {
+        return Ok(None);
+    };
     if length > MAX_PACKET {
         return Err(unexpected());
     }

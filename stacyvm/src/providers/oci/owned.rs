@@ -36,7 +36,12 @@ struct State {
 
 impl Owned {
     pub(super) fn new(program: Program, sandboxes: Arc<Sandboxes>, park: usize) -> Self {
-        Self { program, sandboxes, park, state: Mutex::default() }
+        Self {
+            program,
+            sandboxes,
+            park,
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -61,9 +66,18 @@ impl Owned {
     fn start(&self) -> Result<Helper> {
         let random = SandboxId::random();
         let name = format!("{PARKED}{random}");
-        let range = random.as_str().bytes().fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into())) % RANGES;
+        let range = random
+            .as_str()
+            .bytes()
+            .fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()))
+            % RANGES;
         let first = FIRST_RANGE + range * 0x1_0000;
-        Helper::start(&self.program, self.sandboxes.descriptor(), &name, Some(first))
+        Helper::start(
+            &self.program,
+            self.sandboxes.descriptor(),
+            &name,
+            Some(first),
+        )
     }
 
     /// Starts helpers ahead. From the second create on: a process that has

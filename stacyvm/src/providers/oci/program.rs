@@ -35,16 +35,27 @@ impl Program {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
             // A host may forbid executing memory files; only trying tells.
             if executes(&path) {
-                return Ok(Self { path, _memory: Some(file) });
+                return Ok(Self {
+                    path,
+                    _memory: Some(file),
+                });
             }
         }
         let path = cached(cache, bytes)?;
         if executes(&path) {
-            return Ok(Self { path, _memory: None });
+            return Ok(Self {
+                path,
+                _memory: None,
+            });
         }
-        Err(Error::unsupported("this host executes neither memory files nor files of the state directory")
-            .context("path", path.display())
-            .context("remedy", "mount the state directory without noexec, or choose another with --state-dir"))
+        Err(Error::unsupported(
+            "this host executes neither memory files nor files of the state directory",
+        )
+        .context("path", path.display())
+        .context(
+            "remedy",
+            "mount the state directory without noexec, or choose another with --state-dir",
+        ))
     }
 
     /// Starts a helper whose standard input is this end of its owner channel.
@@ -99,7 +110,13 @@ fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
     }
     let draft = cache.join(format!("helper-{name}.{}", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o700).custom_flags(libc::O_NOFOLLOW).open(&draft)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o700)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&draft)?;
         file.write_all(bytes)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o500))?;
         file.sync_all()?;
@@ -123,19 +140,29 @@ fn is_same(path: &Path, bytes: &[u8]) -> bool {
 /// A pair of packet sockets: ours, and the helper's end.
 pub(super) fn owner_channel() -> Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|e| system("make a channel to a helper", e))?;
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| system("make a channel to a helper", e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| system("make a channel to a helper", e))?;
     Ok((ours, theirs))
 }
 
 /// A pair of stream sockets for a connection to an agent: ours, and its end.
 pub(super) fn agent_connection() -> Result<(std::os::unix::net::UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| io("make a connection", e))?;
-    ours.set_nonblocking(true).map_err(|e| io("make a connection", e))?;
+    let (ours, theirs) =
+        std::os::unix::net::UnixStream::pair().map_err(|e| io("make a connection", e))?;
+    ours.set_nonblocking(true)
+        .map_err(|e| io("make a connection", e))?;
     Ok((ours, theirs.into()))
 }
 
 pub(super) fn unexpected() -> Error {
-    Error::new(ErrorKind::Protocol, "the helper answered something else than was asked")
+    Error::new(
+        ErrorKind::Protocol,
+        "the helper answered something else than was asked",
+    )
 }

@@ -21,7 +21,9 @@ const TRIES: u32 = 500;
 
 /// Removes a sandbox whose helper is dead; false where a living one holds it.
 pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
-    let Some(directory) = sandboxes.find_name(name)? else { return Ok(true) };
+    let Some(directory) = sandboxes.find_name(name)? else {
+        return Ok(true);
+    };
     let lock = match is_held(&directory) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Ok(false),
@@ -41,12 +43,18 @@ pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Ok(Err(error)) => Err(io("remove the sandbox's directory", error)),
-        Err(error) => Err(Error::new(ErrorKind::Internal, "removing the sandbox's directory stopped").source(error)),
+        Err(error) => Err(Error::new(
+            ErrorKind::Internal,
+            "removing the sandbox's directory stopped",
+        )
+        .source(error)),
     }
 }
 
 fn is_young(directory: &OwnedFd) -> bool {
-    let Ok(stat) = rustix::fs::fstat(directory) else { return true };
+    let Ok(stat) = rustix::fs::fstat(directory) else {
+        return true;
+    };
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     now.tv_sec.saturating_sub(stat.st_mtime) < 10
 }
@@ -54,7 +62,8 @@ fn is_young(directory: &OwnedFd) -> bool {
 fn ledger(directory: &OwnedFd) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, LEDGER_NAME, flags, Mode::empty()) {
-        Ok(file) => std::io::read_to_string(std::fs::File::from(file)).map_err(|e| io("read the sandbox's ledger", e)),
+        Ok(file) => std::io::read_to_string(std::fs::File::from(file))
+            .map_err(|e| io("read the sandbox's ledger", e)),
         Err(Errno::NOENT) => Ok(String::new()),
         Err(errno) => Err(system("open the sandbox's ledger", errno)),
     }
@@ -62,9 +71,13 @@ fn ledger(directory: &OwnedFd) -> Result<String> {
 
 /// Kills what is in a cgroup and removes it, its children first.
 async fn remove_cgroup(path: &Path) -> Result<()> {
-    if !path.starts_with("/sys/fs/cgroup") || !path.components().any(|c| c.as_os_str() == "stacyvm") {
-        return Err(Error::new(ErrorKind::Corrupt, "the ledger names a cgroup that is not stacyvm's")
-            .context("path", path.display()));
+    if !path.starts_with("/sys/fs/cgroup") || !path.components().any(|c| c.as_os_str() == "stacyvm")
+    {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the ledger names a cgroup that is not stacyvm's",
+        )
+        .context("path", path.display()));
     }
     for _ in 0..TRIES {
         for child in std::fs::read_dir(path).into_iter().flatten().flatten() {
@@ -81,12 +94,19 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    Err(Error::new(ErrorKind::Internal, "a cgroup of the sandbox could not be removed").context("path", path.display()))
+    Err(Error::new(
+        ErrorKind::Internal,
+        "a cgroup of the sandbox could not be removed",
+    )
+    .context("path", path.display()))
 }
 
 fn kill_all(path: &Path) {
     let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    for pid in text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+    for pid in text
+        .lines()
+        .filter_map(|line| Pid::from_raw(line.parse().ok()?))
+    {
         // It may have ended by itself.
         let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
