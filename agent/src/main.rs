@@ -1,2 +1,22 @@
-//! The static program inside and beside every sandbox.
-fn main() {}
+//! The static program inside and beside every sandbox. Its first name says
+//! which part it plays.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    if Path::new(&name).file_name() == Some(OsStr::new("stacyvm-helper")) {
+        return stacyvm_agent::helper::main();
+    }
+    match arguments.next() {
+        Some(word) if word == "bridge" => {
+            let path = arguments.next().unwrap_or_default();
+            stacyvm_agent::guest::bridge(&path)
+        }
+        Some(word) if word == "--stdin" => stacyvm_agent::guest::main(true),
+        _ => stacyvm_agent::guest::main(false),
+    }
+}

@@ -1,0 +1,263 @@
+//! One host connection: its buffers, its streams, their credit.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::protocol::{DATA_CHUNK, HEADER_BYTES, Header, INITIAL_CREDIT, Kind};
+
+/// Bytes that wait for a host above which its sources are no longer read.
+pub(super) const HIGH: usize = 512 * 1024;
+/// Streams that a connection may have open.
+pub(super) const MAX_STREAMS: usize = 1024;
+/// The most credit that a stream can gather.
+const MAX_CREDIT: u64 = 1 << 40;
+/// Bytes read at once.
+const READ_CHUNK: usize = 32 * 1024;
+/// The longest payload before a connection is accepted.
+const MAX_HELLO: u32 = 4096;
+
+/// What a stream belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Exec(u64),
+    Worker(u64),
+    Socket(u64),
+    Listener(u64),
+    /// One answer is on its way.
+    Answer,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) target: Target,
+    /// Bytes that the agent may send.
+    pub(super) send: u64,
+    /// Bytes that the host may send.
+    pub(super) receive: u64,
+}
+
+/// What a read from the host gave.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    Some,
+    Nothing,
+    Closed,
+}
+
+/// One frame from the host, its payload still in the buffer.
+pub(super) struct Frame {
+    pub(super) stream: u32,
+    pub(super) kind: Kind,
+    pub(super) payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) fd: OwnedFd,
+    pub(super) nonce: Vec<u8>,
+    pub(super) keyed: bool,
+    pub(super) accepted: bool,
+    /// No more is read; it closes once what waits is written.
+    pub(super) closing: bool,
+    pub(super) heard_ms: u64,
+    pub(super) streams: BTreeMap<u32, Stream>,
+    pub(super) next_stream: u32,
+    pub(super) over: bool,
+    input: Vec<u8>,
+    consumed: usize,
+    out: Vec<u8>,
+    head: usize,
+    tail: usize,
+}
+
+impl Connection {
+    pub(super) fn new(fd: OwnedFd, nonce: Vec<u8>, keyed: bool, now_ms: u64) -> Self {
+        Self {
+            fd,
+            nonce,
+            keyed,
+            accepted: false,
+            closing: false,
+            heard_ms: now_ms,
+            streams: BTreeMap::new(),
+            next_stream: 0,
+            over: false,
+            input: Vec::new(),
+            consumed: 0,
+            out: Vec::new(),
+            head: 0,
+            tail: 0,
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.tail - self.head
+    }
+
+    /// Bytes of data that may be sent on a stream now.
+    pub(super) fn room(&self, stream: u32) -> usize {
+        if self.waiting() >= HIGH || self.closing {
+            return 0;
+        }
+        let credit = self.streams.get(&stream).map_or(0, |stream| stream.send);
+        usize::try_from(credit).unwrap_or(usize::MAX).min(DATA_CHUNK)
+    }
+
+    pub(super) fn open(&mut self, stream: u32, target: Target) {
+        self.streams.insert(
+            stream,
+            Stream {
+                target,
+                send: u64::from(INITIAL_CREDIT),
+                receive: u64::from(INITIAL_CREDIT),
+            },
+        );
+    }
+
+    pub(super) fn grant(&mut self, stream: u32, bytes: u32) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.send = (stream.send + u64::from(bytes)).min(MAX_CREDIT);
+        }
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if self.out.len() - self.tail >= bytes {
+            return;
+        }
+        if self.head > 0 {
+            self.out.copy_within(self.head..self.tail, 0);
+            self.tail -= self.head;
+            self.head = 0;
+        }
+        if self.out.len() - self.tail < bytes {
+            self.out.resize(self.tail + bytes, 0);
+        }
+    }
+
+    /// Queues a frame.
+    pub(super) fn frame(&mut self, stream: u32, kind: Kind, payload: &[u8]) {
+        let header = Header {
+            length: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            stream,
+            kind,
+        };
+        self.make_room(HEADER_BYTES + payload.len());
+        self.out[self.tail..self.tail + HEADER_BYTES].copy_from_slice(&header.encode());
+        self.tail += HEADER_BYTES;
+        self.out[self.tail..self.tail + payload.len()].copy_from_slice(payload);
+        self.tail += payload.len();
+    }
+
+    /// Queues data that was taken from a ring.
+    pub(super) fn data(&mut self, stream: u32, kind: Kind, bytes: &[u8]) {
+        self.frame(stream, kind, bytes);
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.send = stream.send.saturating_sub(bytes.len() as u64);
+        }
+    }
+
+    /// Reads from `source` straight into a data frame.
+    pub(super) fn data_from(
+        &mut self,
+        stream: u32,
+        kind: Kind,
+        source: BorrowedFd<'_>,
+        most: usize,
+    ) -> Result<usize, Errno> {
+        self.make_room(HEADER_BYTES + most);
+        let start = self.tail + HEADER_BYTES;
+        let count = rustix::io::read(source, &mut self.out[start..start + most])?;
+        if count > 0 {
+            let header = Header {
+                length: u32::try_from(count).unwrap_or(u32::MAX),
+                stream,
+                kind,
+            };
+            self.out[self.tail..start].copy_from_slice(&header.encode());
+            self.tail = start + count;
+            if let Some(stream) = self.streams.get_mut(&stream) {
+                stream.send = stream.send.saturating_sub(count as u64);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Writes what the socket takes; false when the host is gone.
+    pub(super) fn flush(&mut self) -> bool {
+        while self.head < self.tail {
+            match rustix::net::send(
+                self.fd.as_fd(),
+                &self.out[self.head..self.tail],
+                rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT,
+            ) {
+                Ok(count) => self.head += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+        self.head = 0;
+        self.tail = 0;
+        if self.streams.is_empty() {
+            self.out = Vec::new();
+        }
+        true
+    }
+
+    /// Reads once.
+    pub(super) fn fill(&mut self) -> Input {
+        if self.consumed > 0 {
+            self.input.drain(..self.consumed);
+            self.consumed = 0;
+        }
+        let old = self.input.len();
+        self.input.resize(old + READ_CHUNK, 0);
+        let result = rustix::io::read(&self.fd, &mut self.input[old..]);
+        let (count, input) = match result {
+            Ok(0) => (0, Input::Closed),
+            Ok(count) => (count, Input::Some),
+            Err(Errno::AGAIN | Errno::INTR) => (0, Input::Nothing),
+            Err(_) => (0, Input::Closed),
+        };
+        self.input.truncate(old + count);
+        input
+    }
+
+    /// The next whole frame that was read.
+    ///
+    /// # Errors
+    ///
+    /// A header that cannot be: the connection must end.
+    pub(super) fn next(&mut self) -> Result<Option<Frame>, String> {
+        let rest = &self.input[self.consumed..];
+        let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
+            self.tidy();
+            return Ok(None);
+        };
+        let header = Header::decode(header).map_err(|error| error.to_string())?;
+        if !self.accepted && header.length > MAX_HELLO {
+            return Err("the first frame is too long".to_owned());
+        }
+        let end = HEADER_BYTES + header.length as usize;
+        let Some(payload) = rest.get(HEADER_BYTES..end) else {
+            return Ok(None);
+        };
+        let frame = Frame {
+            stream: header.stream,
+            kind: header.kind,
+            payload: payload.to_vec(),
+        };
+        self.consumed += end;
+        Ok(Some(frame))
+    }
+
+    fn tidy(&mut self) {
+        if self.consumed == self.input.len() {
+            self.input.clear();
+            self.input.shrink_to(READ_CHUNK);
+            self.consumed = 0;
+        }
+    }
+}

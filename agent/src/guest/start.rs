@@ -1,0 +1,120 @@
+//! How an agent comes up: who tells it what, and where hosts come from.
+
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+
+use super::agent::Agent;
+use super::control;
+use super::{sys, users};
+use crate::protocol::control::{CONTROL_FD, ControlMessage};
+use crate::protocol::message::{self, AgentConfig};
+
+/// The longest configuration that is read from standard input.
+const MAX_CONFIG: u32 = 256 * 1024;
+
+fn other(message: impl std::fmt::Display) -> io::Error {
+    io::Error::other(message.to_string())
+}
+
+/// Starts, serves, and returns when the sandbox is to end.
+pub(super) fn run(from_stdin: bool) -> io::Result<()> {
+    sys::hide()?;
+    sys::trim_allocator();
+    sys::set_name(c"stacyvm-agent");
+    let signals = sys::take_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
+    sys::adopt_orphans()?;
+    if from_stdin {
+        let config = config_from_stdin()?;
+        let listener = listen(&config)?;
+        make_workdir(&config);
+        let mut agent = Agent::new(config, signals, None, Some(listener), None)?;
+        agent.run();
+        return Ok(());
+    }
+    let control = sys::adopt(CONTROL_FD)?;
+    let Some((ControlMessage::Config { config }, mut fds)) = control::receive(&control, true)?
+    else {
+        return Err(other("the first control message must be the configuration"));
+    };
+    make_workdir(&config);
+    let counter = fds.pop();
+    let mut agent = Agent::new(config, signals, Some(control), None, counter)?;
+    agent.run();
+    Ok(())
+}
+
+fn config_from_stdin() -> io::Result<AgentConfig> {
+    let mut stdin = io::stdin().lock();
+    let mut length = [0; 4];
+    stdin.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length > MAX_CONFIG {
+        return Err(other(format!(
+            "configuration of {length} bytes, at most {MAX_CONFIG} are accepted"
+        )));
+    }
+    let mut bytes = vec![0; length as usize];
+    stdin.read_exact(&mut bytes)?;
+    let config: AgentConfig =
+        message::decode(&bytes).map_err(|_| other("the configuration does not decode"))?;
+    bytes.fill(0);
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    if config.key.len() < 32 {
+        return Err(other("a keyed agent needs a key of at least 32 bytes"));
+    }
+    Ok(config)
+}
+
+/// Listens where only root can connect.
+fn listen(config: &AgentConfig) -> io::Result<OwnedFd> {
+    let path = config
+        .socket
+        .as_ref()
+        .ok_or_else(|| other("a keyed agent needs a socket path"))?;
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    if let Some(parent) = path.parent() {
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent);
+        made?;
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
+    }
+    let _ = std::fs::remove_file(path);
+    let old = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(old);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener.into())
+}
+
+/// Makes the default directory of commands. A failure shows at the first command.
+fn make_workdir(config: &AgentConfig) {
+    let path = Path::new(std::ffi::OsStr::from_bytes(&config.workdir));
+    if path.exists() || std::fs::create_dir_all(path).is_err() {
+        return;
+    }
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755));
+    let Ok(account) = users::resolve(&config.user) else {
+        return;
+    };
+    if let Ok(directory) = rustix::fs::open(
+        path,
+        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        let _ = rustix::fs::fchown(
+            directory.as_fd(),
+            Some(Uid::from_raw(account.uid)),
+            Some(Gid::from_raw(account.gid)),
+        );
+    }
+}
