@@ -86,7 +86,7 @@ pub(super) fn failure(payload: &[u8]) -> Result<Error, Closed> {
     Ok(error_of(&failure))
 }
 
-fn error_of(failure: &Failure) -> Error {
+pub(crate) fn error_of(failure: &Failure) -> Error {
     let text = &failure.message;
     let message = if text.len() > LONGEST_MESSAGE {
         &text[..text.floor_char_boundary(LONGEST_MESSAGE)]

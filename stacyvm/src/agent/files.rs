@@ -73,6 +73,7 @@ impl AgentClient {
         let bytes = Bytestream {
             open: Some(open),
             left: request.length,
+            first: None,
         };
         Ok((convert::entry(entry), Box::pin(bytes)))
     }
@@ -99,10 +100,14 @@ impl AgentClient {
     pub async fn export_tar(&self, request: &ExportRequest) -> Result<ByteStream> {
         let payload = message::encode(&convert::export_request(request));
         let open = self.open(Kind::ExportTar, Role::Export, payload)?;
-        Ok(Box::pin(Bytestream {
+        let mut bytes = Bytestream {
             open: Some(open),
             left: None,
-        }))
+            first: None,
+        };
+        // A path that cannot be sent fails here and not in the stream.
+        bytes.first = bytes.next().await.transpose()?;
+        Ok(Box::pin(bytes))
     }
 
     /// Unpacks a tar stream.
@@ -161,6 +166,8 @@ struct Bytestream {
     open: Option<Open>,
     /// Bytes that may still come, where the request has a limit.
     left: Option<u64>,
+    /// What was read ahead.
+    first: Option<Bytes>,
 }
 
 impl Stream for Bytestream {
@@ -168,6 +175,9 @@ impl Stream for Bytestream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         let Some(open) = &this.open else {
             return Poll::Ready(None);
         };

@@ -24,6 +24,15 @@ mod role;
 mod shared;
 mod stream;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod tests;
+
 pub use client::{AgentClient, ConnectOptions};
+pub(crate) use error::error_of as failure_error;
 pub use key::SandboxKey;
 pub use pool::AgentPool;
+pub use stacyvm_agent::protocol::GENERATION;

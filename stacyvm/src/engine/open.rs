@@ -12,7 +12,9 @@ use crate::id::InstanceId;
 use crate::layer::RetryPolicy;
 use crate::provider::Provider;
 use crate::provider::registry::{Missing, ProviderFactory};
-use crate::store::{MemoryStore, Store};
+#[cfg(not(feature = "sqlite"))]
+use crate::store::MemoryStore;
+use crate::store::Store;
 
 /// The kinds that a configuration may name, with what a build needs for each.
 const KINDS: [(&str, &str); 2] = [

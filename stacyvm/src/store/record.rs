@@ -54,7 +54,6 @@ pub struct SandboxRecord {
 
 /// What became of a wish to create.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "made once a create, never kept")]
 pub enum Begin {
     /// It was recorded and is the caller's to make.
     New(SandboxRecord),

@@ -1,6 +1,6 @@
 //! Changes permission bits, owner, group and time.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat,
@@ -58,12 +58,12 @@ impl Change {
         self.apply_to(&file, links)
     }
 
-    fn apply_to(self, file: &OwnedFd, links: bool) -> SystemResult<()> {
-        let is_link = entry::kind(&fstat(file)?) == FileType::Symlink;
+    fn apply_to(self, file: impl AsFd, links: bool) -> SystemResult<()> {
+        let is_link = entry::kind(&fstat(&file)?) == FileType::Symlink;
         // Ownership first: changing it clears set-id bits.
         if self.owner.is_some() || self.group.is_some() {
             chownat(
-                file,
+                &file,
                 "",
                 self.owner.map(Uid::from_raw),
                 self.group.map(Gid::from_raw),
@@ -74,7 +74,7 @@ impl Change {
             if !is_link {
                 chmodat(
                     CWD,
-                    descriptor_path(file),
+                    descriptor_path(&file),
                     Mode::from_raw_mode(mode),
                     AtFlags::empty(),
                 )?;
@@ -83,7 +83,7 @@ impl Change {
             }
         }
         if let Some(seconds) = self.modified_s {
-            set_time(file, seconds, 0, is_link)?;
+            set_time(file.as_fd(), seconds, 0, is_link)?;
         }
         Ok(())
     }
@@ -108,7 +108,12 @@ pub(super) fn times(seconds: i64, nanoseconds: u32) -> Timestamps {
     }
 }
 
-fn set_time(file: &OwnedFd, seconds: i64, nanoseconds: u32, is_link: bool) -> SystemResult<()> {
+fn set_time(
+    file: BorrowedFd<'_>,
+    seconds: i64,
+    nanoseconds: u32,
+    is_link: bool,
+) -> SystemResult<()> {
     let times = times(seconds, nanoseconds);
     match utimensat(file, "", &times, AtFlags::EMPTY_PATH) {
         // Kernels before 5.8; a link cannot be reached by its descriptor there.
@@ -165,8 +170,10 @@ fn below(mut descent: Descent, change: Change, whole: &[u8]) -> Result<(), Failu
         let name = if let Some(name) = left.pop() {
             let mut entered = descent.enter(&name);
             if matches!(entered, Err(Errno::ACCESS)) {
+                // The change may be what opens the directory, or this one.
                 change
-                    .apply(descent.dir(), &name, false, false)
+                    .apply_to(descent.dir(), false)
+                    .and_then(|()| change.apply(descent.dir(), &name, false, false))
                     .map_err(|errno| fail(&name, errno))?;
                 entered = descent.enter(&name);
             }
@@ -186,13 +193,8 @@ fn below(mut descent: Descent, change: Change, whole: &[u8]) -> Result<(), Failu
                 break;
             }
             // By its descriptor: the name may stand for something else by now.
-            let here = openat(
-                descent.dir(),
-                ".",
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .map_err(|errno| fail(&name, errno))?;
+            let here = rustix::io::fcntl_dupfd_cloexec(descent.dir(), 0)
+                .map_err(|errno| fail(&name, errno))?;
             descent.leave().map_err(|errno| fail(&name, errno))?;
             change
                 .apply_to(&here, false)

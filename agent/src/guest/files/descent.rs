@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, RawDir, fstat, openat};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
 use rustix::io::{Errno, Result};
 
 /// Levels whose descriptors are kept.
@@ -104,8 +104,8 @@ fn identity(dir: &OwnedFd) -> Result<(u64, u64)> {
 
 /// The names in a directory, in byte order, without `.` and `..`.
 pub(super) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>> {
-    // A descriptor of its own, so that reading starts at the beginning.
-    let dir = openat(dir, ".", OPEN, Mode::empty())?;
+    // By the descriptor itself: opening `.` afresh would need more rights.
+    seek(&dir, SeekFrom::Start(0))?;
     let mut buffer = Vec::with_capacity(READ_BYTES);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     let mut names = Vec::new();

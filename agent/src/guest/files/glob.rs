@@ -16,7 +16,7 @@ type State = (Vec<u8>, usize);
 
 /// Answers what matches, in name order within one directory. `**` stands for
 /// any number of directories, at the end for everything below; it follows no
-/// link and enters nothing hidden. Directories that cannot be read are passed
+/// link and enters nothing hidden, and beside it no wildcard follows one. Directories that cannot be read are passed
 /// over.
 pub(super) fn glob(
     pattern: &[u8],
@@ -31,13 +31,13 @@ pub(super) fn glob(
         .collect();
     // Two in a row say the same as one.
     components.dedup_by(|next, before| *next == EVERY_LEVEL && *before == EVERY_LEVEL);
-    let several = components.iter().filter(|c| **c == EVERY_LEVEL).count() > 1;
+    let levels = components.iter().filter(|c| **c == EVERY_LEVEL).count();
     // With several `**` many ways lead to one place; each is looked at once.
     let mut seen: HashSet<State> = HashSet::new();
     let mut found = 0_u32;
     let mut states: Vec<State> = vec![(b"/".to_vec(), 0)];
     while let Some(state) = states.pop() {
-        if several && !seen.insert(state.clone()) {
+        if levels > 1 && !seen.insert(state.clone()) {
             continue;
         }
         let (path, at) = state;
@@ -56,9 +56,13 @@ pub(super) fn glob(
         let next: Vec<State> = if *component == EVERY_LEVEL {
             every_level(&path, at, is_last)
         } else if pattern::is_magic(component) {
+            // Beside `**`, links that lead in circles would have no end.
+            let enters = |name: &[u8]| {
+                levels == 0 || is_last || list::is_real_directory(CWD, &joined(&path, name, true))
+            };
             names_in(&path, false)
                 .into_iter()
-                .filter(|name| pattern::matches(component, name))
+                .filter(|name| pattern::matches(component, name) && enters(name))
                 .map(|name| (joined(&path, &name, is_last), at + 1))
                 .collect()
         } else {

@@ -8,8 +8,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, futimens, linkat, mkdirat,
-    mkfifoat, openat, renameat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, futimens, linkat,
+    mkdirat, mkfifoat, openat, renameat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -18,7 +18,7 @@ use super::failure::bad_archive;
 use super::staged::{Staged, with_temporary_name};
 use super::stream::{CHUNK, Data};
 use super::tar::{BadArchive, Member, MemberKind, Reader};
-use super::{Answer, descent, failure, list, make, path};
+use super::{Answer, descent, entry, failure, list, make, path};
 use crate::protocol::message::{Failure, ImportRequest};
 
 /// Directories of the current name that are kept open.
@@ -166,11 +166,13 @@ impl Target {
                 },
                 Err(Errno::LOOP) => return Err(through_link(whole)),
                 Err(Errno::NOTDIR) => {
-                    let target = rustix::fs::readlinkat(dir, name, Vec::new());
-                    if target.is_ok() {
-                        return Err(through_link(whole));
+                    let now = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+                    match now.map(|stat| entry::kind(&stat)) {
+                        Ok(FileType::Symlink) => return Err(through_link(whole)),
+                        // It became one, or vanished, just now.
+                        Ok(FileType::Directory) | Err(Errno::NOENT) => {}
+                        _ => return Err(fail(Errno::NOTDIR)),
                     }
-                    return Err(fail(Errno::NOTDIR));
                 }
                 Err(errno) => return Err(fail(errno)),
             }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use stacyvm_agent::helper_protocol::LOCK_NAME;
 
@@ -117,9 +117,4 @@ pub(super) fn is_held(directory: &OwnedFd) -> Result<Option<File>> {
         },
         Err(errno) => Err(system("look at the lock of the sandbox", errno)),
     }
-}
-
-/// Removes an empty directory entry below the sandboxes.
-pub(super) fn remove_empty(sandboxes: &Sandboxes, name: &str) -> Result<(), Errno> {
-    rustix::fs::unlinkat(sandboxes.descriptor(), name, AtFlags::REMOVEDIR)
 }

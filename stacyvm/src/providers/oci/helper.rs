@@ -12,11 +12,11 @@ use rustix::net::{
 };
 use stacyvm_agent::helper_protocol::{FromHelper, GENERATION, MAX_PACKET, Park, ToHelper};
 use stacyvm_agent::protocol::message::{decode, encode};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::error::{failed, helper_gone, system};
 use super::program::{Program, owner_channel, unexpected};
+use super::sys;
 use crate::error::{Error, Result};
 
 /// The most descriptors that travel with one packet.
@@ -136,11 +136,7 @@ impl Helper {
 
     /// A registration with the runtime of this call: helpers outlive runtimes.
     fn ready(&self) -> Result<AsyncFd<BorrowedFd<'_>>> {
-        AsyncFd::with_interest(
-            self.channel.as_fd(),
-            Interest::READABLE | Interest::WRITABLE,
-        )
-        .map_err(|e| super::error::io("wait for a helper", e))
+        sys::register(self.channel.as_fd()).map_err(|e| super::error::io("wait for a helper", e))
     }
 }
 

@@ -10,6 +10,7 @@ mod monitor;
 mod owned;
 mod program;
 mod sweep;
+mod sys;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -235,7 +236,7 @@ impl Provider for Oci {
         if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
             helper.send(&ToHelper::Detach, &[]).await?;
         }
-        self.agents.insert(&request.id, client);
+        self.agents.get(&request.id, async || Ok(client)).await?;
         self.owned.watch(request.id.clone(), helper);
         self.owned.refill();
         Ok(self.observe(&request.id, report))

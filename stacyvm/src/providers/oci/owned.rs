@@ -95,7 +95,7 @@ impl Owned {
             let ready = async {
                 let helper = owned.start()?;
                 helper.parked().await?;
-                Result::Ok(helper)
+                Result::<Helper>::Ok(helper)
             };
             let ready = ready.await;
             let mut state = owned.state();

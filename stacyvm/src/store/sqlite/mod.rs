@@ -251,7 +251,7 @@ impl Store for SqliteStore {
                 tenant.as_str(),
                 int(ended_before_ms),
                 int(now_ms) - int(super::KEY_KEPT_MS),
-                rules::page(limit) as i64,
+                int(rules::page(limit) as u64),
             ])?;
             Ok(u32::try_from(pruned).unwrap_or(u32::MAX))
         })
@@ -286,7 +286,7 @@ impl Store for SqliteStore {
                 db,
                 "SELECT seq, step, at_ms, detail FROM journal \
                  WHERE sandbox = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-                params![id.as_str(), int(after), limit as i64 + 1],
+                params![id.as_str(), int(after), int(limit as u64 + 1)],
                 rows::journal,
             )?;
             Ok(Page::cut(found, limit, |e| e.seq))
@@ -325,7 +325,7 @@ impl Store for SqliteStore {
                 db,
                 "SELECT kind, name, state FROM ledger \
                  WHERE sandbox = ?1 AND (kind, name) > (?2, ?3) ORDER BY kind, name LIMIT ?4",
-                params![id.as_str(), kind, name, limit as i64 + 1],
+                params![id.as_str(), kind, name, int(limit as u64 + 1)],
                 rows::resource,
             )?;
             Ok(Page::cut(found, limit, Resource::clone))
@@ -380,7 +380,7 @@ impl Store for SqliteStore {
                 db,
                 "SELECT sandbox, exec, program, arguments, started_ms, background, exit, ended_ms \
                  FROM execs WHERE sandbox = ?1 AND exec > ?2 ORDER BY exec LIMIT ?3",
-                params![id.as_str(), after, limit as i64 + 1],
+                params![id.as_str(), after, int(limit as u64 + 1)],
                 rows::exec,
             )?;
             Ok(Page::cut(found, limit, |e| e.exec.clone()))

@@ -76,7 +76,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     })
 }
 
-fn check_library(version: i32) -> Result<()> {
+pub(super) fn check_library(version: i32) -> Result<()> {
     if version >= OLDEST_SQLITE {
         return Ok(());
     }

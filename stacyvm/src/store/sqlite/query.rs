@@ -22,7 +22,21 @@ pub(super) fn all<T>(
     while let Some(row) = rows.next()? {
         found.push(read(row)?);
     }
+    drop(rows);
+    #[cfg(test)]
+    assert_indexed(&statement, sql);
     Ok(found)
+}
+
+/// Fails a test whose question looked through a table or sorted what it found.
+#[cfg(test)]
+fn assert_indexed(statement: &rusqlite::Statement<'_>, sql: &str) {
+    use rusqlite::StatementStatus::{FullscanStep, Sort};
+    assert!(
+        statement.get_status(FullscanStep) == 0 || !sql.contains("WHERE"),
+        "looks through a table: {sql}"
+    );
+    assert_eq!(statement.get_status(Sort), 0, "sorts: {sql}");
 }
 
 fn one<T>(

@@ -31,6 +31,7 @@ CREATE UNIQUE INDEX sandboxes_key ON sandboxes (tenant, idempotency_key) WHERE i
 CREATE INDEX sandboxes_tenant_phase ON sandboxes (tenant, phase, id);
 CREATE INDEX sandboxes_tenant ON sandboxes (tenant, id);
 CREATE INDEX sandboxes_phase ON sandboxes (phase, id);
+CREATE INDEX sandboxes_provider ON sandboxes (provider, id);
 CREATE INDEX sandboxes_owner ON sandboxes (owner, id);
 CREATE INDEX sandboxes_ended ON sandboxes (tenant, ended_ms) WHERE ended_ms IS NOT NULL;
 

@@ -65,11 +65,8 @@ fn extended(record: &Record<'_>) -> Vec<u8> {
             pax::push(out, key, value);
         }
     };
-    let long = |value: &[u8]| value.len() > field::NAME.1;
-    let binary = |value: &[u8]| long(value) && std::str::from_utf8(value).is_err();
-    if binary(record.name) || binary(record.link) {
-        pax::push(&mut out, "hdrcharset", b"BINARY");
-    }
+    // Names are bytes, as in GNU tar: that they are UTF-8 is not checked and
+    // not declared, as few readers know the record that would tell otherwise.
     text(&mut out, "path", record.name, field::NAME.1);
     text(&mut out, "linkpath", record.link, field::LINK.1);
     text(&mut out, "uname", record.owner.as_bytes(), NAME_FIELD - 1);

@@ -184,7 +184,7 @@ fn removing_never_follows_a_link() {
     unlink("empty", false, false).ok();
     // A directory that nobody may read.
     place.file("closed/file", "x");
-    std::fs::set_permissions(place.path("closed"), PermissionsExt::from_mode(0)).expect("mode");
+    std::fs::set_permissions(place.path("closed"), PermissionsExt::from_mode(0o0)).expect("mode");
     if rustix::process::geteuid().is_root() {
         unlink("closed", true, false).ok();
     } else {
@@ -216,12 +216,16 @@ fn attributes_change_below_but_not_behind_links() {
         let meta = std::fs::metadata(place.path(name)).expect(name);
         meta.permissions().mode() & 0o7777
     };
+    let outside_mode = mode("outside");
     set("tree", Some(0o750), Some(1234), true, false).ok();
     assert_eq!(
         (mode("tree"), mode("tree/a"), mode("tree/a/file")),
         (0o750, 0o750, 0o750)
     );
-    assert_eq!((mode("outside"), mode("outside/file")), (0o755, 0o640));
+    assert_eq!(
+        (mode("outside"), mode("outside/file")),
+        (outside_mode, 0o640)
+    );
     let time = |name: &str| {
         std::fs::symlink_metadata(place.path(name))
             .expect(name)
@@ -318,7 +322,8 @@ fn a_pattern_finds_what_a_shell_would_find() {
             "a/b/up"
         ]
     );
-    assert_eq!(find("a/*/"), ["a/b", "a/b/up"].map(|name| name.to_owned()));
+    assert_eq!(find("a/*/"), ["a/b"]);
+    assert_eq!(find("a/b/*/"), ["a/b/a", "a/b/up"]);
     assert_eq!(find("a/b/up/a/one.rs"), ["a/b/up/a/one.rs"]);
     assert_eq!(find(".h/*"), [".h/five.rs"]);
     assert_eq!(find("nothing/*"), [""; 0]);

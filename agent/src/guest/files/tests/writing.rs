@@ -73,13 +73,13 @@ fn each_way_of_writing_keeps_its_promise() {
         (WriteMode::Append, "m2"),
         (WriteMode::CreateNew, "m3"),
     ] {
-        let mut request = write_request(place.path("deep/er").join(name), how);
+        let mut request = write_request(place.path("deep").join(name).join("f"), how);
         request.mode = Some(0o666);
         run_task(&FileTask::Write(request.clone()), b"x").fails(FailureKind::NotFound);
         request.parents = true;
         run_task(&FileTask::Write(request), b"x").ok();
         assert_eq!(
-            mode(&place.path("deep/er").join(name)),
+            mode(&place.path("deep").join(name).join("f")),
             0o666,
             "whatever the umask"
         );

@@ -1,14 +1,74 @@
 //! The contract on SQLite, and what only a file has to promise.
 
+mod damage;
+mod process;
+
+use super::super::contract::{record, tenant};
 use super::*;
+
+/// The contract's cases.
+mod contract {
+    super::super::super::contract::suite!(super::fresh());
+}
+
+fn state(home: &tempfile::TempDir) -> StateDir {
+    StateDir::open(&home.path().join("state")).expect("a directory of our own")
+}
 
 /// An empty store and the directory that it stands in.
 async fn fresh() -> (SqliteStore, tempfile::TempDir) {
-    let home = tempfile::tempdir().unwrap();
-    let state = StateDir::open(&home.path().join("state")).unwrap();
-    (SqliteStore::open(&state).await.unwrap(), home)
+    let home = tempfile::tempdir().expect("a place for temporary files");
+    let store = SqliteStore::open(&state(&home)).await.expect("a new store");
+    (store, home)
 }
 
-mod contract {
-    super::super::super::contract::suite!(super::fresh());
+/// Records one more sandbox and gives its id.
+async fn add(store: &SqliteStore) -> Result<SandboxId> {
+    let cx = tenant("ours");
+    match store.begin_create(&cx, &record(store, &cx)).await? {
+        Begin::New(record) | Begin::Existing(record) => Ok(record.id),
+    }
+}
+
+async fn count(store: &SqliteStore) -> usize {
+    let (cx, filter) = (tenant("ours"), SandboxFilter::default());
+    let page = store.list_sandboxes(&cx, &filter, None, 1_000).await;
+    page.expect("a list").items.len()
+}
+
+#[tokio::test]
+async fn a_store_opened_again_is_the_same() {
+    let (first, home) = fresh().await;
+    add(&first).await.unwrap();
+    let second = SqliteStore::open(&state(&home)).await.unwrap();
+    assert_eq!(count(&second).await, 1, "what another has open is not seen");
+    first.close().await.unwrap();
+    add(&second).await.unwrap();
+    second.close().await.unwrap();
+    let third = SqliteStore::open(&state(&home)).await.unwrap();
+    assert_eq!(count(&third).await, 2);
+    assert_eq!(third.meta().instance(), first.meta().instance());
+    let spec = crate::SandboxSpec::host();
+    assert_eq!(
+        third.meta().digest("oci", "", &spec),
+        first.meta().digest("oci", "", &spec)
+    );
+    let (other, _ground) = fresh().await;
+    assert_ne!(other.meta().instance(), first.meta().instance());
+}
+
+#[tokio::test]
+async fn pruning_and_deletion_go_through_an_index() {
+    let (store, _home) = fresh().await;
+    let db = rusqlite::Connection::open(store.path()).unwrap();
+    let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {PRUNE}")).unwrap();
+    let lines: Vec<String> = plan
+        .query_map(params!["ours", 1, 1, 1], |row| row.get(3))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(lines.len() > 1);
+    for line in &lines {
+        assert!(!line.contains("SCAN"), "{lines:?}");
+    }
 }

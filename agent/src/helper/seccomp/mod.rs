@@ -1,0 +1,236 @@
+//! The filter of system calls: what is not allowed is refused.
+//!
+//! A search tree over the call's number, so that a call costs about nine
+//! comparisons. Refusals are errors, not signals: programs try and go on.
+
+mod table;
+
+use table::{ALLOWED, NEWEST};
+
+/// A machine, with what the kernel calls it in a filter's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Machine {
+    #[cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code))]
+    X86_64,
+    #[cfg_attr(not(any(test, target_arch = "aarch64")), allow(dead_code))]
+    Aarch64,
+}
+
+impl Machine {
+    /// `AUDIT_ARCH_*` of `linux/audit.h`.
+    fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xC000_003E,
+            Self::Aarch64 => 0xC000_00B7,
+        }
+    }
+
+    fn number(self, row: &(&str, i32, i32)) -> Option<u32> {
+        let number = match self {
+            Self::X86_64 => row.1,
+            Self::Aarch64 => row.2,
+        };
+        u32::try_from(number).ok()
+    }
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    Refuse,
+    Absent,
+    Clone,
+    Socket,
+    Personality,
+    Ioctl,
+}
+
+const ALLOW: u32 = 0x7FFF_0000;
+const ERRNO: u32 = 0x0005_0000;
+const EPERM: u32 = ERRNO | 1;
+const ENOSYS: u32 = ERRNO | 38;
+const EAFNOSUPPORT: u32 = ERRNO | 97;
+
+/// Every flag of `clone` that makes a namespace (mount, cgroup, uts, ipc,
+/// user, pid, net). `CLONE_NEWTIME` lies within the signal's byte there.
+const CLONE_NEW: u32 = 0x7E02_0000;
+/// The bit of x32 calls, which share x86_64's `AUDIT_ARCH`.
+const X32: u32 = 0x4000_0000;
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const AF_NETLINK: u32 = 16;
+const NETLINK_ROUTE: u32 = 0;
+/// Writes into another terminal's input, or pastes on the console.
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541C;
+/// Linux with or without 32-bit addresses and uname 2.6, or only asking.
+/// `ADDR_NO_RANDOMIZE` is not among them.
+const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
+
+// `struct seccomp_data`: number, machine, instruction pointer, arguments.
+const AT_NUMBER: u32 = 0;
+const AT_MACHINE: u32 = 4;
+
+/// The lower half of an argument: both machines are little-endian. The kernel
+/// reads the arguments that are judged here as 32-bit values too.
+const fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const IF_EQUAL: u16 = 0x15;
+const IF_AT_LEAST: u16 = 0x35;
+const IF_BITS: u16 = 0x45;
+const RETURN: u16 = 0x06;
+
+fn step(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+/// Goes `yes` or `no` instructions on.
+fn branch(code: u16, k: u32, yes: u8, no: u8) -> libc::sock_filter {
+    libc::sock_filter {
+        code,
+        jt: yes,
+        jf: no,
+        k,
+    }
+}
+
+/// The filter of the machine that this program was built for.
+pub(crate) fn program() -> Vec<libc::sock_filter> {
+    #[cfg(target_arch = "x86_64")]
+    let machine = Machine::X86_64;
+    #[cfg(target_arch = "aarch64")]
+    let machine = Machine::Aarch64;
+    build(machine)
+}
+
+fn build(machine: Machine) -> Vec<libc::sock_filter> {
+    let mut program = vec![
+        step(LOAD, AT_MACHINE),
+        // The calls of another machine, such as i386 by interrupt 0x80, have
+        // other numbers: none of them exists.
+        branch(IF_EQUAL, machine.audit(), 1, 0),
+        step(RETURN, ENOSYS),
+        step(LOAD, AT_NUMBER),
+        branch(IF_BITS, X32, 0, 1),
+        step(RETURN, ENOSYS),
+    ];
+    program.extend(search(&ranges(machine)));
+    program
+}
+
+fn verdict_of(name: &str) -> Verdict {
+    match name {
+        "clone" => Verdict::Clone,
+        // Its flags are in memory, where a filter cannot see them; told that
+        // it does not exist, every C library uses `clone`.
+        "clone3" => Verdict::Absent,
+        "socket" => Verdict::Socket,
+        "personality" => Verdict::Personality,
+        "ioctl" => Verdict::Ioctl,
+        _ => Verdict::Allow,
+    }
+}
+
+/// The first number of each range and what becomes of the calls in it.
+fn ranges(machine: Machine) -> Vec<(u32, Verdict)> {
+    let mut known: Vec<(u32, Verdict)> = ALLOWED
+        .iter()
+        .filter_map(|row| Some((machine.number(row)?, verdict_of(row.0))))
+        .collect();
+    known.sort_unstable_by_key(|(number, _)| *number);
+    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
+    let mut add = |first: u32, verdict: Verdict| {
+        if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+            ranges.push((first, verdict));
+        }
+    };
+    let mut next = 0;
+    for (number, verdict) in known {
+        if number > next {
+            add(next, Verdict::Refuse);
+        }
+        add(number, verdict);
+        next = number + 1;
+    }
+    if next <= NEWEST {
+        add(next, Verdict::Refuse);
+    }
+    add(NEWEST + 1, Verdict::Absent);
+    ranges
+}
+
+/// Finds the range of the number in the accumulator.
+fn search(ranges: &[(u32, Verdict)]) -> Vec<libc::sock_filter> {
+    if let [(_, verdict)] = ranges {
+        return judge(*verdict);
+    }
+    let (low, high) = ranges.split_at(ranges.len() / 2);
+    let (left, right) = (search(low), search(high));
+    // A branch goes 255 instructions at most, a jump as far as it must.
+    let mut code = match u8::try_from(left.len()) {
+        Ok(length) => vec![branch(IF_AT_LEAST, high[0].0, length, 0)],
+        Err(_) => vec![
+            branch(IF_AT_LEAST, high[0].0, 0, 1),
+            step(JUMP, u32::try_from(left.len()).unwrap_or(u32::MAX)),
+        ],
+    };
+    code.extend(left);
+    code.extend(right);
+    code
+}
+
+/// Returns, having looked at arguments where the verdict asks for it.
+fn judge(verdict: Verdict) -> Vec<libc::sock_filter> {
+    match verdict {
+        Verdict::Allow => vec![step(RETURN, ALLOW)],
+        Verdict::Refuse => vec![step(RETURN, EPERM)],
+        Verdict::Absent => vec![step(RETURN, ENOSYS)],
+        Verdict::Clone => vec![
+            step(LOAD, argument(0)),
+            branch(IF_BITS, CLONE_NEW, 0, 1),
+            step(RETURN, EPERM),
+            step(RETURN, ALLOW),
+        ],
+        Verdict::Socket => vec![
+            step(LOAD, argument(0)),
+            branch(IF_EQUAL, AF_UNIX, 6, 0),
+            branch(IF_EQUAL, AF_INET, 5, 0),
+            branch(IF_EQUAL, AF_INET6, 4, 0),
+            branch(IF_EQUAL, AF_NETLINK, 0, 2),
+            step(LOAD, argument(2)),
+            branch(IF_EQUAL, NETLINK_ROUTE, 1, 0),
+            step(RETURN, EAFNOSUPPORT),
+            step(RETURN, ALLOW),
+        ],
+        Verdict::Personality => {
+            let mut code = vec![step(LOAD, argument(0))];
+            for value in PERSONALITIES {
+                code.push(branch(IF_EQUAL, value, 0, 1));
+                code.push(step(RETURN, ALLOW));
+            }
+            code.push(step(RETURN, EPERM));
+            code
+        }
+        Verdict::Ioctl => vec![
+            step(LOAD, argument(1)),
+            branch(IF_EQUAL, TIOCSTI, 1, 0),
+            branch(IF_EQUAL, TIOCLINUX, 0, 1),
+            step(RETURN, EPERM),
+            step(RETURN, ALLOW),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests;

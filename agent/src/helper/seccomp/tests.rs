@@ -1,0 +1,239 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// Runs a filter as the kernel does.
+fn run(program: &[libc::sock_filter], machine: u32, number: u32, arguments: [u64; 3]) -> u32 {
+    let (mut at, mut value) = (0, 0_u32);
+    loop {
+        let step = program[at];
+        at += 1;
+        let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+        match step.code {
+            LOAD => {
+                value = match step.k {
+                    AT_NUMBER => number,
+                    AT_MACHINE => machine,
+                    k => {
+                        let index = ((k - 16) / 8) as usize;
+                        assert_eq!(k, argument(u32::try_from(index).unwrap()));
+                        u32::try_from(arguments[index] & 0xFFFF_FFFF).unwrap()
+                    }
+                }
+            }
+            JUMP => at += step.k as usize,
+            IF_EQUAL => at += jump(value == step.k),
+            IF_AT_LEAST => at += jump(value >= step.k),
+            IF_BITS => at += jump(value & step.k != 0),
+            RETURN => return step.k,
+            other => panic!("no such instruction: {other}"),
+        }
+    }
+}
+
+fn call(machine: Machine, name: &str, arguments: [u64; 3]) -> u32 {
+    let row = ALLOWED.iter().find(|row| row.0 == name).unwrap();
+    let number = machine.number(row).unwrap();
+    run(&build(machine), machine.audit(), number, arguments)
+}
+
+const BOTH: [Machine; 2] = [Machine::X86_64, Machine::Aarch64];
+
+#[test]
+fn the_two_columns_fit_each_other() {
+    for machine in BOTH {
+        let numbers: Vec<u32> = ALLOWED.iter().filter_map(|r| machine.number(r)).collect();
+        let once: BTreeSet<u32> = numbers.iter().copied().collect();
+        assert_eq!(once.len(), numbers.len(), "a number stands twice");
+        assert!(once.iter().all(|number| *number <= NEWEST));
+    }
+    let names: BTreeSet<&str> = ALLOWED.iter().map(|row| row.0).collect();
+    assert_eq!(names.len(), ALLOWED.len(), "a name stands twice");
+    // The calls that only x86_64 has: each is an older form of another.
+    let old = [
+        "access",
+        "alarm",
+        "arch_prctl",
+        "chmod",
+        "chown",
+        "creat",
+        "dup2",
+        "epoll_create",
+        "epoll_wait",
+        "eventfd",
+        "fork",
+        "futimesat",
+        "getdents",
+        "getpgrp",
+        "inotify_init",
+        "lchown",
+        "link",
+        "lstat",
+        "mkdir",
+        "mknod",
+        "open",
+        "pause",
+        "pipe",
+        "poll",
+        "readlink",
+        "rename",
+        "rmdir",
+        "select",
+        "signalfd",
+        "stat",
+        "symlink",
+        "time",
+        "unlink",
+        "utime",
+        "utimes",
+        "vfork",
+    ];
+    for (name, x86_64, aarch64) in ALLOWED {
+        assert!(*x86_64 >= 0, "{name} is missing on x86_64");
+        assert_eq!(*aarch64 < 0, old.contains(name), "{name} on aarch64");
+        // From 424 on every machine has the same numbers.
+        if *x86_64 >= 424 || *aarch64 >= 424 {
+            assert_eq!(x86_64, aarch64, "{name}");
+        }
+    }
+}
+
+#[test]
+fn numbers_are_those_of_the_c_library() {
+    #[cfg(target_arch = "x86_64")]
+    let machine = Machine::X86_64;
+    #[cfg(target_arch = "aarch64")]
+    let machine = Machine::Aarch64;
+    for (name, number) in [
+        ("read", libc::SYS_read),
+        ("openat", libc::SYS_openat),
+        ("execveat", libc::SYS_execveat),
+        ("clone", libc::SYS_clone),
+        ("clone3", libc::SYS_clone3),
+        ("socket", libc::SYS_socket),
+        ("personality", libc::SYS_personality),
+        ("ioctl", libc::SYS_ioctl),
+        ("setresuid", libc::SYS_setresuid),
+        ("statx", libc::SYS_statx),
+        ("close_range", libc::SYS_close_range),
+        ("futex", libc::SYS_futex),
+        ("wait4", libc::SYS_wait4),
+        ("pidfd_open", libc::SYS_pidfd_open),
+        ("prctl", libc::SYS_prctl),
+    ] {
+        let row = ALLOWED.iter().find(|row| row.0 == name).unwrap();
+        assert_eq!(machine.number(row).map(i64::from), Some(number), "{name}");
+    }
+}
+
+#[test]
+fn every_number_gets_its_verdict() {
+    for machine in BOTH {
+        let program = build(machine);
+        assert!(program.len() < 4096, "the kernel takes no more");
+        for number in 0..1200 {
+            let row = ALLOWED.iter().find(|r| machine.number(r) == Some(number));
+            let expected = match row {
+                Some(("clone3", ..)) => ENOSYS,
+                Some(("socket", ..)) => EAFNOSUPPORT,
+                Some(_) => ALLOW,
+                None if number > NEWEST => ENOSYS,
+                None => EPERM,
+            };
+            assert_eq!(
+                run(&program, machine.audit(), number, [0; 3]),
+                expected,
+                "{machine:?} {number}"
+            );
+        }
+        assert_eq!(run(&program, machine.audit(), u32::MAX, [0; 3]), ENOSYS);
+        assert_eq!(run(&program, machine.audit(), X32, [0; 3]), ENOSYS);
+        // i386, and the other one of the two.
+        for other in [0x4000_0003, 0xC000_003E ^ 0xC000_00B7 ^ machine.audit()] {
+            assert_eq!(run(&program, other, 1, [0; 3]), ENOSYS);
+        }
+    }
+}
+
+#[test]
+fn dangerous_calls_are_not_in_the_table() {
+    for name in [
+        "mount",
+        "umount2",
+        "pivot_root",
+        "chroot",
+        "unshare",
+        "setns",
+        "bpf",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "perf_event_open",
+        "userfaultfd",
+        "io_uring_setup",
+        "io_uring_enter",
+        "io_uring_register",
+        "open_by_handle_at",
+        "init_module",
+        "finit_module",
+        "kexec_load",
+        "reboot",
+        "swapon",
+        "syslog",
+        "acct",
+        "quotactl",
+        "settimeofday",
+        "clock_settime",
+        "clock_adjtime",
+        "sethostname",
+        "move_mount",
+        "fsopen",
+        "open_tree",
+        "mount_setattr",
+        "mbind",
+        "move_pages",
+        "pidfd_getfd",
+        "kcmp",
+        "iopl",
+        "ioperm",
+        "modify_ldt",
+        "fanotify_init",
+        "lookup_dcookie",
+        "nfsservctl",
+        "uselib",
+        "vm86",
+    ] {
+        assert!(ALLOWED.iter().all(|row| row.0 != name), "{name}");
+    }
+}
+
+#[test]
+fn arguments_decide() {
+    for machine in BOTH {
+        for bit in [17, 25, 26, 27, 28, 29, 30] {
+            assert_eq!(call(machine, "clone", [1 << bit | 17, 0, 0]), EPERM);
+        }
+        assert_eq!(call(machine, "clone", [0x003D_0F00, 0, 0]), ALLOW);
+        for family in 0..64 {
+            let expected = if [1, 2, 10, 16].contains(&family) {
+                ALLOW
+            } else {
+                EAFNOSUPPORT
+            };
+            assert_eq!(
+                call(machine, "socket", [family, 1, 0]),
+                expected,
+                "{family}"
+            );
+        }
+        assert_eq!(call(machine, "socket", [16, 3, 9]), EAFNOSUPPORT);
+        // The kernel looks at the lower half only, and so must the filter.
+        assert_eq!(call(machine, "socket", [1 << 32 | 38, 5, 0]), EAFNOSUPPORT);
+        assert_eq!(call(machine, "personality", [0x004_0000, 0, 0]), EPERM);
+        assert_eq!(call(machine, "personality", [0xFFFF_FFFF, 0, 0]), ALLOW);
+        assert_eq!(call(machine, "ioctl", [0, 0x5412, 0]), EPERM);
+        assert_eq!(call(machine, "ioctl", [0, 1 << 32 | 0x5412, 0]), EPERM);
+        assert_eq!(call(machine, "ioctl", [0, 0x541C, 0]), EPERM);
+        assert_eq!(call(machine, "ioctl", [0, 0x5413, 0]), ALLOW);
+    }
+}

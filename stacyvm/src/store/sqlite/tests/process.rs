@@ -1,0 +1,316 @@
+//! Several processes, and processes that die. A child is this test program
+//! again, running [`child`] alone; what it should do comes by its input.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use super::super::super::owner::OwnerLock;
+use super::*;
+use crate::error::ErrorKind;
+use crate::sandbox::state::Phase;
+
+const WRITES: usize = 200;
+
+/// Starts a child; `wrap` is what runs it, as `unshare -m`.
+fn start(wrap: &[&str], task: &str, directory: &Path) -> Child {
+    let program = std::env::current_exe().expect("our own path");
+    let own = [
+        program.to_str().expect("a plain path"),
+        "store::sqlite::tests::process::child",
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ];
+    let line: Vec<_> = wrap.iter().chain(&own).collect();
+    let mut child = Command::new(line[0])
+        .args(&line[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let mut input = child.stdin.take().expect("its input");
+    writeln!(input, "{task} {}", directory.display()).expect("it reads");
+    child
+}
+
+/// Waits for a child and gives the words that it told.
+fn finish(mut child: Child) -> Vec<String> {
+    let mut text = String::new();
+    let mut output = child.stdout.take().expect("its output");
+    output.read_to_string(&mut text).expect("text");
+    assert!(child.wait().expect("its end").success(), "{text}");
+    told(text.lines())
+}
+
+fn told<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    lines
+        .filter_map(|l| l.split_once("told ").map(|(_, word)| word.to_owned()))
+        .collect()
+}
+
+#[tokio::test]
+#[ignore = "what the tests of this module start, not a test"]
+async fn child() {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let Some((task, directory)) = line.trim().split_once(' ') else {
+        return;
+    };
+    let state = StateDir::open(Path::new(directory)).unwrap();
+    match task {
+        "write" => write(&state, WRITES).await,
+        "write_on" => write(&state, usize::MAX).await,
+        "modes" => modes(&state).await,
+        "full" => full(&state).await,
+        "read_only" => read_only(&state).await,
+        "own" => {
+            let lock = OwnerLock::acquire(&state, &crate::id::InstanceId::random()).unwrap();
+            println!("told {}", lock.name());
+            std::future::pending::<()>().await;
+        }
+        other => panic!("no task {other}"),
+    }
+}
+
+/// Creates as an engine does, and tells each id once it was acknowledged.
+async fn write(state: &StateDir, times: usize) {
+    let store = SqliteStore::open(state).await.unwrap();
+    for _ in 0..times {
+        let id = add(&store).await.unwrap();
+        let update = SandboxUpdate {
+            at_ms: 2_000,
+            phase: Some(Phase::Running),
+            step: Some((JournalStep::Created, String::new())),
+            resources: vec![Resource {
+                kind: "cgroup".into(),
+                name: format!("stacyvm/{id}"),
+                state: super::super::super::ResourceState::Made,
+            }],
+            ..SandboxUpdate::default()
+        };
+        println!("told begun {id}");
+        let cx = tenant("ours");
+        store.update_sandbox(&cx, &id, 1, &update).await.unwrap();
+        println!("told made {id}");
+    }
+}
+
+#[tokio::test]
+async fn four_processes_write_and_nothing_is_lost() {
+    let home = tempfile::tempdir().unwrap();
+    let state = state(&home);
+    // They make the store at the same time, too.
+    let children: Vec<_> = (0..4).map(|_| start(&[], "write", state.path())).collect();
+    let mut ids = Vec::new();
+    for child in children {
+        let words = finish(child);
+        ids.extend(
+            words
+                .iter()
+                .filter_map(|w| w.strip_prefix("made ").map(str::to_owned)),
+        );
+    }
+    ids.sort();
+    assert_eq!(ids.len(), 4 * WRITES);
+    let store = SqliteStore::open(&state).await.unwrap();
+    let (cx, filter) = (tenant("ours"), SandboxFilter::default());
+    let list = store
+        .list_sandboxes(&cx, &filter, None, 1_000)
+        .await
+        .unwrap();
+    let found: Vec<_> = list.items.iter().map(|r| r.id.as_str()).collect();
+    assert_eq!(found, ids);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let home = tempfile::tempdir().unwrap();
+    let state = state(&home);
+    let mut acknowledged = Vec::new();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..20 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let mut child = start(&[], "write_on", state.path());
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut heard = 0;
+        let mut line = String::new();
+        while heard < 1 + seed % 40 {
+            line.clear();
+            assert!(
+                output.read_line(&mut line).unwrap() > 0,
+                "it ended by itself"
+            );
+            let words = told(std::iter::once(line.trim()));
+            heard += words.len() as u64;
+            acknowledged.extend(words);
+        }
+        // Another instant within a write each time.
+        for _ in 0..(seed >> 32) % 20_000 {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        // The last line may be cut.
+        let whole = rest.rfind('\n').map_or("", |end| &rest[..end]);
+        acknowledged.extend(told(whole.lines()));
+
+        let store = SqliteStore::open(&state).await.unwrap();
+        check(&store, &acknowledged).await;
+        store.close().await.unwrap();
+    }
+}
+
+async fn check(store: &SqliteStore, acknowledged: &[String]) {
+    let cx = tenant("ours");
+    for word in acknowledged {
+        let (step, id) = word.split_once(' ').unwrap();
+        let id = SandboxId::new(id).unwrap();
+        let record = store.get_sandbox(&cx, &id).await.expect("acknowledged");
+        assert!(step == "begun" || record.phase == Phase::Running, "{word}");
+    }
+    let (filter, mut after) = (SandboxFilter::default(), None);
+    loop {
+        let page = store
+            .list_sandboxes(&cx, &filter, after.as_ref(), 500)
+            .await;
+        let page = page.unwrap();
+        for record in &page.items {
+            // Every row is whole: the record, its label, its journal, its ledger.
+            let journal = store.journal(&cx, &record.id, 0, 9).await.unwrap().items;
+            let ledger = store.list_resources(&cx, &record.id, None, 9).await;
+            let parts = (journal.len(), ledger.unwrap().items.len());
+            let expected = if record.version == 1 { (1, 0) } else { (2, 1) };
+            assert_eq!(parts, expected, "{record:?}");
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_owner_is_dead() {
+    let home = tempfile::tempdir().unwrap();
+    let state = state(&home);
+    let mut child = start(&[], "own", state.path());
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut name = Vec::new();
+    while name.is_empty() {
+        let mut line = String::new();
+        assert!(output.read_line(&mut line).unwrap() > 0);
+        name = told(std::iter::once(line.trim()));
+    }
+    assert!(OwnerLock::is_alive(&state, &name[0]).unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!OwnerLock::is_alive(&state, &name[0]).unwrap());
+}
+
+#[tokio::test]
+async fn files_are_closed_to_others_whatever_the_umask() {
+    for umask in ["000", "022", "777"] {
+        let home = tempfile::tempdir().unwrap();
+        let script = format!("umask {umask}; exec \"$@\"");
+        finish(start(
+            &["sh", "-c", &script, "sh"],
+            "modes",
+            &home.path().join("state"),
+        ));
+    }
+}
+
+async fn modes(state: &StateDir) {
+    let store = SqliteStore::open(state).await.unwrap();
+    let lock = OwnerLock::acquire(state, store.meta().instance()).unwrap();
+    add(&store).await.unwrap();
+    let mut seen = 0;
+    for directory in [state.path().to_path_buf(), state.path().join("owners")] {
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&directory), 0o700);
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                assert_eq!(mode(&path), 0o600, "{}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    // The file, its log, the log's index, two locks.
+    assert_eq!(seen, 5);
+    drop(lock);
+}
+
+/// Whether a mount can be made here, in a namespace of its own.
+fn can_mount() -> bool {
+    Command::new("unshare")
+        .args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"])
+        .status()
+        .is_ok_and(|s| s.success())
+}
+
+fn mount(options: &str, directory: &Path) {
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "none"])
+        .arg(directory)
+        .status()
+        .unwrap();
+    assert!(status.success(), "mount {options}");
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_read_only_one_are_told_apart() {
+    if !can_mount() {
+        println!("skipped: this needs the right to mount");
+        return;
+    }
+    for task in ["full", "read_only"] {
+        let home = tempfile::tempdir().unwrap();
+        finish(start(&["unshare", "-m"], task, &home.path().join("state")));
+    }
+}
+
+async fn full(state: &StateDir) {
+    // No room for a store at all: nothing is left of the attempt.
+    mount("size=16k,mode=0700", state.path());
+    let error = SqliteStore::open(state).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+    assert!(!state.path().join(FILE).exists());
+
+    mount("size=512k,mode=0700", state.path());
+    let store = SqliteStore::open(state).await.unwrap();
+    let mut written = 0;
+    let error = loop {
+        match add(&store).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+    assert!(error.fact("file").is_some() && error.fact("remedy").is_some());
+    assert!(written > 5, "{written}");
+    assert_eq!(count(&store).await, written);
+    mount("remount,size=4m", state.path());
+    add(&store).await.unwrap();
+    store.close().await.unwrap();
+    let store = SqliteStore::open(state).await.unwrap();
+    assert_eq!(count(&store).await, written + 1);
+}
+
+async fn read_only(state: &StateDir) {
+    mount("size=4m,mode=0700", state.path());
+    let store = SqliteStore::open(state).await.unwrap();
+    add(&store).await.unwrap();
+    store.close().await.unwrap();
+    mount("remount,ro", state.path());
+    let error = SqliteStore::open(state).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:?}");
+    assert!(error.fact("file").is_some() && error.fact("remedy").is_some());
+}
