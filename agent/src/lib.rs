@@ -6,11 +6,6 @@
 //! panics, never allocates more than the frame it was given, and refuses what
 //! it does not know.
 
-/// The static program: the agent inside a sandbox, and the helper beside it,
-/// by the name it is started under. Empty where it could not be built: on
-/// systems other than Linux, and where only the documentation is made.
-pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
-
 pub mod helper_protocol;
 pub mod protocol;
 
@@ -18,3 +13,14 @@ pub mod protocol;
 pub mod guest;
 #[cfg(feature = "guest")]
 pub mod helper;
+
+/// The bytes of the static program; empty where [`AGENT_AVAILABLE`] is false.
+#[cfg(not(feature = "guest"))]
+pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
+/// The program itself embeds no other.
+#[cfg(feature = "guest")]
+pub const AGENT: &[u8] = &[];
+
+/// Whether this build carries the program. It does not on systems other than
+/// Linux and where documentation alone is built.
+pub const AGENT_AVAILABLE: bool = cfg!(stacyvm_agent_bytes);

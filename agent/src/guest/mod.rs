@@ -1,32 +1,52 @@
 //! The program inside a sandbox: PID 1, its supervisors and its workers.
 
+#[cfg(feature = "guest")]
 mod agent;
+#[cfg(feature = "guest")]
 mod bridge;
+#[cfg(feature = "guest")]
 mod clock;
+#[cfg(feature = "guest")]
 mod connection;
+#[cfg(feature = "guest")]
 mod control;
+#[cfg(feature = "guest")]
 mod dispatch;
+#[cfg(feature = "guest")]
 mod exec;
+#[cfg(feature = "guest")]
 mod failure;
 pub mod files;
+#[cfg(feature = "guest")]
 mod handshake;
+#[cfg(feature = "guest")]
 mod launch;
+#[cfg(feature = "guest")]
 mod port;
+#[cfg(feature = "guest")]
 mod process;
+#[cfg(feature = "guest")]
 mod ring;
+#[cfg(feature = "guest")]
 mod sink;
+#[cfg(feature = "guest")]
 mod start;
+#[cfg(feature = "guest")]
 mod supervisor;
+#[cfg(feature = "guest")]
 mod sys;
 pub mod users;
+#[cfg(feature = "guest")]
 mod worker;
 
+#[cfg(feature = "guest")]
 use std::process::ExitCode;
 
 /// Runs as the agent; returns when the sandbox is to end.
 ///
 /// With `--stdin` the configuration comes from standard input and connections
 /// over a keyed socket, else both come from the helper at descriptor 3.
+#[cfg(feature = "guest")]
 pub fn main(from_stdin: bool) -> ExitCode {
     match start::run(from_stdin) {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,6 +62,7 @@ pub fn main(from_stdin: bool) -> ExitCode {
 }
 
 /// Copies between its standard streams and the agent's socket at `path`.
+#[cfg(feature = "guest")]
 pub fn bridge(path: &std::ffi::OsStr) -> ExitCode {
     match bridge::run(path) {
         Ok(()) => ExitCode::SUCCESS,
