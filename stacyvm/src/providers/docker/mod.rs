@@ -356,7 +356,10 @@ impl Provider for DockerProvider {
 
     async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
         self.inside(cx, id, OperationKind::Processes, |client| async move {
-            client.processes().await
+            let mut all = client.processes().await?;
+            // Bridges are ours. Only what comes from outside has no parent.
+            all.retain(|p| p.parent != 0 || p.argv.get(1).is_none_or(|a| a != "bridge"));
+            Ok(all)
         })
         .await
     }
