@@ -13,14 +13,3 @@ pub mod protocol;
 pub mod guest;
 #[cfg(feature = "guest")]
 pub mod helper;
-
-/// The bytes of the static program; empty where [`AGENT_AVAILABLE`] is false.
-#[cfg(not(feature = "guest"))]
-pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
-/// The program itself embeds no other.
-#[cfg(feature = "guest")]
-pub const AGENT: &[u8] = &[];
-
-/// Whether this build carries the program. It does not on systems other than
-/// Linux and where documentation alone is built.
-pub const AGENT_AVAILABLE: bool = cfg!(stacyvm_agent_bytes);

@@ -55,9 +55,11 @@ fn start(cli: Cli) -> Result<u8> {
 
 async fn dispatch(cli: Cli) -> Result<u8> {
     let json = cli.json;
+    let runtime = runtime_of(&cli.command);
     let config = Config::load(&Overrides {
         file: cli.config,
         state_dir: cli.state_dir,
+        runtime,
     })?;
     if let Command::Config {
         command: ConfigCommand::Show { origin },

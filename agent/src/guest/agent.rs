@@ -280,8 +280,7 @@ impl Agent {
     fn on_hosts(&mut self) {
         loop {
             let Some(hosts) = &self.hosts else { return };
-            let flags =
-                rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+            let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
             match rustix::net::accept_with(hosts, flags) {
                 Ok(fd) => {
                     let strangers = self.connections.values().filter(|c| !c.accepted).count();
@@ -370,8 +369,11 @@ impl Agent {
                     break;
                 }
                 connection.over = false;
-                let targets: Vec<Target> =
-                    connection.streams.values().map(|stream| stream.target).collect();
+                let targets: Vec<Target> = connection
+                    .streams
+                    .values()
+                    .map(|stream| stream.target)
+                    .collect();
                 for target in targets {
                     self.pump(target);
                 }

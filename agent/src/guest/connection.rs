@@ -102,7 +102,9 @@ impl Connection {
             return 0;
         }
         let credit = self.streams.get(&stream).map_or(0, |stream| stream.send);
-        usize::try_from(credit).unwrap_or(usize::MAX).min(DATA_CHUNK)
+        usize::try_from(credit)
+            .unwrap_or(usize::MAX)
+            .min(DATA_CHUNK)
     }
 
     pub(super) fn open(&mut self, stream: u32, target: Target) {

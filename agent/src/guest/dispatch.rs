@@ -210,7 +210,9 @@ impl Agent {
             Kind::Listen => self.listen(to, read::<message::PortRequest>(frame)?.port),
             Kind::Processes => self.start_worker(to, frame.kind, Job::Processes),
             Kind::Usage => self.start_worker(to, frame.kind, Job::Usage),
-            Kind::SetDeadline => self.set_deadline(to, read::<message::DeadlineRequest>(frame)?.in_ms),
+            Kind::SetDeadline => {
+                self.set_deadline(to, read::<message::DeadlineRequest>(frame)?.in_ms)
+            }
             Kind::Terminate => self.ending = Some("a host ended it".to_owned()),
             kind => match FileTask::decode(kind, &frame.payload) {
                 Some(Ok(task)) => self.start_worker(to, kind, Job::File(task)),

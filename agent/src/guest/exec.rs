@@ -96,7 +96,11 @@ impl Agent {
                 ),
             );
         }
-        let running = self.execs.values().filter(|exec| exec.channel.is_some()).count();
+        let running = self
+            .execs
+            .values()
+            .filter(|exec| exec.channel.is_some())
+            .count();
         if running >= self.config.max_execs as usize {
             return self.fail(
                 to,
@@ -145,9 +149,7 @@ impl Agent {
                 Ok(Exec {
                     id: request.exec,
                     supervisor,
-                    deadline: request
-                        .timeout_ms
-                        .map(|wait| now_ms().saturating_add(wait)),
+                    deadline: request.timeout_ms.map(|wait| now_ms().saturating_add(wait)),
                     kill_by: None,
                     argv: request.argv,
                     tty: request.tty.is_some(),
@@ -356,7 +358,8 @@ impl Agent {
         let mut connection = None;
         if let Some(follower) = &mut exec.follower {
             connection = connections.get_mut(&follower.to.0);
-            if let (Some(connection), true, true) = (&mut connection, follower.replay, exec.pid != 0)
+            if let (Some(connection), true, true) =
+                (&mut connection, follower.replay, exec.pid != 0)
             {
                 for (ring, kind) in exec.rings.iter_mut().zip(KINDS) {
                     while !ring.is_empty() {
@@ -390,12 +393,8 @@ impl Agent {
                         if room == 0 {
                             break;
                         }
-                        let count = connection.data_from(
-                            follower.to.1,
-                            KINDS[which],
-                            source.as_fd(),
-                            room,
-                        );
+                        let count =
+                            connection.data_from(follower.to.1, KINDS[which], source.as_fd(), room);
                         // A host that is gone is noticed by the loop.
                         connection.flush();
                         count
@@ -664,7 +663,10 @@ impl Agent {
         if let Some(old) = old {
             self.fail(
                 old.to,
-                &failure(FailureKind::Cancelled, "another host follows this command now"),
+                &failure(
+                    FailureKind::Cancelled,
+                    "another host follows this command now",
+                ),
             );
         }
         if pid != 0 {
@@ -745,10 +747,7 @@ impl Agent {
             return;
         };
         let result = match &exec.sources[0] {
-            _ if !exec.tty => Err(failure(
-                FailureKind::Invalid,
-                "the command has no terminal",
-            )),
+            _ if !exec.tty => Err(failure(FailureKind::Invalid, "the command has no terminal")),
             None => Err(no_exec(&request.exec)),
             Some(master) => rustix::termios::tcsetwinsize(master, window(request.size))
                 .map_err(|error| system("size of the terminal", &error.into())),

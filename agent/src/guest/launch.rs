@@ -72,11 +72,10 @@ fn environment(
     request: &ExecRequest,
 ) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut env: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut set = |name: &[u8], value: &[u8]| {
-        match env.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => *old = value.to_vec(),
-            None => env.push((name.to_vec(), value.to_vec())),
-        }
+    let mut set = |name: &[u8], value: &[u8]| match env.iter_mut().find(|(known, _)| known == name)
+    {
+        Some((_, old)) => *old = value.to_vec(),
+        None => env.push((name.to_vec(), value.to_vec())),
     };
     set(b"PATH", DEFAULT_PATH);
     set(b"LANG", b"C.UTF-8");
@@ -106,7 +105,11 @@ fn candidates(command: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
     }
     path.split(|byte| *byte == b':')
         .map(|directory| {
-            let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
+            let directory: &[u8] = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
             [directory, b"/", command].concat()
         })
         .collect()
@@ -182,9 +185,11 @@ pub(super) fn explain(
             &workdir[..],
         ),
         Stage::Execute => match errno {
-            Some(libc::ENOENT | libc::ENOTDIR) => {
-                (FailureKind::CommandNotFound, "command was not found", command)
-            }
+            Some(libc::ENOENT | libc::ENOTDIR) => (
+                FailureKind::CommandNotFound,
+                "command was not found",
+                command,
+            ),
             Some(libc::E2BIG) => (
                 FailureKind::Invalid,
                 "arguments and environment are too long",
@@ -202,4 +207,3 @@ pub(super) fn explain(
         ..about(kind, format!("{what}: {error}"), subject)
     }
 }
-

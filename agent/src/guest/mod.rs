@@ -42,6 +42,7 @@ mod worker;
 #[cfg(feature = "guest")]
 use std::process::ExitCode;
 
+#[cfg(feature = "guest")]
 /// Runs as the agent; returns when the sandbox is to end.
 ///
 /// With `--stdin` the configuration comes from standard input and connections
@@ -61,6 +62,7 @@ pub fn main(from_stdin: bool) -> ExitCode {
     }
 }
 
+#[cfg(feature = "guest")]
 /// Copies between its standard streams and the agent's socket at `path`.
 #[cfg(feature = "guest")]
 pub fn bridge(path: &std::ffi::OsStr) -> ExitCode {

@@ -90,7 +90,10 @@ impl Agent {
             return self.fail(to, &failure(FailureKind::Exhausted, "too many sockets"));
         }
         if port == 0 {
-            return self.fail(to, &failure(FailureKind::Invalid, "port 0 cannot be dialled"));
+            return self.fail(
+                to,
+                &failure(FailureKind::Invalid, "port 0 cannot be dialled"),
+            );
         }
         let second = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
         let first = connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -136,8 +139,7 @@ impl Agent {
                 }
                 (Err(_), Some(next)) => match connect(next) {
                     Ok(fd) => {
-                        self.interests
-                            .forget(key, Role::Socket, socket.fd.as_fd());
+                        self.interests.forget(key, Role::Socket, socket.fd.as_fd());
                         self.interests
                             .set(key, Role::Socket, fd.as_fd(), false, true);
                         socket.fd = fd;
@@ -274,8 +276,7 @@ impl Agent {
 
     pub(super) fn drop_socket(&mut self, key: u64) {
         if let Some(socket) = self.sockets.remove(&key) {
-            self.interests
-                .forget(key, Role::Socket, socket.fd.as_fd());
+            self.interests.forget(key, Role::Socket, socket.fd.as_fd());
         }
     }
 

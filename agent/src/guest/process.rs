@@ -119,13 +119,21 @@ fn guests(
             owner.insert(stat.pid, exec);
         }
     }
-    let below: BTreeSet<i32> = descendants(all, agent).iter().map(|stat| stat.pid).collect();
+    let below: BTreeSet<i32> = descendants(all, agent)
+        .iter()
+        .map(|stat| stat.pid)
+        .collect();
     all.iter()
         .filter(|stat| stat.pid != agent && stat.pid != own)
         .filter(|stat| !supervisors.contains_key(&stat.pid) && !workers.contains(&stat.pid))
         // As PID 1 everything is the sandbox's, joined processes included.
         .filter(|stat| agent == 1 || below.contains(&stat.pid))
-        .map(|stat| (stat.clone(), owner.get(&stat.pid).map(|exec| (*exec).clone())))
+        .map(|stat| {
+            (
+                stat.clone(),
+                owner.get(&stat.pid).map(|exec| (*exec).clone()),
+            )
+        })
         .collect()
 }
 
@@ -184,7 +192,10 @@ pub(super) fn usage(
         .sum();
     let mut report = UsageReport {
         processes: u32::try_from(guests.len()).unwrap_or(u32::MAX),
-        resident_bytes: guests.iter().map(|(stat, _)| bytes(stat.resident_pages)).sum(),
+        resident_bytes: guests
+            .iter()
+            .map(|(stat, _)| bytes(stat.resident_pages))
+            .sum(),
         cpu_us: micros(
             own + guests
                 .iter()
@@ -195,8 +206,10 @@ pub(super) fn usage(
     };
     if let Ok(disk) = rustix::fs::statvfs("/") {
         report.disk_total_bytes = disk.f_blocks.saturating_mul(disk.f_frsize);
-        report.disk_used_bytes =
-            disk.f_blocks.saturating_sub(disk.f_bfree).saturating_mul(disk.f_frsize);
+        report.disk_used_bytes = disk
+            .f_blocks
+            .saturating_sub(disk.f_bfree)
+            .saturating_mul(disk.f_frsize);
     }
     report
 }

@@ -50,7 +50,9 @@ impl Sink {
 
     /// Throws away what waits, and all that comes.
     pub(super) fn give_up(&mut self) {
-        self.taken = self.taken.saturating_add(length(&self.pending[self.head..]));
+        self.taken = self
+            .taken
+            .saturating_add(length(&self.pending[self.head..]));
         self.pending = Vec::new();
         self.head = 0;
         self.broken = true;

@@ -104,7 +104,12 @@ impl Report {
                     Status::Code(code) => (0, code),
                     Status::Signal(signal) => (1, signal),
                 };
-                [&[3, how][..], &value.to_le_bytes(), &survivors.to_le_bytes()].concat()
+                [
+                    &[3, how][..],
+                    &value.to_le_bytes(),
+                    &survivors.to_le_bytes(),
+                ]
+                .concat()
             }
             Self::Answer(token, errno) => {
                 [&[4][..], &token.to_le_bytes(), &errno.to_le_bytes()].concat()
@@ -181,8 +186,7 @@ fn start(
     stdio: [OwnedFd; 3],
 ) -> Result<(i32, OwnedFd), Failure> {
     sys::new_session();
-    let signals =
-        sys::take_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
+    let signals = sys::take_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
     sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
     let account = launch::account(config, request.user.as_deref())?;
     if request.tty.is_some() && config.can_switch_user {

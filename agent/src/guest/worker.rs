@@ -112,7 +112,13 @@ impl Agent {
     }
 
     fn start_queued(&mut self) {
-        while self.workers.values().filter(|worker| worker.pid != 0).count() < MAX_WORKERS {
+        while self
+            .workers
+            .values()
+            .filter(|worker| worker.pid != 0)
+            .count()
+            < MAX_WORKERS
+        {
             let Some(key) = self.queue.pop_front() else {
                 return;
             };
@@ -323,11 +329,12 @@ impl Agent {
         if worker.pid == 0 {
             return;
         }
-        let written = worker.sink.write(worker.input.as_ref().map(|fd| fd.as_fd()));
+        let written = worker
+            .sink
+            .write(worker.input.as_ref().map(|fd| fd.as_fd()));
         if matches!(written, Written::Finished | Written::Broken) {
             if let Some(input) = worker.input.take() {
-                self.interests
-                    .forget(key, Role::WorkerInput, input.as_fd());
+                self.interests.forget(key, Role::WorkerInput, input.as_fd());
             }
         } else if let Some(input) = &worker.input {
             let pending = worker.sink.has_pending();

@@ -5,12 +5,12 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::fault::{Result, Tried};
+use super::sys::pause;
 use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
 
 /// The controllers that are used. cpuset is stayed out of: a new child of it
@@ -360,7 +360,7 @@ impl Cgroups {
             if seen {
                 return Ok(());
             }
-            sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
         if frozen {
             // Half a freeze is worse than none.
@@ -389,7 +389,7 @@ impl Cgroups {
         let mut left = Vec::new();
         for hierarchy in std::mem::take(&mut self.hierarchies) {
             let dir = self.dir(&hierarchy);
-            let mut pause = Duration::from_micros(200);
+            let mut time = Duration::from_micros(200);
             let mut waited = Duration::ZERO;
             loop {
                 match fs::remove_dir(&dir) {
@@ -400,9 +400,9 @@ impl Cgroups {
                         break;
                     }
                     Err(_) => {
-                        sleep(pause);
-                        waited += pause;
-                        pause = (pause * 2).min(Duration::from_millis(50));
+                        pause(time);
+                        waited += time;
+                        time = (time * 2).min(Duration::from_millis(50));
                     }
                 }
             }

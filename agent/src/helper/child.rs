@@ -96,6 +96,8 @@ impl Child {
         };
         rustix::system::sethostname(launch.hostname.as_bytes()).tried("set the host name")?;
         root::enter(&launch, VecDeque::from(fds), scratch)?;
+        // Again, so that nothing open is of the host's file systems.
+        standard_streams_to_null()?;
         self.become_agent(&launch, &filter)
     }
 
@@ -156,9 +158,8 @@ fn drop_capabilities() -> Result<()> {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
-            Ok(()) => {}
-            // Past the last that this kernel knows.
-            Err(rustix::io::Errno::INVAL) => {}
+            // Invalid: past the last that this kernel knows.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(error).tried("narrow the bounding set"),
         }
     }

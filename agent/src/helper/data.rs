@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use super::etc::USER_ID;
 use super::fault::{Result, Tried};
@@ -64,6 +64,13 @@ fn own(directory: impl AsFd, first_id: Option<u32>, inside: u32) -> Result<()> {
         return Ok(());
     };
     let id = first + inside;
-    rustix::fs::fchown(directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))
-        .tried("give a directory to the sandbox")
+    rustix::fs::chownat(
+        directory,
+        "",
+        Some(Uid::from_raw(id)),
+        Some(Gid::from_raw(id)),
+        // A new mount's descriptor names its root and opens nothing.
+        AtFlags::EMPTY_PATH,
+    )
+    .tried("give a directory to the sandbox")
 }

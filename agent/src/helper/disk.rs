@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -101,7 +100,7 @@ pub(crate) fn wait_free(number: u32) -> Option<String> {
     let path = format!("/sys/block/loop{number}/loop/backing_file");
     for _ in 0..1000 {
         match fs::read_to_string(&path) {
-            Ok(file) if file.contains(IMAGE) => sleep(Duration::from_millis(5)),
+            Ok(file) if file.contains(IMAGE) => sys::pause(Duration::from_millis(5)),
             _ => return None,
         }
     }

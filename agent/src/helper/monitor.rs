@@ -49,7 +49,6 @@ pub(crate) struct Monitor<'a> {
     attached: bool,
     ready: bool,
     paused: bool,
-    owner_wants_end: bool,
     buffer: Vec<u8>,
 }
 
@@ -70,7 +69,6 @@ impl<'a> Monitor<'a> {
             attached: true,
             ready: false,
             paused: false,
-            owner_wants_end: false,
             buffer: Vec::new(),
         }
     }
@@ -208,17 +206,14 @@ impl<'a> Monitor<'a> {
                 }
                 Event::Requests(requests) => {
                     for request in requests {
-                        match self.answer(request) {
-                            Some(reply) => {
-                                if !connection.send(&reply) {
-                                    return false;
-                                }
+                        if let Some(reply) = self.answer(request) {
+                            if !connection.send(&reply) {
+                                return false;
                             }
-                            None => {
-                                connection.wants_end();
-                                if request == MonitorRequest::Destroy {
-                                    cause = Some(EndCause::Destroyed);
-                                }
+                        } else {
+                            connection.wants_end();
+                            if request == MonitorRequest::Destroy {
+                                cause = Some(EndCause::Destroyed);
                             }
                         }
                     }
@@ -312,16 +307,15 @@ impl<'a> Monitor<'a> {
                 self.attached = false;
                 None
             }
-            Ok(Some((ToHelper::Monitor(request), _))) => match self.answer(request) {
-                Some(reply) => {
+            Ok(Some((ToHelper::Monitor(request), _))) => {
+                if let Some(reply) = self.answer(request) {
+                    // If it is gone, its channel's end tells.
                     let _ = packet::send(owner, &reply, &[]);
-                    None
+                    return None;
                 }
-                None => {
-                    self.owner_wants_end = true;
-                    (request == MonitorRequest::Destroy).then_some(EndCause::Destroyed)
-                }
-            },
+                // The owner is told of every end, so there is nothing to note.
+                (request == MonitorRequest::Destroy).then_some(EndCause::Destroyed)
+            }
             Ok(Some(_)) => {
                 let failed = Failed::new(FailedKind::Invalid, "the sandbox is launched already");
                 let _ = packet::send(owner, &FromHelper::Failed(failed), &[]);

@@ -211,24 +211,25 @@ impl Parked {
             None
         };
         let listener = self.listen()?;
-        let borrowed: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
-        let message = ToHelper::Launch(Box::new(launch.clone()));
-        packet::send(&self.sync, &message, &borrowed).tried("tell the child")?;
-        drop(borrowed);
-        // While one of these is open its file system stays mounted.
-        drop(trees);
         let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
         let counter: Vec<_> = counter.iter().map(AsFd::as_fd).collect();
         let config = ControlMessage::Config {
             config: launch.agent.clone(),
         };
-        // These wait in the channel until the agent reads them.
+        // These wait in the channel until the agent reads them. They come first:
+        // a child that fails closes the channel, and its word would be lost.
         packet::send(&self.control, &config, &counter).tried("tell the agent")?;
         if let Some(connection) = connection {
             let message = ControlMessage::Connection {};
             packet::send(&self.control, &message, &[connection.as_fd()])
                 .tried("hand the connection over")?;
         }
+        let borrowed: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
+        let message = ToHelper::Launch(Box::new(launch.clone()));
+        packet::send(&self.sync, &message, &borrowed).tried("tell the child")?;
+        drop(borrowed);
+        // While one of these is open its file system stays mounted.
+        drop(trees);
         for (name, value) in [
             (
                 "user_namespace",
@@ -285,8 +286,15 @@ impl Parked {
         let directory = self.state.directory.as_raw_fd();
         let address = SocketAddrUnix::new(format!("/proc/self/fd/{directory}/{SOCKET_NAME}"))
             .tried("name the helper's socket")?;
-        // The umask makes its mode 0600.
         rustix::net::bind(&socket, &address).tried("bind the helper's socket")?;
+        // Nobody can connect before the call to listen.
+        rustix::fs::chmodat(
+            &self.state.directory,
+            SOCKET_NAME,
+            Mode::RUSR | Mode::WUSR,
+            rustix::fs::AtFlags::empty(),
+        )
+        .tried("close the helper's socket to others")?;
         rustix::net::listen(&socket, 64).tried("listen on the helper's socket")?;
         Ok(socket)
     }

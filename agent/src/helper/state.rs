@@ -122,15 +122,10 @@ impl State {
                 // What is frozen dies only once it is let go.
                 cgroups.thaw();
             }
-            loop {
-                match rustix::process::waitid(
-                    WaitId::PidFd(init.pidfd.as_fd()),
-                    WaitIdOptions::EXITED,
-                ) {
-                    Err(rustix::io::Errno::INTR) => {}
-                    _ => break,
-                }
-            }
+            let wait = || {
+                rustix::process::waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED)
+            };
+            while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
         }
         if let Some(mut cgroups) = self.cgroups.take() {
             left.extend(cgroups.remove());

@@ -326,6 +326,12 @@ pub(crate) fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io
     .map(drop)
 }
 
+/// Waits. The helper has one thread and no runtime that this could hold up.
+#[expect(clippy::disallowed_methods, reason = "there is no runtime here")]
+pub(crate) fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// Ends this process at once, without running anything on the way.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: never returns; the child of a clone has nothing to flush.

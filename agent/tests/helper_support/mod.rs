@@ -43,6 +43,7 @@ impl Host {
     }
 
     /// A name that no other test uses: cgroups are one space.
+    #[allow(clippy::unused_self, reason = "one id belongs to one host")]
     pub(crate) fn id(&self) -> String {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         format!("test-{}-{number}", std::process::id())

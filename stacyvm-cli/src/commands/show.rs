@@ -109,8 +109,7 @@ pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
                     } else {
                         f.remedy.as_str()
                     }
-                })
-                .collect();
+                });
             let reasons = p.error.as_deref().into_iter().chain(reasons);
             vec![
                 p.name.clone(),

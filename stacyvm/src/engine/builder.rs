@@ -1,9 +1,10 @@
 //! Putting an engine together.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::owner::{LocalOwner, Owner};
+use super::owner::{LocalOwner, LockOwner, Owner};
 use super::policy::Policy;
 use super::{Engine, Inner};
 use crate::clock::{Clock, SystemClock};
@@ -11,8 +12,8 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::layer::{Admission, Deadline, Layer, Retry, RetryPolicy, Trace};
 use crate::provider::Provider;
-use crate::provider::registry::{ProviderFactory, Ready, Registry};
-use crate::store::{MemoryStore, Store};
+use crate::provider::registry::{ProviderFactory, Ready, Registry, Surroundings};
+use crate::store::{MemoryStore, StateDir, Store};
 
 /// How often a living engine reconciles.
 const RECONCILE_EVERY: Duration = Duration::from_mins(1);
@@ -26,7 +27,7 @@ pub struct EngineBuilder {
     providers: Vec<(String, Arc<dyn ProviderFactory>)>,
     default_provider: Option<String>,
     store: Option<Arc<dyn Store>>,
-    owner: Option<Arc<dyn Owner>>,
+    state_dir: Option<PathBuf>,
     clock: Option<Arc<dyn Clock>>,
     layers: Vec<Arc<dyn Layer>>,
     policy: Option<Policy>,
@@ -64,8 +65,11 @@ impl EngineBuilder {
         self
     }
 
-    pub(super) fn owner(mut self, owner: Arc<dyn Owner>) -> Self {
-        self.owner = Some(owner);
+    /// Keeps what must outlive the process in this directory, which only this
+    /// user can enter: the records, unless [`store`](Self::store) is given
+    /// another place for them, and what providers leave for other processes.
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(path.into());
         self
     }
 
@@ -127,7 +131,28 @@ impl EngineBuilder {
             policy: self.retry.unwrap_or_default(),
         }));
         layers.push(Arc::new(self.deadline.unwrap_or_default()));
-        let mut registry = Registry::new(layers);
+        let state = self.state_dir.as_deref().map(StateDir::open).transpose()?;
+        let store = match (self.store, &state) {
+            (Some(store), _) => store,
+            (None, Some(state)) => store_in(state).await?,
+            (None, None) => Arc::new(MemoryStore::new()),
+        };
+        let instance = store.meta().instance().clone();
+        let owner: Arc<dyn Owner> = match &state {
+            Some(state) => Arc::new(LockOwner::acquire(state, &instance)?),
+            None => Arc::new(LocalOwner::new()),
+        };
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let mut policy = self.policy.unwrap_or_default();
+        if let Some(state) = &state {
+            policy.state_dir = Some(state.path().to_owned());
+        }
+        let around = Surroundings {
+            instance: instance.clone(),
+            state,
+            clock: Arc::clone(&clock),
+        };
+        let mut registry = Registry::new(around, layers);
         let mut first = None;
         for (name, factory) in self.providers {
             check_provider_name(&name)?;
@@ -151,18 +176,13 @@ impl EngineBuilder {
                 "name a configured provider",
             ));
         }
-        let store = match self.store {
-            Some(store) => store,
-            None => Arc::new(MemoryStore::new()),
-        };
-        let instance = store.meta().instance().clone();
         let engine = Engine(Arc::new(Inner {
             registry,
             store,
             instance,
-            owner: self.owner.unwrap_or_else(|| Arc::new(LocalOwner::new())),
-            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
-            policy: self.policy.unwrap_or_default(),
+            owner,
+            clock,
+            policy,
             default_provider,
             context: self.context,
             tasks: super::tasks::Tasks::default(),
@@ -176,6 +196,18 @@ impl EngineBuilder {
         }
         Ok(engine)
     }
+}
+
+#[cfg(feature = "sqlite")]
+async fn store_in(state: &StateDir) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(crate::store::SqliteStore::open(state).await?))
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn store_in(_: &StateDir) -> Result<Arc<dyn Store>> {
+    Err(Error::unsupported(
+        "a store in the state directory needs the cargo feature `sqlite`; enable it or give the engine a store",
+    ))
 }
 
 fn check_provider_name(name: &str) -> Result<()> {

@@ -5,16 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Engine, EngineBuilder, Policy};
+use super::{Engine, Policy};
 use crate::config::{Config, Overrides, ProviderConfig};
 use crate::error::{Error, Result};
-use crate::id::InstanceId;
 use crate::layer::RetryPolicy;
 use crate::provider::Provider;
-use crate::provider::registry::{Missing, ProviderFactory};
-#[cfg(not(feature = "sqlite"))]
-use crate::store::MemoryStore;
-use crate::store::Store;
+use crate::provider::registry::{Missing, ProviderFactory, Surroundings};
 
 /// The kinds that a configuration may name, with what a build needs for each.
 const KINDS: [(&str, &str); 2] = [
@@ -51,45 +47,22 @@ impl Engine {
             attempts: config.attempts.max(1),
             ..RetryPolicy::default()
         };
-        let (mut builder, store) = stored(Self::builder(), &config).await?;
-        builder = builder
+        let mut builder = Self::builder()
+            .state_dir(&config.state_dir)
             .policy(policy)
             .retry(retry)
             .default_provider(&config.default_provider);
         for (name, settings) in &config.providers {
-            let factory = factory(name, settings, &config, store.meta().instance())?;
-            builder = builder.provider_factory(name, factory);
+            builder = builder.provider_factory(name, factory(name, settings, &config)?);
         }
-        builder.store(store).build().await
+        builder.build().await
     }
-}
-
-/// Adds the store of the state directory, and the lock by which other engines
-/// know that this one lives.
-#[cfg(feature = "sqlite")]
-async fn stored(
-    builder: EngineBuilder,
-    config: &Config,
-) -> Result<(EngineBuilder, Arc<dyn Store>)> {
-    use crate::store::{SqliteStore, StateDir};
-    let state = StateDir::open(&config.state_dir)?;
-    let store = SqliteStore::open(&state).await?;
-    let owner = super::owner::LockedOwner::acquire(state, store.meta().instance())?;
-    Ok((builder.owner(Arc::new(owner)), Arc::new(store)))
-}
-
-/// Without the feature `sqlite` records end with the process.
-#[cfg(not(feature = "sqlite"))]
-#[expect(clippy::unused_async, reason = "the other one waits for the file")]
-async fn stored(builder: EngineBuilder, _: &Config) -> Result<(EngineBuilder, Arc<dyn Store>)> {
-    Ok((builder, Arc::new(MemoryStore::new())))
 }
 
 fn factory(
     name: &str,
     settings: &ProviderConfig,
     config: &Config,
-    instance: &InstanceId,
 ) -> Result<Arc<dyn ProviderFactory>> {
     let Some((kind, needs)) = KINDS.iter().find(|(kind, _)| *kind == settings.kind) else {
         let kinds = KINDS.map(|(kind, _)| kind).join(", ");
@@ -105,7 +78,6 @@ fn factory(
         settings: settings.clone(),
         state_dir: config.state_dir.clone(),
         parked_helpers: config.parked_helpers,
-        instance: instance.clone(),
     };
     let built = match *kind {
         "oci" => cfg!(all(feature = "oci", target_os = "linux")),
@@ -131,7 +103,6 @@ struct Configured {
     settings: ProviderConfig,
     state_dir: PathBuf,
     parked_helpers: usize,
-    instance: InstanceId,
 }
 
 #[async_trait]
@@ -140,7 +111,7 @@ impl ProviderFactory for Configured {
         &self.kind
     }
 
-    async fn open(&self) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, _name: &str, _around: &Surroundings) -> Result<Arc<dyn Provider>> {
         match self.kind.as_str() {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
@@ -162,7 +133,7 @@ impl ProviderFactory for Configured {
             "docker" => {
                 use crate::providers::docker::{DockerConfig, DockerProvider};
                 let mut config =
-                    DockerConfig::new(self.state_dir.join("docker"), self.instance.clone());
+                    DockerConfig::new(self.state_dir.join("docker"), _around.instance.clone());
                 if let Some(host) = &self.settings.host {
                     config = config.host(host);
                 }

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::Result;
 use crate::id::InstanceId;
+use crate::store::{OwnerLock, StateDir};
 
 /// The owner that an engine is, and what it knows of other owners.
 ///
@@ -58,33 +60,28 @@ impl Owner for LocalOwner {
     }
 }
 
-/// An owner that every process on the same state directory can see, by the
-/// lock that it holds for its life.
-#[cfg(feature = "sqlite")]
+/// An owner that every process on the same state directory can see.
 #[derive(Debug)]
-pub(super) struct LockedOwner {
-    state: crate::store::StateDir,
-    lock: crate::store::OwnerLock,
+pub(super) struct LockOwner {
+    lock: OwnerLock,
+    state: StateDir,
 }
 
-#[cfg(feature = "sqlite")]
-impl LockedOwner {
-    pub(super) fn acquire(
-        state: crate::store::StateDir,
-        instance: &InstanceId,
-    ) -> crate::error::Result<Self> {
-        let lock = crate::store::OwnerLock::acquire(&state, instance)?;
-        Ok(Self { state, lock })
+impl LockOwner {
+    pub(super) fn acquire(state: &StateDir, instance: &InstanceId) -> Result<Self> {
+        Ok(Self {
+            lock: OwnerLock::acquire(state, instance)?,
+            state: state.clone(),
+        })
     }
 }
 
-#[cfg(feature = "sqlite")]
-impl Owner for LockedOwner {
+impl Owner for LockOwner {
     fn name(&self) -> &str {
         self.lock.name()
     }
 
     fn is_alive(&self, name: &str) -> bool {
-        crate::store::OwnerLock::is_alive(&self.state, name).unwrap_or(true)
+        OwnerLock::is_alive(&self.state, name).unwrap_or(true)
     }
 }

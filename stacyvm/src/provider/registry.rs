@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use super::Provider;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::InstanceId;
 use crate::layer::{Layer, Layered};
+use crate::store::StateDir;
 
 /// Opens one configured provider.
 #[async_trait]
@@ -17,19 +21,53 @@ pub trait ProviderFactory: Debug + Send + Sync + 'static {
     /// The kind: `oci`, `docker`, ...
     fn kind(&self) -> &str;
 
-    /// Opens the provider. Called again after a failure.
+    /// Opens the provider under its configured name. Called again after a failure.
     ///
     /// # Errors
     ///
     /// `unsupported` where this build or host cannot, `unavailable` where the
     /// runtime does not answer.
-    async fn open(&self) -> Result<Arc<dyn Provider>>;
+    async fn open(&self, name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>>;
+}
+
+/// Where a provider works.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The store under which sandboxes are made; part of their ownership.
+    pub instance: InstanceId,
+    /// The directory for what must outlive the process; none for an engine
+    /// that keeps its records in memory.
+    pub state: Option<StateDir>,
+    /// The engine's clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Surroundings {
+    /// The directory of one provider in the state directory, made where it is
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` without a state directory, and those of
+    /// [`StateDir::subdirectory`].
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        match &self.state {
+            Some(state) => state.subdirectory(name),
+            None => Err(Error::invalid(
+                "state_dir",
+                "none",
+                "a state directory for this provider",
+                "give the engine one with `EngineBuilder::state_dir`",
+            )),
+        }
+    }
 }
 
 /// The configured providers by name. A provider is opened when it is first
 /// used; one that fails to open is tried again at its next use.
 #[derive(Debug)]
 pub struct Registry {
+    around: Surroundings,
     layers: Vec<Arc<dyn Layer>>,
     entries: BTreeMap<String, Entry>,
 }
@@ -41,9 +79,11 @@ struct Entry {
 }
 
 impl Registry {
-    /// A registry without providers, that puts these layers around each.
-    pub fn new(layers: Vec<Arc<dyn Layer>>) -> Self {
+    /// A registry without providers, that opens them in these surroundings and
+    /// puts these layers around each.
+    pub fn new(around: Surroundings, layers: Vec<Arc<dyn Layer>>) -> Self {
         Self {
+            around,
             layers,
             entries: BTreeMap::new(),
         }
@@ -82,7 +122,8 @@ impl Registry {
             ));
         };
         let open = || async {
-            let provider = entry.factory.open().await.map_err(|e| e.provider(name))?;
+            let provider = entry.factory.open(name, &self.around).await;
+            let provider = provider.map_err(|e| e.provider(name))?;
             Ok(Arc::new(
                 Layered::new(provider, self.layers.clone()).named(name),
             ))
@@ -107,7 +148,7 @@ impl ProviderFactory for Ready {
         "embedded"
     }
 
-    async fn open(&self) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, _: &str, _: &Surroundings) -> Result<Arc<dyn Provider>> {
         Ok(Arc::clone(&self.0))
     }
 }
@@ -127,7 +168,7 @@ impl ProviderFactory for Missing {
         &self.kind
     }
 
-    async fn open(&self) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, _: &str, _: &Surroundings) -> Result<Arc<dyn Provider>> {
         Err(Error::new(
             ErrorKind::Unsupported,
             format!("providers of kind `{}` need {}", self.kind, self.needs),

@@ -81,8 +81,7 @@ pub(super) fn exit_now(code: i32) -> ! {
 
 fn prctl(option: c_int, value: c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take integers only.
-    check(unsafe { libc::prctl(option, value, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong) })
-        .map(drop)
+    check(unsafe { libc::prctl(option, value, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong) }).map(drop)
 }
 
 /// Keeps others from tracing this process and from reading its `/proc` files.
@@ -118,21 +117,31 @@ pub(super) fn adopt(fd: i32) -> io::Result<OwnedFd> {
 /// Blocks the signals that are read from the returned descriptor instead, and
 /// gives every other its default meaning, except SIGPIPE, which is ignored.
 pub(super) fn take_signals(signals: &[i32]) -> io::Result<OwnedFd> {
+    // The C library keeps numbers for itself, and whoever started us may have
+    // set those to be ignored, so the kernel is asked: all zero is the default action.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        let action = if signal == libc::SIGPIPE {
-            libc::SIG_IGN
-        } else {
-            libc::SIG_DFL
+        // SAFETY: the action is as long as the kernel's, no handler is
+        // installed; some numbers are refused, which is fine.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
         };
-        // SAFETY: no handler is installed; some numbers are refused, which is fine.
-        unsafe { libc::signal(signal, action) };
     }
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let set = signal_set(signals);
     // SAFETY: the set is initialised; one thread.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) })?;
     // SAFETY: the set is initialised, -1 asks for a new descriptor.
-    let fd =
-        check(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+    let fd = check(unsafe {
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    })?;
     // SAFETY: the descriptor was just made.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -49,8 +49,8 @@ enum Verdict {
 const ALLOW: u32 = 0x7FFF_0000;
 const ERRNO: u32 = 0x0005_0000;
 const EPERM: u32 = ERRNO | 1;
-const ENOSYS: u32 = ERRNO | 38;
-const EAFNOSUPPORT: u32 = ERRNO | 97;
+const ENOSYS: u32 = ERRNO | 0x26;
+const EAFNOSUPPORT: u32 = ERRNO | 0x61;
 
 /// Every flag of `clone` that makes a namespace (mount, cgroup, uts, ipc,
 /// user, pid, net). `CLONE_NEWTIME` lies within the signal's byte there.

@@ -94,7 +94,7 @@ impl Commands {
                     return Some(Script::new().out(lines.collect::<String>()));
                 }
                 inner.argv.drain(..rest);
-                return Some(self.inner(inner));
+                return Some(self.inner(&inner));
             }
             "setsid" => (1, Step::NewSession),
             "nohup" => (1, Step::Ignore(1)),
@@ -102,13 +102,13 @@ impl Commands {
         };
         let mut inner = call.clone();
         inner.argv.drain(..skipped);
-        let mut script = self.inner(inner);
+        let mut script = self.inner(&inner);
         script.0.insert(0, before);
         Some(script)
     }
 
-    fn inner(&self, call: Call) -> Script {
-        self.script(&call).unwrap_or_else(|| {
+    fn inner(&self, call: &Call) -> Script {
+        self.script(call).unwrap_or_else(|| {
             let name = call.argument(0);
             Script::new()
                 .err(format!("{name}: No such file or directory\n"))

@@ -156,7 +156,7 @@ fn check_workdir(state: &State, account: &Account, workdir: &str) -> Result<()> 
     tree.demand(who, number, Right::Search, workdir.as_bytes())
 }
 
-type Program = Box<dyn FnOnce(&Call) -> Script>;
+type Program = Box<dyn FnOnce(&Call) -> Script + Send>;
 
 /// Finds what a command name means: a file of the tree, or a registered command.
 fn program(

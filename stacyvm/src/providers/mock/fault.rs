@@ -178,12 +178,17 @@ pub(super) fn injected(kind: ErrorKind) -> Error {
 #[derive(Clone, Debug, Default)]
 pub(super) struct OutputFault {
     truncate: Option<u64>,
-    pub(super) lose: Option<u64>,
+    lose: Option<u64>,
     code: Option<i32>,
     swap: bool,
 }
 
 impl OutputFault {
+    /// Whether the connection is lost by now.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lose == Some(0)
+    }
+
     /// Changes an event; `None` swallows it.
     pub(super) fn apply(&mut self, event: ExecEvent) -> Option<ExecEvent> {
         let event = match event {
@@ -211,12 +216,7 @@ impl OutputFault {
         mut bytes: bytes::Bytes,
         event: impl Fn(bytes::Bytes) -> ExecEvent,
     ) -> Option<ExecEvent> {
-        if let Some(left) = self.take_lose(&mut bytes)
-            && left == 0
-            && bytes.is_empty()
-        {
-            return Some(ExecEvent::Exited(ExitStatus::SandboxGone));
-        }
+        self.take_lose(&mut bytes);
         self.take_truncate(&mut bytes);
         (!bytes.is_empty()).then(|| event(bytes))
     }

@@ -159,17 +159,17 @@ pub(super) fn spoil(data: ByteStream, fault: OutputFault) -> ByteStream {
         Some((data, fault)),
         |state| async move {
             let (mut data, mut fault) = state?;
+            let broken = || Error::new(ErrorKind::SandboxGone, "the connection broke off");
+            if fault.is_lost() {
+                return Some((Err(broken()), None));
+            }
             let mut piece = match data.next().await? {
                 Ok(piece) => piece,
                 Err(error) => return Some((Err(error), None)),
             };
-            let lost = fault.take_lose(&mut piece) == Some(0);
+            fault.take_lose(&mut piece);
             let cut = fault.take_truncate(&mut piece) == Some(0);
-            if lost && piece.is_empty() {
-                let error = Error::new(ErrorKind::SandboxGone, "the connection broke off");
-                return Some((Err(error), None));
-            }
-            if piece.is_empty() {
+            if piece.is_empty() && cut {
                 return None;
             }
             Some((Ok(piece), (!cut).then_some((data, fault))))

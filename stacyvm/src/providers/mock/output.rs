@@ -54,6 +54,8 @@ pub(super) struct Exec {
     /// Chunks that were written before the end and not read yet.
     before_end: usize,
     lost: [u64; 2],
+    /// What was lost before the follower came, and was not said yet.
+    untold: [u64; 2],
     ring_bytes: usize,
     pub(super) fault: OutputFault,
 }
@@ -85,6 +87,7 @@ impl Exec {
             bytes: 0,
             before_end: 0,
             lost: [0; 2],
+            untold: [0; 2],
             ring_bytes,
             fault: OutputFault::default(),
         }
@@ -145,24 +148,25 @@ impl Exec {
             self.bytes = 0;
             self.lost = [0; 2];
         }
+        self.untold = std::mem::take(&mut self.lost);
         self.before_end = self.chunks.len();
     }
 
     /// The next event for a follower, if there is one.
     fn next(&mut self) -> Option<ExecEvent> {
-        if self.lost != [0; 2] && self.exited.is_none_or(|_| self.before_end > 0) {
-            let [stdout, stderr] = std::mem::take(&mut self.lost);
+        let [stdout, stderr] = std::mem::take(&mut self.untold);
+        if stdout + stderr > 0 {
             return Some(ExecEvent::Lost { stdout, stderr });
         }
-        if self.exited.is_none() || self.before_end > 0 {
-            if let Some((channel, bytes)) = self.chunks.pop_front() {
-                self.before_end = self.before_end.saturating_sub(1);
-                self.bytes -= bytes.len();
-                return Some(match channel {
-                    Channel::Out => ExecEvent::Stdout(bytes),
-                    Channel::Err => ExecEvent::Stderr(bytes),
-                });
-            }
+        if (self.exited.is_none() || self.before_end > 0)
+            && let Some((channel, bytes)) = self.chunks.pop_front()
+        {
+            self.before_end = self.before_end.saturating_sub(1);
+            self.bytes -= bytes.len();
+            return Some(match channel {
+                Channel::Out => ExecEvent::Stdout(bytes),
+                Channel::Err => ExecEvent::Stderr(bytes),
+            });
         }
         self.exited.map(ExecEvent::Exited)
     }
@@ -227,7 +231,11 @@ pub(super) fn follow(
             loop {
                 let sandbox = Arc::clone(&follower.sandbox);
                 let (exec, token) = (&follower.exec, follower.token);
-                let event = sandbox.until(|state| next_event(state, exec, token)).await;
+                let event = if follower.fault.is_lost() {
+                    Ok(ExecEvent::Exited(ExitStatus::SandboxGone))
+                } else {
+                    sandbox.until(|state| next_event(state, exec, token)).await
+                };
                 let event = match event {
                     Ok(event) => follower.fault.apply(event).map(Ok),
                     Err(error) => Some(Err(error)),

@@ -1,10 +1,12 @@
 //! Runs scripts: each process is a task that takes one step after the other.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::output::Channel;
@@ -19,6 +21,7 @@ use crate::sandbox::files::WriteMode;
 /// The most bytes that a script reads at once.
 const MOST_INPUT: usize = 16 << 20;
 const PIECE: usize = 64 * 1024;
+const ABORT: i32 = 6;
 
 pub(super) type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -60,7 +63,7 @@ pub(super) fn launch(
     parent: u32,
     new_session: bool,
     mut task: Task,
-    script: impl FnOnce(&Call) -> Script,
+    script: impl FnOnce(&Call) -> Script + Send + 'static,
 ) -> Option<u32> {
     if state.gone || state.processes.len() >= MOST_PROCESSES {
         return None;
@@ -78,7 +81,6 @@ pub(super) fn launch(
     } else {
         (group, session)
     };
-    let script = script(&task.call());
     state.processes.insert(
         pid,
         Process {
@@ -97,7 +99,13 @@ pub(super) fn launch(
     );
     let sandbox = Arc::clone(&task.sandbox);
     let handle = tokio::spawn(async move {
-        let ended = run(task, script).await;
+        // What the script says is asked for here and not under the lock, and a
+        // function that panics is a process that aborts.
+        let work = AssertUnwindSafe(async move {
+            let script = script(&task.call());
+            run(task, script).await
+        });
+        let ended = work.catch_unwind().await.unwrap_or(Ended::Signal(ABORT));
         sandbox.change(|state| state.finish(pid, ended));
     });
     if let Some(process) = state.processes.get_mut(&pid) {
@@ -139,8 +147,7 @@ impl Task {
     /// Changes the state as long as the process lives; a killed one stops here.
     pub(super) async fn act<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut act = Some(act);
-        let done = self
-            .sandbox
+        self.sandbox
             .until(|state| {
                 if !state.may_run(self.pid) {
                     return None;
@@ -149,8 +156,7 @@ impl Task {
                 state.tell_watchers();
                 done
             })
-            .await;
-        done
+            .await
     }
 
     /// Writes all bytes; waits while nobody reads.
@@ -350,7 +356,7 @@ pub(super) fn run(task: Task, script: Script) -> Running<Ended> {
                     inner.argv = child.argv;
                     let (script, new_session) = (child.script, child.new_session);
                     let started = task
-                        .act(|state| launch(state, task.pid, new_session, inner, |_| script))
+                        .act(|state| launch(state, task.pid, new_session, inner, move |_| script))
                         .await;
                     if started.is_none() {
                         task.complain("cannot fork").await;

@@ -199,7 +199,7 @@ impl Sandbox {
 
     /// Ends everything in it. A second call has no effect.
     pub(super) fn end(&self) {
-        self.change(|state| state.end());
+        self.change(State::end);
     }
 
     /// Ends it if its time has come; tells whether it is over.

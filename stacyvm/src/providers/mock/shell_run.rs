@@ -103,7 +103,7 @@ impl Shell {
         let parent = self.task.pid;
         self.task
             .act(|state| {
-                launch(state, parent, false, task, |_| {
+                launch(state, parent, false, task, move |_| {
                     Script::new().step(Step::Shell(ShellLines(lines)))
                 })
             })
@@ -116,7 +116,7 @@ impl Shell {
         let parent = self.task.pid;
         self.task
             .act(|state| {
-                launch(state, parent, false, task, |call| {
+                launch(state, parent, false, task, move |call| {
                     commands.script(call).unwrap_or_default()
                 })
             })

@@ -50,12 +50,11 @@ impl State {
         };
         match (signal, trapped) {
             (CONTINUE, _) => process.stopped = false,
-            (_, Some(None)) => {}
             (_, Some(Some(code))) => self.finish(pid, Ended::Code(code & 0xff)),
             // SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU.
             (19..=22, None) => process.stopped = true,
-            // SIGCHLD, SIGURG, SIGWINCH: nothing by default.
-            (17 | 23 | 28, None) => {}
+            // Ignored; and SIGCHLD, SIGURG, SIGWINCH do nothing by default.
+            (_, Some(None)) | (17 | 23 | 28, None) => {}
             _ if process.hangs => {}
             _ => self.finish(pid, Ended::Signal(signal)),
         }

@@ -337,7 +337,6 @@ impl Tree {
     }
 
     /// Changes attributes.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of one request")]
     pub(super) fn set_attributes(
         &mut self,
         who: &Credentials,

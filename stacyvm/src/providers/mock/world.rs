@@ -219,11 +219,14 @@ impl Mock {
         let now = self.settings.clock.now();
         let mut tree = Tree::new(self.settings.disk_bytes, now);
         let root = Credentials::ROOT;
-        let mut names = (String::new(), String::new());
+        let mut names = (Vec::new(), Vec::new());
         for user in self.settings.users.all() {
             let (name, id, home) = (&user.name, user.uid, &user.home);
-            names.0 += &format!("{name}:x:{id}:{}:{name}:{home}:/bin/sh\n", user.gid);
-            names.1 += &format!("{name}:x:{}:\n", user.gid);
+            names.0.push(format!(
+                "{name}:x:{id}:{}:{name}:{home}:/bin/sh\n",
+                user.gid
+            ));
+            names.1.push(format!("{name}:x:{}:\n", user.gid));
         }
         for (path, mode) in [
             ("/bin", 0o755),
@@ -243,8 +246,8 @@ impl Mock {
         let seeded = self.settings.files.iter();
         let seeded = seeded.map(|(path, bytes)| (path.as_str(), bytes.clone()));
         for (path, bytes) in [
-            ("/etc/passwd", names.0.into_bytes()),
-            ("/etc/group", names.1.into_bytes()),
+            ("/etc/passwd", names.0.concat().into_bytes()),
+            ("/etc/group", names.1.concat().into_bytes()),
         ]
         .into_iter()
         .chain(seeded)

@@ -105,7 +105,7 @@ async fn a_slow_reader_slows_the_process() {
         settle().await;
     }
     let kept = bench.mock.undelivered(&bench.id);
-    assert!(kept >= 8192 && kept <= 512 * 1024, "{kept} bytes are kept");
+    assert!((8192..=512 * 1024).contains(&kept), "{kept} bytes are kept");
     // It goes on as soon as somebody reads.
     let mut read = 0;
     while read < 4 << 20 {
@@ -375,6 +375,14 @@ async fn a_hung_command_blocks_nothing_else() {
         let ran = drain(session).await.unwrap();
         assert_eq!(ran.status, Some(ExitStatus::SandboxGone));
     }
+}
+
+#[tokio::test]
+async fn a_function_that_panics_is_a_process_that_aborts() {
+    let bench = bench_on(with("panic", || panic!("in a script"))).await;
+    let ran = bench.run(&ExecSpec::new(["panic"])).await.unwrap();
+    assert_eq!(ran.status, Some(ExitStatus::Signal { signal: 6 }));
+    assert_eq!(bench.shell("echo on").await.out, "on\n");
 }
 
 #[tokio::test]

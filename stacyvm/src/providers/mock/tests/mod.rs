@@ -117,6 +117,7 @@ pub(super) fn path(text: &str) -> GuestPath {
     GuestPath::new(text).unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "compared with `Ran::status`")]
 pub(super) fn code(code: i32) -> Option<ExitStatus> {
     Some(ExitStatus::Code { code })
 }

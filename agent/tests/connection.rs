@@ -1,0 +1,329 @@
+//! Handshakes, keys, ports, files and abuse, on a real agent without a container.
+
+mod agent_support;
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use agent_support::{Agent, Host, PROGRAM, config, eventually, exec, lives, shell};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use minicbor::bytes::ByteVec;
+use sha2::Sha256;
+use stacyvm_agent::protocol::control::ControlMessage;
+use stacyvm_agent::protocol::message::{self, *};
+use stacyvm_agent::protocol::{INITIAL_CREDIT, Kind};
+
+#[test]
+fn a_host_of_another_generation_is_told_why() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect_raw();
+    assert_eq!(host.next().1, Kind::Hello);
+    let hello = Hello {
+        oldest: 9,
+        newest: 12,
+        ..Hello::default()
+    };
+    host.say(0, Kind::Hello, &hello);
+    let (_, kind, payload) = host.next();
+    assert_eq!(kind, Kind::Failure);
+    let failure: Failure = message::decode(&payload).unwrap();
+    assert_eq!(failure.kind, FailureKind::Unsupported);
+    assert!(host.is_closed());
+}
+
+#[test]
+fn requests_may_follow_the_hello_at_once() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect_raw();
+    let hello = Hello {
+        oldest: 1,
+        newest: 3,
+        ..Hello::default()
+    };
+    host.say(0, Kind::Hello, &hello);
+    host.say(1, Kind::Exec, &exec("a", &["true"]));
+    host.frame(0, Kind::Ping, b"beat");
+    assert_eq!(host.next().1, Kind::Hello);
+    assert_eq!(host.next().1, Kind::Welcome);
+    assert_eq!(host.of(0), (Kind::Pong, b"beat".to_vec()));
+    assert_eq!(host.finish(1).code(), 0);
+}
+
+#[test]
+fn abuse_ends_the_connection_and_its_commands_alone() {
+    let agent = Agent::start(config());
+    let mut bystander = agent.connect();
+    let abuses: [fn(&mut Host); 7] = [
+        |host| {
+            host.stream
+                .write_all(&[0, 0, 0, 0, 9, 0, 0, 0, 255, 0, 0, 0])
+                .unwrap()
+        },
+        |host| host.stream.write_all(&[255; 12]).unwrap(),
+        |host| host.say(1, Kind::Exec, &exec("again", &["true"])),
+        |host| host.frame(2, Kind::Exec, b"no cbor"),
+        |host| host.frame(0x8000_0002, Kind::ListExecs, &[]),
+        |host| host.frame(2, Kind::Started, &[]),
+        |host| {
+            for _ in 0..=INITIAL_CREDIT / 65_536 {
+                host.frame(1, Kind::Data, &[0; 65_536]);
+            }
+        },
+    ];
+    for (number, abuse) in abuses.into_iter().enumerate() {
+        let mut host = agent.connect();
+        let mut request = exec(&format!("a{number}"), &["sleep", "1000"]);
+        request.stdin = Stdin::Stream;
+        host.say(1, Kind::Exec, &request);
+        let pid = host.started(1);
+        abuse(&mut host);
+        assert!(host.is_closed(), "abuse {number}");
+        eventually("death", || !lives(pid));
+    }
+    assert_eq!(bystander.run(1, &exec("b", &["true"])).code(), 0);
+}
+
+#[test]
+fn a_port_inside_is_dialled_and_listened_on() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let (kind, payload) = host.ask(1, Kind::Listen, &PortRequest { port: 0 });
+    assert_eq!(kind, Kind::Listening);
+    let port = message::decode::<Listening>(&payload).unwrap().port;
+    assert_eq!(host.ask(2, Kind::Dial, &PortRequest { port }).0, Kind::Done);
+    let (inbound, kind, payload) = host.next();
+    assert_eq!(kind, Kind::Accepted);
+    assert_eq!(message::decode::<Accepted>(&payload).unwrap().listener, 1);
+    host.frame(2, Kind::Data, b"there");
+    host.frame(2, Kind::End, &[]);
+    assert_eq!(host.of(inbound), (Kind::Data, b"there".to_vec()));
+    assert_eq!(host.of(inbound).0, Kind::End);
+    host.frame(inbound, Kind::Data, b"back");
+    host.frame(inbound, Kind::End, &[]);
+    assert_eq!(host.of(2), (Kind::Data, b"back".to_vec()));
+    assert_eq!(host.of(2).0, Kind::End);
+    host.frame(1, Kind::Cancel, &[]);
+    assert_eq!(host.of(1).0, Kind::Failure);
+    let (kind, payload) = host.ask(3, Kind::Dial, &PortRequest { port });
+    assert_eq!(kind, Kind::Failure);
+    assert_eq!(
+        message::decode::<Failure>(&payload).unwrap().kind,
+        FailureKind::Refused
+    );
+}
+
+#[test]
+fn a_file_is_written_and_read_through_workers() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = ByteVec::from(
+        folder
+            .path()
+            .join("a")
+            .to_str()
+            .unwrap()
+            .as_bytes()
+            .to_vec(),
+    );
+    let write = WriteRequest {
+        user: None,
+        path: path.clone(),
+        how: WriteMode::Replace,
+        mode: None,
+        parents: false,
+    };
+    host.say(1, Kind::WriteFile, &write);
+    let bytes: Vec<u8> = (0..900_000_u32).map(|n| (n % 251) as u8).collect();
+    for chunk in bytes.chunks(100_000) {
+        host.frame(1, Kind::Data, chunk);
+    }
+    host.frame(1, Kind::End, &[]);
+    loop {
+        match host.of(1).0 {
+            Kind::Credit => {}
+            kind => break assert_eq!(kind, Kind::Entry),
+        }
+    }
+    let read = ReadRequest {
+        user: None,
+        path,
+        offset: 0,
+        length: None,
+    };
+    assert_eq!(host.ask(2, Kind::ReadFile, &read).0, Kind::Entry);
+    let mut back = Vec::new();
+    loop {
+        match host.of(2) {
+            (Kind::Data, payload) => back.extend(payload),
+            (kind, _) => break assert_eq!(kind, Kind::Done),
+        }
+    }
+    assert!(back == bytes);
+    // A watch that its host gives up.
+    let watch = WatchRequest {
+        user: None,
+        path: ByteVec::from(b"/tmp".to_vec()),
+        recursive: false,
+    };
+    assert_eq!(host.ask(3, Kind::Watch, &watch).0, Kind::Done);
+    host.frame(3, Kind::Cancel, &[]);
+    while host.of(3).0 != Kind::Failure {}
+}
+
+#[test]
+fn the_helper_hears_of_deadlines_and_the_end() {
+    let mut agent = Agent::start(config());
+    let mut host = agent.connect();
+    host.say(1, Kind::Exec, &shell("a", "setsid sleep 1000 & sleep 1000"));
+    let pid = host.started(1);
+    let request = DeadlineRequest { in_ms: Some(777) };
+    assert_eq!(host.ask(2, Kind::SetDeadline, &request).0, Kind::Done);
+    assert_eq!(agent.hear(), ControlMessage::Deadline { in_ms: Some(777) });
+    host.frame(3, Kind::Terminate, &[]);
+    assert!(matches!(agent.hear(), ControlMessage::EndSandbox { .. }));
+    assert!(agent.child.wait().unwrap().success());
+    assert!(!lives(pid));
+}
+
+const KEY: [u8; 32] = [7; 32];
+
+struct Keyed {
+    child: Child,
+    path: std::path::PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Keyed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn keyed(change: impl FnOnce(&mut AgentConfig)) -> Keyed {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("private/agent.sock");
+    let mut config = config();
+    config.key = KEY.to_vec();
+    config.socket = Some(ByteVec::from(path.to_str().unwrap().as_bytes().to_vec()));
+    change(&mut config);
+    let mut child = Command::new(PROGRAM)
+        .arg("--stdin")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let bytes = message::encode(&config);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(&u32::try_from(bytes.len()).unwrap().to_le_bytes())
+        .unwrap();
+    stdin.write_all(&bytes).unwrap();
+    eventually("socket", || UnixStream::connect(&path).is_ok());
+    Keyed {
+        child,
+        path,
+        _folder: folder,
+    }
+}
+
+fn mac(key: &[u8], role: &[u8], other: &[u8], own: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(&[role, other, own].concat());
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// Says hello with a proof by `key`; the agent's nonce, or one of an earlier connection.
+fn prove(host: &mut Host, key: &[u8], replayed: Option<&Hello>) -> Hello {
+    let (_, kind, payload) = host.next();
+    assert_eq!(kind, Kind::Hello);
+    let theirs: Hello = message::decode(&payload).unwrap();
+    assert_eq!(theirs.nonce.len(), 32);
+    let hello = replayed.cloned().unwrap_or_else(|| Hello {
+        oldest: 1,
+        newest: 1,
+        version: String::new(),
+        nonce: vec![5; 32],
+        proof: mac(key, b"stacyvm host", &theirs.nonce, &[5; 32]),
+    });
+    host.say(0, Kind::Hello, &hello);
+    if replayed.is_none() && key == KEY {
+        let (_, kind, payload) = host.next();
+        assert_eq!(kind, Kind::Welcome);
+        let welcome: Welcome = message::decode(&payload).unwrap();
+        assert_eq!(
+            welcome.proof,
+            mac(key, b"stacyvm agent", &[5; 32], &theirs.nonce)
+        );
+    }
+    hello
+}
+
+#[test]
+fn a_keyed_agent_serves_only_who_holds_the_key() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let agent = keyed(|_| {});
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        (mode(&agent.path), mode(agent.path.parent().unwrap())),
+        (0o600, 0o700)
+    );
+    let connect = || Host::new(UnixStream::connect(&agent.path).unwrap());
+    let mut good = connect();
+    let hello = prove(&mut good, &KEY, None);
+    assert_eq!(good.run(1, &shell("a", "echo in")).text(), "in\n");
+    let mut wrong = connect();
+    prove(&mut wrong, &[8; 32], None);
+    assert!(wrong.try_next().is_err());
+    let mut replayed = connect();
+    prove(&mut replayed, &KEY, Some(&hello));
+    assert!(replayed.try_next().is_err());
+    let mut unproven = connect();
+    assert_eq!(unproven.next().1, Kind::Hello);
+    unproven.frame(1, Kind::ListExecs, &[]);
+    assert!(unproven.try_next().is_err());
+    // Silence is ended by the agent.
+    let mut silent = connect();
+    assert_eq!(silent.next().1, Kind::Hello);
+    assert!(silent.is_closed());
+}
+
+#[test]
+fn strangers_are_few() {
+    let agent = keyed(|_| {});
+    let mut strangers: Vec<UnixStream> = (0..17)
+        .map(|_| UnixStream::connect(&agent.path).unwrap())
+        .collect();
+    // The one too many is closed without a word.
+    assert_eq!(strangers[16].read(&mut [0; 64]).unwrap(), 0);
+    assert!(strangers[15].read(&mut [0; 64]).unwrap() > 0);
+}
+
+#[test]
+fn a_bridge_carries_a_connection() {
+    let agent = keyed(|_| {});
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut bridge = Command::new(PROGRAM)
+        .arg("bridge")
+        .arg(&agent.path)
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(
+            theirs.try_clone().unwrap(),
+        )))
+        .stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .spawn()
+        .unwrap();
+    let mut host = Host::new(ours);
+    prove(&mut host, &KEY, None);
+    let out = host.run(1, &shell("a", "head -c 3000000 /dev/zero"));
+    assert_eq!((out.stdout.len(), out.code()), (3_000_000, 0));
+    drop(host);
+    assert!(bridge.wait().unwrap().success());
+}
+
+#[test]
+fn a_keyed_agent_ends_at_its_deadline() {
+    let mut agent = keyed(|config| config.deadline_ms = Some(1000));
+    assert!(agent.child.wait().unwrap().success());
+}

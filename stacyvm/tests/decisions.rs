@@ -1,0 +1,155 @@
+//! The documents agree with the source.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a workspace")
+        .to_owned()
+}
+
+fn text(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What stands between `start` and the first line that is `}` alone.
+fn block<'a>(source: &'a str, start: &str) -> &'a str {
+    let at = source.find(start).unwrap_or_else(|| panic!("no `{start}`"));
+    let rest = &source[at..];
+    &rest[..rest.find("\n}").expect("an end")]
+}
+
+fn fields(block: &str) -> Vec<String> {
+    let names = block.lines().filter_map(|line| {
+        let line = line.strip_prefix("    pub ")?;
+        let (name, _) = line.split_once(':')?;
+        Some(name.to_owned())
+    });
+    names.collect()
+}
+
+/// The rows of a section of a document: the name in the first cell, and the other cells.
+fn rows(document: &str, section: &str) -> Vec<(String, Vec<String>)> {
+    let at = document
+        .find(section)
+        .unwrap_or_else(|| panic!("no `{section}`"));
+    let rest = &document[at + section.len()..];
+    let body = rest.split("\n## ").next().unwrap_or(rest);
+    body.lines()
+        .filter_map(|line| {
+            let line = line.strip_prefix("| `")?.strip_suffix(" |")?;
+            let (name, cells) = line.split_once("` | ")?;
+            let cells = cells.split(" | ").map(|c| c.trim().to_owned()).collect();
+            Some((name.to_owned(), cells))
+        })
+        .collect()
+}
+
+fn compare(expected: &[String], section: &str) {
+    let document = text("docs/decisions/0001-provider-contract.md");
+    let rows = rows(&document, section);
+    assert!(
+        expected.len() > 10,
+        "the source was not understood: {expected:?}"
+    );
+    let expected: BTreeSet<&str> = expected.iter().map(String::as_str).collect();
+    let found: BTreeSet<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(expected, found, "{section} against the source");
+    assert_eq!(rows.len(), found.len(), "a row stands twice");
+    for (name, cells) in rows {
+        assert_eq!(cells.len(), 7, "`{name}` needs a cell for each provider");
+        assert!(
+            cells.iter().all(|c| !c.is_empty()),
+            "`{name}` has an empty cell"
+        );
+    }
+}
+
+#[test]
+fn every_method_of_the_provider_is_mapped() {
+    let source = text("stacyvm/src/provider/mod.rs");
+    let methods: Vec<String> = block(&source, "pub trait Provider")
+        .lines()
+        .filter_map(|line| {
+            let line = line.strip_prefix("    ")?;
+            let line = line
+                .strip_prefix("async fn ")
+                .or_else(|| line.strip_prefix("fn "))?;
+            let (name, _) = line.split_once('(')?;
+            Some(name.to_owned())
+        })
+        .collect();
+    compare(&methods, "\n## Methods\n");
+}
+
+#[test]
+fn every_field_of_the_spec_is_mapped() {
+    let source = text("stacyvm/src/sandbox/spec.rs");
+    let mut names = fields(block(&source, "pub struct SandboxSpec {"));
+    let parts = fields(block(&source, "pub struct Resources {"));
+    names.extend(parts.iter().map(|part| format!("resources.{part}")));
+    compare(&names, "\n## Fields of the spec\n");
+}
+
+/// Whether `path/of/file.rs#name` names a test function of that file.
+fn is_test(id: &str) -> bool {
+    let Some((file, name)) = id.split_once('#') else {
+        return false;
+    };
+    let Ok(source) = std::fs::read_to_string(root().join(file)) else {
+        return false;
+    };
+    let lines: Vec<&str> = source.lines().map(str::trim).collect();
+    let starts = [format!("fn {name}("), format!("async fn {name}(")];
+    lines.iter().enumerate().any(|(at, line)| {
+        starts.iter().any(|start| line.starts_with(start.as_str()))
+            && lines[..at]
+                .iter()
+                .rev()
+                .take_while(|above| above.starts_with("#[") || above.starts_with("//"))
+                .any(|above| above.starts_with("#[") && above.contains("test"))
+    })
+}
+
+#[test]
+fn every_test_that_the_specification_names_exists() {
+    let document = text("docs/specification.md");
+    let mut numbers = BTreeSet::new();
+    let mut named = 0;
+    for line in document.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line
+            .trim_start_matches("| ")
+            .trim_end_matches(" |")
+            .split(" | ")
+            .map(str::trim)
+            .collect();
+        let is_number = |c: &str| c.contains('.') && c.ends_with(|d: char| d.is_ascii_digit());
+        if !is_number(cells[0]) {
+            continue;
+        }
+        assert_eq!(cells.len(), 3, "{line}");
+        assert!(numbers.insert(cells[0]), "{} stands twice", cells[0]);
+        if let Some(reason) = cells[2].strip_prefix("test pending: ") {
+            assert!(!reason.trim().is_empty(), "{} gives no reason", cells[0]);
+            continue;
+        }
+        let ids: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        assert!(!ids.is_empty(), "{} names no test", cells[0]);
+        for id in ids {
+            assert!(
+                is_test(id),
+                "{} names `{id}`, and there is no such test",
+                cells[0]
+            );
+            named += 1;
+        }
+    }
+    assert!(
+        numbers.len() >= 40 && named >= 20,
+        "{} promises, {named} tests: the table was not understood",
+        numbers.len()
+    );
+}
