@@ -6,6 +6,11 @@
 //! panics, never allocates more than the frame it was given, and refuses what
 //! it does not know.
 
+/// The static program: the agent inside a sandbox, and the helper beside it,
+/// by the name it is started under. Empty where it could not be built: on
+/// systems other than Linux, and where only the documentation is made.
+pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
+
 pub mod helper_protocol;
 pub mod protocol;
 

@@ -47,7 +47,6 @@ use std::process::ExitCode;
 ///
 /// With `--stdin` the configuration comes from standard input and connections
 /// over a keyed socket, else both come from the helper at descriptor 3.
-#[cfg(feature = "guest")]
 pub fn main(from_stdin: bool) -> ExitCode {
     match start::run(from_stdin) {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,7 +63,6 @@ pub fn main(from_stdin: bool) -> ExitCode {
 
 #[cfg(feature = "guest")]
 /// Copies between its standard streams and the agent's socket at `path`.
-#[cfg(feature = "guest")]
 pub fn bridge(path: &std::ffi::OsStr) -> ExitCode {
     match bridge::run(path) {
         Ok(()) => ExitCode::SUCCESS,
