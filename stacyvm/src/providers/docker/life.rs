@@ -425,13 +425,12 @@ impl Life {
                 .remove_container(&container, Some(options))
                 .await
             {
-                Ok(()) => {}
-                Err(e) if is_absent(&e) => {}
                 // The engine is removing it already: by AutoRemove, or for another caller.
                 Err(e) if status(&e) == Some(409) && Instant::now() < until => {
                     sleep(Duration::from_millis(20)).await;
                 }
-                Err(e) => return Err(map(e)),
+                Err(e) if !is_absent(&e) => return Err(map(e)),
+                _ => {}
             }
             if Instant::now() >= until {
                 return Err(Error::new(
