@@ -281,13 +281,12 @@ impl Life {
             };
             let error = match timeout_at(until, connecting).await {
                 Ok(Ok(Ok(client))) => return Ok(client),
-                Ok(Err(error)) => error,
                 // It does not listen yet, as long as there is time.
                 Ok(Ok(Err(_))) if Instant::now() < until => {
                     sleep(Duration::from_millis(20)).await;
                     continue;
                 }
-                Ok(Ok(Err(error))) => error,
+                Ok(Err(error) | Ok(Err(error))) => error,
                 Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
             };
             let said = last_words(&mut standard).await;

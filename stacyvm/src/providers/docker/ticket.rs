@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(mode(&tickets.path(&id)), 0o600);
         assert_eq!(mode(&tickets.0), 0o700);
         assert!(!format!("{ticket:?}").contains(&ticket.key));
-        fs::set_permissions(&tickets.0, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&tickets.0, fs::Permissions::from_mode(0o777)).unwrap();
         let error = Tickets::open(state.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     }
