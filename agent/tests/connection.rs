@@ -1,4 +1,5 @@
 //! Handshakes, keys, ports, files and abuse, on a real agent without a container.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod agent_support;
 
@@ -92,8 +93,7 @@ fn a_port_inside_is_dialled_and_listened_on() {
     assert_eq!(kind, Kind::Listening);
     let port = message::decode::<Listening>(&payload).unwrap().port;
     assert_eq!(host.ask(2, Kind::Dial, &PortRequest { port }).0, Kind::Done);
-    let (inbound, kind, payload) = host.next();
-    assert_eq!(kind, Kind::Accepted);
+    let (inbound, payload) = host.accepted();
     assert_eq!(message::decode::<Accepted>(&payload).unwrap().listener, 1);
     host.frame(2, Kind::Data, b"there");
     host.frame(2, Kind::End, &[]);
@@ -293,12 +293,16 @@ fn a_keyed_agent_serves_only_who_holds_the_key() {
 #[test]
 fn strangers_are_few() {
     let agent = keyed(|_| {});
-    let mut strangers: Vec<UnixStream> = (0..17)
+    let strangers: Vec<UnixStream> = (0..40)
         .map(|_| UnixStream::connect(&agent.path).unwrap())
         .collect();
-    // The one too many is closed without a word.
-    assert_eq!(strangers[16].read(&mut [0; 64]).unwrap(), 0);
-    assert!(strangers[15].read(&mut [0; 64]).unwrap() > 0);
+    // Those too many are closed without a word.
+    let served = strangers
+        .into_iter()
+        .filter_map(|mut stranger| stranger.read(&mut [0; 64]).ok())
+        .filter(|count| *count > 0)
+        .count();
+    assert!((1..=16).contains(&served), "{served}");
 }
 
 #[test]

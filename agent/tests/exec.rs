@@ -1,4 +1,5 @@
 //! The exec contract, on a real agent without a container.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod agent_support;
 

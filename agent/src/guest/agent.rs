@@ -402,10 +402,11 @@ impl Agent {
     }
 
     fn next_moment(&self) -> Option<u64> {
-        let connections = self.connections.values().filter_map(|connection| {
-            (!connection.accepted || connection.keyed)
-                .then(|| connection.heard_ms + patience(connection))
-        });
+        let connections = self
+            .connections
+            .values()
+            .filter(|connection| !connection.accepted || connection.keyed)
+            .map(|connection| connection.heard_ms + patience(connection));
         let execs = self
             .execs
             .values()

@@ -211,7 +211,7 @@ impl Agent {
             Kind::Processes => self.start_worker(to, frame.kind, Job::Processes),
             Kind::Usage => self.start_worker(to, frame.kind, Job::Usage),
             Kind::SetDeadline => {
-                self.set_deadline(to, read::<message::DeadlineRequest>(frame)?.in_ms)
+                self.set_deadline(to, read::<message::DeadlineRequest>(frame)?.in_ms);
             }
             Kind::Terminate => self.ending = Some("a host ended it".to_owned()),
             kind => match FileTask::decode(kind, &frame.payload) {

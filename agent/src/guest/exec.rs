@@ -117,10 +117,10 @@ impl Agent {
                     self.interests
                         .set(key, Role::Channel, channel.as_fd(), true, false);
                 }
-                if let Some(connection) = self.connections.get_mut(&to.0) {
-                    if let Some(stream) = connection.streams.get_mut(&to.1) {
-                        stream.target = Target::Exec(key);
-                    }
+                if let Some(connection) = self.connections.get_mut(&to.0)
+                    && let Some(stream) = connection.streams.get_mut(&to.1)
+                {
+                    stream.target = Target::Exec(key);
                 }
                 self.execs.insert(key, exec);
             }
@@ -387,27 +387,25 @@ impl Agent {
                 if blocked || rest == 0 {
                     break;
                 }
-                let result = match (follower, &mut connection) {
-                    (Some(follower), Some(connection)) => {
-                        let room = connection.room(follower.to.1).min(rest);
-                        if room == 0 {
-                            break;
-                        }
-                        let count =
-                            connection.data_from(follower.to.1, KINDS[which], source.as_fd(), room);
-                        // A host that is gone is noticed by the loop.
-                        connection.flush();
-                        count
+                let result = if let (Some(follower), Some(connection)) = (follower, &mut connection)
+                {
+                    let room = connection.room(follower.to.1).min(rest);
+                    if room == 0 {
+                        break;
                     }
-                    _ => {
-                        scratch.resize(RING_CHUNK, 0);
-                        let most = rest.min(RING_CHUNK);
-                        let count = rustix::io::read(source, &mut scratch[..most]);
-                        if let Ok(count) = count {
-                            exec.rings[which].push(&scratch[..count]);
-                        }
-                        count
+                    let count =
+                        connection.data_from(follower.to.1, KINDS[which], source.as_fd(), room);
+                    // A host that is gone is noticed by the loop.
+                    connection.flush();
+                    count
+                } else {
+                    scratch.resize(RING_CHUNK, 0);
+                    let most = rest.min(RING_CHUNK);
+                    let count = rustix::io::read(source, &mut scratch[..most]);
+                    if let Ok(count) = count {
+                        exec.rings[which].push(&scratch[..count]);
                     }
+                    count
                 };
                 wants = true;
                 match result {
@@ -474,7 +472,7 @@ impl Agent {
         let survivors = if exec.channel.is_none() { 0 } else { survivors };
         self.record_end(
             key,
-            Exited {
+            &Exited {
                 reason,
                 value,
                 survivors,
@@ -483,7 +481,7 @@ impl Agent {
         );
     }
 
-    fn record_end(&mut self, key: u64, exited: Exited) {
+    fn record_end(&mut self, key: u64, exited: &Exited) {
         let Some(exec) = self.execs.get_mut(&key) else {
             return;
         };
@@ -495,7 +493,7 @@ impl Agent {
             self.interests.forget(key, Role::Input, stdin.as_fd());
         }
         if let Some(follower) = follower {
-            self.finish(follower.to, Kind::Exited, &message::encode(&exited));
+            self.finish(follower.to, Kind::Exited, &message::encode(exited));
         }
         self.forget_old();
         // What survivors write goes to the ring from here on.
@@ -619,7 +617,7 @@ impl Agent {
             let reason = exec.kill.unwrap_or(EndReason::Cancelled);
             self.record_end(
                 key,
-                Exited {
+                &Exited {
                     reason,
                     value: 0,
                     survivors: 0,
@@ -634,10 +632,10 @@ impl Agent {
         let Some(key) = self.find_exec(&request.exec) else {
             return self.fail(to, &no_exec(&request.exec));
         };
-        if let Some(connection) = self.connections.get_mut(&to.0) {
-            if let Some(stream) = connection.streams.get_mut(&to.1) {
-                stream.target = Target::Exec(key);
-            }
+        if let Some(connection) = self.connections.get_mut(&to.0)
+            && let Some(stream) = connection.streams.get_mut(&to.1)
+        {
+            stream.target = Target::Exec(key);
         }
         let Some(exec) = self.execs.get_mut(&key) else {
             return;
@@ -683,13 +681,13 @@ impl Agent {
         let Some(exec) = self.execs.get_mut(&key) else {
             return;
         };
-        if let (Some(exited), Some(follower)) = (exec.exited.clone(), exec.follower) {
-            if !follower.replay {
-                exec.follower = None;
-                exec.rest = None;
-                self.finish(follower.to, Kind::Exited, &message::encode(&exited));
-                self.pump_exec(key);
-            }
+        if let (Some(exited), Some(follower)) = (exec.exited.clone(), exec.follower)
+            && !follower.replay
+        {
+            exec.follower = None;
+            exec.rest = None;
+            self.finish(follower.to, Kind::Exited, &message::encode(&exited));
+            self.pump_exec(key);
         }
     }
 

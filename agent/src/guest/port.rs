@@ -78,10 +78,10 @@ impl Agent {
     }
 
     fn target(&mut self, to: (u64, u32), target: Target) {
-        if let Some(connection) = self.connections.get_mut(&to.0) {
-            if let Some(stream) = connection.streams.get_mut(&to.1) {
-                stream.target = target;
-            }
+        if let Some(connection) = self.connections.get_mut(&to.0)
+            && let Some(stream) = connection.streams.get_mut(&to.1)
+        {
+            stream.target = target;
         }
     }
 
@@ -228,13 +228,14 @@ impl Agent {
     }
 
     fn settle_socket(&mut self, key: u64) {
-        if let Some(socket) = self.sockets.get(&key) {
-            if socket.read_ended && socket.write_ended {
-                let to = socket.to;
-                self.drop_socket(key);
-                if let Some(connection) = self.connections.get_mut(&to.0) {
-                    connection.streams.remove(&to.1);
-                }
+        if let Some(socket) = self.sockets.get(&key)
+            && socket.read_ended
+            && socket.write_ended
+        {
+            let to = socket.to;
+            self.drop_socket(key);
+            if let Some(connection) = self.connections.get_mut(&to.0) {
+                connection.streams.remove(&to.1);
             }
         }
     }

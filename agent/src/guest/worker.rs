@@ -85,10 +85,10 @@ impl Worker {
 impl Agent {
     pub(super) fn start_worker(&mut self, to: (u64, u32), kind: Kind, job: Job) {
         let key = self.key();
-        if let Some(connection) = self.connections.get_mut(&to.0) {
-            if let Some(stream) = connection.streams.get_mut(&to.1) {
-                stream.target = Target::Worker(key);
-            }
+        if let Some(connection) = self.connections.get_mut(&to.0)
+            && let Some(stream) = connection.streams.get_mut(&to.1)
+        {
+            stream.target = Target::Worker(key);
         }
         self.workers.insert(
             key,
@@ -122,10 +122,10 @@ impl Agent {
             let Some(key) = self.queue.pop_front() else {
                 return;
             };
-            if let Err(failure) = self.fork_worker(key) {
-                if let Some(worker) = self.workers.remove(&key) {
-                    self.fail(worker.to, &failure);
-                }
+            if let Err(failure) = self.fork_worker(key)
+                && let Some(worker) = self.workers.remove(&key)
+            {
+                self.fail(worker.to, &failure);
             }
         }
     }
@@ -289,12 +289,12 @@ impl Agent {
                 connection.over = true;
             }
         }
-        if worker.output.is_none() {
-            if let Some((kind, payload)) = worker.held.take() {
-                connection.frame(worker.to.1, kind, &payload);
-                connection.streams.remove(&worker.to.1);
-                worker.told = true;
-            }
+        if worker.output.is_none()
+            && let Some((kind, payload)) = worker.held.take()
+        {
+            connection.frame(worker.to.1, kind, &payload);
+            connection.streams.remove(&worker.to.1);
+            worker.told = true;
         }
         if worker.reply.is_none() && (worker.output.is_none() || worker.told) {
             let (to, told) = (worker.to, worker.told);

@@ -824,7 +824,7 @@ pub struct Failure {
 
 /// What an agent is told before its first connection. It reaches the agent
 /// over a channel that commands cannot see, never by argument or environment.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct AgentConfig {
     /// The user of commands that name none.
@@ -860,4 +860,15 @@ pub struct AgentConfig {
     /// A directory owned by root for sockets of bridges; absent where connections are handed over.
     #[n(10)]
     pub socket: Option<ByteVec>,
+}
+
+impl std::fmt::Debug for AgentConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key is never printed.
+        f.debug_struct("AgentConfig")
+            .field("user", &self.user)
+            .field("keyed", &!self.key.is_empty())
+            .field("can_switch_user", &self.can_switch_user)
+            .finish_non_exhaustive()
+    }
 }

@@ -208,6 +208,24 @@ impl Host {
         }
     }
 
+    /// The next stream that the agent opens.
+    pub fn accepted(&mut self) -> (u32, Vec<u8>) {
+        loop {
+            let known = self.waiting.iter_mut().find(|(_, list)| {
+                list.first()
+                    .is_some_and(|(kind, _)| *kind == Kind::Accepted)
+            });
+            if let Some((stream, list)) = known {
+                return (*stream, list.remove(0).1);
+            }
+            let (stream, kind, payload) = self.next();
+            self.waiting
+                .entry(stream)
+                .or_default()
+                .push((kind, payload));
+        }
+    }
+
     pub fn started(&mut self, stream: u32) -> u32 {
         let (kind, payload) = self.of(stream);
         if kind == Kind::Failure {

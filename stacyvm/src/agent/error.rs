@@ -137,6 +137,7 @@ fn read_failure(payload: &[u8]) -> Result<Failure, minicbor::decode::Error> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation, reason = "short tables")]
     use super::*;
 
     /// Every cause, with the kind that callers see. The match below does not

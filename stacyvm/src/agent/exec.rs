@@ -213,7 +213,7 @@ impl Guard {
 }
 
 impl ExecEvents {
-    fn take(&self, open: &Open, item: Result<Item, Closed>) -> (Result<ExecEvent>, bool) {
+    fn take(open: &Open, item: Result<Item, Closed>) -> (Result<ExecEvent>, bool) {
         match item {
             Ok(Item::Data(Channel::Out, bytes)) => (Ok(ExecEvent::Stdout(bytes)), false),
             Ok(Item::Data(Channel::Err, bytes)) => (Ok(ExecEvent::Stderr(bytes)), false),
@@ -248,7 +248,7 @@ impl Stream for ExecEvents {
         };
         match open.poll_item(cx) {
             Poll::Ready(item) => {
-                let (event, last) = this.take(open, item);
+                let (event, last) = Self::take(open, item);
                 if last {
                     this.open = None;
                 } else if let Some(guard) = &mut this.guard {

@@ -1,5 +1,10 @@
 //! What a hostile agent sends ends its own connection, as a protocol error,
 //! and nothing else.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "small numbers of tests"
+)]
 
 use std::time::Duration;
 
@@ -620,7 +625,7 @@ async fn random_bytes_and_mutated_frames_do_no_harm() {
             let (_, _, script) = &scripts[random.next() as usize % (scripts.len() - 1)];
             bytes.extend(started());
             bytes.extend(script.iter().flatten().take(4096));
-            for _ in 0..1 + random.next() % 8 {
+            for _ in 0..=random.next() % 8 {
                 let at = random.next() as usize % bytes.len();
                 bytes[at] = random.next() as u8;
             }

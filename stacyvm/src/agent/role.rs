@@ -52,6 +52,7 @@ pub(super) enum Step {
     Last,
 }
 
+#[expect(clippy::match_same_arms, reason = "one line for each role and phase")]
 impl Role {
     /// Whether the host may send data, so that the agent may give credit.
     pub(super) fn sends(self) -> bool {

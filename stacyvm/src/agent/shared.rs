@@ -128,6 +128,10 @@ impl Shared {
     }
 
     /// Ends the connection for everybody. The first cause stands.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a cause is made to be given away"
+    )]
     pub(super) fn close(&self, closed: Closed) {
         let streams = {
             let mut table = self.table();

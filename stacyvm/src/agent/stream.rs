@@ -20,8 +20,11 @@ const JOIN_LIMIT: usize = 64 * 1024;
 /// frames of the other channel, so that tiny frames cost no more than they carry.
 const MANY_PIECES: usize = 256;
 /// The most bytes of messages (not data) that wait on one stream, each charged
-/// with [`MESSAGE_COST`] on top. A peer that keeps to its credit stays far below.
+/// with [`MESSAGE_COST`] on top.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
+/// The same for a listing, which an honest agent sends without regard to a
+/// reader that dawdles: some 300 000 files.
+const LISTING_LIMIT: usize = 32 * 1024 * 1024;
 const MESSAGE_COST: usize = 128;
 /// The most connections of a listener that wait to be taken.
 const ACCEPT_LIMIT: usize = 128;
@@ -531,7 +534,12 @@ impl State {
 
     fn take_message(&mut self, kind: Kind, payload: Payload<'_>) -> Result<(), String> {
         let cost = payload.as_slice().len() + MESSAGE_COST;
-        if self.messages + cost > MESSAGE_LIMIT {
+        let limit = if kind == Kind::Entries {
+            LISTING_LIMIT
+        } else {
+            MESSAGE_LIMIT
+        };
+        if self.messages + cost > limit {
             if kind == Kind::WatchEvent {
                 if !matches!(self.pieces.back(), Some(Piece::Other(Item::Overflow))) {
                     self.pieces.push_back(Piece::Other(Item::Overflow));
@@ -540,7 +548,7 @@ impl State {
                 return Ok(());
             }
             return Err(format!(
-                "the agent sent {} faster than it was given credit",
+                "the agent sent more of {} than may wait for its reader",
                 kind.name()
             ));
         }

@@ -1,4 +1,9 @@
 //! The client against a scripted agent.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "small numbers of tests"
+)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -177,7 +182,7 @@ async fn a_slow_reader_is_not_taken_for_a_frozen_agent() {
     command.timeout = Some(Duration::from_secs(1));
     let mut session = fake.start(&client, &command).await;
     fake.raw(1, Kind::Data, b"a").await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(session.events.next().await.unwrap().unwrap(), stdout(b"a"));
     let (event, ()) = tokio::join!(session.events.next(), async {
         tokio::time::sleep(Duration::from_secs(5)).await;

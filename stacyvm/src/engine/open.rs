@@ -1,6 +1,5 @@
 //! An engine from settings.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::layer::RetryPolicy;
 use crate::provider::Provider;
 use crate::provider::registry::{Missing, ProviderFactory, Surroundings};
+use crate::store::MemoryStore;
 
 /// The kinds that a configuration may name, with what a build needs for each.
 const KINDS: [(&str, &str); 2] = [
@@ -52,8 +52,13 @@ impl Engine {
             .policy(policy)
             .retry(retry)
             .default_provider(&config.default_provider);
+        if !cfg!(feature = "sqlite") {
+            // Without that feature records end with the process.
+            builder = builder.store(Arc::new(MemoryStore::new()));
+        }
         for (name, settings) in &config.providers {
-            builder = builder.provider_factory(name, factory(name, settings, &config)?);
+            let factory = factory(name, settings, &config)?;
+            builder = builder.provider_factory(name, factory);
         }
         builder.build().await
     }
@@ -76,7 +81,6 @@ fn factory(
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
-        state_dir: config.state_dir.clone(),
         parked_helpers: config.parked_helpers,
     };
     let built = match *kind {
@@ -101,7 +105,6 @@ fn factory(
 struct Configured {
     kind: String,
     settings: ProviderConfig,
-    state_dir: PathBuf,
     parked_helpers: usize,
 }
 
@@ -111,7 +114,7 @@ impl ProviderFactory for Configured {
         &self.kind
     }
 
-    async fn open(&self, _name: &str, _around: &Surroundings) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, _name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>> {
         match self.kind.as_str() {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
@@ -125,7 +128,7 @@ impl ProviderFactory for Configured {
                         "leave it out, or use a Docker provider for other runtimes",
                     ));
                 }
-                let mut config = OciConfig::new(&self.state_dir);
+                let mut config = OciConfig::new(around.root()?.path());
                 config.parked_helpers = self.parked_helpers;
                 Ok(Arc::new(Oci::open(config).await?))
             }
@@ -133,7 +136,7 @@ impl ProviderFactory for Configured {
             "docker" => {
                 use crate::providers::docker::{DockerConfig, DockerProvider};
                 let mut config =
-                    DockerConfig::new(self.state_dir.join("docker"), _around.instance.clone());
+                    DockerConfig::new(around.directory("docker")?, around.instance.clone());
                 if let Some(host) = &self.settings.host {
                     config = config.host(host);
                 }

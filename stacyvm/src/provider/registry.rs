@@ -43,7 +43,23 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// The directory of one provider in the state directory, made where it is
+    /// The state directory.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` without one.
+    pub fn root(&self) -> Result<&StateDir> {
+        self.state.as_ref().ok_or_else(|| {
+            Error::invalid(
+                "state_dir",
+                "none",
+                "a state directory for this provider",
+                "give the engine one with `EngineBuilder::state_dir`",
+            )
+        })
+    }
+
+    /// The directory of a provider in the state directory, made where it is
     /// missing.
     ///
     /// # Errors
@@ -51,15 +67,7 @@ impl Surroundings {
     /// `invalid_argument` without a state directory, and those of
     /// [`StateDir::subdirectory`].
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
-        match &self.state {
-            Some(state) => state.subdirectory(name),
-            None => Err(Error::invalid(
-                "state_dir",
-                "none",
-                "a state directory for this provider",
-                "give the engine one with `EngineBuilder::state_dir`",
-            )),
-        }
+        self.root()?.subdirectory(name)
     }
 }
 

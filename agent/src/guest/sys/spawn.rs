@@ -110,8 +110,8 @@ fn prepare_and_execute(child: &Child<'_>) -> (Stage, io::Error) {
         if plan.tty && libc::ioctl(plan.stdio[0].as_raw_fd(), libc::TIOCSCTTY, 0) < 0 {
             return (Stage::Terminal, last());
         }
-        for (to, from) in plan.stdio.iter().enumerate() {
-            if libc::dup2(from.as_raw_fd(), to as c_int) < 0 {
+        for (to, from) in (0..).zip(&plan.stdio) {
+            if libc::dup2(from.as_raw_fd(), to) < 0 {
                 return (Stage::Descriptors, last());
             }
         }

@@ -124,7 +124,8 @@ async fn a_create_dropped_as_it_ends_leaves_nothing_or_a_sandbox_that_was_handed
     let world = World::new(Scripted::gated()).await;
     let mut create = Box::pin(world.engine.create(host()).into_future());
     // Begun, then never looked at again until it is dropped.
-    assert!(futures_util::poll!(create.as_mut()).is_pending());
+    let first_look = std::future::poll_fn(|cx| std::task::Poll::Ready(create.as_mut().poll(cx)));
+    assert!(first_look.await.is_pending());
     world.provider.open_gate();
     until(async || phases(&world).await == [Phase::Running]).await;
     drop(create);

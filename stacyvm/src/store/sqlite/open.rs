@@ -29,7 +29,7 @@ const OPENING: Duration = Duration::from_secs(10);
 
 /// Files up to this size are checked whole at every first opening; larger ones
 /// only after a crash.
-const CHEAP_TO_CHECK: u64 = 4 << 20;
+const CHEAP_TO_CHECK: u64 = 1 << 20;
 
 /// An open store.
 pub(super) struct Opened {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::rules;
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// How many calls wait for one connection before callers wait to be queued.
 const QUEUE: usize = 256;
@@ -71,7 +71,7 @@ impl Worker {
         cx.bound(async {
             queue.send(job).await.map_err(|_| rules::closed())?;
             drop(queue);
-            answer.await.map_err(|_| rules::closed())?
+            answer.await.map_err(|_| failed())?
         })
         .await
     }
@@ -92,4 +92,12 @@ impl Worker {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
+}
+
+/// Work that panicked: its connection is gone with its thread.
+fn failed() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "the thread of the store failed, expected an answer",
+    )
 }

@@ -49,6 +49,9 @@ async fn a_damaged_file_is_corrupt() {
     for page in holes.chunks_mut(4096).skip(1) {
         page[..8].fill(0xff);
     }
+    let mut last = whole.clone();
+    let tail = last.len() - 4096;
+    last[tail..].fill(0xff);
     let mut pages_lost = whole.clone();
     pages_lost.truncate(whole.len() - 4096);
     let cases: &[(&str, Vec<u8>)] = &[
@@ -60,6 +63,7 @@ async fn a_damaged_file_is_corrupt() {
         ("a long text", b"no database\n".repeat(2_000)),
         ("zeros", vec![0; whole.len()]),
         ("bad pages", holes),
+        ("a bad page that opening does not read", last),
     ];
     for (what, bytes) in cases {
         fs::write(&file, bytes).unwrap();

@@ -13,8 +13,19 @@ use crate::sandbox::state::Phase;
 
 const WRITES: usize = 200;
 
+/// A child that does not outlive its test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts a child; `wrap` is what runs it, as `unshare -m`.
-fn start(wrap: &[&str], task: &str, directory: &Path) -> Child {
+fn start(wrap: &[&str], task: &str, directory: &Path) -> Running {
     let program = std::env::current_exe().expect("our own path");
     let own = [
         program.to_str().expect("a plain path"),
@@ -33,15 +44,15 @@ fn start(wrap: &[&str], task: &str, directory: &Path) -> Child {
         .expect("a child");
     let mut input = child.stdin.take().expect("its input");
     writeln!(input, "{task} {}", directory.display()).expect("it reads");
-    child
+    Running(child)
 }
 
 /// Waits for a child and gives the words that it told.
-fn finish(mut child: Child) -> Vec<String> {
+fn finish(mut child: Running) -> Vec<String> {
     let mut text = String::new();
-    let mut output = child.stdout.take().expect("its output");
+    let mut output = child.0.stdout.take().expect("its output");
     output.read_to_string(&mut text).expect("text");
-    assert!(child.wait().expect("its end").success(), "{text}");
+    assert!(child.0.wait().expect("its end").success(), "{text}");
     told(text.lines())
 }
 
@@ -136,7 +147,7 @@ async fn what_was_acknowledged_survives_a_kill() {
         seed ^= seed >> 7;
         seed ^= seed << 17;
         let mut child = start(&[], "write_on", state.path());
-        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut output = BufReader::new(child.0.stdout.take().unwrap());
         let mut heard = 0;
         let mut line = String::new();
         while heard < 1 + seed % 40 {
@@ -153,8 +164,8 @@ async fn what_was_acknowledged_survives_a_kill() {
         for _ in 0..(seed >> 32) % 20_000 {
             std::hint::spin_loop();
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
         let mut rest = String::new();
         output.read_to_string(&mut rest).unwrap();
         // The last line may be cut.
@@ -201,7 +212,7 @@ async fn a_killed_owner_is_dead() {
     let home = tempfile::tempdir().unwrap();
     let state = state(&home);
     let mut child = start(&[], "own", state.path());
-    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut output = BufReader::new(child.0.stdout.take().unwrap());
     let mut name = Vec::new();
     while name.is_empty() {
         let mut line = String::new();
@@ -209,8 +220,8 @@ async fn a_killed_owner_is_dead() {
         name = told(std::iter::once(line.trim()));
     }
     assert!(OwnerLock::is_alive(&state, &name[0]).unwrap());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
     assert!(!OwnerLock::is_alive(&state, &name[0]).unwrap());
 }
 
