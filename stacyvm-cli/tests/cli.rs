@@ -493,7 +493,16 @@ fn cp_moves_files_and_directories_as_docker_cp_does() {
 fn text_of_a_sandbox_cannot_drive_the_terminal_in_a_table() {
     let Some(cli) = cli() else { return };
     let id = cli.create(&[]);
-    cli.ok(&["exec", "--detach", &id, "sh", "-c", "sleep 9191; :", "\x1b]0;title\x07", "two\nrows"]);
+    cli.ok(&[
+        "exec",
+        "--detach",
+        &id,
+        "sh",
+        "-c",
+        "sleep 9191; :",
+        "\x1b]0;title\x07",
+        "two\nrows",
+    ]);
     let listed = cli.ok(&["ps", &id]);
     assert!(listed.contains("9191"), "{listed}");
     assert!(
