@@ -107,6 +107,14 @@ impl Connection {
             .min(DATA_CHUNK)
     }
 
+    /// Whether the credit of a stream covers a counted message.
+    pub(super) fn covers(&self, stream: u32, bytes: usize) -> bool {
+        // Of a stream that is gone nothing is sent, so nothing waits for it.
+        self.streams
+            .get(&stream)
+            .is_none_or(|stream| stream.send >= bytes as u64)
+    }
+
     pub(super) fn open(&mut self, stream: u32, target: Target) {
         self.streams.insert(
             stream,
@@ -152,7 +160,7 @@ impl Connection {
         self.tail += payload.len();
     }
 
-    /// Queues data that was taken from a ring.
+    /// Queues data, or a message that counts as data.
     pub(super) fn data(&mut self, stream: u32, kind: Kind, bytes: &[u8]) {
         self.frame(stream, kind, bytes);
         if let Some(stream) = self.streams.get_mut(&stream) {
