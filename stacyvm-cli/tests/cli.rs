@@ -330,9 +330,7 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
     }
     assert!(cli.sandboxes().is_empty());
     let directory = cli.state.path().join("sandboxes");
-    let left = std::fs::read_dir(directory)
-        .map(Iterator::count)
-        .unwrap_or(0);
+    let left = std::fs::read_dir(directory).map_or(0, Iterator::count);
     assert_eq!(left, 0);
 }
 

@@ -83,9 +83,10 @@ fn factory(
         settings: settings.clone(),
         parked_helpers: config.parked_helpers,
     };
-    let built = match *kind {
-        "oci" => cfg!(all(feature = "oci", target_os = "linux")),
-        _ => cfg!(feature = "docker"),
+    let built = if *kind == "oci" {
+        cfg!(all(feature = "oci", target_os = "linux"))
+    } else {
+        cfg!(feature = "docker")
     };
     if built {
         return Ok(Arc::new(configured));
