@@ -56,13 +56,14 @@ not_run() {
 }
 
 # A test that this machine lacks something for says `not run: <why>` and
-# returns; runners count it as passed, the last line counts it as skipped.
-# Passed, failed and skipped of each runner, one line each.
+# returns. Runners count it as passed; the last line counts it as skipped.
+# Passed, failed and skipped of one runner:
 note() { printf '%s %s %s\n' "$1" "$2" "$3" >>"$work/counts"; }
-# The number of tests whose output, on standard input, holds such a line.
+# How many lines of standard input say `not run: `; each reason goes into the summary.
 declined() {
-    tee >(sed -n 's/.*\(not run: .*\)/        \1/p' | sort | uniq -c | sed 's/^ */        /' >>"$work/summary") |
-        grep -c 'not run: ' || true
+    sed -n 's/.*\(not run: .*\)/\1/p' >"$work/declined"
+    sort "$work/declined" | uniq -c | sed 's/^ */        /' >>"$work/summary"
+    wc -l <"$work/declined"
 }
 
 # Runs a test runner, shows what it prints, and fails when no test ran.
@@ -113,7 +114,7 @@ tests() {
 }
 
 docs() {
-    export RUSTDOCFLAGS=-Dwarnings
+    local -x RUSTDOCFLAGS=-Dwarnings
     cargo doc --locked --quiet --no-deps --workspace --exclude stacyvm-agent --all-features &&
         cargo doc --locked --quiet --no-deps -p stacyvm-agent --features guest
 }

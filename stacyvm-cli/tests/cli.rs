@@ -1,5 +1,11 @@
 //! The command line, as people and scripts use it, on the embedded provider.
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test that panics has failed, one that cannot run says why, and processes are polled"
+)]
 
 use std::io::Write;
 use std::path::Path;
