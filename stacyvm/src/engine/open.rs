@@ -83,10 +83,12 @@ fn factory(
         settings: settings.clone(),
         parked_helpers: config.parked_helpers,
     };
+    let with_oci = cfg!(all(feature = "oci", target_os = "linux"));
+    let with_docker = cfg!(feature = "docker");
     let built = if *kind == "oci" {
-        cfg!(all(feature = "oci", target_os = "linux"))
+        with_oci
     } else {
-        cfg!(feature = "docker")
+        with_docker
     };
     if built {
         return Ok(Arc::new(configured));
