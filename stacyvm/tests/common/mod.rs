@@ -2,6 +2,8 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stderr,
     reason = "each test program uses a part of it"
 )]
 

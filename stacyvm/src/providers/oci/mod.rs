@@ -148,7 +148,7 @@ impl Oci {
         )
     }
 
-    fn observe(&self, id: &SandboxId, report: Report) -> Observed {
+    fn observe(id: &SandboxId, report: Report) -> Observed {
         let record: Option<Record> = report.record.and_then(|r| serde_json::from_slice(&r).ok());
         let effective: BTreeMap<String, Effective> = report
             .in_force
@@ -239,12 +239,12 @@ impl Provider for Oci {
         self.agents.get(&request.id, async || Ok(client)).await?;
         self.owned.watch(request.id.clone(), helper);
         self.owned.refill();
-        Ok(self.observe(&request.id, report))
+        Ok(Self::observe(&request.id, report))
     }
 
     async fn inspect(&self, _cx: &Context, id: &SandboxId) -> Result<Observed> {
         match self.ask(id, MonitorRequest::Inspect).await? {
-            FromHelper::Report(report) => Ok(self.observe(id, report)),
+            FromHelper::Report(report) => Ok(Self::observe(id, report)),
             _ => Err(unexpected()),
         }
     }
