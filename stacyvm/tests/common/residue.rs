@@ -62,6 +62,9 @@ impl Watch {
         let (ours, shared): (BTreeSet<_>, BTreeSet<_>) = first
             .into_iter()
             .partition(|what| !what.starts_with("cgroup "));
+        if shared.is_empty() {
+            return ours;
+        }
         tokio::time::sleep(Duration::from_millis(500)).await;
         ours.into_iter()
             .chain(shared.intersection(&self.left()).cloned())

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use stacyvm::engine::Filter;
 use stacyvm::sandbox::spec::Lifetime;
+use stacyvm::sandbox::state::Phase;
 use stacyvm::{ErrorKind, SandboxSpec};
 
 use super::common::residue::Watch;
@@ -15,16 +16,18 @@ use super::{ground, open, works};
 
 /// A small file system with a state directory on it.
 struct Small {
+    _alone: tokio::sync::MutexGuard<'static, ()>,
     place: tempfile::TempDir,
 }
 
 impl Small {
     /// `None`, and a word about it, where the embedded provider cannot run.
-    fn mount(options: &str) -> Option<Self> {
+    async fn mount(options: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("not run: the embedded provider needs root");
             return None;
         }
+        let alone = super::ALONE.lock().await;
         let place = tempfile::tempdir().unwrap();
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("mode=0700,{options}"), "none"])
@@ -32,7 +35,10 @@ impl Small {
             .status()
             .unwrap();
         assert!(status.success());
-        Some(Self { place })
+        Some(Self {
+            _alone: alone,
+            place,
+        })
     }
 
     fn state(&self) -> PathBuf {
@@ -85,7 +91,7 @@ async fn create_or_no_space(engine: &stacyvm::Engine, watch: &Watch, room: &str)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_state_directory_is_told_and_leaves_nothing() {
-    let Some(small) = Small::mount("size=8m") else {
+    let Some(small) = Small::mount("size=8m").await else {
         return;
     };
     let watch = Watch::begin(&small.state());
@@ -107,7 +113,7 @@ async fn a_full_state_directory_is_told_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_directory_without_inodes_is_told_and_leaves_nothing() {
-    let Some(small) = Small::mount("nr_inodes=200") else {
+    let Some(small) = Small::mount("nr_inodes=200").await else {
         return;
     };
     let watch = Watch::begin(&small.state());
@@ -133,7 +139,7 @@ async fn a_state_directory_without_inodes_is_told_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_can_be_ended_when_the_disk_is_full() {
-    let Some(small) = Small::mount("size=8m") else {
+    let Some(small) = Small::mount("size=8m").await else {
         return;
     };
     let watch = Watch::begin(&small.state());
@@ -156,6 +162,10 @@ async fn a_sandbox_can_be_ended_when_the_disk_is_full() {
     let left = watch.left_at_once().await;
     assert!(left.is_empty(), "{left:#?}");
     assert!(engine.list(Filter::default()).await.unwrap().is_empty());
+    // The record follows once there is room.
+    std::fs::remove_file(small.place.path().join("filler")).unwrap();
+    engine.reconcile().await.unwrap();
+    assert_eq!(sandbox.info().await.unwrap().phase, Phase::Ended);
 }
 
 #[tokio::test]

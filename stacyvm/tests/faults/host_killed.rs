@@ -101,6 +101,7 @@ async fn kill_at(deed: &str, window: u64, expected: &[usize]) {
         engine,
         watch,
         state,
+        _alone,
     }) = ground().await
     else {
         return;

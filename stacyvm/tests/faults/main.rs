@@ -22,8 +22,13 @@ use stacyvm::{Sandbox, SandboxSpec};
 
 use common::residue::Watch;
 
+/// Tests that share a process run one by one: they count its descriptors, its
+/// memory and its children.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// An engine that parks no helpers, and a watch over its state directory.
 struct Ground {
+    _alone: tokio::sync::MutexGuard<'static, ()>,
     engine: Engine,
     watch: Watch,
     state: tempfile::TempDir,
@@ -35,10 +40,12 @@ async fn ground() -> Option<Ground> {
         eprintln!("not run: the embedded provider needs root");
         return None;
     }
+    let alone = ALONE.lock().await;
     let state = tempfile::tempdir().unwrap();
     let watch = Watch::begin(state.path());
     let engine = open(state.path()).await;
     Some(Ground {
+        _alone: alone,
         engine,
         watch,
         state,
