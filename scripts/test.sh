@@ -109,7 +109,9 @@ fi
 run "tests" tests --workspace --exclude stacyvm-agent --all-features
 run "tests of the agent" tests -p stacyvm-agent
 run "tests of the program inside" tests -p stacyvm-agent --features guest
-run "examples in the documentation" counted cargo test --doc --workspace --exclude stacyvm-agent --all-features
+# The README's example opens the default state directory: not the user's own.
+run "examples in the documentation" counted env STACYVM_STATE_DIR="$work/state" cargo test --doc --workspace --exclude stacyvm-agent --all-features
+run "packages" scripts/package-test.sh
 
 step "summary"
 cat "$work/summary"

@@ -30,3 +30,8 @@ pub use sandbox::info::SandboxInfo;
 pub use sandbox::process::Process;
 pub use sandbox::spec::SandboxSpec;
 pub use sandbox::state::Phase;
+
+/// The example in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
