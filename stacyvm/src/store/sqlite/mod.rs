@@ -194,7 +194,11 @@ impl Store for SqliteStore {
     async fn begin_create(&self, cx: &Context, record: &SandboxRecord) -> Result<Begin> {
         rules::check_new(cx, record)?;
         let record = record.clone();
-        self.write(cx, move |db| begin(db, &record)).await
+        if record.outlives_host {
+            self.write(cx, move |db| begin(db, &record)).await
+        } else {
+            self.note(cx, move |db| begin(db, &record)).await
+        }
     }
 
     async fn update_sandbox(
@@ -205,7 +209,12 @@ impl Store for SqliteStore {
         update: &SandboxUpdate,
     ) -> Result<SandboxRecord> {
         let (tenant, id, update) = (cx.tenant.clone(), id.clone(), update.clone());
-        self.write(cx, move |db| {
+        let outlives_host = {
+            let (tenant, id) = (tenant.clone(), id.clone());
+            self.read(cx, move |db| Ok(query::sandbox(db, &tenant, &id)?.outlives_host))
+                .await?
+        };
+        let change = move |db: &Connection| {
             let before = query::sandbox(db, &tenant, &id)?;
             let after = rules::apply(&before, version, &update)?;
             rows::update_sandbox(db, &before, &after)?;
@@ -214,8 +223,12 @@ impl Store for SqliteStore {
             }
             rows::put_resources(db, &id, &update.resources)?;
             Ok(after)
-        })
-        .await
+        };
+        if outlives_host {
+            self.write(cx, change).await
+        } else {
+            self.note(cx, change).await
+        }
     }
 
     async fn get_sandbox(&self, cx: &Context, id: &SandboxId) -> Result<SandboxRecord> {
