@@ -98,18 +98,13 @@ pub(crate) async fn providers(engine: &Engine, json: bool) -> Result<u8> {
     let rows: Vec<Vec<String>> = providers
         .iter()
         .map(|p| {
-            let reasons = p
-                .probe
-                .findings
-                .iter()
-                .filter(|f| !f.fine)
-                .map(|f| {
-                    if f.remedy.is_empty() {
-                        f.seen.as_str()
-                    } else {
-                        f.remedy.as_str()
-                    }
-                });
+            let reasons = p.probe.findings.iter().filter(|f| !f.fine).map(|f| {
+                if f.remedy.is_empty() {
+                    f.seen.as_str()
+                } else {
+                    f.remedy.as_str()
+                }
+            });
             let reasons = p.error.as_deref().into_iter().chain(reasons);
             vec![
                 p.name.clone(),

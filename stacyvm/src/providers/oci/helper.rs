@@ -28,6 +28,7 @@ const MAX_DESCRIPTORS: usize = 64;
 pub(super) struct Helper {
     channel: OwnedFd,
     child: Mutex<Child>,
+    first_id: u32,
 }
 
 impl Helper {
@@ -36,18 +37,21 @@ impl Helper {
         program: &Program,
         sandboxes: BorrowedFd<'_>,
         name: &str,
-        first_id: Option<u32>,
+        first_id: u32,
+        bundle: bool,
     ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
         let child = program.start(theirs)?;
         let helper = Self {
             channel,
             child: Mutex::new(child),
+            first_id,
         };
         let park = Park {
             generation: GENERATION,
             name: name.to_owned(),
-            first_id,
+            first_id: Some(first_id),
+            bundle,
         };
         // The channel is empty, so this does not block.
         send_now(
@@ -57,6 +61,11 @@ impl Helper {
         )
         .map_err(|e| system("speak to a helper", e))?;
         Ok(helper)
+    }
+
+    /// The first of the 65536 ids of the host that its sandbox has.
+    pub(super) fn first_id(&self) -> u32 {
+        self.first_id
     }
 
     /// Sends a packet.

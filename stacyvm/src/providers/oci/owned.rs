@@ -21,6 +21,8 @@ pub(super) struct Owned {
     program: Program,
     sandboxes: Arc<Sandboxes>,
     park: usize,
+    /// Whether a runtime's binary makes the containers.
+    bundles: bool,
     state: Mutex<State>,
 }
 
@@ -35,11 +37,17 @@ struct State {
 }
 
 impl Owned {
-    pub(super) fn new(program: Program, sandboxes: Arc<Sandboxes>, park: usize) -> Self {
+    pub(super) fn new(
+        program: Program,
+        sandboxes: Arc<Sandboxes>,
+        park: usize,
+        bundles: bool,
+    ) -> Self {
         Self {
             program,
             sandboxes,
             park,
+            bundles,
             state: Mutex::default(),
         }
     }
@@ -76,7 +84,8 @@ impl Owned {
             &self.program,
             self.sandboxes.descriptor(),
             &name,
-            Some(first),
+            first,
+            self.bundles,
         )
     }
 
