@@ -208,7 +208,22 @@ fn complaint(log: &str) -> String {
     let message = line.split_once("msg=\"").map_or(line, |(_, message)| {
         message.trim_end().trim_end_matches('"')
     });
-    message.escape_debug().take(500).collect()
+    without_colours(message).escape_debug().take(500).collect()
+}
+
+/// Without the escape sequences that a program writes for a terminal.
+fn without_colours(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c == '\u{1b}' {
+            // Parameters end with a letter.
+            let _ = rest.find(char::is_ascii_alphabetic);
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
 }
 
 /// Waits for a child to end, and says with what code; kills one that is too slow.
@@ -280,7 +295,7 @@ mod tests {
             time=\"x\" level=error msg=\"exec: no such file\"\n\
             time=\"x\" level=debug msg=\"bye\"\n\n";
         assert_eq!(complaint(log), "exec: no such file");
-        assert_eq!(complaint("2024: a\u{1b}[31mb\n"), "2024: a\\u{1b}[31mb");
+        assert_eq!(complaint("2024: a\u{1b}[31mb\u{7}\n"), "2024: ab\\u{7}");
         assert_eq!(complaint("\n"), "it left no message");
     }
 }

@@ -68,7 +68,9 @@ fn process() -> Result<Process, OciSpecError> {
         .terminal(false)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
         .args(vec![BUNDLE_AGENT.to_owned()])
-        .env(Vec::new())
+        // The agent needs none, and its commands get none of it; youki refuses
+        // to start without.
+        .env(vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
         .cwd("/")
         .capabilities(capabilities)
         .rlimits(vec![core])

@@ -230,6 +230,9 @@ impl Provider for Oci {
                 format!("a sandbox {} exists already", request.id),
             ));
         }
+        if let Some(runtime) = &self.runtime {
+            runtime.check()?;
+        }
         let record = Record {
             tenant: cx.tenant.clone(),
             instance: request.instance.clone(),

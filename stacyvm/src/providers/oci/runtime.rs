@@ -56,9 +56,30 @@ impl Runtime {
         })
     }
 
+    /// Whether it makes nothing on this host as it is now.
+    fn refuses(&self) -> bool {
+        self.name == "crun" && has_both_versions()
+    }
+
+    /// Fails where it would, before anything is made.
+    pub(super) fn check(&self) -> Result<()> {
+        if !self.refuses() {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            "crun refuses a host that has cgroups of version 2 besides version 1",
+        )
+        .context("runtime", self.path.display())
+        .context("found", UNIFIED)
+        .context(
+            "remedy",
+            "unmount it, boot with cgroups of version 2 alone, or use runc",
+        ))
+    }
+
     /// Adds what is known of it on this host.
     pub(super) fn probe(&self, report: &mut ProbeReport) {
-        let refuses = self.name == "crun" && has_both_versions();
+        let refuses = self.refuses();
         report.findings.push(Finding {
             subject: "runtime".to_owned(),
             fine: !refuses,
