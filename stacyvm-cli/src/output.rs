@@ -86,7 +86,9 @@ fn error_text(error: &Error) -> String {
     let mut text = format!("stacyvm: {message}");
     for (key, value) in error.facts() {
         if !value.is_empty() && !message.contains(value) {
-            text.push_str(&format!("\n  {key}: {value}"));
+            for part in ["\n  ", *key, ": ", value.as_str()] {
+                text.push_str(part);
+            }
         }
     }
     text

@@ -1,5 +1,11 @@
 //! The command line, as people and scripts use it, on the embedded provider.
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test that panics has failed, one that cannot run says why, and processes are polled"
+)]
 
 use std::io::Write;
 use std::path::Path;
@@ -330,9 +336,7 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
     }
     assert!(cli.sandboxes().is_empty());
     let directory = cli.state.path().join("sandboxes");
-    let left = std::fs::read_dir(directory)
-        .map(Iterator::count)
-        .unwrap_or(0);
+    let left = std::fs::read_dir(directory).map_or(0, Iterator::count);
     assert_eq!(left, 0);
 }
 

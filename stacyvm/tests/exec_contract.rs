@@ -472,7 +472,7 @@ async fn p5_another_engine_finds_follows_and_ends_a_command() {
     };
     let sandbox = host
         .engine
-        .create(SandboxSpec::host().ttl(Duration::from_secs(120)))
+        .create(SandboxSpec::host().ttl(Duration::from_mins(2)))
         .await
         .unwrap();
     let exec = sandbox.shell("echo first; sleep 6661").background();

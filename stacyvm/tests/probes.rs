@@ -7,6 +7,7 @@
 //! The probes are this test program itself, started inside with
 //! `STACYVM_PROBE` set.
 #![cfg(all(target_os = "linux", feature = "oci"))]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 
@@ -61,7 +62,10 @@ fn parameter(name: &str) -> String {
         .unwrap_or_default()
 }
 
-const PROBES: &[(&str, fn() -> bool)] = &[
+/// A name, and whether it got what it should not get.
+type Probe = (&'static str, fn() -> bool);
+
+const PROBES: &[Probe] = &[
     ("host_processes", || {
         let Ok(entries) = std::fs::read_dir("/proc") else {
             return false;
@@ -156,6 +160,7 @@ const PROBES: &[(&str, fn() -> bool)] = &[
 
 /// Not a test of its own: what runs inside.
 #[test]
+#[expect(clippy::exit, reason = "its exit code is the answer")]
 fn probe_entry() {
     let name = parameter("STACYVM_PROBE");
     if let Some((_, probe)) = PROBES.iter().find(|(probe, _)| *probe == name) {

@@ -51,11 +51,19 @@ const HOST_ETC: [&str; 13] = [
 /// Where the pieces wait. A directory that every host has; what it covers is
 /// the sandbox's own view of it, which goes away with the old root.
 pub(crate) fn scratch() -> Result<&'static str> {
-    let path = ["/tmp", "/mnt", "/run", "/var", "/usr"]
+    scratch_on(["/tmp", "/mnt", "/run", "/var", "/usr"], "0700")
+}
+
+/// As [`scratch`], on the first that is a directory.
+pub(crate) fn scratch_on(
+    places: impl IntoIterator<Item = &'static str>,
+    mode: &str,
+) -> Result<&'static str> {
+    let path = places
         .into_iter()
         .find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()))
         .ok_or_else(|| Failed::new(FailedKind::Unsupported, "no directory to mount pieces on"))?;
-    let area = mounts::make("tmpfs", &[("mode", "0700"), ("size", "1m")], NOSUID | NODEV)?;
+    let area = mounts::make("tmpfs", &[("mode", mode), ("size", "1m")], NOSUID | NODEV)?;
     mounts::attach(&area, open(path)?, "the scratch area")?;
     Ok(path)
 }
@@ -65,15 +73,64 @@ fn open(path: &str) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, flags, Mode::empty()).tried(format!("open {path}"))
 }
 
+/// Where the view of the host waits in the scratch area.
+fn host_root(scratch: &str) -> String {
+    format!("{scratch}/host")
+}
+
+/// Puts the view of the host together ahead of its launch, which most launches
+/// ask for. Where it cannot be made, the launch that asks for it says why.
+pub(crate) fn prepare_host(scratch: &str) {
+    if make_host(scratch).is_err() {
+        let path = host_root(scratch);
+        // Nothing is mounted, or nothing is there, where the first steps failed.
+        let _ = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH);
+        let _ = fs::remove_dir(&path);
+    }
+}
+
+fn make_host(scratch: &str) -> Result<()> {
+    let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
+    let path = host_root(scratch);
+    put(&root, &path)?;
+    let inside = open(&path)?;
+    host_view(&inside)?;
+    etc::account_files(&inside)
+}
+
 /// Puts a detached mount onto a new directory of the scratch area.
 fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     fs::create_dir(path).tried(format!("make {path}"))?;
     mounts::attach(mount, open(path)?, path)
 }
 
-/// Makes the root and goes into it. `fds`: the data directory, the root's
-/// directory where the root is one, then one for each mount of the host.
-pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) -> Result<()> {
+/// Makes the root and goes into it.
+pub(crate) fn enter(launch: &Launch, fds: VecDeque<OwnedFd>, scratch: &str) -> Result<()> {
+    let inside = assemble(launch, fds, scratch, |inside| {
+        for name in ["proc", "sys", "dev"] {
+            if Path::new(&format!("{scratch}/{name}")).exists() {
+                kernel_fs::move_in(scratch, name, inside)?;
+            }
+        }
+        Ok(())
+    })?;
+    rustix::process::fchdir(&inside).tried("enter the root")?;
+    rustix::process::pivot_root(".", ".").tried("pivot the root")?;
+    // The old root lies on top of the new one and the working directory is in
+    // the old one: this takes it away with everything below it.
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).tried("leave the old root")?;
+    rustix::process::chdir("/").tried("enter the new root")
+}
+
+/// Makes the root in the scratch area, as `root`. `fds`: the data directory,
+/// the root's directory where the root is one, then one for each mount of the
+/// host. `kernel` puts in what the launch does not name, before its mounts.
+pub(crate) fn assemble(
+    launch: &Launch,
+    mut fds: VecDeque<OwnedFd>,
+    scratch: &str,
+    kernel: impl FnOnce(&OwnedFd) -> Result<()>,
+) -> Result<OwnedFd> {
     let mut next = |what: &str| {
         fds.pop_front().ok_or_else(|| {
             Failed::new(
@@ -85,14 +142,16 @@ pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) 
     let data = next("data")?;
     let data_path = format!("{scratch}/data");
     put(&data, &data_path)?;
-    let root_path = format!("{scratch}/root");
-    let (root, own): (OwnedFd, &[(&str, &str)]) = match launch.root {
+    let (root_path, own): (String, &[(&str, &str)]) = match launch.root {
         Root::Host => {
-            let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
-            put(&root, &root_path)?;
-            (root, &HOST_OWN)
+            let root_path = host_root(scratch);
+            if !Path::new(&root_path).exists() {
+                make_host(scratch)?;
+            }
+            (root_path, &HOST_OWN)
         }
         Root::Directory => {
+            let root_path = format!("{scratch}/root");
             let lower = next("root")?;
             let lower_path = format!("{scratch}/lower");
             put(&lower, &lower_path)?;
@@ -113,7 +172,7 @@ pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) 
             } else {
                 &[]
             };
-            (root, own)
+            (root_path, own)
         }
     };
     // From here on every path is resolved inside this descriptor: the image's
@@ -123,16 +182,8 @@ pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) 
         let part = mounts::copy(open(&format!("{data_path}/{name}"))?, name)?;
         mounts::attach(&part, mounts::directory(&inside, target)?, target)?;
     }
-    if launch.root == Root::Host {
-        host_view(&inside)?;
-        etc::account_files(&inside)?;
-    }
     etc::network_files(&inside, launch)?;
-    for name in ["proc", "sys", "dev"] {
-        if Path::new(&format!("{scratch}/{name}")).exists() {
-            kernel_fs::move_in(scratch, name, &inside)?;
-        }
-    }
+    kernel(&inside)?;
     for mount in &launch.mounts {
         let made = match mount.source {
             MountSource::Host => next(&mount.target)?,
@@ -152,14 +203,9 @@ pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) 
         mounts::attach(&made, target, &mount.target)?;
     }
     if launch.read_only_root || launch.root == Root::Host {
-        mounts::restrict(&root, RDONLY)?;
+        mounts::restrict(&inside, RDONLY)?;
     }
-    rustix::process::fchdir(&inside).tried("enter the root")?;
-    rustix::process::pivot_root(".", ".").tried("pivot the root")?;
-    // The old root lies on top of the new one and the working directory is in
-    // the old one: this takes it away with everything below it.
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).tried("leave the old root")?;
-    rustix::process::chdir("/").tried("enter the new root")
+    Ok(inside)
 }
 
 /// Shows the host's system directories, read-only. They are not mapped to the

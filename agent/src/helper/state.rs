@@ -2,12 +2,15 @@
 
 use std::ffi::CString;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use super::bundle::Container;
 use super::cgroup::Cgroups;
 use super::fault::{Result, Tried};
 use super::{disk, remove};
@@ -35,22 +38,25 @@ pub(crate) struct State {
     ledger: String,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) init: Option<Init>,
+    /// What a runtime holds of it.
+    pub(crate) container: Option<Container>,
     pub(crate) loop_device: Option<u32>,
 }
 
 impl State {
-    /// Makes the directory and takes its lock.
+    /// Makes the directory and takes its lock. An error leaves nothing.
     pub(crate) fn make(sandboxes: OwnedFd, name: &str) -> Result<Self> {
         rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
             .tried(format!("make the directory of {name}"))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&sandboxes, name, flags, Mode::empty())
-            .tried("open the sandbox's directory")?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let lock = rustix::fs::openat(&directory, LOCK_NAME, flags, Mode::RUSR | Mode::WUSR)
-            .tried("make the lock")?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .tried("take the lock")?;
+        let (directory, lock) = match Self::claim(&sandboxes, name) {
+            Ok(claimed) => claimed,
+            Err(failed) => {
+                let name = CString::new(name).unwrap_or_default();
+                // The failure to report is the first one.
+                let _ = remove::tree(&sandboxes, &name);
+                return Err(failed);
+            }
+        };
         Ok(Self {
             sandboxes,
             name: name.to_owned(),
@@ -59,8 +65,25 @@ impl State {
             ledger: String::new(),
             cgroups: None,
             init: None,
+            container: None,
             loop_device: None,
         })
+    }
+
+    /// Opens a new directory and puts a lock there that is already taken: a
+    /// sweep that finds one free must find a dead helper's.
+    fn claim(sandboxes: &OwnedFd, name: &str) -> Result<(OwnedFd, OwnedFd)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(sandboxes, name, flags, Mode::empty())
+            .tried("open the sandbox's directory")?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let new = format!("{LOCK_NAME}.new");
+        let lock = rustix::fs::openat(&directory, &new, flags, Mode::RUSR | Mode::WUSR)
+            .tried("make the lock")?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .tried("take the lock")?;
+        rustix::fs::renameat(&directory, &new, &directory, LOCK_NAME).tried("place the lock")?;
+        Ok((directory, lock))
     }
 
     /// Adds lines to the ledger, on disk before what they name is made.
@@ -76,7 +99,10 @@ impl State {
         let new = format!("{LEDGER_NAME}.new");
         let file = rustix::fs::openat(&self.directory, &new, flags, Mode::RUSR | Mode::WUSR)
             .tried("write the ledger")?;
-        rustix::io::write(&file, self.ledger.as_bytes()).tried("write the ledger")?;
+        // On a disk that is nearly full a write may take only the beginning.
+        File::from(file)
+            .write_all(self.ledger.as_bytes())
+            .tried("write the ledger")?;
         rustix::fs::renameat(&self.directory, &new, &self.directory, LEDGER_NAME)
             .tried("write the ledger")
     }
@@ -127,6 +153,9 @@ impl State {
             };
             while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
         }
+        if let Some(container) = self.container.take() {
+            left.extend(container.delete());
+        }
         if let Some(mut cgroups) = self.cgroups.take() {
             left.extend(cgroups.remove());
         }
@@ -151,6 +180,11 @@ impl State {
         );
         seen.ok().flatten()?.terminating_signal()
     }
+}
+
+/// The process number of this program's parent; 0 where it is of another namespace.
+pub(crate) fn parent_pid() -> u32 {
+    Pid::as_raw(rustix::process::getppid()).unsigned_abs()
 }
 
 /// The process number of this program.

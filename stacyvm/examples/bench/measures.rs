@@ -374,9 +374,9 @@ async fn fork(plan: &Plan) -> Outcome {
         for _ in 0..plan.block {
             let (sandbox, taken) = cold(&engine).await?;
             if ballast.is_some() {
-                large.push(taken)
+                large.push(taken);
             } else {
-                small.push(taken)
+                small.push(taken);
             }
             sandbox.kill().await.map_err(text)?;
         }

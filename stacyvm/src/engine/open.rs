@@ -83,9 +83,12 @@ fn factory(
         settings: settings.clone(),
         parked_helpers: config.parked_helpers,
     };
-    let built = match *kind {
-        "oci" => cfg!(all(feature = "oci", target_os = "linux")),
-        _ => cfg!(feature = "docker"),
+    let with_oci = cfg!(all(feature = "oci", target_os = "linux"));
+    let with_docker = cfg!(feature = "docker");
+    let built = if *kind == "oci" {
+        with_oci
+    } else {
+        with_docker
     };
     if built {
         return Ok(Arc::new(configured));
@@ -119,17 +122,9 @@ impl ProviderFactory for Configured {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
                 use crate::providers::oci::{Oci, OciConfig};
-                if let Some(runtime) = self.settings.runtime.as_deref().filter(|r| *r != "stacyvm")
-                {
-                    return Err(Error::invalid(
-                        "runtime",
-                        runtime,
-                        "stacyvm, the embedded provider's own",
-                        "leave it out, or use a Docker provider for other runtimes",
-                    ));
-                }
                 let mut config = OciConfig::new(around.root()?.path());
                 config.parked_helpers = self.parked_helpers;
+                config.runtime = self.settings.runtime.clone().filter(|r| r != "stacyvm");
                 Ok(Arc::new(Oci::open(config).await?))
             }
             #[cfg(feature = "docker")]

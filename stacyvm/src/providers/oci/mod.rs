@@ -1,5 +1,6 @@
 #![doc = include_str!("docs.md")]
 
+mod bundle;
 mod config;
 mod directory;
 mod error;
@@ -9,6 +10,8 @@ mod launch;
 mod monitor;
 mod owned;
 mod program;
+mod runtime;
+mod seccomp;
 mod sweep;
 mod sys;
 
@@ -45,6 +48,7 @@ use directory::{PARKED, Sandboxes};
 use host::Host;
 use owned::Owned;
 use program::{Program, unexpected};
+use runtime::Runtime;
 
 const NAME: &str = "oci";
 
@@ -53,6 +57,8 @@ const NAME: &str = "oci";
 pub struct Oci {
     volumes: PathBuf,
     host: Host,
+    /// What makes the containers, where the helper does not do it itself.
+    runtime: Option<Runtime>,
     sandboxes: Arc<Sandboxes>,
     owned: Arc<Owned>,
     agents: AgentPool,
@@ -72,8 +78,13 @@ impl Oci {
     /// # Errors
     ///
     /// `permission_denied` for a directory that is not private to this user;
-    /// `unsupported` where the helper cannot be executed.
+    /// `unsupported` where the helper cannot be executed, or for a runtime that
+    /// is not on this host or cannot serve.
     pub async fn open(config: OciConfig) -> Result<Self> {
+        let runtime = match &config.runtime {
+            Some(asked) => Some(Runtime::find(asked).await?),
+            None => None,
+        };
         let sandboxes = Arc::new(Sandboxes::open(&config.state_dir)?);
         let cache = config.state_dir.join("cache");
         directory::make_private(&cache)?;
@@ -85,7 +96,9 @@ impl Oci {
                 program,
                 Arc::clone(&sandboxes),
                 config.parked_helpers,
+                runtime.is_some(),
             )),
+            runtime,
             sandboxes,
             agents: AgentPool::new(),
         };
@@ -148,7 +161,7 @@ impl Oci {
         )
     }
 
-    fn observe(&self, id: &SandboxId, report: Report) -> Observed {
+    fn observe(id: &SandboxId, report: Report) -> Observed {
         let record: Option<Record> = report.record.and_then(|r| serde_json::from_slice(&r).ok());
         let effective: BTreeMap<String, Effective> = report
             .in_force
@@ -185,10 +198,16 @@ impl Oci {
 impl Provider for Oci {
     fn info(&self) -> ProviderInfo {
         let version = env!("CARGO_PKG_VERSION").to_owned();
+        let mut versions = BTreeMap::from([("stacyvm".to_owned(), version)]);
+        let mut name = "stacyvm".to_owned();
+        if let Some(runtime) = &self.runtime {
+            name.clone_from(&runtime.name);
+            versions.insert(runtime.name.clone(), runtime.version.clone());
+        }
         ProviderInfo {
             name: NAME.to_owned(),
-            runtime: "stacyvm".to_owned(),
-            versions: BTreeMap::from([("stacyvm".to_owned(), version)]),
+            runtime: name,
+            versions,
         }
     }
 
@@ -197,7 +216,11 @@ impl Provider for Oci {
     }
 
     async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
-        Ok(self.host.probe())
+        let mut report = self.host.probe();
+        if let Some(runtime) = &self.runtime {
+            runtime.probe(&mut report);
+        }
+        Ok(report)
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
@@ -206,6 +229,9 @@ impl Provider for Oci {
                 ErrorKind::Conflict,
                 format!("a sandbox {} exists already", request.id),
             ));
+        }
+        if let Some(runtime) = &self.runtime {
+            runtime.check()?;
         }
         let record = Record {
             tenant: cx.tenant.clone(),
@@ -217,9 +243,15 @@ impl Provider for Oci {
         let mut prepared = launch::prepare(request, &self.volumes, record)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
-        let (helper, parked) = self.owned.take()?;
+        let (making, parked) = self.owned.take(&request.id)?;
+        let helper = making.helper()?;
+        if let Some(runtime) = &self.runtime {
+            prepared.bundle(runtime, helper.first_id())?;
+        }
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
-        helper.send(&launch, &prepared.descriptors()).await?;
+        if let Err(error) = helper.send(&launch, &prepared.descriptors()).await {
+            return Err(helper.last_word(error).await);
+        }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
         if !parked {
@@ -233,18 +265,20 @@ impl Provider for Oci {
         let stream = tokio::net::UnixStream::from_std(ours)
             .map_err(|e| error::io("use the agent's connection", e))?;
         let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
+        self.agents.put(&request.id, client);
         if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
+            // From here on it does not end when it is given up, so nothing
+            // that can be dropped may come before it is kept.
             helper.send(&ToHelper::Detach, &[]).await?;
         }
-        self.agents.get(&request.id, async || Ok(client)).await?;
-        self.owned.watch(request.id.clone(), helper);
+        making.keep();
         self.owned.refill();
-        Ok(self.observe(&request.id, report))
+        Ok(Self::observe(&request.id, report))
     }
 
     async fn inspect(&self, _cx: &Context, id: &SandboxId) -> Result<Observed> {
         match self.ask(id, MonitorRequest::Inspect).await? {
-            FromHelper::Report(report) => Ok(self.observe(id, report)),
+            FromHelper::Report(report) => Ok(Self::observe(id, report)),
             _ => Err(unexpected()),
         }
     }
@@ -299,15 +333,14 @@ impl Provider for Oci {
     }
 
     async fn destroy(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
-        let done = match self.sandboxes.find_name(id.as_str())? {
-            Some(directory) => self.take_down(id, &directory).await,
-            None => Ok(()),
-        };
-        if done.is_ok() {
-            self.agents.remove(id);
-            self.owned.forget(id);
+        // Where a create was given up its helper is taking away what it made,
+        // maybe not yet under the sandbox's name.
+        self.owned.given_up_ended(id).await?;
+        if let Some(directory) = self.sandboxes.find_name(id.as_str())? {
+            self.take_down(id, &directory).await?;
         }
-        done
+        self.agents.remove(id);
+        self.owned.ended(id).await
     }
 
     async fn exec(&self, _cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
