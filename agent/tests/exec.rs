@@ -233,6 +233,7 @@ fn a_slow_reader_slows_the_process() {
     assert_eq!(got, INITIAL_CREDIT as usize);
     // Others are not slowed, and nothing more of this one comes.
     assert_eq!(host.run(2, &shell("b", "echo hi")).text(), "hi\n");
+    assert_eq!(host.waiting(1), 0);
     host.say(
         1,
         Kind::Credit,
