@@ -160,6 +160,7 @@ else
     not_run "the README's example: the embedded provider needs root"
     skip=README run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
 fi
+run "packages" scripts/package-test.sh
 
 step "summary"
 cat "$work/summary"

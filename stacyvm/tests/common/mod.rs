@@ -7,6 +7,8 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod residue;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -217,9 +217,12 @@ impl Provider for Oci {
         let mut prepared = launch::prepare(request, &self.volumes, record)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
-        let (helper, parked) = self.owned.take()?;
+        let (making, parked) = self.owned.take(&request.id)?;
+        let helper = making.helper()?;
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
-        helper.send(&launch, &prepared.descriptors()).await?;
+        if let Err(error) = helper.send(&launch, &prepared.descriptors()).await {
+            return Err(helper.last_word(error).await);
+        }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
         if !parked {
@@ -233,11 +236,13 @@ impl Provider for Oci {
         let stream = tokio::net::UnixStream::from_std(ours)
             .map_err(|e| error::io("use the agent's connection", e))?;
         let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
+        self.agents.put(&request.id, client);
         if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
+            // From here on it does not end when it is given up, so nothing
+            // that can be dropped may come before it is kept.
             helper.send(&ToHelper::Detach, &[]).await?;
         }
-        self.agents.get(&request.id, async || Ok(client)).await?;
-        self.owned.watch(request.id.clone(), helper);
+        making.keep();
         self.owned.refill();
         Ok(Self::observe(&request.id, report))
     }
@@ -299,15 +304,14 @@ impl Provider for Oci {
     }
 
     async fn destroy(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
-        let done = match self.sandboxes.find_name(id.as_str())? {
-            Some(directory) => self.take_down(id, &directory).await,
-            None => Ok(()),
-        };
-        if done.is_ok() {
-            self.agents.remove(id);
-            self.owned.forget(id);
+        // Where a create was given up its helper is taking away what it made,
+        // maybe not yet under the sandbox's name.
+        self.owned.given_up_ended(id).await?;
+        if let Some(directory) = self.sandboxes.find_name(id.as_str())? {
+            self.take_down(id, &directory).await?;
         }
-        done
+        self.agents.remove(id);
+        self.owned.ended(id).await
     }
 
     async fn exec(&self, _cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {

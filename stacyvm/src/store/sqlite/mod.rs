@@ -115,18 +115,28 @@ impl SqliteStore {
         cx: &Context,
         work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
+        self.write_where(cx, |_| Ok(false), work).await
+    }
+
+    /// Writes, and waits for the disk where `waits` says so of what is there.
+    async fn write_where<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        waits: impl Fn(&Connection) -> Result<bool, Fault> + Send + 'static,
+        work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
         let file = self.file.clone();
+        let run = move |db: &mut Connection| {
+            if waits(db)? {
+                return transact(db, &work);
+            }
+            db.pragma_update(None, "synchronous", "NORMAL")?;
+            let noted = transact(db, &work);
+            db.pragma_update(None, "synchronous", "FULL")?;
+            noted
+        };
         self.writer
-            .run(cx, move |db| {
-                let noted = db
-                    .pragma_update(None, "synchronous", "NORMAL")
-                    .map_err(Fault::from)
-                    .and_then(|()| transact(db, &work));
-                db.pragma_update(None, "synchronous", "FULL")
-                    .map_err(Fault::from)
-                    .and(noted)
-                    .map_err(|e| e.named(&file))
-            })
+            .run(cx, move |db| run(db).map_err(|e| e.named(&file)))
             .await
     }
 }
@@ -209,12 +219,9 @@ impl Store for SqliteStore {
         update: &SandboxUpdate,
     ) -> Result<SandboxRecord> {
         let (tenant, id, update) = (cx.tenant.clone(), id.clone(), update.clone());
-        let outlives_host = {
+        let waits = {
             let (tenant, id) = (tenant.clone(), id.clone());
-            self.read(cx, move |db| {
-                Ok(query::sandbox(db, &tenant, &id)?.outlives_host)
-            })
-            .await?
+            move |db: &Connection| Ok(query::sandbox(db, &tenant, &id)?.outlives_host)
         };
         let change = move |db: &Connection| {
             let before = query::sandbox(db, &tenant, &id)?;
@@ -226,11 +233,7 @@ impl Store for SqliteStore {
             rows::put_resources(db, &id, &update.resources)?;
             Ok(after)
         };
-        if outlives_host {
-            self.write(cx, change).await
-        } else {
-            self.note(cx, change).await
-        }
+        self.write_where(cx, waits, change).await
     }
 
     async fn get_sandbox(&self, cx: &Context, id: &SandboxId) -> Result<SandboxRecord> {
