@@ -3,6 +3,7 @@
 //!
 //! Each test prints `not run` where the host lacks its runtime.
 #![cfg(all(target_os = "linux", feature = "oci"))]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 
