@@ -3,7 +3,13 @@
 //!
 //! `STACYVM_FAULT_ROUNDS` sets how many kills each deed of a host gets, and
 //! `STACYVM_FAULT_SEED` where their moments begin.
-#![cfg(all(target_os = "linux", feature = "oci"))]
+#![cfg(all(target_os = "linux", feature = "oci", feature = "sqlite"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of their functions"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -211,8 +211,10 @@ impl Store for SqliteStore {
         let (tenant, id, update) = (cx.tenant.clone(), id.clone(), update.clone());
         let outlives_host = {
             let (tenant, id) = (tenant.clone(), id.clone());
-            self.read(cx, move |db| Ok(query::sandbox(db, &tenant, &id)?.outlives_host))
-                .await?
+            self.read(cx, move |db| {
+                Ok(query::sandbox(db, &tenant, &id)?.outlives_host)
+            })
+            .await?
         };
         let change = move |db: &Connection| {
             let before = query::sandbox(db, &tenant, &id)?;
