@@ -304,9 +304,17 @@ async fn a_killed_helper_is_swept_up_after(runtime: &str) {
     let info = sandbox.info().await.unwrap();
     let init = Pid::from_raw(info.host_pid.unwrap().cast_signed()).unwrap();
     let helper = helper_of(&info);
+    let children = format!("/proc/{0}/task/{0}/children", helper.as_raw_nonzero());
+    let children = std::fs::read_to_string(children).unwrap();
+    assert_eq!(
+        children.trim(),
+        init.as_raw_nonzero().to_string(),
+        "the helper has one child"
+    );
     // An agent that ends by itself as its helper does would prove nothing.
-    kill_process(init, Signal::STOP).unwrap();
+    sandbox.pause().await.unwrap();
     kill_process(helper, Signal::KILL).unwrap();
+    drop(sandbox);
     let runs = |pid: Pid| {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
         stat.is_ok_and(|stat| !stat.contains(") Z "))
