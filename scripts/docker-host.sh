@@ -157,7 +157,7 @@ import_debian() {
     local tree=$dir/debian mirror
     have debootstrap || die "no debootstrap: scripts/setup.sh --debian installs it"
     mirror=${STACYVM_DEBIAN_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
-        sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\(https\{0,1\}:[^ ]*\) .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' | grep -v -e security -e ubuntu | head -n 1)}
+        sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\(https\{0,1\}:[^ ]*\) .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' | grep -v -e security -e ubuntu | head -n 1 || true)}
     rm -rf "$tree"
     debootstrap --variant=minbase --include=python3-minimal stable "$tree" "${mirror:-https://deb.debian.org/debian}" >"$dir/debootstrap.log" 2>&1 ||
         { tail -n 5 "$dir/debootstrap.log" >&2; die "debootstrap failed"; }

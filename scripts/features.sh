@@ -1,26 +1,29 @@
 #!/usr/bin/env bash
 # Lints the workspace as users may build it: default features, none, each one
-# alone. A feature that only compiles beside another one is found here.
+# alone, all. A feature that only compiles beside another one is found here.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
+runs=0
 lint() {
     say "clippy $*"
-    cargo clippy --quiet --all-targets "$@" -- -D warnings
+    cargo clippy --locked --quiet "$@" -- -D warnings
+    runs=$((runs + 1))
 }
 
-lint --workspace
-runs=1
+lint --workspace --all-targets
+alone=0
 while read -r member; do
     names=$(features "$member")
     [[ -n $names ]] || continue
-    lint -p "$member" --no-default-features
-    runs=$((runs + 1))
+    lint -p "$member" --no-default-features --all-targets
+    # Beside the other features the tests are linted; alone, what users build.
     for name in $names; do
         lint -p "$member" --no-default-features --features "$name"
-        runs=$((runs + 1))
+        alone=$((alone + 1))
     done
+    lint -p "$member" --all-features --all-targets
 done < <(members)
-((runs > 1)) || die "no member of the workspace has a feature: the list could not be read"
+((alone > 0)) || die "no member of the workspace has a feature: the list could not be read"
 say "$runs combinations of features are clean"

@@ -29,75 +29,118 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
+# Whatever opens the default state directory finds one of this run.
+mkdir -m 700 "$work/state"
+export STACYVM_STATE_DIR=$work/state
+unset STACYVM_CONFIG
+
 if $setup; then
     step setup
     scripts/setup.sh
 fi
 
-failed=0
+steps_failed=0
 run() {
-    local title=$1
+    local title=$1 began=$SECONDS result=ok
     shift
     step "$title"
-    if "$@"; then
-        printf 'ok      %s\n' "$title" >>"$work/summary"
-    else
-        printf 'failed  %s\n' "$title" >>"$work/summary"
-        failed=$((failed + 1))
+    if ! "$@"; then
+        result=failed
+        steps_failed=$((steps_failed + 1))
     fi
+    printf '%-7s %s (%s s)\n' "$result" "$title" $((SECONDS - began)) >>"$work/summary"
 }
 not_run() {
     say "not run: $*"
     printf 'not run %s\n' "$*" >>"$work/summary"
 }
 
-# Runs a test runner, shows what it prints, keeps its closing lines and its
-# number of tests, and fails when that is zero.
-counted() {
-    local log=$work/log count passed=true
+# A test that this machine lacks something for says `not run: <why>` and
+# returns. Runners count it as passed; the last line counts it as skipped.
+# Passed, failed and skipped of one runner:
+note() { printf '%s %s %s\n' "$1" "$2" "$3" >>"$work/counts"; }
+# How many lines of standard input say `not run: `; each reason goes into the summary.
+declined() {
+    sed -n 's/.*\(not run: .*\)/\1/p' >"$work/declined"
+    sort "$work/declined" | uniq -c | sed 's/^ */        /' >>"$work/summary"
+    wc -l <"$work/declined"
+}
+
+# Runs a test runner, shows what it prints, and fails when no test ran.
+runner() {
+    local log=$work/log passed=true
     "$@" 2>&1 | tee "$log" || passed=false
     sed -i 's/\x1b\[[0-9;]*m//g' "$log"
-    # nextest: "Summary [ 1.2s] 34 tests run: ..."; cargo: "test result: ok. 34 passed; ..."
     grep -E '^ *Summary \[|^test result:' "$log" | sed 's/^ */        /' >>"$work/summary" || true
-    count=$(sed -nE 's/^ *Summary \[[^]]*\] +([0-9]+)(\/[0-9]+)? tests? run:.*/\1/p; s/^test result: [^ ]+ ([0-9]+) passed;.*/\1/p' "$log" |
-        awk '{ sum += $1 } END { print sum + 0 }')
-    printf '%s\n' "$count" >>"$work/counts"
-    if ((count == 0)); then
+    if ! grep -qE '^ *Summary \[.* [1-9][0-9]*(/[0-9]+)? tests? run:|^test result: .* [1-9][0-9]* (passed|failed)' "$log"; then
         say "no test ran: $*"
+        note 0 1 0
         return 1
     fi
     $passed
 }
 
+# `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+cargo_test() {
+    local result=0 counts skipped
+    runner cargo test --locked --no-fail-fast "$@" -- --show-output ${skip:+--skip "$skip"} || result=1
+    counts=$(sed -nE 's/^test result: [^ ]+ ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$work/log" |
+        awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
+    skipped=$(declined <"$work/log")
+    read -r p f s <<<"$counts"
+    note $((p - skipped)) "$f" $((s + skipped))
+    return $result
+}
+
+# The report has one <testcase> a test, with what it printed.
+nextest() {
+    local result=0 report line p f s skipped
+    report=${target:?}/nextest/report/junit.xml
+    rm -f "$report"
+    runner cargo nextest run --locked --profile report "$@" || result=1
+    # `Summary [ 1.2s] 34 tests run: 33 passed (2 slow), 1 failed, 0 skipped`;
+    # those that the filter of a command leaves out are no tests of it.
+    line=$(grep -E '^ *Summary \[' "$work/log" | tail -n 1)
+    p=$(sed -nE 's/.* ([0-9]+) passed.*/\1/p' <<<"$line")
+    f=$(sed -E 's/.*run: //' <<<"$line" | grep -oE '[0-9]+ (failed|timed out|exec failed)' | awk '{ n += $1 } END { print n + 0 }')
+    s=$(sed -nE 's/.* ([0-9]+) skipped.*/\1/p' <<<"$line")
+    skipped=$(awk '/<testcase / { seen = 0 } /not run: / && !seen { seen = 1; sub(/.*not run: /, "not run: "); sub(/<.*/, ""); print }' "$report" 2>/dev/null | declined)
+    note $((${p:-0} - skipped)) "$f" $((${s:-0} + skipped))
+    return $result
+}
+
 tests() {
-    if have cargo-nextest; then
-        counted cargo nextest run --no-fail-fast "$@"
-    else
-        counted cargo test --no-fail-fast --lib --bins --tests "$@"
-    fi
+    if have cargo-nextest; then nextest "$@"; else cargo_test --lib --bins --tests "$@"; fi
 }
 
 docs() {
-    export RUSTDOCFLAGS=-Dwarnings
-    cargo doc --quiet --no-deps --workspace --exclude stacyvm-agent --all-features &&
-        cargo doc --quiet --no-deps -p stacyvm-agent --features guest
+    local -x RUSTDOCFLAGS=-Dwarnings
+    cargo doc --locked --quiet --no-deps --workspace --exclude stacyvm-agent --all-features &&
+        cargo doc --locked --quiet --no-deps -p stacyvm-agent --features guest
 }
 
 run "format" cargo fmt --all --check
 run "file sizes" scripts/size.sh
+target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 run "absent dependencies" scripts/deps.sh
-if have cargo-deny; then
-    run "licences and advisories" cargo deny --all-features check
+run "licences and sources" scripts/licences.sh
+if ! have cargo-deny; then
+    not_run "advisories: no advisory database (no cargo-deny: \`cargo install --locked cargo-deny\`)"
+elif ! cargo deny fetch db; then
+    not_run "advisories: no advisory database (it could not be fetched)"
 else
-    not_run "licences and advisories: no cargo-deny (\`cargo install --locked cargo-deny\`)"
+    run "advisories" cargo deny --all-features check
 fi
-run "clippy" scripts/features.sh
+run "clippy and features" scripts/features.sh
 run "documentation" docs
 
 if output=$(scripts/docker-host.sh status 2>/dev/null); then
     export STACYVM_TEST_DOCKER_HOST=${output#DOCKER_HOST=}
-elif output=$(scripts/docker-host.sh start); then
+elif
+    # Before the call: an interrupted start has something to take back as well.
     started_docker=true
+    output=$(scripts/docker-host.sh start)
+then
     export STACYVM_TEST_DOCKER_HOST=${output#DOCKER_HOST=}
 else
     unset STACYVM_TEST_DOCKER_HOST
@@ -107,12 +150,19 @@ fi
 # `--all-features` must not reach the agent: its feature `guest` builds the
 # program itself, without the embedded bytes that everybody else needs.
 run "tests" tests --workspace --exclude stacyvm-agent --all-features
+run "tests without features" tests -p stacyvm --no-default-features --lib
 run "tests of the agent" tests -p stacyvm-agent
 run "tests of the program inside" tests -p stacyvm-agent --features guest
-run "examples in the documentation" counted cargo test --doc --workspace --exclude stacyvm-agent --all-features
+# The README's example makes a sandbox of the embedded provider.
+if [[ $(id -u) == 0 ]]; then
+    run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
+else
+    not_run "the README's example: the embedded provider needs root"
+    skip=README run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
+fi
+run "packages" scripts/package-test.sh
 
 step "summary"
 cat "$work/summary"
-total=$(awk '{ sum += $1 } END { print sum + 0 }' "$work/counts" 2>/dev/null || echo 0)
-((failed == 0)) || die "$failed steps failed"
-printf 'all steps passed, %s tests ran\n' "$total"
+awk '{ p += $1; f += $2; s += $3 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$work/counts"
+((steps_failed == 0)) || die "$steps_failed steps failed"

@@ -263,7 +263,7 @@ fn a_background_command_is_followed_again_from_another_connection() {
     second.started(5);
     second.frame(5, Kind::Data, b"text\n");
     let out = second.finish(5);
-    assert_eq!((out.text().as_str(), out.code()), ("got text\n", 3));
+    assert_eq!((out.text().as_str(), out.code()), ("one\ngot text\n", 3));
     // And once more, after its end.
     second.say(6, Kind::Attach, &attach("a"));
     assert_eq!(second.finish(6).code(), 3);

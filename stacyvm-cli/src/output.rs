@@ -70,7 +70,7 @@ pub(crate) fn error(error: &Error, as_json: bool) {
     let _ = if as_json {
         writeln!(err, "{}", error_json(error))
     } else {
-        writeln!(err, "stacyvm: {error}")
+        writeln!(err, "{}", error_text(error))
     };
 }
 
@@ -78,6 +78,20 @@ pub(crate) fn error(error: &Error, as_json: bool) {
 pub(crate) fn remark(text: &str) {
     // As above.
     let _ = writeln!(std::io::stderr().lock(), "stacyvm: {text}");
+}
+
+/// The error, and below it the facts that its message does not tell.
+fn error_text(error: &Error) -> String {
+    let message = error.to_string();
+    let mut text = format!("stacyvm: {message}");
+    for (key, value) in error.facts() {
+        if !value.is_empty() && !message.contains(value) {
+            for part in ["\n  ", *key, ": ", value.as_str()] {
+                text.push_str(part);
+            }
+        }
+    }
+    text
 }
 
 fn error_json(error: &Error) -> serde_json::Value {

@@ -30,3 +30,8 @@ pub use sandbox::info::SandboxInfo;
 pub use sandbox::process::Process;
 pub use sandbox::spec::SandboxSpec;
 pub use sandbox::state::Phase;
+
+/// The README's example, compiled and run with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

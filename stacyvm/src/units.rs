@@ -57,7 +57,7 @@ pub fn parse_duration(field: &str, text: &str) -> Result<Duration> {
             .checked_add(Duration::from_millis(ms))
             .ok_or_else(bad)?;
     }
-    if smallest == u64::MAX || total > Duration::from_secs(100 * 365 * 86_400) {
+    if smallest == u64::MAX || total > Duration::from_hours(100 * 365 * 24) {
         return Err(bad());
     }
     Ok(total)
@@ -78,7 +78,8 @@ pub fn format_duration(duration: Duration) -> String {
         ("ms", 1),
     ] {
         if ms >= size {
-            out.push_str(&format!("{}{unit}", ms / size));
+            out += &(ms / size).to_string();
+            out += unit;
             ms %= size;
         }
     }

@@ -44,7 +44,7 @@ impl Drop for Agent {
 
 impl Agent {
     fn start() -> Option<Self> {
-        if !stacyvm_agent::AGENT_AVAILABLE || !rustix::process::geteuid().is_root() {
+        if stacyvm_agent::AGENT.is_empty() || !rustix::process::geteuid().is_root() {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();

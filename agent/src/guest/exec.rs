@@ -43,8 +43,10 @@ const ROUNDS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 struct Follower {
     to: (u64, u32),
-    /// The rings go first.
+    /// The rings go first, from `sent` on.
     replay: bool,
+    /// Bytes of each stream since the start that it has been sent from the rings.
+    sent: [u64; 2],
     stdin: bool,
 }
 
@@ -164,6 +166,7 @@ impl Agent {
                     follower: Some(Follower {
                         to,
                         replay: false,
+                        sent: [0; 2],
                         stdin: true,
                     }),
                     kills_before,
@@ -361,16 +364,19 @@ impl Agent {
             if let (Some(connection), true, true) =
                 (&mut connection, follower.replay, exec.pid != 0)
             {
-                for (ring, kind) in exec.rings.iter_mut().zip(KINDS) {
-                    while !ring.is_empty() {
+                for (which, ring) in exec.rings.iter().enumerate() {
+                    while follower.sent[which] < ring.end() {
                         let room = connection.room(follower.to.1);
                         if room == 0 {
                             break;
                         }
-                        connection.data(follower.to.1, kind, &ring.take(room));
+                        let bytes = ring.copy(follower.sent[which], room);
+                        connection.data(follower.to.1, KINDS[which], &bytes);
+                        follower.sent[which] += bytes.len() as u64;
                     }
                 }
-                follower.replay = !exec.rings.iter().all(Ring::is_empty);
+                let mut rings = exec.rings.iter().zip(follower.sent);
+                follower.replay = !rings.all(|(ring, sent)| sent >= ring.end());
             }
         }
         let follower = exec.follower;
@@ -387,25 +393,40 @@ impl Agent {
                 if blocked || rest == 0 {
                     break;
                 }
-                let result = if let (Some(follower), Some(connection)) = (follower, &mut connection)
-                {
-                    let room = connection.room(follower.to.1).min(rest);
-                    if room == 0 {
-                        break;
+                let live = match (follower, &mut connection) {
+                    (Some(follower), Some(connection)) => Some((follower, connection)),
+                    _ => None,
+                };
+                let room = match &live {
+                    Some((follower, connection)) => connection.room(follower.to.1).min(rest),
+                    None => rest,
+                };
+                if room == 0 {
+                    break;
+                }
+                let result = match live {
+                    Some((follower, connection)) if !exec.background => {
+                        let to = follower.to.1;
+                        let count = connection.data_from(to, KINDS[which], source.as_fd(), room);
+                        // A host that is gone is noticed by the loop.
+                        connection.flush();
+                        count
                     }
-                    let count =
-                        connection.data_from(follower.to.1, KINDS[which], source.as_fd(), room);
-                    // A host that is gone is noticed by the loop.
-                    connection.flush();
-                    count
-                } else {
-                    scratch.resize(RING_CHUNK, 0);
-                    let most = rest.min(RING_CHUNK);
-                    let count = rustix::io::read(source, &mut scratch[..most]);
-                    if let Ok(count) = count {
-                        exec.rings[which].push(&scratch[..count]);
+                    live => {
+                        // Whoever follows a background command later gets what
+                        // an earlier follower got: that one may not have read it.
+                        scratch.resize(RING_CHUNK, 0);
+                        let most = room.min(RING_CHUNK);
+                        let count = rustix::io::read(source, &mut scratch[..most]);
+                        if let Ok(count) = count {
+                            exec.rings[which].push(&scratch[..count]);
+                            if let (Some((follower, connection)), 1..) = (live, count) {
+                                connection.data(follower.to.1, KINDS[which], &scratch[..count]);
+                                connection.flush();
+                            }
+                        }
+                        count
                     }
-                    count
                 };
                 wants = true;
                 match result {
@@ -640,19 +661,17 @@ impl Agent {
         let Some(exec) = self.execs.get_mut(&key) else {
             return;
         };
+        let begin = exec.rings.each_ref().map(Ring::start);
         let old = exec.follower.replace(Follower {
             to,
             replay: request.replay,
+            sent: begin,
             stdin: request.stdin,
         });
-        let mut lost = Lost {
-            stdout: 0,
-            stderr: 0,
+        let lost = Lost {
+            stdout: if request.replay { begin[0] } else { 0 },
+            stderr: if request.replay { begin[1] } else { 0 },
         };
-        if request.replay {
-            lost.stdout = exec.rings[0].take_lost();
-            lost.stderr = exec.rings[1].take_lost();
-        }
         let pid = exec.pid;
         if exec.exited.is_some() {
             // Nothing is drained again; the kept end follows the rings.

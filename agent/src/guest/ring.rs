@@ -1,13 +1,14 @@
-//! Output that waits for a reader, in bounded memory.
+//! The newest output of a command, in bounded memory.
 
 use std::collections::VecDeque;
 
-/// Keeps the newest bytes and counts what it dropped.
+/// Keeps the newest bytes and knows how many came before them.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     bytes: VecDeque<u8>,
     limit: usize,
-    lost: u64,
+    /// Bytes since the start of the command that are no longer kept.
+    start: u64,
 }
 
 impl Ring {
@@ -15,7 +16,7 @@ impl Ring {
         Self {
             bytes: VecDeque::new(),
             limit,
-            lost: 0,
+            start: 0,
         }
     }
 
@@ -24,12 +25,12 @@ impl Ring {
         let over = (self.bytes.len() + keep).saturating_sub(self.limit);
         self.bytes.drain(..over);
         self.bytes.extend(&bytes[bytes.len() - keep..]);
-        self.lost += (over + bytes.len() - keep) as u64;
+        self.start += (over + bytes.len() - keep) as u64;
     }
 
     /// Drops everything, as lost.
     pub(super) fn clear(&mut self) {
-        self.lost += self.bytes.len() as u64;
+        self.start = self.end();
         self.bytes = VecDeque::new();
     }
 
@@ -37,23 +38,20 @@ impl Ring {
         self.bytes.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+    /// The number of the oldest byte that is kept: so many are lost.
+    pub(super) fn start(&self) -> u64 {
+        self.start
     }
 
-    /// Takes the count of lost bytes.
-    pub(super) fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
+    /// The number of the next byte to come.
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
     }
 
-    /// Takes the oldest bytes, at most `most`.
-    pub(super) fn take(&mut self, most: usize) -> Vec<u8> {
-        let count = most.min(self.bytes.len());
-        let out = self.bytes.drain(..count).collect();
-        if self.bytes.is_empty() {
-            self.bytes = VecDeque::new();
-        }
-        out
+    /// Copies kept bytes from number `from` on, at most `most`.
+    pub(super) fn copy(&self, from: u64, most: usize) -> Vec<u8> {
+        let skip = usize::try_from(from.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        self.bytes.iter().skip(skip).take(most).copied().collect()
     }
 }
 
@@ -66,13 +64,14 @@ mod tests {
         let mut ring = Ring::new(4);
         ring.push(b"abc");
         ring.push(b"de");
-        assert_eq!((ring.take_lost(), ring.take(1)), (1, b"b".to_vec()));
+        assert_eq!((ring.start(), ring.copy(1, 1)), (1, b"b".to_vec()));
         ring.push(b"0123456789");
-        assert_eq!(ring.take_lost(), 9);
-        assert_eq!(ring.take(99), b"6789");
-        assert!(ring.is_empty());
+        assert_eq!((ring.start(), ring.end()), (11, 15));
+        assert_eq!(ring.copy(12, 99), b"789");
+        ring.clear();
+        assert_eq!((ring.len(), ring.start()), (0, 15));
         let mut none = Ring::new(0);
         none.push(b"xy");
-        assert_eq!((none.len(), none.take_lost()), (0, 2));
+        assert_eq!((none.len(), none.start()), (0, 2));
     }
 }

@@ -78,6 +78,7 @@ impl Child {
         kernel_fs::dev(scratch, self.wide)?;
         kernel_fs::proc(scratch)?;
         kernel_fs::sys(scratch)?;
+        root::prepare_host(scratch);
         let filter = seccomp::program();
         packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
         // Parked here until a sandbox is asked for.

@@ -73,6 +73,31 @@ fn open(path: &str) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, flags, Mode::empty()).tried(format!("open {path}"))
 }
 
+/// Where the view of the host waits in the scratch area.
+fn host_root(scratch: &str) -> String {
+    format!("{scratch}/{}", Root::Host.in_bundle())
+}
+
+/// Puts the view of the host together ahead of its launch, which most launches
+/// ask for. Where it cannot be made, the launch that asks for it says why.
+pub(crate) fn prepare_host(scratch: &str) {
+    if make_host(scratch).is_err() {
+        let path = host_root(scratch);
+        // Nothing is mounted, or nothing is there, where the first steps failed.
+        let _ = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH);
+        let _ = fs::remove_dir(&path);
+    }
+}
+
+fn make_host(scratch: &str) -> Result<()> {
+    let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
+    let path = host_root(scratch);
+    put(&root, &path)?;
+    let inside = open(&path)?;
+    host_view(&inside)?;
+    etc::account_files(&inside)
+}
+
 /// Puts a detached mount onto a new directory of the scratch area.
 fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     fs::create_dir(path).tried(format!("make {path}"))?;
@@ -117,14 +142,16 @@ pub(crate) fn assemble(
     let data = next("data")?;
     let data_path = format!("{scratch}/data");
     put(&data, &data_path)?;
-    let root_path = format!("{scratch}/root");
-    let (root, own): (OwnedFd, &[(&str, &str)]) = match launch.root {
+    let (root_path, own): (String, &[(&str, &str)]) = match launch.root {
         Root::Host => {
-            let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
-            put(&root, &root_path)?;
-            (root, &HOST_OWN)
+            let root_path = host_root(scratch);
+            if !Path::new(&root_path).exists() {
+                make_host(scratch)?;
+            }
+            (root_path, &HOST_OWN)
         }
         Root::Directory => {
+            let root_path = format!("{scratch}/{}", Root::Directory.in_bundle());
             let lower = next("root")?;
             let lower_path = format!("{scratch}/lower");
             put(&lower, &lower_path)?;
@@ -145,7 +172,7 @@ pub(crate) fn assemble(
             } else {
                 &[]
             };
-            (root, own)
+            (root_path, own)
         }
     };
     // From here on every path is resolved inside this descriptor: the image's
@@ -154,10 +181,6 @@ pub(crate) fn assemble(
     for (name, target) in own {
         let part = mounts::copy(open(&format!("{data_path}/{name}"))?, name)?;
         mounts::attach(&part, mounts::directory(&inside, target)?, target)?;
-    }
-    if launch.root == Root::Host {
-        host_view(&inside)?;
-        etc::account_files(&inside)?;
     }
     etc::network_files(&inside, launch)?;
     kernel(&inside)?;
@@ -180,7 +203,7 @@ pub(crate) fn assemble(
         mounts::attach(&made, target, &mount.target)?;
     }
     if launch.read_only_root || launch.root == Root::Host {
-        mounts::restrict(&root, RDONLY)?;
+        mounts::restrict(&inside, RDONLY)?;
     }
     Ok(inside)
 }

@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -42,18 +44,19 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Makes the directory and takes its lock.
+    /// Makes the directory and takes its lock. An error leaves nothing.
     pub(crate) fn make(sandboxes: OwnedFd, name: &str) -> Result<Self> {
         rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
             .tried(format!("make the directory of {name}"))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(&sandboxes, name, flags, Mode::empty())
-            .tried("open the sandbox's directory")?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let lock = rustix::fs::openat(&directory, LOCK_NAME, flags, Mode::RUSR | Mode::WUSR)
-            .tried("make the lock")?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .tried("take the lock")?;
+        let (directory, lock) = match Self::claim(&sandboxes, name) {
+            Ok(claimed) => claimed,
+            Err(failed) => {
+                let name = CString::new(name).unwrap_or_default();
+                // The failure to report is the first one.
+                let _ = remove::tree(&sandboxes, &name);
+                return Err(failed);
+            }
+        };
         Ok(Self {
             sandboxes,
             name: name.to_owned(),
@@ -65,6 +68,22 @@ impl State {
             container: None,
             loop_device: None,
         })
+    }
+
+    /// Opens a new directory and puts a lock there that is already taken: a
+    /// sweep that finds one free must find a dead helper's.
+    fn claim(sandboxes: &OwnedFd, name: &str) -> Result<(OwnedFd, OwnedFd)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(sandboxes, name, flags, Mode::empty())
+            .tried("open the sandbox's directory")?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let new = format!("{LOCK_NAME}.new");
+        let lock = rustix::fs::openat(&directory, &new, flags, Mode::RUSR | Mode::WUSR)
+            .tried("make the lock")?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .tried("take the lock")?;
+        rustix::fs::renameat(&directory, &new, &directory, LOCK_NAME).tried("place the lock")?;
+        Ok((directory, lock))
     }
 
     /// Adds lines to the ledger, on disk before what they name is made.
@@ -80,7 +99,10 @@ impl State {
         let new = format!("{LEDGER_NAME}.new");
         let file = rustix::fs::openat(&self.directory, &new, flags, Mode::RUSR | Mode::WUSR)
             .tried("write the ledger")?;
-        rustix::io::write(&file, self.ledger.as_bytes()).tried("write the ledger")?;
+        // On a disk that is nearly full a write may take only the beginning.
+        File::from(file)
+            .write_all(self.ledger.as_bytes())
+            .tried("write the ledger")?;
         rustix::fs::renameat(&self.directory, &new, &self.directory, LEDGER_NAME)
             .tried("write the ledger")
     }

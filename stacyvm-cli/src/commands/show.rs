@@ -76,7 +76,7 @@ pub(crate) async fn ps(engine: &Engine, args: &IdArgs, json: bool) -> Result<u8>
                 p.uid.to_string(),
                 p.state.clone(),
                 format!("{} MiB", p.resident_bytes / (1024 * 1024)),
-                format!("{:.2}s", p.cpu_us as f64 / 1e6),
+                format!("{}.{:02}s", p.cpu_us / 1_000_000, p.cpu_us / 10_000 % 100),
                 p.exec.clone().unwrap_or_else(|| "-".into()),
                 p.argv.join(" "),
             ]

@@ -4,6 +4,7 @@
 //! ```sh
 //! scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy]...
 //! ```
+#![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
 mod measures;
 mod memory;

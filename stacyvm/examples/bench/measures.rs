@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use stacyvm::engine::Engine;
 use stacyvm::sandbox::spec::Lifetime;
-use stacyvm::{ExecEvent, ExecSpec, Sandbox, SandboxSpec};
+use stacyvm::{ExecEvent, Sandbox, SandboxSpec};
 
 use crate::peers::{self, Blocked, Bundle};
 use crate::stats::{Samples, print_bound, print_ratio, print_samples};
@@ -138,7 +137,7 @@ async fn create(plan: &Plan) -> Outcome {
             empty(live).await?;
         }
     }
-    engine.close().await;
+    engine.close().await.map_err(text)?;
     Ok(())
 }
 
@@ -253,7 +252,7 @@ async fn exec(plan: &Plan) -> Outcome {
         }
         empty(live).await?;
     }
-    engine.close().await;
+    engine.close().await.map_err(text)?;
     Ok(())
 }
 
@@ -271,10 +270,10 @@ async fn stream(plan: &Plan) -> Outcome {
         .and_then(|image| DockerRunning::start(image).ok());
     for _ in 0..5 {
         let start = Instant::now();
-        let mut session = sandbox.start(ExecSpec::new(GIB_ARGV)).await.map_err(text)?;
+        let mut process = sandbox.exec(GIB_ARGV).start().await.map_err(text)?;
         let mut bytes = 0;
-        while let Some(event) = session.events.next().await {
-            match event.map_err(text)? {
+        while let Some(event) = process.next_event().await.map_err(text)? {
+            match event {
                 ExecEvent::Stdout(chunk) => bytes += chunk.len() as u64,
                 ExecEvent::Exited(status) if !status.success() => return Err(status.to_string()),
                 _ => {}
@@ -306,10 +305,10 @@ async fn stream(plan: &Plan) -> Outcome {
         );
     }
     let before = memory::own_resident_kib();
-    let session = sandbox.start(ExecSpec::new(["yes"])).await.map_err(text)?;
+    let stalled = sandbox.exec(["yes"]).start().await.map_err(text)?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let grown = memory::own_resident_kib().saturating_sub(before);
-    drop(session);
+    drop(stalled);
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     print_bound(
         "host memory, stalled reader",
@@ -319,7 +318,7 @@ async fn stream(plan: &Plan) -> Outcome {
         false,
     );
     sandbox.kill().await.map_err(text)?;
-    engine.close().await;
+    engine.close().await.map_err(text)?;
     Ok(())
 }
 
@@ -362,7 +361,7 @@ async fn idle(plan: &Plan) -> Outcome {
         print_bound(&measure, grown as f64 / most as f64, "KiB", 64.0, false);
     }
     empty(live).await?;
-    engine.close().await;
+    engine.close().await.map_err(text)?;
     Ok(())
 }
 
@@ -375,9 +374,9 @@ async fn fork(plan: &Plan) -> Outcome {
         for _ in 0..plan.block {
             let (sandbox, taken) = cold(&engine).await?;
             if ballast.is_some() {
-                large.push(taken)
+                large.push(taken);
             } else {
-                small.push(taken)
+                small.push(taken);
             }
             sandbox.kill().await.map_err(text)?;
         }
@@ -391,7 +390,7 @@ async fn fork(plan: &Plan) -> Outcome {
         small.p50(),
         Some(1.1),
     );
-    engine.close().await;
+    engine.close().await.map_err(text)?;
     Ok(())
 }
 
@@ -422,7 +421,7 @@ async fn destroy(plan: &Plan) -> Outcome {
         runc.p50(),
         Some(1.0),
     );
-    engine.close().await;
+    engine.close().await.map_err(text)?;
     Ok(())
 }
 

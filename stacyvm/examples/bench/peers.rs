@@ -1,6 +1,6 @@
 //! The peers: programs that a user would start instead.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,10 +56,6 @@ impl Bundle {
 
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
-    }
-
-    pub(crate) fn root(&self) -> PathBuf {
-        self.path().join("rootfs")
     }
 
     /// Rewrites the command of the bundle, without a terminal.

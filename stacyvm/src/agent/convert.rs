@@ -304,13 +304,13 @@ mod tests {
 
     #[test]
     fn an_exit_value_that_no_process_has_is_a_violation() {
+        use wire::EndReason::{Code, Signal};
         let exited = |reason, value| wire::Exited {
             reason,
             value,
             survivors: 0,
             sandbox_ended: false,
         };
-        use wire::EndReason::{Code, Signal};
         for (reason, value) in [(Code, -1), (Code, 256), (Signal, 0), (Signal, 65)] {
             assert!(status(&exited(reason, value)).is_err(), "{value}");
         }

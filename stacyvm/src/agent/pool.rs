@@ -61,12 +61,11 @@ impl AgentPool {
     {
         let slot = {
             let mut state = self.state();
-            match state.slots.get(id) {
-                Some(slot) => slot.clone(),
-                None => {
-                    state.slots.retain(|_, slot| is_in_use(slot));
-                    state.slots.entry(id.clone()).or_default().clone()
-                }
+            if let Some(slot) = state.slots.get(id) {
+                slot.clone()
+            } else {
+                state.slots.retain(|_, slot| is_in_use(slot));
+                state.slots.entry(id.clone()).or_default().clone()
             }
         };
         let mut held = slot.lock().await;

@@ -83,9 +83,12 @@ fn factory(
         settings: settings.clone(),
         parked_helpers: config.parked_helpers,
     };
-    let built = match *kind {
-        "oci" => cfg!(all(feature = "oci", target_os = "linux")),
-        _ => cfg!(feature = "docker"),
+    let with_oci = cfg!(all(feature = "oci", target_os = "linux"));
+    let with_docker = cfg!(feature = "docker");
+    let built = if *kind == "oci" {
+        with_oci
+    } else {
+        with_docker
     };
     if built {
         return Ok(Arc::new(configured));

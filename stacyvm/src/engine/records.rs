@@ -56,6 +56,7 @@ impl Engine {
             ends_ms: request.ends.map(to_ms),
             ended_ms: None,
             lifetime: request.spec.lifetime,
+            outlives_host: provider.claims().outlives_host,
             idempotency_key,
             owner: self.0.owner.name().to_owned(),
             effective: BTreeMap::new(),

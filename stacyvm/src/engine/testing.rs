@@ -66,6 +66,7 @@ pub(crate) fn all_capabilities() -> Capabilities {
         pause: true,
         snapshot_disk: true,
         snapshot_memory: true,
+        outlives_host: true,
         attached_lifetime: true,
         ttl: Level::Enforced,
         idle_timeout: Level::Enforced,

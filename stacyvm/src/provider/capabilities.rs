@@ -121,6 +121,8 @@ pub struct Capabilities {
     pub snapshot_disk: bool,
     /// Saving the memory too.
     pub snapshot_memory: bool,
+    /// Sandboxes go on when this host loses its power.
+    pub outlives_host: bool,
     /// Ending with the owner, `kill -9` included.
     pub attached_lifetime: bool,
     /// A TTL that needs no living host process.

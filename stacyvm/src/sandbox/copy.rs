@@ -439,10 +439,21 @@ async fn finish(worker: Worker, other: Result<()>) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// From, to, whether the source is a directory, what is at the target and
+    /// at its parent, and where it goes.
+    type Case = (
+        &'static str,
+        &'static str,
+        bool,
+        There,
+        There,
+        Option<(&'static str, &'static str)>,
+    );
+
     #[test]
     fn a_destination_is_decided_as_docker_cp_does() {
         use There::{Directory as D, Nothing as N, Other as O};
-        let table: &[(&str, &str, bool, There, There, Option<(&str, &str)>)] = &[
+        let table: &[Case] = &[
             ("a", "/d", false, D, D, Some(("/d", "a"))),
             ("a", "/x", false, N, D, Some(("/", "x"))),
             ("a", "/x", false, O, D, Some(("/", "x"))),

@@ -25,7 +25,7 @@ use crate::units::serde_duration;
 /// spec.check().unwrap();
 /// assert!(serde_json::from_str::<SandboxSpec>(r#"{"memory": 1}"#).is_err());
 /// ```
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct SandboxSpec {
@@ -65,30 +65,6 @@ pub struct SandboxSpec {
     pub profile: Profile,
     /// Settings that only one provider knows, by its name; that provider checks them.
     pub provider_options: BTreeMap<String, serde_json::Value>,
-}
-
-impl Default for SandboxSpec {
-    fn default() -> Self {
-        Self {
-            source: Source::default(),
-            env: BTreeMap::new(),
-            user: None,
-            workdir: None,
-            privileges: Privileges::default(),
-            resources: Resources::default(),
-            mounts: Vec::new(),
-            network: None,
-            ports: Vec::new(),
-            labels: BTreeMap::new(),
-            ttl: None,
-            idle_timeout: None,
-            lifetime: Lifetime::default(),
-            secrets: BTreeMap::new(),
-            read_only_root: false,
-            profile: Profile::default(),
-            provider_options: BTreeMap::new(),
-        }
-    }
 }
 
 impl fmt::Debug for SandboxSpec {

@@ -79,6 +79,7 @@ pub(super) fn record(store: &dyn Store, cx: &Context) -> SandboxRecord {
         ends_ms: Some(9_000),
         ended_ms: None,
         lifetime: Lifetime::Attached,
+        outlives_host: true,
         idempotency_key: None,
         owner: "owner-1".into(),
         effective: BTreeMap::new(),

@@ -50,9 +50,10 @@ pub const LONGEST_PAGE: u32 = 1_000;
 ///
 /// # Behavior
 ///
-/// - A call that returned is durable: it survives the end of this process,
-///   and where the store says so the end of the host. The records of commands
-///   survive the process only.
+/// - A call that returned is durable: it survives the end of this process.
+///   Where the record says that the sandbox outlives its host, it survives the
+///   end of the host as well; a sandbox that ends with its host needs no
+///   record after that, and its create does not wait for the disk.
 /// - Every method but [`list_sandboxes`](Self::list_sandboxes) with
 ///   `all_tenants` sees the sandboxes of the context's tenant alone; those of
 ///   others are `not_found`.

@@ -42,6 +42,9 @@ pub struct SandboxRecord {
     pub ended_ms: Option<u64>,
     /// Whether it ends with its owner.
     pub lifetime: Lifetime,
+    /// Whether it goes on when this host loses its power, so that its record
+    /// must be on the disk before anything is done.
+    pub outlives_host: bool,
     /// The caller's name of this request, unique in a tenant.
     pub idempotency_key: Option<String>,
     /// The name of its owner's lock: see [`OwnerLock`](super::OwnerLock).

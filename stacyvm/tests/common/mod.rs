@@ -2,8 +2,12 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stderr,
     reason = "each test program uses a part of it"
 )]
+
+pub mod residue;
 
 use std::path::PathBuf;
 use std::time::Duration;

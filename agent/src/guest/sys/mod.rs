@@ -36,6 +36,8 @@ pub(super) enum Status {
 }
 
 const CAP_CHOWN: u32 = 0;
+const CAP_DAC_OVERRIDE: u32 = 1;
+const CAP_FOWNER: u32 = 3;
 const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
@@ -43,6 +45,8 @@ const CAP_SETPCAP: u32 = 8;
 /// What a supervisor keeps.
 const SUPERVISOR_CAPS: u64 =
     1 << CAP_CHOWN | 1 << CAP_KILL | 1 << CAP_SETGID | 1 << CAP_SETUID | 1 << CAP_SETPCAP;
+/// What a worker keeps that is root: rights over files.
+const FILE_CAPS: u64 = 1 << CAP_CHOWN | 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
 /// The last capability number that is tried; the kernel refuses the first it does not know.
 const LAST_CAP: c_ulong = 63;
 
@@ -290,8 +294,10 @@ pub(super) fn become_supervisor(uid: u32) -> io::Result<()> {
     hide()
 }
 
-/// Becomes a user for good, without any capability.
+/// Becomes a user for good. Of the capabilities root alone keeps those over
+/// files: it is our own code that runs on, and `chown` is root's to do.
 pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let keep = if uid == 0 { FILE_CAPS } else { 0 };
     drop_bounding()?;
     // SAFETY: the list is valid for its length; one thread.
     check_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
@@ -299,7 +305,7 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     check_long(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: integers only.
     check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
-    set_capabilities(0)?;
+    set_capabilities(capabilities()? & keep)?;
     no_new_privileges()?;
     hide()
 }

@@ -278,6 +278,6 @@ async fn a_living_engine_reconciles_by_itself_until_it_is_dropped() {
     assert_eq!(sandbox.info().await.unwrap().phase, Phase::Ended);
     let weak = Arc::downgrade(&engine.0);
     drop((engine, sandbox));
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(weak.upgrade().is_none());
 }

@@ -20,13 +20,17 @@ pub struct DockerConfig {
     /// The runtime by the name that the engine has it under; the engine's
     /// default if none.
     pub runtime: Option<String>,
-    /// A directory that only this user can enter. The keys of sandboxes are
-    /// kept below it, so that another process of this user can go on.
+    /// A directory that only this user can enter, made where it is missing.
+    /// The keys of sandboxes are kept in it, so that another process of this
+    /// user can go on.
     pub state: PathBuf,
     /// The store under which sandboxes are made.
     pub instance: InstanceId,
     /// The longest time that a single answer of the engine may take.
     pub answer_within: Duration,
+    /// How long a sandbox with an attached lifetime goes on after its owner is
+    /// gone. A host that stands still for longer loses it too.
+    pub lease: Duration,
 }
 
 impl DockerConfig {
@@ -37,7 +41,8 @@ impl DockerConfig {
             runtime: None,
             state: state.into(),
             instance,
-            answer_within: Duration::from_secs(120),
+            answer_within: Duration::from_mins(2),
+            lease: Duration::from_secs(15),
         }
     }
 
@@ -50,6 +55,12 @@ impl DockerConfig {
     /// Takes another runtime.
     pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
         self.runtime = Some(runtime.into());
+        self
+    }
+
+    /// Takes another time that an attached sandbox outlives its owner by.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
         self
     }
 

@@ -16,7 +16,7 @@ use super::ticket::{self, Ticket};
 use crate::error::{Error, Result};
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::CreateRequest;
-use crate::sandbox::spec::{Lifetime, MountSource, Network, Privileges, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
 
 /// The label of the store.
 pub(super) const INSTANCE: &str = "stacyvm.instance";
@@ -48,6 +48,8 @@ const PIDS: i64 = 1024;
 /// Commands at once, and bytes of kept output for each stream of one.
 const EXECS: u32 = 256;
 const RING: u32 = 1024 * 1024;
+/// What an agent reads from its standard input at most.
+const LONGEST_CONFIG: u32 = 256 * 1024;
 /// Within the 65536 users of a remapped engine; no image uses it.
 const SUPERVISOR: u32 = 65_530;
 
@@ -56,76 +58,14 @@ pub(super) fn container(id: &SandboxId) -> String {
     format!("stacyvm-{id}")
 }
 
-/// Refuses what this provider cannot do, before any effect. A new field does
-/// not compile until it is decided here.
-pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
-    let SandboxSpec {
-        source,
-        env: _,
-        user: _,
-        workdir: _,
-        privileges,
-        resources,
-        mounts,
-        network,
-        ports,
-        labels: _,
-        ttl: _,
-        idle_timeout,
-        lifetime,
-        secrets: _,
-        read_only_root: _,
-        profile: _,
-        provider_options,
-    } = spec;
-    let no = |field: &'static str, what: &str| {
-        Err(
-            Error::unsupported(format!("the docker provider does not serve {what}"))
-                .context("field", field),
-        )
-    };
-    match source {
-        Source::Image(name) if name == "host" => {
-            return no("image", "the image `host`; name an image of the engine");
-        }
-        Source::Image(name) if name.starts_with('/') => {
-            return no("image", "a root directory; name an image of the engine");
-        }
-        Source::Image(_) => {}
-        Source::Template(_) => return no("template", "templates"),
-        Source::Snapshot(_) => return no("snapshot", "snapshots"),
+/// The image that a spec names.
+pub(super) fn image(spec: &SandboxSpec) -> Result<&str> {
+    match &spec.source {
+        Source::Image(name) => Ok(name),
+        Source::Template(_) | Source::Snapshot(_) => Err(Error::unsupported(
+            "the docker provider makes sandboxes of images alone",
+        )),
     }
-    if *privileges != Privileges::None {
-        return no("privileges", "root with privileges inside");
-    }
-    if resources.disk_mib.is_some() {
-        return no("disk_mib", "a limit of writable disk");
-    }
-    for mount in mounts {
-        match mount.source {
-            MountSource::Tmpfs { .. } => {}
-            MountSource::Host(_) => return no("mounts", "directories of the host"),
-            MountSource::Volume(_) => return no("mounts", "volumes"),
-        }
-    }
-    match network {
-        None | Some(Network::None) => {}
-        Some(Network::Allow(_)) => return no("network", "an egress allow-list"),
-        Some(Network::Full) => return no("network", "a network"),
-    }
-    if !ports.is_empty() {
-        return no("ports", "published ports; dial them through the sandbox");
-    }
-    if idle_timeout.is_some() {
-        return no("idle_timeout", "an idle timeout");
-    }
-    if *lifetime == Lifetime::Attached {
-        return no("lifetime", "a lifetime that is attached to its owner");
-    }
-    if provider_options.contains_key("docker") {
-        return no("provider_options.docker", "options of its own");
-    }
-    Ok(())
 }
 
 /// The digest of a request under the sandbox's key.
@@ -171,7 +111,7 @@ pub(super) fn body(
     labels.insert(TENANT.to_owned(), owner.tenant.to_string());
     labels.insert(REQUEST.to_owned(), fingerprint(request, ticket)?);
     Ok(ContainerCreateBody {
-        image: Some(image.clone()),
+        image: Some(image.to_owned()),
         hostname: Some(request.id.to_string()),
         // The agent is root whatever the image says; commands take their user.
         user: Some("0:0".to_owned()),
@@ -274,12 +214,14 @@ fn memory_file_systems(spec: &SandboxSpec) -> HashMap<String, String> {
     all
 }
 
-/// What the agent is told. The image's own environment, user and directory
+/// What the agent is told, `ends` included, which for an attached lifetime is
+/// earlier than the request's. The image's own environment, user and directory
 /// stand below what the spec says.
 pub(super) fn agent_config(
     request: &CreateRequest,
     image: &ImageConfig,
     ticket: &Ticket,
+    ends: Option<SystemTime>,
     now: SystemTime,
 ) -> Result<AgentConfig> {
     let spec = &request.spec;
@@ -316,7 +258,7 @@ pub(super) fn agent_config(
             })
             .collect(),
         key: ticket.key()?.to_vec(),
-        deadline_ms: request.ends.map(|ends| milliseconds_until(ends, now)),
+        deadline_ms: ends.map(|ends| milliseconds_until(ends, now)),
         ring_bytes: RING,
         max_execs: EXECS,
         open_files: spec.resources.open_files,
@@ -335,15 +277,149 @@ fn milliseconds_until(ends: SystemTime, now: SystemTime) -> u64 {
 /// A message in the form in which the agent reads it from standard input.
 pub(super) fn framed(config: &AgentConfig) -> Result<Vec<u8>> {
     let message = stacyvm_agent::protocol::message::encode(config);
-    let length = u32::try_from(message.len()).map_err(|_| {
-        Error::invalid(
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    if length > LONGEST_CONFIG {
+        return Err(Error::invalid(
             "env",
-            "[redacted]",
-            "less than 4 GiB",
-            "give the sandbox a smaller environment",
-        )
-    })?;
+            format!("{length} bytes"),
+            "at most 256 KiB with the image's own variables and the secrets",
+            "write large values to a file in the sandbox",
+        ));
+    }
     let mut framed = length.to_le_bytes().to_vec();
     framed.extend_from_slice(&message);
     Ok(framed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Secrets;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    fn request(spec: SandboxSpec) -> CreateRequest {
+        CreateRequest {
+            id: SandboxId::random(),
+            instance: InstanceId::random(),
+            spec,
+            ends: None,
+            secrets: Secrets::default(),
+        }
+    }
+
+    fn made(request: &CreateRequest, ticket: &Ticket) -> ContainerCreateBody {
+        let owner = Owner {
+            instance: &request.instance,
+            tenant: &TenantId::default(),
+        };
+        body(request, &owner, &Facts::default(), "volume", ticket).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_hardened_whatever_the_spec_says() {
+        let ticket = Ticket::mint(None, false).unwrap();
+        let body = made(
+            &request(SandboxSpec::image("a").memory_mib(64).cpus(0.25)),
+            &ticket,
+        );
+        let host = body.host_config.unwrap();
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.cap_add.unwrap().len(), 7);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.ipc_mode.as_deref(), Some("private"));
+        assert_eq!(host.auto_remove, Some(true));
+        assert_eq!(host.privileged, Some(false));
+        assert_eq!(host.memory, Some(64 << 20));
+        assert_eq!(host.memory_swap, host.memory);
+        assert_eq!(host.nano_cpus, Some(250_000_000));
+        assert_eq!(host.pids_limit, Some(PIDS));
+        assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("none"));
+        assert_eq!(body.healthcheck.unwrap().test.unwrap(), ["NONE"]);
+        assert_eq!(
+            host.binds.unwrap(),
+            [format!("volume:{}:ro,nocopy", ticket.directory())]
+        );
+    }
+
+    #[test]
+    fn no_secret_and_no_key_reaches_the_engine() {
+        let mut request = request(SandboxSpec::image("a").env("TOKEN", "hunter2"));
+        request.secrets = Secrets::new(BTreeMap::from([("S".into(), "hunter3".into())]));
+        let ticket = Ticket::mint(None, false).unwrap();
+        let sent = serde_json::to_string(&made(&request, &ticket)).unwrap();
+        let key = ticket::hex(&ticket.key().unwrap());
+        assert!(!sent.contains("hunter") && !sent.contains(&key), "{sent}");
+        let told = framed(
+            &agent_config(
+                &request,
+                &ImageConfig::default(),
+                &ticket,
+                None,
+                SystemTime::now(),
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        let has = |text: &str| told.windows(text.len()).any(|w| w == text.as_bytes());
+        assert!(has("hunter2") && has("hunter3"));
+    }
+
+    #[test]
+    fn an_environment_that_no_agent_reads_is_refused() {
+        let request = request(SandboxSpec::image("a").env("A", "x".repeat(256 * 1024)));
+        let ticket = Ticket::mint(None, false).unwrap();
+        let now = SystemTime::now();
+        let config = agent_config(&request, &ImageConfig::default(), &ticket, None, now).unwrap();
+        let error = framed(&config).unwrap_err();
+        assert_eq!(error.fact("field"), Some("env"));
+        assert!(!error.to_string().contains("xxx"));
+    }
+
+    #[test]
+    fn equal_requests_have_equal_fingerprints_under_one_key_only() {
+        let ticket = Ticket::mint(None, false).unwrap();
+        let of = |request: &CreateRequest, ticket: &Ticket| fingerprint(request, ticket).unwrap();
+        let first = request(SandboxSpec::image("a"));
+        let mut other = first.clone();
+        assert_eq!(of(&first, &ticket), of(&other, &ticket));
+        assert_ne!(
+            of(&first, &ticket),
+            of(&first, &Ticket::mint(None, false).unwrap())
+        );
+        other.spec.env.insert("A".into(), "b".into());
+        assert_ne!(of(&first, &ticket), of(&other, &ticket));
+    }
+
+    #[test]
+    fn the_spec_stands_above_the_image() {
+        let image = ImageConfig {
+            env: Some(vec!["PATH=/image".into(), "A=image".into(), "odd".into()]),
+            user: Some("app".into()),
+            ..ImageConfig::default()
+        };
+        let ticket = Ticket::mint(None, false).unwrap();
+        let now = SystemTime::now();
+        let mut request = request(SandboxSpec::image("a").env("A", "spec"));
+        let ends = Some(now + Duration::from_millis(1500));
+        let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
+        let env: Vec<(String, String)> = config
+            .env
+            .iter()
+            .map(|v| {
+                let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
+                (text(&v.name), text(&v.value))
+            })
+            .collect();
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(env, [pair("PATH", "/image"), pair("A", "spec")]);
+        assert_eq!(config.user, "app");
+        assert_eq!(config.deadline_ms, Some(1500));
+        request.spec.user = Some("1000".into());
+        let ends = Some(now - Duration::from_secs(1));
+        let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
+        assert_eq!(config.user, "1000");
+        assert_eq!(config.deadline_ms, Some(1));
+    }
 }

@@ -119,6 +119,8 @@ impl Facts {
             dial: true,
             listen: true,
             pause: true,
+            outlives_host: true,
+            attached_lifetime: true,
             // The timer is the agent's, in the sandbox that it ends.
             ttl: Level::BestEffort,
             processes: true,

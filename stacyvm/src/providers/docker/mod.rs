@@ -5,7 +5,402 @@ mod config;
 mod create;
 mod error;
 mod facts;
+mod lease;
+mod life;
 mod observe;
+mod refuse;
 mod ticket;
 mod volume;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bollard::query_parameters::{ListContainersOptions, StatsOptions};
+use futures_util::{StreamExt, pin_mut};
+
 pub use config::{DEFAULT_HOST, DockerConfig};
+
+use self::life::Life;
+use crate::agent::AgentClient;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ExecId, SandboxId, SnapshotId};
+use crate::provider::{
+    Capabilities, Connection, CreateRequest, Endpoint, Finding, OperationKind, PortListener,
+    ProbeReport, Provider, ProviderInfo, SnapshotInfo,
+};
+use crate::sandbox::exec::{
+    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+};
+use crate::sandbox::files::{
+    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
+    WatchEvent, WatchRequest, WriteRequest,
+};
+use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
+
+/// Sandboxes as containers of a Docker Engine. See the [module](self).
+#[derive(Debug)]
+pub struct DockerProvider {
+    life: Arc<Life>,
+}
+
+impl DockerProvider {
+    /// Connects to the engine and asks what it can do.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for a host or runtime that cannot be used,
+    /// `unavailable` where no engine answers, `permission_denied` where this
+    /// user may not use it or the state directory is open to others,
+    /// `unsupported` where the engine cannot run this build's agent.
+    pub async fn open(config: DockerConfig) -> Result<Self> {
+        let life = Life::open(config).await.map_err(|e| e.provider("docker"))?;
+        Ok(Self {
+            life: Arc::new(life),
+        })
+    }
+
+    /// Runs one call to the agent of a sandbox within the caller's limits.
+    async fn inside<T, F>(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        operation: OperationKind,
+        call: impl FnOnce(AgentClient) -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let work = async {
+            let client = self.life.client(id).await?;
+            call(client).await
+        };
+        cx.bound(work).await.map_err(|e| named(e, operation))
+    }
+
+    /// Runs one call to the engine within the caller's limits.
+    async fn outside<T>(
+        &self,
+        cx: &Context,
+        operation: OperationKind,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        cx.bound(work).await.map_err(|e| named(e, operation))
+    }
+}
+
+fn named(error: Error, operation: OperationKind) -> Error {
+    error.operation(operation.name()).provider("docker")
+}
+
+fn unsupported<T>(operation: OperationKind, what: &str) -> Result<T> {
+    let message = format!("the docker provider does not serve {what}");
+    Err(named(Error::unsupported(message), operation))
+}
+
+#[async_trait]
+impl Provider for DockerProvider {
+    fn info(&self) -> ProviderInfo {
+        self.life.facts.info()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.life.facts.capabilities()
+    }
+
+    async fn probe(&self, cx: &Context) -> Result<ProbeReport> {
+        let daemon = async {
+            let answer = self.life.docker.ping().await;
+            Ok(match answer.map_err(error::map) {
+                Ok(_) => finding("daemon", true, &self.life.facts.server, ""),
+                Err(e) => finding("daemon", false, &e.to_string(), "start the docker engine"),
+            })
+        };
+        let daemon = self.outside(cx, OperationKind::Probe, daemon).await?;
+        let agent = !stacyvm_agent::AGENT.is_empty();
+        let findings = vec![
+            daemon,
+            finding("runtime", true, &self.life.facts.runtime, ""),
+            finding(
+                "agent",
+                agent,
+                if agent { "embedded" } else { "absent" },
+                if agent {
+                    ""
+                } else {
+                    "build on linux, or name a prebuilt agent"
+                },
+            ),
+            finding(
+                "memory_limit",
+                self.life.facts.memory,
+                if self.life.facts.swap {
+                    "with swap accounting"
+                } else {
+                    "without swap accounting"
+                },
+                if self.life.facts.memory {
+                    ""
+                } else {
+                    "enable the memory cgroup"
+                },
+            ),
+        ];
+        Ok(ProbeReport {
+            usable: findings
+                .iter()
+                .all(|f| f.fine || f.subject == "memory_limit"),
+            findings,
+        })
+    }
+
+    async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
+        let operation = OperationKind::Create;
+        refuse::refuse(&request.spec).map_err(|e| named(e, operation))?;
+        let making = Life::make(&self.life, request.clone(), cx.tenant.clone());
+        self.outside(cx, operation, making).await
+    }
+
+    async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed> {
+        self.outside(cx, OperationKind::Inspect, self.life.observe(id))
+            .await
+    }
+
+    /// The end, the process number and the limits of a sandbox are left to
+    /// [`inspect`](Provider::inspect): the engine's list has none of them.
+    async fn list(
+        &self,
+        cx: &Context,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Observed>> {
+        let work = async {
+            let label = format!("{}={}", create::INSTANCE, self.life.config.instance);
+            let options = ListContainersOptions {
+                all: true,
+                filters: Some([("label".to_owned(), vec![label])].into()),
+                ..ListContainersOptions::default()
+            };
+            let seen = self
+                .life
+                .docker
+                .list_containers(Some(options))
+                .await
+                .map_err(error::map)?;
+            let mut all: Vec<Observed> = seen.iter().filter_map(observe::listed).collect();
+            all.retain(|o| after.is_none_or(|a| o.id > *a));
+            all.sort_by(|a, b| a.id.cmp(&b.id));
+            all.truncate(limit as usize);
+            Ok(all)
+        };
+        self.outside(cx, OperationKind::List, work).await
+    }
+
+    async fn set_deadline(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        ends: Option<SystemTime>,
+    ) -> Result<()> {
+        let work = self.life.set_end(id, ends);
+        self.outside(cx, OperationKind::SetDeadline, Box::pin(work))
+            .await
+    }
+
+    async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()> {
+        let work = self.life.freeze(id, ObservedState::Paused);
+        self.outside(cx, OperationKind::Pause, work).await
+    }
+
+    async fn resume(&self, cx: &Context, id: &SandboxId) -> Result<()> {
+        let work = self.life.freeze(id, ObservedState::Running);
+        self.outside(cx, OperationKind::Resume, work).await
+    }
+
+    async fn destroy(&self, cx: &Context, id: &SandboxId) -> Result<()> {
+        self.outside(cx, OperationKind::Destroy, Box::pin(self.life.destroy(id)))
+            .await
+    }
+
+    async fn exec(&self, cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        self.inside(cx, id, OperationKind::Exec, |client| async move {
+            client.exec(spec).await
+        })
+        .await
+    }
+
+    async fn attach(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: AttachOptions,
+    ) -> Result<ExecSession> {
+        self.inside(cx, id, OperationKind::Attach, |client| async move {
+            client.attach(exec, options).await
+        })
+        .await
+    }
+
+    async fn list_execs(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>> {
+        self.inside(cx, id, OperationKind::ListExecs, |client| async move {
+            client.list_execs().await
+        })
+        .await
+    }
+
+    async fn signal_exec(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        signal: i32,
+        scope: SignalScope,
+    ) -> Result<()> {
+        self.inside(cx, id, OperationKind::SignalExec, |client| async move {
+            client.signal_exec(exec, signal, scope).await
+        })
+        .await
+    }
+
+    async fn file(&self, cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply> {
+        self.inside(cx, id, OperationKind::File, |client| async move {
+            client.file(request).await
+        })
+        .await
+    }
+
+    async fn read_file(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ReadRequest,
+    ) -> Result<(FileEntry, ByteStream)> {
+        self.inside(cx, id, OperationKind::ReadFile, |client| async move {
+            client.read_file(request).await
+        })
+        .await
+    }
+
+    async fn write_file(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &WriteRequest,
+        data: ByteStream,
+    ) -> Result<FileEntry> {
+        self.inside(cx, id, OperationKind::WriteFile, |client| async move {
+            client.write_file(request, data).await
+        })
+        .await
+    }
+
+    async fn watch(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &WatchRequest,
+    ) -> Result<BoxStream<Result<WatchEvent>>> {
+        self.inside(cx, id, OperationKind::Watch, |client| async move {
+            client.watch(request).await
+        })
+        .await
+    }
+
+    async fn export_tar(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ExportRequest,
+    ) -> Result<ByteStream> {
+        self.inside(cx, id, OperationKind::ExportTar, |client| async move {
+            client.export_tar(request).await
+        })
+        .await
+    }
+
+    async fn import_tar(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ImportRequest,
+        data: ByteStream,
+    ) -> Result<()> {
+        self.inside(cx, id, OperationKind::ImportTar, |client| async move {
+            client.import_tar(request, data).await
+        })
+        .await
+    }
+
+    async fn dial(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Connection> {
+        self.inside(cx, id, OperationKind::Dial, |client| async move {
+            client.dial(port).await
+        })
+        .await
+    }
+
+    async fn listen(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener> {
+        self.inside(cx, id, OperationKind::Listen, |client| async move {
+            client.listen(port).await
+        })
+        .await
+    }
+
+    async fn endpoint(&self, _: &Context, _: &SandboxId, _: u16) -> Result<Endpoint> {
+        unsupported(
+            OperationKind::Endpoint,
+            "addresses of ports; dial them instead",
+        )
+    }
+
+    async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
+        self.inside(cx, id, OperationKind::Processes, |client| async move {
+            let mut all = client.processes().await?;
+            // Bridges are ours. Only what comes from outside has no parent.
+            all.retain(|p| p.parent != 0 || p.argv.get(1).is_none_or(|a| a != "bridge"));
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn usage(&self, cx: &Context, id: &SandboxId) -> Result<Usage> {
+        self.inside(cx, id, OperationKind::Usage, |client| async move {
+            let inside = client.usage().await?;
+            let options = StatsOptions {
+                stream: false,
+                one_shot: true,
+            };
+            let stats = self
+                .life
+                .docker
+                .stats(&create::container(id), Some(options));
+            pin_mut!(stats);
+            let stats = stats.next().await.ok_or_else(|| {
+                Error::new(ErrorKind::Unavailable, "the docker engine sent no usage")
+            })?;
+            Ok(observe::usage(
+                &stats.map_err(error::map)?,
+                inside.processes,
+            ))
+        })
+        .await
+    }
+
+    async fn snapshot(&self, _: &Context, _: &SandboxId, _: &SnapshotId) -> Result<SnapshotInfo> {
+        unsupported(OperationKind::Snapshot, "snapshots")
+    }
+
+    async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {
+        unsupported(OperationKind::DeleteSnapshot, "snapshots")
+    }
+}
+
+fn finding(subject: &str, fine: bool, seen: &str, remedy: &str) -> Finding {
+    Finding {
+        subject: subject.to_owned(),
+        fine,
+        seen: seen.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}

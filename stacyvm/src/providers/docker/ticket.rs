@@ -5,11 +5,13 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
+use crate::store::StateDir;
 
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 32;
@@ -25,6 +27,8 @@ pub(super) struct Ticket {
     pub(super) program: String,
     /// When it ends, in milliseconds since the epoch.
     pub(super) ends_ms: Option<u64>,
+    /// Whether it ends with its owner.
+    pub(super) attached: bool,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -39,7 +43,7 @@ impl std::fmt::Debug for Ticket {
 impl Ticket {
     /// A ticket with a new random key and a new random place for the agent,
     /// which no image can have prepared for.
-    pub(super) fn mint(ends_ms: Option<u64>) -> Result<Self> {
+    pub(super) fn mint(ends_ms: Option<u64>, attached: bool) -> Result<Self> {
         let mut random = [0; KEY_BYTES + 8];
         getrandom::fill(&mut random).map_err(|e| {
             Error::new(
@@ -53,6 +57,7 @@ impl Ticket {
             key: hex(key),
             program: format!("/.stacyvm-{}/stacyvm-agent", hex(place)),
             ends_ms,
+            attached,
         })
     }
 
@@ -71,6 +76,12 @@ impl Ticket {
             return Ok(key);
         }
         Err(damaged())
+    }
+
+    /// When it ends, its owner's life aside.
+    pub(super) fn ends(&self) -> Option<SystemTime> {
+        let ms = self.ends_ms?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms))
     }
 
     /// The directory of the agent's file.
@@ -101,29 +112,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 pub(super) struct Tickets(PathBuf);
 
 impl Tickets {
-    /// Opens `state/docker`, private to this user.
-    pub(super) fn open(state: &Path) -> Result<Self> {
-        let directory = state.join("docker");
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        let at = |e: io::Error| at(&directory, e);
-        builder.create(&directory).map_err(at)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::{MetadataExt, PermissionsExt};
-            let seen = fs::symlink_metadata(&directory).map_err(at)?;
-            if !seen.is_dir() || seen.mode() & 0o077 != 0 {
-                return Err(Error::new(
-                    ErrorKind::PermissionDenied,
-                    "the directory of keys is open to others, expected mode 0700",
-                )
-                .context("path", directory.display())
-                .context("mode", format!("{:o}", seen.permissions().mode() & 0o7777)));
-            }
-        }
-        Ok(Self(directory))
+    /// Opens the directory, and makes it where it is missing.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        Ok(Self(StateDir::open(directory)?.path().to_owned()))
     }
 
     /// A file of the provider's own beside the tickets.
@@ -222,7 +213,7 @@ mod tests {
         let tickets = Tickets::open(state.path()).unwrap();
         let id = SandboxId::random();
         assert_eq!(tickets.find(&id).unwrap(), None);
-        let mut ticket = Ticket::mint(None).unwrap();
+        let mut ticket = Ticket::mint(None, false).unwrap();
         tickets.keep(&id, &ticket).unwrap();
         ticket.ends_ms = Some(7);
         tickets.keep(&id, &ticket).unwrap();
@@ -235,10 +226,7 @@ mod tests {
         assert_eq!(hex(&found.key().unwrap()), ticket.key);
         tickets.forget(&id).unwrap();
         tickets.forget(&id).unwrap();
-        assert_eq!(
-            fs::read_dir(state.path().join("docker")).unwrap().count(),
-            0
-        );
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
     }
 
     #[cfg(unix)]
@@ -248,13 +236,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let tickets = Tickets::open(state.path()).unwrap();
         let id = SandboxId::random();
-        let ticket = Ticket::mint(None).unwrap();
+        let ticket = Ticket::mint(None, false).unwrap();
         tickets.keep(&id, &ticket).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&tickets.path(&id)), 0o600);
         assert_eq!(mode(&tickets.0), 0o700);
         assert!(!format!("{ticket:?}").contains(&ticket.key));
-        fs::set_permissions(&tickets.0, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&tickets.0, fs::Permissions::from_mode(0o777)).unwrap();
         let error = Tickets::open(state.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     }
@@ -266,7 +254,10 @@ mod tests {
         let id = SandboxId::random();
         fs::write(tickets.path(&id), b"{").unwrap();
         assert_eq!(tickets.find(&id).unwrap_err().kind(), ErrorKind::Corrupt);
-        let (a, b) = (Ticket::mint(None).unwrap(), Ticket::mint(None).unwrap());
+        let (a, b) = (
+            Ticket::mint(None, false).unwrap(),
+            Ticket::mint(None, false).unwrap(),
+        );
         assert!(a.key != b.key && a.program != b.program);
         for key in ["", "zz", &"g".repeat(64), &"é".repeat(32)] {
             let bad = Ticket {

@@ -22,7 +22,7 @@ const FILE: &str = "stacyvm-agent";
 /// Where the container that fills the volume has it.
 const PLACE: &str = "/.stacyvm-fill";
 /// Longer than any filling takes: an older container was left by a process that died.
-const STALE: Duration = Duration::from_secs(60);
+const STALE: Duration = Duration::from_mins(1);
 
 /// The agent's bytes and the name that follows from them.
 #[derive(Clone, Debug)]
@@ -46,8 +46,9 @@ impl AgentVolume {
     /// Makes sure that the volume exists and holds the agent.
     ///
     /// The content is checked once for each user and volume: a note in the
-    /// state directory names the engine and the volume's time of creation.
-    /// Only clients that own the engine anyway could change it afterwards.
+    /// state directory names the engine and the volume's time of creation,
+    /// which for many engines is that of its last change. Only clients that
+    /// own the engine anyway could change it.
     pub(super) async fn ensure(
         &self,
         docker: &Docker,
@@ -57,17 +58,22 @@ impl AgentVolume {
         instance: &str,
     ) -> Result<()> {
         let note = tickets.beside(&format!("{}.checked", self.name));
-        let (created, is_new) = self.find_or_create(docker, instance).await?;
-        let fact = format!("{engine} {created}").into_bytes();
-        if !is_new && ticket::read_private(&note)?.as_ref() == Some(&fact) {
-            return Ok(());
+        let fact = |created: &str| format!("{engine} {created}").into_bytes();
+        match self.created(docker).await? {
+            Some(created) => {
+                if ticket::read_private(&note)? == Some(fact(&created)) {
+                    return Ok(());
+                }
+            }
+            None => self.create(docker).await?,
         }
         let filler = self.filler(docker, image, instance).await?;
         let filled = self.fill(docker, &filler).await;
         let removed = remove(docker, &filler).await;
         filled?;
         removed?;
-        ticket::write_private(&note, &fact)
+        let created = self.created(docker).await?.unwrap_or_default();
+        ticket::write_private(&note, &fact(&created))
     }
 
     /// Makes the next [`AgentVolume::ensure`] look again.
@@ -75,20 +81,31 @@ impl AgentVolume {
         let _ = std::fs::remove_file(tickets.beside(&format!("{}.checked", self.name)));
     }
 
-    async fn find_or_create(&self, docker: &Docker, instance: &str) -> Result<(String, bool)> {
-        let seen = |volume: bollard::models::Volume| volume.created_at.unwrap_or_default();
+    /// When the volume came to be; none if it does not exist.
+    async fn created(&self, docker: &Docker) -> Result<Option<String>> {
         match docker.inspect_volume(&self.name).await {
-            Ok(volume) => return Ok((seen(volume), false)),
-            Err(e) if is_absent(&e) => {}
-            Err(e) => return Err(map(e)),
+            Ok(volume) => Ok(Some(volume.created_at.unwrap_or_default())),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(map(e)),
         }
+    }
+
+    /// Creating it twice is success.
+    async fn create(&self, docker: &Docker) -> Result<()> {
         let request = VolumeCreateRequest {
             name: Some(self.name.clone()),
-            labels: Some([("stacyvm.instance".to_owned(), instance.to_owned())].into()),
+            // Of no store: all sandboxes of the engine share it.
+            labels: Some(
+                [(
+                    "stacyvm.agent".to_owned(),
+                    env!("CARGO_PKG_VERSION").to_owned(),
+                )]
+                .into(),
+            ),
             ..VolumeCreateRequest::default()
         };
-        let volume = docker.create_volume(request).await.map_err(map)?;
-        Ok((seen(volume), true))
+        docker.create_volume(request).await.map_err(map)?;
+        Ok(())
     }
 
     /// A container that has the volume and never runs. Its name is the lock
@@ -242,6 +259,10 @@ fn first_file(archive: &[u8]) -> Option<&[u8]> {
         rest = after.get(size.checked_next_multiple_of(BLOCK)?..)?;
     }
 }
+
+#[cfg(test)]
+#[path = "volume_engine_tests.rs"]
+mod engine_tests;
 
 #[cfg(test)]
 mod tests {

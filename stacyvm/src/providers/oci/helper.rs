@@ -3,13 +3,14 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
     sendmsg,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stacyvm_agent::helper_protocol::{FromHelper, GENERATION, MAX_PACKET, Park, ToHelper};
 use stacyvm_agent::protocol::message::{decode, encode};
 use tokio::io::unix::AsyncFd;
@@ -26,9 +27,38 @@ const MAX_DESCRIPTORS: usize = 64;
 /// unless it was detached.
 #[derive(Debug)]
 pub(super) struct Helper {
+    /// The name of its directory until its launch.
+    name: String,
     channel: OwnedFd,
-    child: Mutex<Child>,
     first_id: u32,
+    /// Taken when it is dropped.
+    child: Option<Child>,
+}
+
+/// Helpers that nobody watches any more and that have not ended yet. They
+/// belong to the process: whoever works next takes the status of those that
+/// ended, and none stays a zombie.
+static UNWATCHED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// Takes the exit status of unwatched helpers that ended.
+pub(super) fn reap_unwatched() {
+    let mut unwatched = UNWATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    unwatched.retain_mut(|child| !has_ended(child));
+}
+
+/// Takes the exit status of a helper that ended; true once it did.
+pub(super) fn has_ended(child: &mut Child) -> bool {
+    // An error means that somebody else reaped it.
+    !matches!(child.try_wait(), Ok(None))
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let mut unwatched = UNWATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+            unwatched.push(child);
+        }
+    }
 }
 
 impl Helper {
@@ -43,9 +73,10 @@ impl Helper {
         let (channel, theirs) = owner_channel()?;
         let child = program.start(theirs)?;
         let helper = Self {
+            name: name.to_owned(),
             channel,
-            child: Mutex::new(child),
             first_id,
+            child: Some(child),
         };
         let park = Park {
             generation: GENERATION,
@@ -110,18 +141,45 @@ impl Helper {
     pub(super) async fn receive(&self) -> Result<FromHelper> {
         let ready = self.ready()?;
         let mut buffer = vec![0; MAX_PACKET];
+        // One that ended before it read everything resets the channel; what it
+        // said comes after that.
+        let mut reset = false;
         loop {
             let mut guard = ready
                 .readable()
                 .await
                 .map_err(|e| super::error::io("hear a helper", e))?;
             match receive_now(self.channel.as_fd(), &mut buffer) {
+                Err(Errno::CONNRESET) if !reset => reset = true,
                 Ok(0) | Err(Errno::CONNRESET) => return Err(helper_gone()),
                 Ok(count) => return decode(&buffer[..count]).map_err(|_| unexpected()),
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(errno) => return Err(system("hear a helper", errno)),
             }
         }
+    }
+
+    /// Why a helper that cannot be spoken to ended, where it said so.
+    pub(super) async fn last_word(&self, otherwise: Error) -> Error {
+        loop {
+            match self.receive().await {
+                Ok(FromHelper::Parked) => {}
+                Ok(FromHelper::Failed(report)) => return failed(&report),
+                Ok(_) | Err(_) => return otherwise,
+            }
+        }
+    }
+
+    /// A descriptor that is readable once the process ended; none where the
+    /// kernel has no such thing.
+    pub(super) fn end(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(self.child.as_ref()?.id()).ok()?)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok()
+    }
+
+    /// Takes the exit status if it ended; true once it did.
+    pub(super) fn reap(&mut self) -> bool {
+        self.child.as_mut().is_none_or(has_ended)
     }
 
     /// Waits until the helper is ready for a launch.
@@ -133,14 +191,10 @@ impl Helper {
         }
     }
 
-    /// Takes the exit status of a helper that ended; true once it did.
-    pub(super) fn reap(&self) -> bool {
-        let mut child = self
-            .child
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // An error means that somebody else reaped it.
-        !matches!(child.try_wait(), Ok(None))
+    /// Closes the owner channel and gives what is left to wait for: the name
+    /// under which it parked, and its process.
+    pub(super) fn give_up(mut self) -> (String, Option<Child>) {
+        (std::mem::take(&mut self.name), self.child.take())
     }
 
     /// A registration with the runtime of this call: helpers outlive runtimes.

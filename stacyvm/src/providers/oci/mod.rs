@@ -161,7 +161,7 @@ impl Oci {
         )
     }
 
-    fn observe(&self, id: &SandboxId, report: Report) -> Observed {
+    fn observe(id: &SandboxId, report: Report) -> Observed {
         let record: Option<Record> = report.record.and_then(|r| serde_json::from_slice(&r).ok());
         let effective: BTreeMap<String, Effective> = report
             .in_force
@@ -243,12 +243,15 @@ impl Provider for Oci {
         let mut prepared = launch::prepare(request, &self.volumes, record)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
-        let (helper, parked) = self.owned.take()?;
+        let (making, parked) = self.owned.take(&request.id)?;
+        let helper = making.helper()?;
         if let Some(runtime) = &self.runtime {
             prepared.bundle(runtime, helper.first_id())?;
         }
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
-        helper.send(&launch, &prepared.descriptors()).await?;
+        if let Err(error) = helper.send(&launch, &prepared.descriptors()).await {
+            return Err(helper.last_word(error).await);
+        }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
         if !parked {
@@ -262,18 +265,20 @@ impl Provider for Oci {
         let stream = tokio::net::UnixStream::from_std(ours)
             .map_err(|e| error::io("use the agent's connection", e))?;
         let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
+        self.agents.put(&request.id, client);
         if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
+            // From here on it does not end when it is given up, so nothing
+            // that can be dropped may come before it is kept.
             helper.send(&ToHelper::Detach, &[]).await?;
         }
-        self.agents.get(&request.id, async || Ok(client)).await?;
-        self.owned.watch(request.id.clone(), helper);
+        making.keep();
         self.owned.refill();
-        Ok(self.observe(&request.id, report))
+        Ok(Self::observe(&request.id, report))
     }
 
     async fn inspect(&self, _cx: &Context, id: &SandboxId) -> Result<Observed> {
         match self.ask(id, MonitorRequest::Inspect).await? {
-            FromHelper::Report(report) => Ok(self.observe(id, report)),
+            FromHelper::Report(report) => Ok(Self::observe(id, report)),
             _ => Err(unexpected()),
         }
     }
@@ -328,15 +333,14 @@ impl Provider for Oci {
     }
 
     async fn destroy(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
-        let done = match self.sandboxes.find_name(id.as_str())? {
-            Some(directory) => self.take_down(id, &directory).await,
-            None => Ok(()),
-        };
-        if done.is_ok() {
-            self.agents.remove(id);
-            self.owned.forget(id);
+        // Where a create was given up its helper is taking away what it made,
+        // maybe not yet under the sandbox's name.
+        self.owned.given_up_ended(id).await?;
+        if let Some(directory) = self.sandboxes.find_name(id.as_str())? {
+            self.take_down(id, &directory).await?;
         }
-        done
+        self.agents.remove(id);
+        self.owned.ended(id).await
     }
 
     async fn exec(&self, _cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {

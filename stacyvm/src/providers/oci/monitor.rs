@@ -25,7 +25,10 @@ async fn connect(directory: &OwnedFd) -> Result<Option<UnixStream>> {
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) => match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
+            // A reset comes from a helper that ended before it accepted.
+            std::io::ErrorKind::NotFound
+            | std::io::ErrorKind::ConnectionRefused
+            | std::io::ErrorKind::ConnectionReset => Ok(None),
             _ => Err(io("reach the sandbox's helper", error)),
         },
     }

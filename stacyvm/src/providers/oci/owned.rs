@@ -1,12 +1,15 @@
 //! The helpers that this process started: those that wait, those that watch.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::directory::{PARKED, Sandboxes};
-use super::helper::Helper;
+use super::helper::{Helper, has_ended, reap_unwatched};
 use super::program::Program;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 
 /// Where private ranges of users begin: above what `useradd`, `subuid` files
@@ -14,6 +17,10 @@ use crate::id::SandboxId;
 const FIRST_RANGE: u32 = 0x7000_0000;
 /// The number of private ranges of 65536 users.
 const RANGES: u32 = 0x1000;
+
+/// How often the end of a helper is looked for, and how long between two looks.
+const TRIES: u32 = 10_000;
+const BETWEEN: Duration = Duration::from_millis(1);
 
 /// What starts helpers and keeps them.
 #[derive(Debug)]
@@ -30,10 +37,59 @@ pub(super) struct Owned {
 struct State {
     watching: HashMap<SandboxId, Helper>,
     parked: Vec<Helper>,
-    /// Helpers that have been given up and not been reaped yet.
-    ending: Vec<Helper>,
+    /// Helpers that have been given up and not been waited for yet.
+    ending: Vec<Ending>,
     refilling: usize,
     creates: u64,
+}
+
+/// A helper that has been given up.
+#[derive(Debug)]
+struct Ending {
+    id: SandboxId,
+    /// The name of its directory, had it not been launched.
+    parked: String,
+    child: Child,
+}
+
+/// The helper of a sandbox that is being made. Dropped before [`keep`](Self::keep)
+/// it is given up; [`Owned::ended`] waits until it has taken everything away.
+#[derive(Debug)]
+pub(super) struct Making {
+    owned: Arc<Owned>,
+    id: SandboxId,
+    /// Taken when it is kept or dropped.
+    helper: Option<Helper>,
+}
+
+impl Making {
+    pub(super) fn helper(&self) -> Result<&Helper> {
+        self.helper.as_ref().ok_or_else(super::error::helper_gone)
+    }
+
+    /// Keeps the helper for as long as this process lives.
+    pub(super) fn keep(mut self) {
+        if let Some(helper) = self.helper.take() {
+            let watching = &mut self.owned.state().watching;
+            watching.insert(self.id.clone(), helper);
+        }
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            self.owned.state().give_up(self.id.clone(), helper);
+        }
+    }
+}
+
+impl State {
+    fn give_up(&mut self, id: SandboxId, helper: Helper) {
+        if let (parked, Some(child)) = helper.give_up() {
+            self.ending.push(Ending { id, parked, child });
+        }
+    }
 }
 
 impl Owned {
@@ -57,21 +113,38 @@ impl Owned {
     }
 
     /// A helper for a new sandbox: one that waits, else a new one, which gets
-    /// ready while its launch is on the way.
-    pub(super) fn take(&self) -> Result<(Helper, bool)> {
+    /// ready while its launch is on the way. Tells whether it waited.
+    pub(super) fn take(self: &Arc<Self>, id: &SandboxId) -> Result<(Making, bool)> {
+        self.reap();
         let parked = {
             let mut state = self.state();
-            state.ending.retain(|helper| !helper.reap());
             state.creates += 1;
             state.parked.pop()
         };
-        match parked {
-            Some(helper) => Ok((helper, true)),
-            None => Ok((self.start()?, false)),
+        let waited = parked.is_some();
+        let helper = match parked {
+            Some(helper) => helper,
+            None => self.start()?,
+        };
+        let making = Making {
+            owned: Arc::clone(self),
+            id: id.clone(),
+            helper: Some(helper),
+        };
+        Ok((making, waited))
+    }
+
+    /// Takes the exit status of helpers that ended, whoever ended them.
+    fn reap(&self) {
+        reap_unwatched();
+        let mut state = self.state();
+        state.watching.retain(|_, helper| !helper.reap());
+        for ending in &mut state.ending {
+            has_ended(&mut ending.child);
         }
     }
 
-    fn start(&self) -> Result<Helper> {
+    fn start(self: &Arc<Self>) -> Result<Helper> {
         let random = SandboxId::random();
         let name = format!("{PARKED}{random}");
         let range = random
@@ -80,13 +153,27 @@ impl Owned {
             .fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()))
             % RANGES;
         let first = FIRST_RANGE + range * 0x1_0000;
-        Helper::start(
+        let helper = Helper::start(
             &self.program,
             self.sandboxes.descriptor(),
             &name,
             first,
             self.bundles,
-        )
+        )?;
+        // Its end may be somebody else's doing; it must not stay a zombie.
+        if let Some(end) = helper.end() {
+            let owned = Arc::downgrade(self);
+            tokio::spawn(async move {
+                if let Ok(ready) = super::sys::register(end.as_fd()) {
+                    let _ = ready.readable().await;
+                }
+                match owned.upgrade() {
+                    Some(owned) => owned.reap(),
+                    None => reap_unwatched(),
+                }
+            });
+        }
+        Ok(helper)
     }
 
     /// Starts helpers ahead. From the second create on: a process that has
@@ -117,19 +204,49 @@ impl Owned {
         });
     }
 
-    /// Keeps the helper of a sandbox for as long as this process lives.
-    pub(super) fn watch(&self, id: SandboxId, helper: Helper) {
-        self.state().watching.insert(id, helper);
+    /// Waits until helpers of this sandbox that were given up have ended, and
+    /// takes away what one that was killed left.
+    pub(super) async fn given_up_ended(&self, id: &SandboxId) -> Result<()> {
+        reap_unwatched();
+        for _ in 0..TRIES {
+            let (parked, waiting) = {
+                let mut state = self.state();
+                let (of_it, others): (Vec<_>, Vec<_>) = std::mem::take(&mut state.ending)
+                    .into_iter()
+                    .partition(|ending| ending.id == *id);
+                state.ending = others;
+                let mut parked = Vec::new();
+                for mut ending in of_it {
+                    if has_ended(&mut ending.child) {
+                        parked.push(ending.parked);
+                    } else {
+                        state.ending.push(ending);
+                    }
+                }
+                (parked, state.ending.iter().any(|ending| ending.id == *id))
+            };
+            for name in parked {
+                super::sweep::sweep(&self.sandboxes, &name).await?;
+            }
+            if !waiting {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        Err(
+            Error::new(ErrorKind::Timeout, "the sandbox's helper does not end")
+                .context("sandbox", id),
+        )
     }
 
-    /// Lets go of a helper whose sandbox has ended.
-    pub(super) fn forget(&self, id: &SandboxId) {
-        let mut state = self.state();
-        if let Some(helper) = state.watching.remove(id)
-            && !helper.reap()
+    /// Lets go of the helper of a sandbox that has ended, and waits for it.
+    pub(super) async fn ended(&self, id: &SandboxId) -> Result<()> {
         {
-            state.ending.push(helper);
+            let mut state = self.state();
+            if let Some(helper) = state.watching.remove(id) {
+                state.give_up(id.clone(), helper);
+            }
         }
-        state.ending.retain(|helper| !helper.reap());
+        self.given_up_ended(id).await
     }
 }

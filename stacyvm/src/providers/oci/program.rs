@@ -103,7 +103,12 @@ fn executes(path: &Path) -> bool {
 fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(bytes);
-    let name: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+    let mut name = String::new();
+    for byte in &digest {
+        name.extend(
+            [byte >> 4, byte & 15].map(|half| char::from(b"0123456789abcdef"[usize::from(half)])),
+        );
+    }
     let path = cache.join(format!("helper-{name}"));
     if is_same(&path, bytes) {
         return Ok(path);

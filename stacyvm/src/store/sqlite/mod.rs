@@ -115,18 +115,28 @@ impl SqliteStore {
         cx: &Context,
         work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
+        self.write_where(cx, |_| Ok(false), work).await
+    }
+
+    /// Writes, and waits for the disk where `waits` says so of what is there.
+    async fn write_where<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        waits: impl Fn(&Connection) -> Result<bool, Fault> + Send + 'static,
+        work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
         let file = self.file.clone();
+        let run = move |db: &mut Connection| {
+            if waits(db)? {
+                return transact(db, &work);
+            }
+            db.pragma_update(None, "synchronous", "NORMAL")?;
+            let noted = transact(db, &work);
+            db.pragma_update(None, "synchronous", "FULL")?;
+            noted
+        };
         self.writer
-            .run(cx, move |db| {
-                let noted = db
-                    .pragma_update(None, "synchronous", "NORMAL")
-                    .map_err(Fault::from)
-                    .and_then(|()| transact(db, &work));
-                db.pragma_update(None, "synchronous", "FULL")
-                    .map_err(Fault::from)
-                    .and(noted)
-                    .map_err(|e| e.named(&file))
-            })
+            .run(cx, move |db| run(db).map_err(|e| e.named(&file)))
             .await
     }
 }
@@ -194,7 +204,11 @@ impl Store for SqliteStore {
     async fn begin_create(&self, cx: &Context, record: &SandboxRecord) -> Result<Begin> {
         rules::check_new(cx, record)?;
         let record = record.clone();
-        self.write(cx, move |db| begin(db, &record)).await
+        if record.outlives_host {
+            self.write(cx, move |db| begin(db, &record)).await
+        } else {
+            self.note(cx, move |db| begin(db, &record)).await
+        }
     }
 
     async fn update_sandbox(
@@ -205,7 +219,11 @@ impl Store for SqliteStore {
         update: &SandboxUpdate,
     ) -> Result<SandboxRecord> {
         let (tenant, id, update) = (cx.tenant.clone(), id.clone(), update.clone());
-        self.write(cx, move |db| {
+        let waits = {
+            let (tenant, id) = (tenant.clone(), id.clone());
+            move |db: &Connection| Ok(query::sandbox(db, &tenant, &id)?.outlives_host)
+        };
+        let change = move |db: &Connection| {
             let before = query::sandbox(db, &tenant, &id)?;
             let after = rules::apply(&before, version, &update)?;
             rows::update_sandbox(db, &before, &after)?;
@@ -214,8 +232,8 @@ impl Store for SqliteStore {
             }
             rows::put_resources(db, &id, &update.resources)?;
             Ok(after)
-        })
-        .await
+        };
+        self.write_where(cx, waits, change).await
     }
 
     async fn get_sandbox(&self, cx: &Context, id: &SandboxId) -> Result<SandboxRecord> {

@@ -16,7 +16,7 @@ use crate::sandbox::state::Phase;
 /// The columns of a sandbox, in the order that [`sandbox`] reads.
 pub(super) const SANDBOX: &str = "s.id, s.tenant, s.provider, s.runtime, s.phase, s.version, \
      s.spec, s.digest, s.labels, s.created_ms, s.updated_ms, s.ends_ms, s.ended_ms, s.lifetime, \
-     s.idempotency_key, s.owner, s.effective, s.failure";
+     s.idempotency_key, s.owner, s.effective, s.failure, s.outlives_host";
 
 /// A number as SQLite keeps it. No time or count of ours comes near the end.
 pub(super) fn int(value: u64) -> i64 {
@@ -99,6 +99,7 @@ pub(super) fn sandbox(row: &Row<'_>) -> Result<SandboxRecord, Fault> {
         owner: c.get(15)?,
         effective: c.json(16)?,
         failure: c.get(17)?,
+        outlives_host: c.get(18)?,
     })
 }
 
@@ -151,8 +152,8 @@ pub(super) fn insert_sandbox(db: &Connection, r: &SandboxRecord) -> Result<(), F
     db.prepare_cached(
         "INSERT INTO sandboxes (id, tenant, provider, runtime, phase, version, spec, digest, \
          labels, created_ms, updated_ms, ends_ms, ended_ms, lifetime, idempotency_key, owner, \
-         effective, failure) \
-         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18)",
+         effective, failure, outlives_host) \
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
     )?
     .execute(params![
         r.id.as_str(),
@@ -173,6 +174,7 @@ pub(super) fn insert_sandbox(db: &Connection, r: &SandboxRecord) -> Result<(), F
         r.owner,
         json(&r.effective),
         r.failure,
+        r.outlives_host,
     ])?;
     insert_labels(db, r)
 }

@@ -22,6 +22,7 @@ CREATE TABLE sandboxes (
     ends_ms INTEGER,
     ended_ms INTEGER,
     lifetime TEXT NOT NULL,
+    outlives_host INTEGER NOT NULL CHECK (outlives_host IN (0, 1)),
     idempotency_key TEXT,
     owner TEXT NOT NULL,
     effective TEXT NOT NULL,

@@ -1,0 +1,65 @@
+//! An attached lifetime as a lease: the agent ends the sandbox unless its
+//! owner says in time that it still lives. So it ends after the owner was
+//! killed, or its host lost, with nothing on the engine to clean up.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::sleep;
+
+use super::life::Life;
+use crate::error::ErrorKind;
+use crate::id::SandboxId;
+
+/// Renewals in one lease: two may be lost.
+const RENEWALS: u32 = 3;
+
+/// The end that the agent is told: the sandbox's own, or that of a lease from now.
+pub(super) fn end(
+    ends: Option<SystemTime>,
+    lease: Option<Duration>,
+    now: SystemTime,
+) -> Option<SystemTime> {
+    let renewed = lease.map(|lease| now + lease);
+    match (ends, renewed) {
+        (Some(ends), Some(renewed)) => Some(ends.min(renewed)),
+        (ends, renewed) => ends.or(renewed),
+    }
+}
+
+/// Renews the lease of a sandbox as long as this process lives and the
+/// sandbox is there. The task dies with its runtime, which is the point.
+pub(super) fn hold(life: &Arc<Life>, id: SandboxId) {
+    let life = Arc::clone(life);
+    tokio::spawn(async move {
+        let pause = life.config.lease / RENEWALS;
+        loop {
+            sleep(pause).await;
+            match life.renew(&id).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {
+                    return;
+                }
+                // The next one may arrive.
+                Err(error) => tracing::debug!(sandbox = %id, %error, "a lease was not renewed"),
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earlier_end_binds() {
+        let now = SystemTime::now();
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(9));
+        assert_eq!(end(None, None, now), None);
+        assert_eq!(end(Some(now + long), None, now), Some(now + long));
+        assert_eq!(end(None, Some(short), now), Some(now + short));
+        assert_eq!(end(Some(now + long), Some(short), now), Some(now + short));
+        assert_eq!(end(Some(now + short), Some(long), now), Some(now + short));
+    }
+}

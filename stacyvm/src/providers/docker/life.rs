@@ -1,0 +1,490 @@
+//! Making, reaching, observing and ending containers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions,
+    RemoveContainerOptions, StartContainerOptions,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::bridge::{Bridge, not_answering};
+use super::config::DockerConfig;
+use super::create::{self, Owner, REQUEST, SOCKET};
+use super::error::{is_absent, map, status};
+use super::facts::Facts;
+use super::lease;
+use super::observe;
+use super::ticket::{Ticket, Tickets};
+use super::volume::{AgentVolume, no_image};
+use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{SandboxId, TenantId};
+use crate::provider::{CreateRequest, Level};
+use crate::sandbox::spec::Lifetime;
+use crate::sandbox::state::{Observed, ObservedState};
+
+/// How long a container that has started may take until its agent answers.
+const AGENT_WITHIN: Duration = Duration::from_secs(20);
+/// How long the engine may take until a removed container is gone.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// How much of what a dying agent says is kept.
+const LAST_WORDS: u64 = 1024;
+
+/// One engine, and the sandboxes of this process on it.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) docker: Docker,
+    pub(super) config: DockerConfig,
+    pub(super) facts: Facts,
+    tickets: Tickets,
+    volume: AgentVolume,
+    /// Held while the volume is looked at, so that it is filled once.
+    volume_checked: tokio::sync::Mutex<bool>,
+    pool: AgentPool,
+    /// One making or ending of a sandbox at a time. Commands and files never
+    /// wait for it.
+    busy: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Life {
+    pub(super) async fn open(config: DockerConfig) -> Result<Self> {
+        let docker = config.client()?.negotiate_version().await.map_err(map)?;
+        let info = docker.info().await.map_err(map)?;
+        let facts = Facts::new(&info, config.runtime.as_deref())?;
+        Ok(Self {
+            tickets: Tickets::open(&config.state)?,
+            volume: AgentVolume::new(stacyvm_agent::AGENT),
+            volume_checked: tokio::sync::Mutex::new(false),
+            pool: AgentPool::new(),
+            busy: Mutex::new(HashMap::new()),
+            docker,
+            config,
+            facts,
+        })
+    }
+
+    /// Waits until nobody makes or ends the sandbox.
+    async fn alone(&self, id: &SandboxId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(busy.entry(id.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Makes a sandbox in a task of its own, which goes on when the caller
+    /// gives up: a request to the engine cannot be taken back half-way. What
+    /// nobody waits for any more is removed as soon as it is there, and a
+    /// `destroy` of the id waits for that.
+    pub(super) async fn make(
+        life: &Arc<Self>,
+        request: CreateRequest,
+        tenant: TenantId,
+    ) -> Result<Observed> {
+        let life = Arc::clone(life);
+        let held = life.alone(&request.id).await;
+        let (answer, asked) = oneshot::channel();
+        tokio::spawn(async move {
+            let made = life.make_or_undo(&request, &tenant).await;
+            if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
+                lease::hold(&life, request.id.clone());
+            }
+            if let Err(Ok(_)) = answer.send(made) {
+                life.undo(&request.id).await;
+            }
+            drop(held);
+        });
+        asked.await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "the task that makes the sandbox ended early",
+            ))
+        })
+    }
+
+    async fn make_or_undo(&self, request: &CreateRequest, tenant: &TenantId) -> Result<Observed> {
+        if let Some(there) = self.there_already(request).await? {
+            return Ok(there);
+        }
+        self.affordable(request)?;
+        let image = create::image(&request.spec)?;
+        let image_config = match self.docker.inspect_image(image).await {
+            Ok(seen) => seen.config.unwrap_or_default(),
+            Err(e) if is_absent(&e) => return Err(no_image(image)),
+            Err(e) => return Err(map(e)),
+        };
+        self.agent_at_hand(image).await?;
+        let ends_ms = request.ends.and_then(epoch_ms);
+        let attached = request.spec.lifetime == Lifetime::Attached;
+        let ticket = Ticket::mint(ends_ms, attached)?;
+        let owner = Owner {
+            instance: &request.instance,
+            tenant,
+        };
+        let body = create::body(request, &owner, &self.facts, &self.volume.name, &ticket)?;
+        let ends = self.told(&ticket);
+        let config =
+            create::agent_config(request, &image_config, &ticket, ends, SystemTime::now())?;
+        let greeting = create::framed(&config)?;
+        // Before the container: one without a ticket could be reached by nobody.
+        self.tickets.keep(&request.id, &ticket)?;
+        let options = CreateContainerOptions {
+            name: Some(create::container(&request.id)),
+            ..CreateContainerOptions::default()
+        };
+        let made = match self.docker.create_container(Some(options), body).await {
+            Ok(made) => made.id,
+            Err(e) if is_absent(&e) => {
+                self.tickets.forget(&request.id)?;
+                return Err(no_image(image));
+            }
+            Err(e) => {
+                // No answer does not mean that nothing was made.
+                self.undo(&request.id).await;
+                return Err(map(e));
+            }
+        };
+        match self.start(&made, &ticket, &greeting).await {
+            Ok(client) => self.pool.put(&request.id, client),
+            Err(error) => {
+                // The agent's file may be what is wrong.
+                *self.volume_checked.lock().await = false;
+                self.volume.doubt(&self.tickets);
+                self.undo(&request.id).await;
+                return Err(error);
+            }
+        }
+        self.observe(&request.id).await
+    }
+
+    /// Takes back what a failed or abandoned create has made. What even that
+    /// leaves is found by its labels at the next reconciliation.
+    async fn undo(&self, id: &SandboxId) {
+        if let Err(error) = self.remove(id).await {
+            tracing::warn!(sandbox = %id, %error, "a sandbox that was not wanted is left");
+        }
+    }
+
+    /// The sandbox of an earlier, equal request; `conflict` for another one.
+    async fn there_already(&self, request: &CreateRequest) -> Result<Option<Observed>> {
+        let Some(seen) = self.look(&request.id).await? else {
+            self.tickets.forget(&request.id)?;
+            return Ok(None);
+        };
+        let asked_before = self
+            .tickets
+            .find(&request.id)?
+            .map(|ticket| create::fingerprint(request, &ticket))
+            .transpose()?;
+        let kept = observe::labels(&seen).and_then(|l| l.get(REQUEST));
+        if asked_before.is_none() || asked_before.as_ref() != kept {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "a container of this sandbox id exists already, made for another request",
+            )
+            .context("container", create::container(&request.id)));
+        }
+        let there = self.observe(&request.id).await?;
+        if there.state == ObservedState::Running && self.client(&request.id).await.is_ok() {
+            return Ok(Some(there));
+        }
+        // Half made by a process that died.
+        self.remove(&request.id).await?;
+        Ok(None)
+    }
+
+    /// Admission asked for no more than the capabilities; a limit that the
+    /// engine would drop in silence is refused here all the same.
+    fn affordable(&self, request: &CreateRequest) -> Result<()> {
+        let can = self.facts.capabilities();
+        let asked = &request.spec.resources;
+        for (field, set, level) in [
+            ("memory_mib", asked.memory_mib.is_some(), can.memory_limit),
+            ("cpus", asked.cpus.is_some(), can.cpu_limit),
+            ("pids", asked.pids.is_some(), can.pids_limit),
+        ] {
+            if set && level == Level::Absent {
+                return Err(Error::unsupported(format!(
+                    "the docker engine cannot hold a limit of {field}"
+                ))
+                .context("field", field));
+            }
+        }
+        if stacyvm_agent::AGENT.is_empty() {
+            return Err(Error::unsupported(
+                "this build holds no agent, expected one built on linux or named prebuilt",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn agent_at_hand(&self, image: &str) -> Result<()> {
+        let mut checked = self.volume_checked.lock().await;
+        if !*checked {
+            let instance = self.config.instance.as_str();
+            self.volume
+                .ensure(
+                    &self.docker,
+                    &self.facts.engine,
+                    &self.tickets,
+                    image,
+                    instance,
+                )
+                .await?;
+            *checked = true;
+        }
+        Ok(())
+    }
+
+    /// Starts a container, tells its agent what it must know, and connects.
+    async fn start(&self, made: &str, ticket: &Ticket, greeting: &[u8]) -> Result<AgentClient> {
+        let options = AttachContainerOptions {
+            stdin: true,
+            stdout: true,
+            stderr: true,
+            stream: true,
+            ..AttachContainerOptions::default()
+        };
+        // Before the start, so that nothing it says is lost.
+        let attached = self
+            .docker
+            .attach_container(made, Some(options))
+            .await
+            .map_err(map)?;
+        let mut standard = Bridge::new(attached.output, attached.input);
+        self.docker
+            .start_container(made, None::<StartContainerOptions>)
+            .await
+            .map_err(map)?;
+        let until = Instant::now() + AGENT_WITHIN;
+        let told = async {
+            standard.write_all(greeting).await?;
+            standard.shutdown().await
+        };
+        let told = timeout_at(until, told).await;
+        if !matches!(told, Ok(Ok(()))) {
+            return Err(not_answering(&last_words(&mut standard).await));
+        }
+        loop {
+            let connecting = async {
+                // An error here is the engine's: the container has ended.
+                let bridge = self.bridge(made, ticket).await?;
+                Ok::<_, Error>(greet(bridge, ticket).await)
+            };
+            let error = match timeout_at(until, connecting).await {
+                Ok(Ok(Ok(client))) => return Ok(client),
+                // It does not listen yet, as long as there is time.
+                Ok(Ok(Err(_))) if Instant::now() < until => {
+                    sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Ok(Err(error) | Ok(Err(error))) => error,
+                Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
+            };
+            let said = last_words(&mut standard).await;
+            return Err(not_answering(&said).source(error));
+        }
+    }
+
+    /// Opens a new bridge to the agent of a container.
+    async fn bridge(&self, container: &str, ticket: &Ticket) -> Result<Bridge> {
+        Bridge::open(&self.docker, container, &ticket.program, SOCKET)
+            .await
+            .map_err(|e| match status(&e) {
+                Some(404) => gone(ErrorKind::NotFound),
+                Some(409) if e.to_string().contains("paused") => Error::new(
+                    ErrorKind::Conflict,
+                    "the sandbox is paused, expected a running one; resume it",
+                ),
+                Some(409) => gone(ErrorKind::SandboxGone),
+                _ => map(e),
+            })
+    }
+
+    /// The connection to a sandbox, made if this process has none.
+    pub(super) async fn client(&self, id: &SandboxId) -> Result<AgentClient> {
+        self.pool.get(id, || self.connect(id)).await
+    }
+
+    async fn connect(&self, id: &SandboxId) -> Result<AgentClient> {
+        if self.look(id).await?.is_none() {
+            self.tickets.forget(id)?;
+            return Err(gone(ErrorKind::NotFound).context("sandbox", id));
+        }
+        let Some(ticket) = self.tickets.find(id)? else {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "the key of the sandbox is not in this state directory, expected that of the \
+                 user who made it",
+            )
+            .context("sandbox", id));
+        };
+        let bridge = self.bridge(&create::container(id), &ticket).await?;
+        greet(bridge, &ticket).await
+    }
+
+    /// The container of a sandbox of this store. One of the same name that
+    /// is not ours is as good as none, and is never touched.
+    async fn look(&self, id: &SandboxId) -> Result<Option<ContainerInspectResponse>> {
+        let name = create::container(id);
+        let seen = match self
+            .docker
+            .inspect_container(&name, None::<InspectContainerOptions>)
+            .await
+        {
+            Ok(seen) => seen,
+            Err(e) if is_absent(&e) => return Ok(None),
+            Err(e) => return Err(map(e)),
+        };
+        let ours = observe::is_ours(observe::labels(&seen), id, &self.config.instance);
+        Ok(ours.then_some(seen))
+    }
+
+    pub(super) async fn observe(&self, id: &SandboxId) -> Result<Observed> {
+        let Some(seen) = self.look(id).await? else {
+            return Err(gone(ErrorKind::NotFound).context("sandbox", id));
+        };
+        let ends = self.tickets.find(id)?.and_then(|ticket| ticket.ends());
+        Ok(observe::inspected(id, &seen, &self.facts, ends))
+    }
+
+    /// Moves the end: tells the agent, and keeps it for later looks.
+    pub(super) async fn set_end(&self, id: &SandboxId, ends: Option<SystemTime>) -> Result<()> {
+        let client = self.client(id).await?;
+        let Some(mut ticket) = self.tickets.find(id)? else {
+            return Err(gone(ErrorKind::NotFound).context("sandbox", id));
+        };
+        ticket.ends_ms = ends.and_then(epoch_ms);
+        client.set_deadline(self.told(&ticket)).await?;
+        self.tickets.keep(id, &ticket)
+    }
+
+    /// Tells the agent of an attached sandbox that its owner lives. False
+    /// where there is nothing to renew.
+    pub(super) async fn renew(&self, id: &SandboxId) -> Result<bool> {
+        let Some(ticket) = self.tickets.find(id)?.filter(|t| t.attached) else {
+            return Ok(false);
+        };
+        let client = self.client(id).await?;
+        client.set_deadline(self.told(&ticket)).await?;
+        Ok(true)
+    }
+
+    /// The end that the agent is told now.
+    fn told(&self, ticket: &Ticket) -> Option<SystemTime> {
+        let lease = ticket.attached.then_some(self.config.lease);
+        lease::end(ticket.ends(), lease, SystemTime::now())
+    }
+
+    /// Brings a sandbox to a stand or lets it go on.
+    pub(super) async fn freeze(&self, id: &SandboxId, wanted: ObservedState) -> Result<()> {
+        let name = create::container(id);
+        if self.observe(id).await?.state == wanted {
+            return Ok(());
+        }
+        let done = match wanted {
+            ObservedState::Paused => self.docker.pause_container(&name).await,
+            _ => self.docker.unpause_container(&name).await,
+        };
+        match done {
+            Ok(()) => Ok(()),
+            // Somebody else was faster.
+            Err(_) if self.observe(id).await?.state == wanted => Ok(()),
+            Err(e) if is_absent(&e) => Err(gone(ErrorKind::NotFound).context("sandbox", id)),
+            Err(e) => Err(map(e)),
+        }
+    }
+
+    pub(super) async fn destroy(&self, id: &SandboxId) -> Result<()> {
+        let _held = self.alone(id).await;
+        self.remove(id).await
+    }
+
+    /// Removes a container with its unnamed volumes and waits until it is gone.
+    async fn remove(&self, id: &SandboxId) -> Result<()> {
+        let until = Instant::now() + GONE_WITHIN;
+        while let Some(seen) = self.look(id).await? {
+            // By its own id: the name may come to mean another container.
+            let container = seen.id.unwrap_or_else(|| create::container(id));
+            let options = RemoveContainerOptions {
+                force: true,
+                v: true,
+                link: false,
+            };
+            match self
+                .docker
+                .remove_container(&container, Some(options))
+                .await
+            {
+                // The engine is removing it already: by AutoRemove, or for another caller.
+                Err(e) if status(&e) == Some(409) && Instant::now() < until => {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                Err(e) if !is_absent(&e) => return Err(map(e)),
+                _ => {}
+            }
+            if Instant::now() >= until {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the docker engine does not remove the container",
+                )
+                .context("container", container));
+            }
+        }
+        self.pool.remove(id);
+        self.tickets.forget(id)
+    }
+}
+
+/// Both sides prove the key. The engine may die without closing a bridge,
+/// so an idle one is asked whether it is there.
+async fn greet(bridge: Bridge, ticket: &Ticket) -> Result<AgentClient> {
+    let options = ConnectOptions {
+        key: Some(SandboxKey::from_bytes(ticket.key()?)),
+        heartbeat: true,
+    };
+    AgentClient::connect(bridge, options).await
+}
+
+fn gone(kind: ErrorKind) -> Error {
+    Error::new(
+        kind,
+        match kind {
+            ErrorKind::NotFound => "no such sandbox on this docker engine",
+            _ => "the sandbox has ended",
+        },
+    )
+}
+
+fn epoch_ms(at: SystemTime) -> Option<u64> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
+/// What a container that does not answer wrote before, for people.
+async fn last_words(standard: &mut Bridge) -> String {
+    let mut said = Vec::new();
+    let read = async {
+        let mut bounded = (&mut *standard).take(LAST_WORDS);
+        bounded.read_to_end(&mut said).await
+    };
+    // Whatever is there: it may still run and say nothing more.
+    match timeout_at(Instant::now() + Duration::from_millis(200), read).await {
+        Ok(Err(error)) => error.to_string(),
+        _ => format!(
+            "{} {}",
+            String::from_utf8_lossy(&said),
+            standard.complaint()
+        )
+        .trim()
+        .to_owned(),
+    }
+}

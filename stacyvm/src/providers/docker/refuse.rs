@@ -1,0 +1,152 @@
+//! What this provider does not serve.
+
+use crate::error::{Error, Result};
+use crate::sandbox::spec::{MountSource, Network, Privileges, SandboxSpec, Source};
+
+/// Refuses what this provider cannot do, before any effect. A new field does
+/// not compile until it is decided here.
+pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
+    let SandboxSpec {
+        source,
+        env: _,
+        user: _,
+        workdir: _,
+        privileges,
+        resources,
+        mounts,
+        network,
+        ports,
+        labels: _,
+        ttl: _,
+        idle_timeout,
+        lifetime: _,
+        secrets: _,
+        read_only_root: _,
+        profile: _,
+        provider_options,
+    } = spec;
+    let no = |field: &'static str, what: &str| {
+        Err(
+            Error::unsupported(format!("the docker provider does not serve {what}"))
+                .context("field", field),
+        )
+    };
+    match source {
+        Source::Image(name) if name == "host" => {
+            return no("image", "the image `host`; name an image of the engine");
+        }
+        Source::Image(name) if name.starts_with('/') => {
+            return no("image", "a root directory; name an image of the engine");
+        }
+        Source::Image(_) => {}
+        Source::Template(_) => return no("template", "templates"),
+        Source::Snapshot(_) => return no("snapshot", "snapshots"),
+    }
+    if *privileges != Privileges::None {
+        return no("privileges", "root with privileges inside");
+    }
+    if resources.disk_mib.is_some() {
+        return no("disk_mib", "a limit of writable disk");
+    }
+    for mount in mounts {
+        match mount.source {
+            MountSource::Tmpfs { .. } => {}
+            MountSource::Host(_) => return no("mounts", "directories of the host"),
+            MountSource::Volume(_) => return no("mounts", "volumes"),
+        }
+    }
+    match network {
+        None | Some(Network::None) => {}
+        Some(Network::Allow(_)) => return no("network", "an egress allow-list"),
+        Some(Network::Full) => return no("network", "a network"),
+    }
+    if !ports.is_empty() {
+        return no("ports", "published ports; dial them through the sandbox");
+    }
+    if idle_timeout.is_some() {
+        return no("idle_timeout", "an idle timeout");
+    }
+    if provider_options.contains_key("docker") {
+        return no("provider_options.docker", "options of its own");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::sandbox::spec::{Lifetime, Mount, Port, Profile};
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_not_served_is_refused_by_field() {
+        let image = || SandboxSpec::image("a");
+        let mount = |source| Mount {
+            target: "/x".into(),
+            source,
+            writable: false,
+        };
+        let mut table = vec![
+            (SandboxSpec::host(), "image"),
+            (SandboxSpec::image("/root"), "image"),
+            (image().disk_mib(64), "disk_mib"),
+            (
+                image().mount(mount(MountSource::Host("/etc".into()))),
+                "mounts",
+            ),
+            (
+                image().mount(mount(MountSource::Volume("v".into()))),
+                "mounts",
+            ),
+            (image().network(Network::Full), "network"),
+            (image().network(Network::Allow(vec![])), "network"),
+        ];
+        let with = |change: fn(&mut SandboxSpec)| {
+            let mut spec = SandboxSpec::image("a");
+            change(&mut spec);
+            spec
+        };
+        table.extend([
+            (
+                with(|s| s.source = Source::Template("t".into())),
+                "template",
+            ),
+            (
+                with(|s| s.source = Source::Snapshot("t".into())),
+                "snapshot",
+            ),
+            (
+                with(|s| s.privileges = Privileges::NamespacedRoot),
+                "privileges",
+            ),
+            (with(|s| s.ports.push(Port { guest: 1, host: 0 })), "ports"),
+            (
+                with(|s| s.idle_timeout = Some(Duration::from_secs(9))),
+                "idle_timeout",
+            ),
+            (
+                with(|s| {
+                    s.provider_options
+                        .insert("docker".into(), serde_json::json!({}));
+                }),
+                "provider_options.docker",
+            ),
+        ]);
+        for (spec, field) in table {
+            let error = refuse(&spec).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{field}");
+            assert_eq!(error.fact("field"), Some(field));
+        }
+        let served = image()
+            .memory_mib(64)
+            .cpus(0.5)
+            .pids(9)
+            .open_files(99)
+            .network(Network::None)
+            .lifetime(Lifetime::Attached)
+            .mount(mount(MountSource::Tmpfs { size_mib: 4 }))
+            .profile(Profile::Strict);
+        refuse(&served).unwrap();
+    }
+}

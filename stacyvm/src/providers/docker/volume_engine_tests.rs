@@ -1,0 +1,58 @@
+//! The agent's volume on a real engine; see `tests/docker.rs`.
+
+use bollard::query_parameters::RemoveVolumeOptions;
+
+use super::*;
+use crate::id::InstanceId;
+use crate::providers::docker::DockerConfig;
+
+const IMAGE: &str = "stacyvm-test/busybox";
+
+#[tokio::test]
+async fn a_volume_is_filled_once_and_mended_when_it_is_doubted() {
+    let Some(host) = std::env::var_os("STACYVM_TEST_DOCKER_HOST") else {
+        println!("not run: no docker engine");
+        return;
+    };
+    let state = tempfile::tempdir().unwrap();
+    let config =
+        DockerConfig::new(state.path(), InstanceId::random()).host(host.into_string().unwrap());
+    let docker = config.client().unwrap().negotiate_version().await.unwrap();
+    let tickets = Tickets::open(state.path()).unwrap();
+    // Of this run alone, so that nobody else's volume is touched.
+    let bytes: &'static [u8] =
+        Box::leak(config.instance.to_string().repeat(999).into_bytes().into());
+    let volume = AgentVolume::new(bytes);
+    let ensure = || volume.ensure(&docker, "engine", &tickets, IMAGE, "i");
+    let instance = config.instance.as_str();
+
+    // Two at once: the name of the filling container keeps them apart.
+    let (first, second) = tokio::join!(ensure(), ensure());
+    first.unwrap();
+    second.unwrap();
+    let filler = volume.filler(&docker, IMAGE, instance).await.unwrap();
+    assert!(volume.is_whole(&docker, &filler).await.unwrap());
+
+    let other = UploadToContainerOptions {
+        path: PLACE.to_owned(),
+        ..UploadToContainerOptions::default()
+    };
+    let torn = bollard::body_full(tar_of(FILE, &bytes[..1000]).into());
+    docker
+        .upload_to_container(&filler, Some(other), torn)
+        .await
+        .unwrap();
+    assert!(!volume.is_whole(&docker, &filler).await.unwrap());
+    remove(&docker, &filler).await.unwrap();
+
+    volume.doubt(&tickets);
+    ensure().await.unwrap();
+    let filler = volume.filler(&docker, IMAGE, instance).await.unwrap();
+    assert!(volume.is_whole(&docker, &filler).await.unwrap());
+    remove(&docker, &filler).await.unwrap();
+
+    docker
+        .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
+        .await
+        .unwrap();
+}
