@@ -25,10 +25,16 @@ pub const SOCKET_NAME: &str = "helper.sock";
 pub const LOCK_NAME: &str = "helper.lock";
 /// The file in a sandbox's directory that names what lies outside of it: one
 /// line `KIND<tab>NAME` for each (`cgroup` and an absolute path, `loop` and a
-/// device), written before it is made.
+/// device), written before it is made. Killing what is in the cgroups and
+/// removing them and the directory takes down any sandbox, as a runtime's own
+/// state is kept in the directory.
 pub const LEDGER_NAME: &str = "ledger";
 /// The directory in a sandbox's directory that holds what the sandbox writes.
 pub const DATA_NAME: &str = "data";
+/// The root in a bundle's directory.
+pub const BUNDLE_ROOT: &str = "root";
+/// The agent in a bundle's root.
+pub const BUNDLE_AGENT: &str = "/.stacyvm/stacyvm-agent";
 /// The first bytes of a stream to the agent.
 pub const REQUEST_AGENT: [u8; 8] = *b"SVMagen1";
 /// The first bytes of a stream of monitor requests.
@@ -66,6 +72,11 @@ pub struct Park {
     /// it the helper's own as its only one.
     #[n(2)]
     pub first_id: Option<u32>,
+    /// Whether the launch will bring a [`Bundle`]: then cgroups and namespaces
+    /// are its runtime's to make, and needed is a range of ids.
+    #[n(3)]
+    #[cbor(default)]
+    pub bundle: bool,
 }
 
 /// A sandbox.
@@ -107,6 +118,22 @@ pub struct Launch {
     /// Whether the last descriptor is a connection for the agent.
     #[n(10)]
     pub connection: bool,
+    /// Has a runtime make the sandbox, from a bundle whose root is [`root`](Self::root).
+    #[n(11)]
+    pub bundle: Option<Bundle>,
+}
+
+/// What an OCI runtime is told beyond a root.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Bundle {
+    /// The absolute path of the runtime's binary.
+    #[n(0)]
+    pub runtime: String,
+    /// The content of `config.json`. Its root is [`BUNDLE_ROOT`], its process
+    /// [`BUNDLE_AGENT`], its cgroups' path `/stacyvm/` and the sandbox's id.
+    #[n(1)]
+    pub config: String,
 }
 
 /// What a root is made of.
@@ -371,6 +398,7 @@ mod tests {
             generation: GENERATION,
             name: "parked-1".into(),
             first_id: Some(100_000),
+            bundle: true,
         });
         let bytes = encode(&park);
         assert_eq!(decode::<ToHelper>(&bytes).unwrap(), park);

@@ -11,6 +11,7 @@
 /// systems other than Linux, and where only the documentation is made.
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
 
+pub mod confinement;
 pub mod helper_protocol;
 pub mod protocol;
 

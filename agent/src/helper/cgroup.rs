@@ -93,6 +93,38 @@ fn hierarchies() -> Vec<Hierarchy> {
     }
 }
 
+/// Where the cgroup of a sandbox is in every hierarchy of this host, used or
+/// not: a runtime makes one in each.
+pub(crate) fn everywhere(name: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mount = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let kind = right.split(' ').next()?;
+        let mount = left.split(' ').nth(4)?;
+        matches!(kind, "cgroup" | "cgroup2").then(|| Path::new(mount).join(PARENT).join(name))
+    };
+    mounts.lines().filter_map(mount).collect()
+}
+
+/// Kills what is in a cgroup that a runtime made and removes it; names what stays.
+pub(crate) fn destroy(path: &Path) -> Option<String> {
+    for _ in 0..500 {
+        let inside = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        for pid in inside.lines().filter_map(|line| line.parse().ok()) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        match fs::remove_dir(path) {
+            Ok(()) => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(_) => pause(Duration::from_millis(10)),
+        }
+    }
+    Some(format!("cgroup {}", path.display()))
+}
+
 fn write(path: &Path, text: impl AsRef<str>) -> io::Result<()> {
     // Never created: a file that is missing here is a controller that is.
     let mut file = fs::OpenOptions::new().write(true).open(path)?;
@@ -187,6 +219,27 @@ impl Cgroups {
             .iter()
             .find(|h| h.controllers.iter().any(|c| c == controller))?;
         Some((self.dir(found), found.version))
+    }
+
+    /// Whether a process of the host is in these cgroups.
+    pub(crate) fn hold(&self, pid: i32) -> bool {
+        let seen = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let path = format!("/{PARENT}/{}", self.name);
+        self.hierarchies.iter().all(|hierarchy| {
+            seen.lines().any(|line| {
+                let mut parts = line.splitn(3, ':').skip(1);
+                let (Some(controllers), Some(at)) = (parts.next(), parts.next()) else {
+                    return false;
+                };
+                let is_this = match hierarchy.version {
+                    2 => controllers.is_empty(),
+                    _ => controllers
+                        .split(',')
+                        .any(|c| hierarchy.controllers.iter().any(|h| h == c)),
+                };
+                is_this && at.ends_with(&path)
+            })
+        })
     }
 
     /// The directory to be born in (version 2), or nothing.

@@ -10,18 +10,15 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::fault::{Result, Tried};
 use super::{kernel_fs, packet, root, seccomp, sys};
+use crate::confinement::CAPABILITIES;
 use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, ToHelper};
 use crate::protocol::control::CONTROL_FD;
 
-/// What the agent keeps: to become other users, to signal and own their
-/// processes and files. All within the sandbox's own user namespace.
-const AGENT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETPCAP);
+/// What the agent keeps.
+fn agent_capabilities() -> CapabilitySet {
+    let bits = CAPABILITIES.iter().fold(0, |set, (_, n)| set | 1_u64 << n);
+    CapabilitySet::from_bits_truncate(bits)
+}
 
 /// What the child owns.
 pub(crate) struct Child {
@@ -138,7 +135,7 @@ impl Child {
     }
 }
 
-fn standard_streams_to_null() -> Result<()> {
+pub(crate) fn standard_streams_to_null() -> Result<()> {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     let null =
         rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).tried("open /dev/null")?;
@@ -149,13 +146,14 @@ fn standard_streams_to_null() -> Result<()> {
 }
 
 fn drop_capabilities() -> Result<()> {
+    let kept = agent_capabilities();
     // The bounding set first: it takes SETPCAP, and it is what root's exec
     // would otherwise get back.
     for number in 0..64 {
         let Some(one) = CapabilitySet::from_bits(1 << number) else {
             continue;
         };
-        if AGENT_CAPABILITIES.contains(one) {
+        if kept.contains(one) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
@@ -168,8 +166,8 @@ fn drop_capabilities() -> Result<()> {
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
-            effective: AGENT_CAPABILITIES,
-            permitted: AGENT_CAPABILITIES,
+            effective: kept,
+            permitted: kept,
             inheritable: CapabilitySet::empty(),
         },
     )

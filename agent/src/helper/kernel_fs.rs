@@ -7,6 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::confinement::{MASKED, MASKED_SYS, READ_ONLY};
 
 /// Device nodes, bound from the host as no user namespace can make any.
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -18,27 +19,6 @@ const LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
     ("core", "/proc/kcore"),
 ];
-
-/// Below /proc, hidden: they tell about the host or reach its hardware.
-const MASKED: [&str; 13] = [
-    "acpi",
-    "asound",
-    "interrupts",
-    "kallsyms",
-    "kcore",
-    "key-users",
-    "keys",
-    "latency_stats",
-    "sched_debug",
-    "scsi",
-    "timer_list",
-    "timer_stats",
-    "kpagecount",
-];
-/// Below /proc, readable and no more: writing there is for the host.
-const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
-/// Below /sys, hidden.
-const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 
 fn open(path: &str) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;

@@ -6,6 +6,7 @@
 //! it is killed itself, the kernel kills the sandbox with it, and what then
 //! stays (a directory, cgroups) is named in the ledger for a sweep.
 
+mod bundle;
 mod cgroup;
 mod child;
 mod connection;
@@ -148,6 +149,12 @@ fn check(park: &Park) -> Result<()> {
         return Err(Failed::new(
             FailedKind::Invalid,
             format!("the first id {first} leaves no private range of 65536"),
+        ));
+    }
+    if park.bundle && park.first_id.is_none() {
+        return Err(Failed::new(
+            FailedKind::Invalid,
+            "a bundle needs a private range of ids",
         ));
     }
     check_name(&park.name)

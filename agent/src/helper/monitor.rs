@@ -252,6 +252,7 @@ impl<'a> Monitor<'a> {
         match message {
             Ok(Some((ControlMessage::Ready {}, _))) => {
                 if !self.ready {
+                    self.hold_container()?;
                     self.ready = true;
                     let started = FromHelper::Started(self.report());
                     if let Some(owner) = self.owner {
@@ -273,6 +274,19 @@ impl<'a> Monitor<'a> {
             Ok(Some((ControlMessage::EndSandbox { .. }, _))) => Ok(Some(EndCause::AgentAsked)),
             _ => self.init_ended().map(Some),
         }
+    }
+
+    /// Looks at what a runtime made, before anybody uses it.
+    fn hold_container(&mut self) -> Result<()> {
+        let state = &self.sandbox.state;
+        if let (Some(container), Some(init)) = (&state.container, &state.init) {
+            let found = container.hold(init.pid, state.cgroups.as_ref())?;
+            // Limits are there already, from before the start.
+            let old = &mut self.sandbox.in_force;
+            old.retain(|one| found.iter().all(|new| new.name != one.name));
+            old.extend(found);
+        }
+        Ok(())
     }
 
     /// The cause of an end that began inside.

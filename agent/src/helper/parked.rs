@@ -13,7 +13,7 @@ use super::fault::{Result, Tried};
 use super::monitor::Sandbox;
 use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
-use super::{check_name, data, disk, packet, root, sys};
+use super::{bundle, check_name, data, disk, packet, root, sys};
 use crate::helper_protocol::{
     DATA_NAME, Failed, FailedKind, FromHelper, InForce, Launch, MountSource, Park, Root,
     SOCKET_NAME, ToHelper,
@@ -28,22 +28,40 @@ const RANGE: u32 = 65536;
 pub(crate) struct Parked {
     pub(crate) state: State,
     first_id: Option<u32>,
-    /// To the child until it becomes the agent.
-    sync: OwnedFd,
     /// To the agent.
     control: OwnedFd,
+    agent: Agent,
+}
+
+/// What becomes the agent.
+#[derive(Debug)]
+enum Agent {
+    /// A first process in its namespaces, with the channel to it until then.
+    Child(OwnedFd),
+    /// What a runtime starts.
+    Program {
+        /// The file.
+        program: OwnedFd,
+        /// The agent's end of its channel.
+        control: OwnedFd,
+    },
 }
 
 impl Parked {
     /// Makes directory, cgroups and namespaces. An error leaves nothing.
     pub(crate) fn make(park: &Park, sandboxes: OwnedFd, program: OwnedFd) -> Result<Self> {
         let mut state = State::make(sandboxes, &park.name)?;
-        match Self::fill(&mut state, park, program) {
-            Ok((sync, control)) => Ok(Self {
+        let filled = if park.bundle {
+            Self::wait_for_bundle(program)
+        } else {
+            Self::fill(&mut state, park, program)
+        };
+        match filled {
+            Ok((agent, control)) => Ok(Self {
                 state,
                 first_id: park.first_id,
-                sync,
                 control,
+                agent,
             }),
             Err(failed) => {
                 state.tear_down();
@@ -52,7 +70,20 @@ impl Parked {
         }
     }
 
-    fn fill(state: &mut State, park: &Park, program: OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
+    /// All else is the runtime's to make.
+    fn wait_for_bundle(program: OwnedFd) -> Result<(Agent, OwnedFd)> {
+        // A runtime leaves the sandbox to whoever started it.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .tried("take over what a runtime starts")?;
+        let (control, agent_control) = packet::pair().tried("make a channel")?;
+        let agent = Agent::Program {
+            program,
+            control: agent_control,
+        };
+        Ok((agent, control))
+    }
+
+    fn fill(state: &mut State, park: &Park, program: OwnedFd) -> Result<(Agent, OwnedFd)> {
         state.record("cgroup", &Cgroups::plan(&park.name))?;
         let cgroups = Cgroups::make(&park.name)?;
         let birthplace = cgroups.birthplace()?;
@@ -88,7 +119,7 @@ impl Parked {
         packet::send(&sync, &FromHelper::Done, &[]).tried("let the child go on")?;
         let mut buffer = Vec::new();
         match packet::receive(&sync, &mut buffer).tried("hear the child")? {
-            Some((FromHelper::Parked, _)) => Ok((sync, control)),
+            Some((FromHelper::Parked, _)) => Ok((Agent::Child(sync), control)),
             Some((FromHelper::Failed(failed), _)) => Err(failed),
             _ => Err(Failed::new(FailedKind::Internal, "the child ended early")),
         }
@@ -104,7 +135,14 @@ impl Parked {
             let mut ready = [
                 PollFd::new(owner, PollFlags::IN),
                 PollFd::new(signals, PollFlags::IN),
-                PollFd::new(&self.sync, PollFlags::IN),
+                // Without a child its place is taken by the signals, seen first.
+                PollFd::new(
+                    match &self.agent {
+                        Agent::Child(sync) => sync,
+                        Agent::Program { .. } => signals,
+                    },
+                    PollFlags::IN,
+                ),
             ];
             match poll(&mut ready, None) {
                 Ok(_) => {}
@@ -147,7 +185,10 @@ impl Parked {
                     .unwrap_or_default();
                 Ok(Sandbox {
                     state: self.state,
-                    sync: Some(self.sync),
+                    sync: match self.agent {
+                        Agent::Child(sync) => Some(sync),
+                        Agent::Program { .. } => None,
+                    },
                     control: self.control,
                     listener,
                     in_force,
@@ -166,7 +207,16 @@ impl Parked {
         fds: Vec<OwnedFd>,
     ) -> Result<(Vec<InForce>, OwnedFd)> {
         check_name(&launch.id)?;
+        if launch.bundle.is_some() != matches!(self.agent, Agent::Program { .. }) {
+            return Err(Failed::new(
+                FailedKind::Invalid,
+                "the helper was parked for another kind of launch",
+            ));
+        }
         self.state.rename(&launch.id)?;
+        if launch.bundle.is_some() {
+            bundle::make_cgroups(&mut self.state)?;
+        }
         let mut in_force = match &self.state.cgroups {
             Some(cgroups) => cgroups.limit(&launch.limits)?,
             None => Vec::new(),
@@ -182,6 +232,7 @@ impl Parked {
         };
         let namespace = match (self.first_id, &self.state.init) {
             (Some(_), Some(init)) => Some(user_namespace(init.pid)?),
+            (Some(first), None) => Some(bundle::user_namespace_of(first)?),
             _ => None,
         };
         let mut trees = vec![self.data(launch, &mut in_force)?];
@@ -224,9 +275,27 @@ impl Parked {
             packet::send(&self.control, &message, &[connection.as_fd()])
                 .tried("hand the connection over")?;
         }
+        let sync = match (&self.agent, &launch.bundle) {
+            (Agent::Child(sync), _) => sync,
+            (Agent::Program { program, control }, Some(bundle)) => {
+                let start = bundle::Start {
+                    launch,
+                    bundle,
+                    first_id: self.first_id.unwrap_or_default(),
+                    program,
+                    control,
+                };
+                // What it then finds in force is told when the agent is ready.
+                start.run(&mut self.state, trees)?;
+                return Ok((in_force, listener));
+            }
+            (Agent::Program { .. }, None) => {
+                return Err(Failed::new(FailedKind::Invalid, "a bundle is missing"));
+            }
+        };
         let borrowed: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
         let message = ToHelper::Launch(Box::new(launch.clone()));
-        packet::send(&self.sync, &message, &borrowed).tried("tell the child")?;
+        packet::send(sync, &message, &borrowed).tried("tell the child")?;
         drop(borrowed);
         // While one of these is open its file system stays mounted.
         drop(trees);
@@ -306,7 +375,7 @@ fn user_namespace(pid: i32) -> Result<OwnedFd> {
         .tried("open the user namespace")
 }
 
-fn write_maps(pid: i32, first_id: Option<u32>) -> Result<()> {
+pub(crate) fn write_maps(pid: i32, first_id: Option<u32>) -> Result<()> {
     let write = |file: &str, text: String| {
         fs::write(format!("/proc/{pid}/{file}"), text).tried(format!("write {file}"))
     };

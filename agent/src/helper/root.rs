@@ -51,11 +51,19 @@ const HOST_ETC: [&str; 13] = [
 /// Where the pieces wait. A directory that every host has; what it covers is
 /// the sandbox's own view of it, which goes away with the old root.
 pub(crate) fn scratch() -> Result<&'static str> {
-    let path = ["/tmp", "/mnt", "/run", "/var", "/usr"]
+    scratch_on(["/tmp", "/mnt", "/run", "/var", "/usr"], "0700")
+}
+
+/// As [`scratch`], on the first that is a directory.
+pub(crate) fn scratch_on(
+    places: impl IntoIterator<Item = &'static str>,
+    mode: &str,
+) -> Result<&'static str> {
+    let path = places
         .into_iter()
         .find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()))
         .ok_or_else(|| Failed::new(FailedKind::Unsupported, "no directory to mount pieces on"))?;
-    let area = mounts::make("tmpfs", &[("mode", "0700"), ("size", "1m")], NOSUID | NODEV)?;
+    let area = mounts::make("tmpfs", &[("mode", mode), ("size", "1m")], NOSUID | NODEV)?;
     mounts::attach(&area, open(path)?, "the scratch area")?;
     Ok(path)
 }
@@ -96,9 +104,33 @@ fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     mounts::attach(mount, open(path)?, path)
 }
 
-/// Makes the root and goes into it. `fds`: the data directory, the root's
-/// directory where the root is one, then one for each mount of the host.
-pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) -> Result<()> {
+/// Makes the root and goes into it.
+pub(crate) fn enter(launch: &Launch, fds: VecDeque<OwnedFd>, scratch: &str) -> Result<()> {
+    let inside = assemble(launch, fds, scratch, |inside| {
+        for name in ["proc", "sys", "dev"] {
+            if Path::new(&format!("{scratch}/{name}")).exists() {
+                kernel_fs::move_in(scratch, name, inside)?;
+            }
+        }
+        Ok(())
+    })?;
+    rustix::process::fchdir(&inside).tried("enter the root")?;
+    rustix::process::pivot_root(".", ".").tried("pivot the root")?;
+    // The old root lies on top of the new one and the working directory is in
+    // the old one: this takes it away with everything below it.
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).tried("leave the old root")?;
+    rustix::process::chdir("/").tried("enter the new root")
+}
+
+/// Makes the root in the scratch area, as `root`. `fds`: the data directory,
+/// the root's directory where the root is one, then one for each mount of the
+/// host. `kernel` puts in what the launch does not name, before its mounts.
+pub(crate) fn assemble(
+    launch: &Launch,
+    mut fds: VecDeque<OwnedFd>,
+    scratch: &str,
+    kernel: impl FnOnce(&OwnedFd) -> Result<()>,
+) -> Result<OwnedFd> {
     let mut next = |what: &str| {
         fds.pop_front().ok_or_else(|| {
             Failed::new(
@@ -151,11 +183,7 @@ pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) 
         mounts::attach(&part, mounts::directory(&inside, target)?, target)?;
     }
     etc::network_files(&inside, launch)?;
-    for name in ["proc", "sys", "dev"] {
-        if Path::new(&format!("{scratch}/{name}")).exists() {
-            kernel_fs::move_in(scratch, name, &inside)?;
-        }
-    }
+    kernel(&inside)?;
     for mount in &launch.mounts {
         let made = match mount.source {
             MountSource::Host => next(&mount.target)?,
@@ -177,12 +205,7 @@ pub(crate) fn enter(launch: &Launch, mut fds: VecDeque<OwnedFd>, scratch: &str) 
     if launch.read_only_root || launch.root == Root::Host {
         mounts::restrict(&inside, RDONLY)?;
     }
-    rustix::process::fchdir(&inside).tried("enter the root")?;
-    rustix::process::pivot_root(".", ".").tried("pivot the root")?;
-    // The old root lies on top of the new one and the working directory is in
-    // the old one: this takes it away with everything below it.
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).tried("leave the old root")?;
-    rustix::process::chdir("/").tried("enter the new root")
+    Ok(inside)
 }
 
 /// Shows the host's system directories, read-only. They are not mapped to the

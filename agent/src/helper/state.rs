@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use super::bundle::Container;
 use super::cgroup::Cgroups;
 use super::fault::{Result, Tried};
 use super::{disk, remove};
@@ -37,6 +38,8 @@ pub(crate) struct State {
     ledger: String,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) init: Option<Init>,
+    /// What a runtime holds of it.
+    pub(crate) container: Option<Container>,
     pub(crate) loop_device: Option<u32>,
 }
 
@@ -62,6 +65,7 @@ impl State {
             ledger: String::new(),
             cgroups: None,
             init: None,
+            container: None,
             loop_device: None,
         })
     }
@@ -149,6 +153,9 @@ impl State {
             };
             while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
         }
+        if let Some(container) = self.container.take() {
+            left.extend(container.delete());
+        }
         if let Some(mut cgroups) = self.cgroups.take() {
             left.extend(cgroups.remove());
         }
@@ -173,6 +180,11 @@ impl State {
         );
         seen.ok().flatten()?.terminating_signal()
     }
+}
+
+/// The process number of this program's parent; 0 where it is of another namespace.
+pub(crate) fn parent_pid() -> u32 {
+    Pid::as_raw(rustix::process::getppid()).unsigned_abs()
 }
 
 /// The process number of this program.

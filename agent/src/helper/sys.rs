@@ -126,6 +126,26 @@ pub(crate) fn become_root(set_groups: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes files for another user from here on, with the same rights over them
+/// as before.
+pub(crate) fn own_files_as(id: u32) -> io::Result<()> {
+    // SAFETY: these calls take numbers, and answer with the old one always.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, id);
+        libc::syscall(libc::SYS_setfsuid, id);
+    }
+    // SAFETY: as above; -1 is no user and changes nothing.
+    let now = unsafe { libc::syscall(libc::SYS_setfsuid, -1) };
+    if now != libc::c_long::from(id) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    // The change took capabilities over files out of the effective set.
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(())
+}
+
 /// Moves to new namespaces.
 pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: takes a number; none of the flags used here shares less memory

@@ -122,17 +122,9 @@ impl ProviderFactory for Configured {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
                 use crate::providers::oci::{Oci, OciConfig};
-                if let Some(runtime) = self.settings.runtime.as_deref().filter(|r| *r != "stacyvm")
-                {
-                    return Err(Error::invalid(
-                        "runtime",
-                        runtime,
-                        "stacyvm, the embedded provider's own",
-                        "leave it out, or use a Docker provider for other runtimes",
-                    ));
-                }
                 let mut config = OciConfig::new(around.root()?.path());
                 config.parked_helpers = self.parked_helpers;
+                config.runtime = self.settings.runtime.clone().filter(|r| r != "stacyvm");
                 Ok(Arc::new(Oci::open(config).await?))
             }
             #[cfg(feature = "docker")]

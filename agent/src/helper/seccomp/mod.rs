@@ -3,9 +3,10 @@
 //! A search tree over the call's number, so that a call costs about nine
 //! comparisons. Refusals are errors, not signals: programs try and go on.
 
-mod table;
-
-use table::{ALLOWED, NEWEST};
+use crate::confinement::system_calls::{
+    AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, NETLINK_ROUTE, NEWEST, PERSONALITIES,
+    TERMINAL_REQUESTS,
+};
 
 /// A machine, with what the kernel calls it in a filter's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,23 +53,8 @@ const EPERM: u32 = ERRNO | 1;
 const ENOSYS: u32 = ERRNO | 0x26;
 const EAFNOSUPPORT: u32 = ERRNO | 0x61;
 
-/// Every flag of `clone` that makes a namespace (mount, cgroup, uts, ipc,
-/// user, pid, net). `CLONE_NEWTIME` lies within the signal's byte there.
-const CLONE_NEW: u32 = 0x7E02_0000;
 /// The bit of x32 calls, which share x86_64's `AUDIT_ARCH`.
 const X32: u32 = 0x4000_0000;
-const AF_UNIX: u32 = 1;
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
-const AF_NETLINK: u32 = 16;
-const NETLINK_ROUTE: u32 = 0;
-/// Writes into another terminal's input, or pastes on the console.
-const TIOCSTI: u32 = 0x5412;
-const TIOCLINUX: u32 = 0x541C;
-/// Linux with or without 32-bit addresses and uname 2.6, or only asking.
-/// `ADDR_NO_RANDOMIZE` is not among them.
-const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
-
 // `struct seccomp_data`: number, machine, instruction pointer, arguments.
 const AT_NUMBER: u32 = 0;
 const AT_MACHINE: u32 = 4;
@@ -204,9 +190,9 @@ fn judge(verdict: Verdict) -> Vec<libc::sock_filter> {
         ],
         Verdict::Socket => vec![
             step(LOAD, argument(0)),
-            branch(IF_EQUAL, AF_UNIX, 6, 0),
-            branch(IF_EQUAL, AF_INET, 5, 0),
-            branch(IF_EQUAL, AF_INET6, 4, 0),
+            branch(IF_EQUAL, FAMILIES[0], 6, 0),
+            branch(IF_EQUAL, FAMILIES[1], 5, 0),
+            branch(IF_EQUAL, FAMILIES[2], 4, 0),
             branch(IF_EQUAL, AF_NETLINK, 0, 2),
             step(LOAD, argument(2)),
             branch(IF_EQUAL, NETLINK_ROUTE, 1, 0),
@@ -224,8 +210,8 @@ fn judge(verdict: Verdict) -> Vec<libc::sock_filter> {
         }
         Verdict::Ioctl => vec![
             step(LOAD, argument(1)),
-            branch(IF_EQUAL, TIOCSTI, 1, 0),
-            branch(IF_EQUAL, TIOCLINUX, 0, 1),
+            branch(IF_EQUAL, TERMINAL_REQUESTS[0], 1, 0),
+            branch(IF_EQUAL, TERMINAL_REQUESTS[1], 0, 1),
             step(RETURN, EPERM),
             step(RETURN, ALLOW),
         ],

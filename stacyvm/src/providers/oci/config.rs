@@ -12,6 +12,10 @@ pub struct OciConfig {
     /// create. They are made from the second create on, so that a process
     /// that makes one sandbox pays for no other; 0 turns them off.
     pub parked_helpers: usize,
+    /// The OCI runtime that makes the containers: `runc`, `crun` or `youki`,
+    /// looked for in the system's directories, or the absolute path of a
+    /// binary. `None` is the helper's own set-up, which needs none.
+    pub runtime: Option<String>,
 }
 
 impl OciConfig {
@@ -20,6 +24,7 @@ impl OciConfig {
         Self {
             state_dir: state_dir.into(),
             parked_helpers: 1,
+            runtime: None,
         }
     }
 }

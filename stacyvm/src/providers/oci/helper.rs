@@ -32,6 +32,7 @@ pub(super) struct Helper {
     channel: OwnedFd,
     /// Taken when it is dropped.
     child: Option<Child>,
+    first_id: u32,
 }
 
 /// Helpers that nobody watches any more and that have not ended yet. They
@@ -66,7 +67,8 @@ impl Helper {
         program: &Program,
         sandboxes: BorrowedFd<'_>,
         name: &str,
-        first_id: Option<u32>,
+        first_id: u32,
+        bundle: bool,
     ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
         let child = program.start(theirs)?;
@@ -74,11 +76,13 @@ impl Helper {
             name: name.to_owned(),
             channel,
             child: Some(child),
+            first_id,
         };
         let park = Park {
             generation: GENERATION,
             name: name.to_owned(),
-            first_id,
+            first_id: Some(first_id),
+            bundle,
         };
         // The channel is empty, so this does not block.
         send_now(
@@ -88,6 +92,11 @@ impl Helper {
         )
         .map_err(|e| system("speak to a helper", e))?;
         Ok(helper)
+    }
+
+    /// The first of the 65536 ids of the host that its sandbox has.
+    pub(super) fn first_id(&self) -> u32 {
+        self.first_id
     }
 
     /// Sends a packet.

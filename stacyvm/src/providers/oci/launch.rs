@@ -11,6 +11,7 @@ use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
 use super::directory::make_private;
 use super::error::system;
+use super::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::CreateRequest;
 use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
@@ -32,6 +33,15 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.descriptors.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// Has a runtime make it, with ids of the host from `first_id` on.
+    pub(super) fn bundle(&mut self, runtime: &Runtime, first_id: u32) -> Result<()> {
+        self.launch.bundle = Some(wire::Bundle {
+            runtime: runtime.path.to_string_lossy().into_owned(),
+            config: super::bundle::config(&self.launch, first_id)?,
+        });
+        Ok(())
     }
 
     /// Adds the connection for the agent; the last descriptor.
@@ -99,6 +109,7 @@ pub(super) fn prepare(
         ends_in_ms: request.ends.map(milliseconds_until),
         agent: agent(request, user),
         connection: false,
+        bundle: None,
     };
     Ok(Prepared {
         launch,

@@ -1,5 +1,6 @@
 #![doc = include_str!("docs.md")]
 
+mod bundle;
 mod config;
 mod directory;
 mod error;
@@ -9,6 +10,8 @@ mod launch;
 mod monitor;
 mod owned;
 mod program;
+mod runtime;
+mod seccomp;
 mod sweep;
 mod sys;
 
@@ -45,6 +48,7 @@ use directory::{PARKED, Sandboxes};
 use host::Host;
 use owned::Owned;
 use program::{Program, unexpected};
+use runtime::Runtime;
 
 const NAME: &str = "oci";
 
@@ -53,6 +57,8 @@ const NAME: &str = "oci";
 pub struct Oci {
     volumes: PathBuf,
     host: Host,
+    /// What makes the containers, where the helper does not do it itself.
+    runtime: Option<Runtime>,
     sandboxes: Arc<Sandboxes>,
     owned: Arc<Owned>,
     agents: AgentPool,
@@ -72,8 +78,13 @@ impl Oci {
     /// # Errors
     ///
     /// `permission_denied` for a directory that is not private to this user;
-    /// `unsupported` where the helper cannot be executed.
+    /// `unsupported` where the helper cannot be executed, or for a runtime that
+    /// is not on this host or cannot serve.
     pub async fn open(config: OciConfig) -> Result<Self> {
+        let runtime = match &config.runtime {
+            Some(asked) => Some(Runtime::find(asked).await?),
+            None => None,
+        };
         let sandboxes = Arc::new(Sandboxes::open(&config.state_dir)?);
         let cache = config.state_dir.join("cache");
         directory::make_private(&cache)?;
@@ -85,7 +96,9 @@ impl Oci {
                 program,
                 Arc::clone(&sandboxes),
                 config.parked_helpers,
+                runtime.is_some(),
             )),
+            runtime,
             sandboxes,
             agents: AgentPool::new(),
         };
@@ -185,10 +198,16 @@ impl Oci {
 impl Provider for Oci {
     fn info(&self) -> ProviderInfo {
         let version = env!("CARGO_PKG_VERSION").to_owned();
+        let mut versions = BTreeMap::from([("stacyvm".to_owned(), version)]);
+        let mut name = "stacyvm".to_owned();
+        if let Some(runtime) = &self.runtime {
+            name.clone_from(&runtime.name);
+            versions.insert(runtime.name.clone(), runtime.version.clone());
+        }
         ProviderInfo {
             name: NAME.to_owned(),
-            runtime: "stacyvm".to_owned(),
-            versions: BTreeMap::from([("stacyvm".to_owned(), version)]),
+            runtime: name,
+            versions,
         }
     }
 
@@ -197,7 +216,11 @@ impl Provider for Oci {
     }
 
     async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
-        Ok(self.host.probe())
+        let mut report = self.host.probe();
+        if let Some(runtime) = &self.runtime {
+            runtime.probe(&mut report);
+        }
+        Ok(report)
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
@@ -206,6 +229,9 @@ impl Provider for Oci {
                 ErrorKind::Conflict,
                 format!("a sandbox {} exists already", request.id),
             ));
+        }
+        if let Some(runtime) = &self.runtime {
+            runtime.check()?;
         }
         let record = Record {
             tenant: cx.tenant.clone(),
@@ -219,6 +245,9 @@ impl Provider for Oci {
         prepared.connect(theirs);
         let (making, parked) = self.owned.take(&request.id)?;
         let helper = making.helper()?;
+        if let Some(runtime) = &self.runtime {
+            prepared.bundle(runtime, helper.first_id())?;
+        }
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
         if let Err(error) = helper.send(&launch, &prepared.descriptors()).await {
             return Err(helper.last_word(error).await);

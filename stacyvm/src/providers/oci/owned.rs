@@ -28,6 +28,8 @@ pub(super) struct Owned {
     program: Program,
     sandboxes: Arc<Sandboxes>,
     park: usize,
+    /// Whether a runtime's binary makes the containers.
+    bundles: bool,
     state: Mutex<State>,
 }
 
@@ -91,11 +93,17 @@ impl State {
 }
 
 impl Owned {
-    pub(super) fn new(program: Program, sandboxes: Arc<Sandboxes>, park: usize) -> Self {
+    pub(super) fn new(
+        program: Program,
+        sandboxes: Arc<Sandboxes>,
+        park: usize,
+        bundles: bool,
+    ) -> Self {
         Self {
             program,
             sandboxes,
             park,
+            bundles,
             state: Mutex::default(),
         }
     }
@@ -149,7 +157,8 @@ impl Owned {
             &self.program,
             self.sandboxes.descriptor(),
             &name,
-            Some(first),
+            first,
+            self.bundles,
         )?;
         // Its end may be somebody else's doing; it must not stay a zombie.
         if let Some(end) = helper.end() {

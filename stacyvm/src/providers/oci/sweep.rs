@@ -2,6 +2,9 @@
 //!
 //! The kernel ends the processes of the sandbox, and with them its mounts and
 //! namespaces. What stays is its directory and what the ledger in it names.
+//! Where a runtime's binary made the sandbox nothing but the agent's own good
+//! will ends them; then they are killed here, in the cgroups of the ledger, and
+//! the runtime's state goes with the directory.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -87,6 +90,7 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
                 let _ = std::fs::remove_dir(child.path());
             }
         }
+        thaw(path);
         kill_all(path);
         match std::fs::remove_dir(path) {
             Ok(()) => return Ok(()),
@@ -99,6 +103,19 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
         "a cgroup of the sandbox could not be removed",
     )
     .context("path", path.display()))
+}
+
+/// What is frozen does not die. Neither file is there on every host.
+fn thaw(path: &Path) {
+    for (file, text) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(path.join(file));
+        if let Ok(mut file) = file {
+            // A cgroup that is not frozen takes it as well.
+            let _ = std::io::Write::write_all(&mut file, text.as_bytes());
+        }
+    }
 }
 
 fn kill_all(path: &Path) {

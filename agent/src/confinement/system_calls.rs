@@ -4,10 +4,11 @@
 //! only wakes rarely visited parts of the kernel. What is not here is refused.
 
 /// The newest number that was judged; what is newer does not exist inside.
-pub(super) const NEWEST: u32 = 466;
+pub const NEWEST: u32 = 466;
 
+/// Name, number on x86_64, number on aarch64.
 #[rustfmt::skip]
-pub(super) const ALLOWED: &[(&str, i32, i32)] = &[
+pub const ALLOWED: &[(&str, i32, i32)] = &[
     ("read", 0, 63),
     ("write", 1, 64),
     ("open", 2, -1),
@@ -304,3 +305,19 @@ pub(super) const ALLOWED: &[(&str, i32, i32)] = &[
     ("listxattrat", 465, 465),
     ("removexattrat", 466, 466),
 ];
+
+/// Every flag of `clone` that makes a namespace (mount, cgroup, uts, ipc,
+/// user, pid, net). `CLONE_NEWTIME` lies within the signal's byte there.
+pub const CLONE_NEW: u32 = 0x7E02_0000;
+/// Families of sockets that are allowed whatever their protocol: unix, IPv4, IPv6.
+pub const FAMILIES: [u32; 3] = [1, 2, 10];
+/// The family of netlink, allowed with [`NETLINK_ROUTE`] alone.
+pub const AF_NETLINK: u32 = 16;
+/// The protocol of netlink that tells about interfaces and routes.
+pub const NETLINK_ROUTE: u32 = 0;
+/// Requests of `ioctl` that are refused: `TIOCSTI` writes into another
+/// terminal's input, `TIOCLINUX` pastes on the console.
+pub const TERMINAL_REQUESTS: [u32; 2] = [0x5412, 0x541C];
+/// Linux with or without 32-bit addresses and uname 2.6, or only asking.
+/// `ADDR_NO_RANDOMIZE` is not among them.
+pub const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];

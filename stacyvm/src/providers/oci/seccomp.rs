@@ -1,0 +1,192 @@
+//! The filter of system calls in the words of the OCI runtime specification,
+//! from the table that the helper's own filter is made of.
+//!
+//! Runtimes make it by libseccomp, where conditions compare 64 bits and rules
+//! of one call can only allow more: so every condition looks at the lower half
+//! alone, and what is refused is said by what is allowed.
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
+    LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
+};
+use stacyvm_agent::confinement::system_calls::{
+    AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, NETLINK_ROUTE, PERSONALITIES, TERMINAL_REQUESTS,
+};
+
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+const ALL: u32 = u32::MAX;
+
+/// Argument number, the bits that are looked at, and what they must be.
+type Condition = (usize, u32, u32);
+
+/// The profile for this machine.
+pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
+    let mut plain = Vec::new();
+    let mut rules = Vec::new();
+    for row in ALLOWED {
+        let number = if cfg!(target_arch = "aarch64") {
+            row.2
+        } else {
+            row.1
+        };
+        if number < 0 {
+            continue;
+        }
+        match conditions(row.0) {
+            None => plain.push(row.0.to_owned()),
+            Some(alternatives) => {
+                for alternative in alternatives {
+                    rules.push(rule(row.0, &alternative)?);
+                }
+            }
+        }
+    }
+    // Its flags are in memory, where a filter cannot see them; told that it
+    // does not exist, every C library uses `clone`.
+    plain.retain(|name| name != "clone3");
+    let absent = LinuxSyscallBuilder::default()
+        .names(vec!["clone3".to_owned()])
+        .action(LinuxSeccompAction::ScmpActErrno)
+        .errno_ret(ENOSYS);
+    rules.push(absent.build()?);
+    let allowed = LinuxSyscallBuilder::default()
+        .names(plain)
+        .action(LinuxSeccompAction::ScmpActAllow);
+    rules.push(allowed.build()?);
+    let machine = if cfg!(target_arch = "aarch64") {
+        Arch::ScmpArchAarch64
+    } else {
+        Arch::ScmpArchX86_64
+    };
+    LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActErrno)
+        .default_errno_ret(EPERM)
+        .architectures(vec![machine])
+        .syscalls(rules)
+        .build()
+}
+
+/// The alternatives under which a call is allowed, each of conditions that
+/// hold together; `None` where it always is.
+fn conditions(name: &str) -> Option<Vec<Vec<Condition>>> {
+    let one = |condition| vec![condition];
+    Some(match name {
+        "clone" => vec![one((0, CLONE_NEW, 0))],
+        "socket" => {
+            let mut all: Vec<_> = FAMILIES.iter().map(|f| one((0, ALL, *f))).collect();
+            all.push(vec![(0, ALL, AF_NETLINK), (2, ALL, NETLINK_ROUTE)]);
+            all
+        }
+        "personality" => PERSONALITIES.iter().map(|p| one((0, ALL, *p))).collect(),
+        "ioctl" => neither(TERMINAL_REQUESTS)
+            .into_iter()
+            .map(|(mask, bits)| one((1, mask, bits)))
+            .collect(),
+        _ => return None,
+    })
+}
+
+/// Masks and bits of which a value fulfils at least one just if it is neither
+/// of the two.
+fn neither([a, b]: [u32; 2]) -> Vec<(u32, u32)> {
+    let apart = a ^ b;
+    let common = (0..32).map(|n| 1_u32 << n).filter(|bit| apart & bit == 0);
+    let mut all: Vec<_> = common.map(|bit| (bit, !a & bit)).collect();
+    // Every way to fill the bits in which they are apart, but theirs.
+    let mut bits = apart;
+    loop {
+        if bits != a & apart && bits != b & apart {
+            all.push((apart, bits));
+        }
+        if bits == 0 {
+            return all;
+        }
+        bits = (bits - 1) & apart;
+    }
+}
+
+fn rule(name: &str, conditions: &[Condition]) -> Result<LinuxSyscall, OciSpecError> {
+    let argument = |(index, mask, bits): &Condition| {
+        LinuxSeccompArgBuilder::default()
+            .index(*index)
+            .value(u64::from(*mask))
+            .value_two(u64::from(*bits))
+            .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
+            .build()
+    };
+    let arguments: Vec<LinuxSeccompArg> =
+        conditions.iter().map(argument).collect::<Result<_, _>>()?;
+    LinuxSyscallBuilder::default()
+        .names(vec![name.to_owned()])
+        .action(LinuxSeccompAction::ScmpActAllow)
+        .args(arguments)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What libseccomp decides: the default, unless a rule's conditions hold.
+    fn allows(profile: &LinuxSeccomp, name: &str, arguments: [u64; 3]) -> bool {
+        let rules = profile.syscalls().as_ref().unwrap();
+        rules
+            .iter()
+            .filter(|rule| rule.names().iter().any(|n| n == name))
+            .any(|rule| {
+                rule.action() == LinuxSeccompAction::ScmpActAllow
+                    && rule.args().iter().flatten().all(|argument| {
+                        assert_eq!(argument.op(), LinuxSeccompOperator::ScmpCmpMaskedEq);
+                        Some(arguments[argument.index()] & argument.value()) == argument.value_two()
+                    })
+            })
+    }
+
+    #[test]
+    fn the_profile_decides_as_the_helpers_filter_does() {
+        let profile = profile().unwrap();
+        let high = 0x1_0000_0000_u64;
+        for (name, arguments, expected) in [
+            ("read", [0, 0, 0], true),
+            ("mount", [0, 0, 0], false),
+            ("unshare", [0, 0, 0], false),
+            ("clone3", [0, 0, 0], false),
+            ("clone", [0x0100_0000 | 17, 0, 0], true),
+            ("clone", [0x1000_0000, 0, 0], false),
+            ("clone", [high | 0x1000_0000, 0, 0], false),
+            ("clone", [0x2_0000, 0, 0], false),
+            ("socket", [1, 1, 0], true),
+            ("socket", [16, 3, 0], true),
+            ("socket", [16, 3, 9], false),
+            ("socket", [17, 3, 0], false),
+            ("socket", [38, 5, 0], false),
+            ("personality", [0xFFFF_FFFF, 0, 0], true),
+            ("personality", [0x4_0000, 0, 0], false),
+            ("ioctl", [0, 0x5412, 0], false),
+            ("ioctl", [0, high | 0x5412, 0], false),
+            ("ioctl", [0, 0x541C, 0], false),
+            ("ioctl", [0, high | 0x541C, 0], false),
+            ("ioctl", [0, 0x5413, 0], true),
+            ("ioctl", [0, 0x541B, 0], true),
+        ] {
+            let seen = allows(&profile, name, arguments);
+            assert_eq!(seen, expected, "{name} {arguments:x?}");
+        }
+        for near in 0_u64..0x1_0000 {
+            let refused = near == 0x5412 || near == 0x541C;
+            let seen = allows(&profile, "ioctl", [0, near, 0]);
+            assert_eq!(seen, !refused, "{near:x}");
+        }
+    }
+
+    #[test]
+    fn no_call_is_allowed_with_and_without_conditions() {
+        let profile = profile().unwrap();
+        for rule in profile.syscalls().as_ref().unwrap() {
+            let free = rule.args().is_none();
+            assert!(!free || rule.names().iter().all(|n| conditions(n).is_none()));
+        }
+    }
+}
