@@ -117,6 +117,20 @@ elif ! $check; then
     die "no Rust toolchain: see https://rustup.rs, version $wanted or newer"
 fi
 
+# A minimal toolchain has neither.
+for component in rustfmt clippy; do
+    program=cargo-${component/rustfmt/fmt}
+    if have "$program"; then
+        continue
+    elif $check; then
+        say "would install: $component"
+    elif have rustup && rustup component add "$component" >/dev/null 2>&1; then
+        say "installed: $component"
+    else
+        say "missing: $component; what needs it fails"
+    fi
+done
+
 # Runs each test in a process of its own. Building it takes longer than our
 # tests, so it is only taken where it comes ready-made.
 if have cargo-nextest; then

@@ -31,8 +31,6 @@ pub const LOCK_NAME: &str = "helper.lock";
 pub const LEDGER_NAME: &str = "ledger";
 /// The directory in a sandbox's directory that holds what the sandbox writes.
 pub const DATA_NAME: &str = "data";
-/// The root in a bundle's directory.
-pub const BUNDLE_ROOT: &str = "root";
 /// The agent in a bundle's root.
 pub const BUNDLE_AGENT: &str = "/.stacyvm/stacyvm-agent";
 /// The first bytes of a stream to the agent.
@@ -130,7 +128,7 @@ pub struct Bundle {
     /// The absolute path of the runtime's binary.
     #[n(0)]
     pub runtime: String,
-    /// The content of `config.json`. Its root is [`BUNDLE_ROOT`], its process
+    /// The content of `config.json`. Its root is [`Root::in_bundle`], its process
     /// [`BUNDLE_AGENT`], its cgroups' path `/stacyvm/` and the sandbox's id.
     #[n(1)]
     pub config: String,
@@ -146,6 +144,16 @@ pub enum Root {
     /// The directory that is the first descriptor, with a writable layer.
     #[n(1)]
     Directory,
+}
+
+impl Root {
+    /// The root in a bundle's directory.
+    pub fn in_bundle(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Directory => "root",
+        }
+    }
 }
 
 /// Something added to the root.

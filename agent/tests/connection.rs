@@ -331,3 +331,99 @@ fn a_keyed_agent_ends_at_its_deadline() {
     let mut agent = keyed(|config| config.deadline_ms = Some(1000));
     assert!(agent.child.wait().unwrap().success());
 }
+
+/// A directory whose listing is larger than the credit of a stream.
+fn crowd() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for number in 0..6000 {
+        let name = format!("{number:04}-{}", "n".repeat(200));
+        std::fs::write(directory.path().join(name), "").unwrap();
+    }
+    directory
+}
+
+#[test]
+fn a_listing_waits_for_credit() {
+    let crowd = crowd();
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let request = FileRequest {
+        user: None,
+        operation: FileOperation::List {
+            path: ByteVec::from(crowd.path().as_os_str().as_encoded_bytes().to_vec()),
+            depth: 1,
+        },
+    };
+    host.say(1, Kind::File, &request);
+    // The answer to the next request shows that nothing more comes by itself.
+    let (mut bytes, mut count) = (0, 0);
+    let mut take = |payload: &[u8]| {
+        bytes += payload.len();
+        count += message::decode::<Entries>(payload).unwrap().entries.len();
+        (bytes, count)
+    };
+    while take(&host.of(1).1).0 + 64 * 1024 < INITIAL_CREDIT as usize {}
+    let mut stream = 10;
+    for _ in 0..50 {
+        stream += 1;
+        host.execs(stream);
+    }
+    let mut waiting = host.waiting(1);
+    while waiting > 0 {
+        assert!(take(&host.of(1).1).0 <= INITIAL_CREDIT as usize);
+        waiting -= 1;
+    }
+    assert!(count < 6000, "the credit is smaller than the listing");
+    host.say(1, Kind::Credit, &Credit { bytes: 1 << 30 });
+    loop {
+        match host.of(1) {
+            (Kind::Entries, payload) => {
+                count += message::decode::<Entries>(&payload).unwrap().entries.len();
+            }
+            (kind, _) => {
+                assert_eq!(kind, Kind::Done);
+                break;
+            }
+        }
+    }
+    assert_eq!(count, 6000);
+}
+
+#[test]
+fn watch_events_wait_for_credit() {
+    let place = tempfile::tempdir().unwrap();
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let request = WatchRequest {
+        user: None,
+        path: ByteVec::from(place.path().as_os_str().as_encoded_bytes().to_vec()),
+        recursive: false,
+    };
+    assert_eq!(host.ask(1, Kind::Watch, &request).0, Kind::Done);
+    // Each name gives a creation and a removal, some 1.8 MiB in all.
+    for number in 0..4000 {
+        let path = place
+            .path()
+            .join(format!("{number:04}-{}", "n".repeat(230)));
+        std::fs::write(&path, "").unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
+    let mut bytes = 0;
+    while bytes + 1024 < INITIAL_CREDIT as usize {
+        let (kind, payload) = host.of(1);
+        assert_eq!(kind, Kind::WatchEvent);
+        bytes += payload.len();
+    }
+    let mut stream = 10;
+    for _ in 0..50 {
+        stream += 1;
+        host.execs(stream);
+    }
+    for _ in 0..host.waiting(1) {
+        bytes += host.of(1).1.len();
+    }
+    assert!(bytes <= INITIAL_CREDIT as usize, "{bytes} without credit");
+    host.say(1, Kind::Credit, &Credit { bytes: 1 << 30 });
+    assert_eq!(host.of(1).0, Kind::WatchEvent);
+    host.frame(1, Kind::Cancel, &[]);
+}

@@ -101,8 +101,12 @@ pub(crate) struct SpecArgs {
     /// none, full, or allow=HOST[,HOST...]
     #[arg(long)]
     pub(crate) network: Option<String>,
-    /// SOURCE:TARGET[:rw], with an absolute directory or volume:NAME or tmpfs=SIZE as source
-    #[arg(long = "mount", value_name = "MOUNT")]
+    // In a documentation comment the brackets would be a link.
+    #[arg(
+        long = "mount",
+        value_name = "MOUNT",
+        help = "SOURCE:TARGET[:rw], with an absolute directory or volume:NAME or tmpfs=SIZE as source"
+    )]
     pub(crate) mounts: Vec<String>,
     /// NAME=VALUE, or NAME for the value in this environment
     #[arg(short, long = "env", value_name = "ENV")]

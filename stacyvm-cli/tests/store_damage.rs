@@ -1,6 +1,10 @@
 //! A store that is damaged, cut off or newer, met by the real command line: it
 //! fails with 125, names the file and what to do, and changes nothing.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of their functions"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

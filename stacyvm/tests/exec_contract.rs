@@ -1,6 +1,7 @@
 //! The exec contract on the embedded provider, promise by promise
 //! (`docs/specification.md`).
 #![cfg(all(target_os = "linux", feature = "oci"))]
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 

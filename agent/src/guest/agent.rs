@@ -354,10 +354,7 @@ impl Agent {
     fn after_events(&mut self) {
         let keys: Vec<u64> = self.connections.keys().copied().collect();
         for key in keys {
-            loop {
-                let Some(connection) = self.connections.get_mut(&key) else {
-                    break;
-                };
+            while let Some(connection) = self.connections.get_mut(&key) {
                 if !connection.flush() || (connection.closing && connection.waiting() == 0) {
                     self.dead.push(key);
                     break;

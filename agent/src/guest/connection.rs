@@ -107,6 +107,14 @@ impl Connection {
             .min(DATA_CHUNK)
     }
 
+    /// Whether the credit of a stream covers a counted message.
+    pub(super) fn covers(&self, stream: u32, bytes: usize) -> bool {
+        // Of a stream that is gone nothing is sent, so nothing waits for it.
+        self.streams
+            .get(&stream)
+            .is_none_or(|stream| stream.send >= bytes as u64)
+    }
+
     pub(super) fn open(&mut self, stream: u32, target: Target) {
         self.streams.insert(
             stream,
@@ -152,7 +160,7 @@ impl Connection {
         self.tail += payload.len();
     }
 
-    /// Queues data that was taken from a ring.
+    /// Queues data, or a message that counts as data.
     pub(super) fn data(&mut self, stream: u32, kind: Kind, bytes: &[u8]) {
         self.frame(stream, kind, bytes);
         if let Some(stream) = self.streams.get_mut(&stream) {
@@ -261,5 +269,65 @@ impl Connection {
             self.input.shrink_to(READ_CHUNK);
             self.consumed = 0;
         }
+    }
+}
+
+/// Splits `bytes` into frames and decodes them, as if they came from a host.
+/// Gives the number of whole frames.
+pub(super) fn feed(bytes: &[u8]) -> usize {
+    use crate::protocol::message;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Ok((host, agent)) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None) else {
+        return 0;
+    };
+    let mut connection = Connection::new(agent, Vec::new(), false, 0);
+    connection.accepted = true;
+    let mut frames = 0;
+    for part in bytes.chunks(READ_CHUNK) {
+        if rustix::io::write(&host, part) != Ok(part.len()) {
+            return frames;
+        }
+        while connection.fill() == Input::Some {
+            loop {
+                let frame = match connection.next() {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    Err(_) => return frames,
+                };
+                frames += 1;
+                connection.open(frame.stream, Target::Answer);
+                if let Ok(credit) = message::decode::<message::Credit>(&frame.payload) {
+                    connection.grant(frame.stream, credit.bytes);
+                }
+                let _ = message::decode::<message::ExecRequest>(&frame.payload);
+                let _ = super::files::FileTask::decode(frame.kind, &frame.payload);
+            }
+        }
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_found_across_reads_and_a_bad_header_ends_them() {
+        let mut bytes = Vec::new();
+        for stream in 1..4 {
+            let header = Header {
+                length: 20_000,
+                stream,
+                kind: Kind::Data,
+            };
+            bytes.extend(header.encode());
+            bytes.extend([5; 20_000]);
+        }
+        assert_eq!(feed(&bytes), 3);
+        bytes.truncate(bytes.len() - 1);
+        assert_eq!(feed(&bytes), 2);
+        bytes[HEADER_BYTES + 20_000..][..HEADER_BYTES].fill(0xff);
+        assert_eq!(feed(&bytes), 1);
     }
 }

@@ -69,3 +69,11 @@ pub fn bridge(path: &std::ffi::OsStr) -> ExitCode {
         Err(_) => ExitCode::FAILURE,
     }
 }
+
+#[cfg(feature = "guest")]
+/// Takes `bytes` in as those of an accepted host, and does nothing of what
+/// they ask for: the way from bytes to requests, for fuzzing.
+#[doc(hidden)]
+pub fn feed(bytes: &[u8]) {
+    connection::feed(bytes);
+}

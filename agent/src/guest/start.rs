@@ -29,6 +29,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     sys::set_name(c"stacyvm-agent");
     let signals = sys::take_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
     sys::adopt_orphans()?;
+    sys::drop_bounding_early();
     if from_stdin {
         let config = config_from_stdin()?;
         let listener = listen(&config)?;

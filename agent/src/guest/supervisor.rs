@@ -186,7 +186,8 @@ fn start(
     stdio: [OwnedFd; 3],
 ) -> Result<(i32, OwnedFd), Failure> {
     sys::new_session();
-    let signals = sys::take_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
+    let signals =
+        sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
     sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
     let account = launch::account(config, request.user.as_deref())?;
     if request.tty.is_some() && config.can_switch_user {

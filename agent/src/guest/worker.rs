@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::agent::{Agent, Role};
-use super::connection::{HIGH, Target};
+use super::connection::{Connection, HIGH, Target};
 use super::failure::{failure, system};
 use super::files::{self, FileTask};
 use super::sink::{Sink, Written};
@@ -79,6 +79,37 @@ impl Worker {
             Kind::Entry => matches!(self.kind, Kind::File | Kind::WriteFile),
             _ => false,
         }
+    }
+
+    /// Passes on the replies that are whole; false when the next one waits for
+    /// credit. Nothing more is read then, so the worker is slowed, too.
+    fn relay(&mut self, connection: &mut Connection) -> bool {
+        let mut start = 0;
+        let mut starved = false;
+        while let Some((kind, payload)) = next_reply(&self.replies[start..]) {
+            if self.told || self.held.is_some() {
+                break;
+            }
+            if kind.is_counted() && !connection.covers(self.to.1, payload.len()) {
+                starved = true;
+                break;
+            }
+            start += REPLY_HEADER + payload.len();
+            self.replied = true;
+            if kind.is_counted() {
+                connection.data(self.to.1, kind, payload);
+            } else if !self.is_last(kind) {
+                connection.frame(self.to.1, kind, payload);
+            } else if self.output.is_some() {
+                self.held = Some((kind, payload.to_vec()));
+            } else {
+                connection.frame(self.to.1, kind, payload);
+                connection.streams.remove(&self.to.1);
+                self.told = true;
+            }
+        }
+        self.replies.drain(..start);
+        !starved
     }
 }
 
@@ -222,9 +253,11 @@ impl Agent {
         let Some(connection) = connections.get_mut(&worker.to.0) else {
             return self.drop_worker(key);
         };
-        for _ in 0..ROUNDS {
+        let mut starved = false;
+        for round in 0..=ROUNDS {
+            starved = !worker.relay(connection);
             let Some(reply) = &worker.reply else { break };
-            if connection.waiting() >= HIGH {
+            if starved || round == ROUNDS || connection.waiting() >= HIGH {
                 break;
             }
             let old = worker.replies.len();
@@ -238,21 +271,6 @@ impl Agent {
                 Ok(_) | Err(_) => {
                     interests.forget(key, Role::Reply, reply.as_fd());
                     worker.reply = None;
-                }
-            }
-            while let Some((kind, payload)) = take_reply(&mut worker.replies) {
-                if worker.told || worker.held.is_some() {
-                    break;
-                }
-                worker.replied = true;
-                if !worker.is_last(kind) {
-                    connection.frame(worker.to.1, kind, &payload);
-                } else if worker.output.is_some() {
-                    worker.held = Some((kind, payload));
-                } else {
-                    connection.frame(worker.to.1, kind, &payload);
-                    connection.streams.remove(&worker.to.1);
-                    worker.told = true;
                 }
             }
         }
@@ -283,9 +301,9 @@ impl Agent {
             interests.set(key, Role::WorkerOutput, output.as_fd(), wants_data, false);
         }
         if let Some(reply) = &worker.reply {
-            let read = connection.waiting() < HIGH;
-            interests.set(key, Role::Reply, reply.as_fd(), read, false);
-            if !read {
+            let full = connection.waiting() >= HIGH;
+            interests.set(key, Role::Reply, reply.as_fd(), !full && !starved, false);
+            if full {
                 connection.over = true;
             }
         }
@@ -380,15 +398,13 @@ impl Agent {
     }
 }
 
-fn take_reply(bytes: &mut Vec<u8>) -> Option<(Kind, Vec<u8>)> {
+fn next_reply(bytes: &[u8]) -> Option<(Kind, &[u8])> {
     let header = bytes.first_chunk::<REPLY_HEADER>()?;
     let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
-    let kind = Kind::from_number(header[0]);
     let end = REPLY_HEADER + length.min(MAX_PAYLOAD) as usize;
-    let payload = bytes.get(REPLY_HEADER..end)?.to_vec();
-    bytes.drain(..end);
+    let payload = bytes.get(REPLY_HEADER..end)?;
     // A worker has the user's rights but our code; what it cannot say is an error.
-    kind.map(|kind| (kind, payload))
+    Kind::from_number(header[0]).map(|kind| (kind, payload))
 }
 
 fn become_user(config: &AgentConfig, user: Option<&str>) -> Result<(), Failure> {

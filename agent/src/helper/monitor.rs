@@ -259,6 +259,7 @@ impl<'a> Monitor<'a> {
                         // If it is gone, its channel's end tells.
                         let _ = packet::send(owner, &started, &[]);
                     }
+                    super::sys::trim_memory();
                 }
                 Ok(None)
             }

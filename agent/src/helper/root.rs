@@ -75,7 +75,7 @@ fn open(path: &str) -> Result<OwnedFd> {
 
 /// Where the view of the host waits in the scratch area.
 fn host_root(scratch: &str) -> String {
-    format!("{scratch}/host")
+    format!("{scratch}/{}", Root::Host.in_bundle())
 }
 
 /// Puts the view of the host together ahead of its launch, which most launches
@@ -151,7 +151,7 @@ pub(crate) fn assemble(
             (root_path, &HOST_OWN)
         }
         Root::Directory => {
-            let root_path = format!("{scratch}/root");
+            let root_path = format!("{scratch}/{}", Root::Directory.in_bundle());
             let lower = next("root")?;
             let lower_path = format!("{scratch}/lower");
             put(&lower, &lower_path)?;

@@ -30,6 +30,17 @@ macro_rules! kinds {
     };
 }
 
+impl Kind {
+    /// Whether the payload of such a frame counts towards the credit of its
+    /// stream: everything of which there may be more than a reader takes.
+    pub fn is_counted(self) -> bool {
+        matches!(
+            self,
+            Self::Data | Self::DataErr | Self::Entries | Self::WatchEvent
+        )
+    }
+}
+
 kinds! {
     // Connection, on stream 0.
     /// Both ways, first: [`super::message::Hello`].

@@ -7,11 +7,16 @@
 //!
 //! # Flow
 //!
-//! Each direction of each stream has its own credit, in bytes of
-//! [`Kind::Data`] and [`Kind::DataErr`] payload. A sender starts with
-//! [`INITIAL_CREDIT`] and stops at zero; the receiver sends [`Kind::Credit`]
-//! as its reader takes the bytes. So a slow reader slows the process that
-//! writes, and neither side buffers without bound.
+//! Each direction of each stream has its own credit, in bytes of payload of
+//! [`Kind::Data`], [`Kind::DataErr`], [`Kind::Entries`] and
+//! [`Kind::WatchEvent`] ([`Kind::is_counted`]). A sender starts with
+//! [`INITIAL_CREDIT`] and sends no frame that its credit does not cover; the
+//! receiver sends [`Kind::Credit`] as its reader takes the bytes. So a slow
+//! reader slows the process that writes, and neither side buffers without
+//! bound: not for a stream of any length, not for a listing of half a million
+//! files, not for a watched directory that never rests. A frame of entries or
+//! of an event has at most 64 KiB, so that any credit which a receiver with
+//! nothing left to read has given covers it.
 
 pub mod control;
 pub mod frame;

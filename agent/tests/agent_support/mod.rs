@@ -208,6 +208,11 @@ impl Host {
         }
     }
 
+    /// How many frames of a stream came while another was read.
+    pub fn waiting(&self, stream: u32) -> usize {
+        self.waiting.get(&stream).map_or(0, Vec::len)
+    }
+
     /// The next stream that the agent opens.
     pub fn accepted(&mut self) -> (u32, Vec<u8>) {
         loop {

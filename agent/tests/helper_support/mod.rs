@@ -55,6 +55,7 @@ impl Host {
             generation: GENERATION,
             name: name.into(),
             first_id: is_root().then_some(900_000),
+            bundle: false,
         };
         helper.send(&ToHelper::Park(park), &[self.directory.as_fd()]);
         assert_eq!(helper.receive(), Some(FromHelper::Parked));
@@ -137,6 +138,7 @@ pub(crate) fn plain(id: &str) -> Launch {
             socket: None,
         },
         connection: false,
+        bundle: None,
     }
 }
 

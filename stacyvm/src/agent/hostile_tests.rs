@@ -577,6 +577,44 @@ async fn data_beyond_the_credit_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_listing_beyond_the_credit_ends_the_connection() {
+    let (client, mut fake) = Fake::connected().await;
+    let request = FileRequest {
+        user: None,
+        operation: FileOperation::List {
+            path: GuestPath::new("/a").unwrap(),
+            depth: 1,
+        },
+    };
+    let (reply, ()) = tokio::join!(client.file(&request), async {
+        let got = fake.expect(Kind::File).await;
+        let batch = message::encode(&Entries {
+            entries: vec![entry(); 500],
+        });
+        let mut sent = 0;
+        // Nobody reads: exactly the window is accepted.
+        while sent + batch.len() <= INITIAL_CREDIT as usize {
+            fake.raw(got.stream, Kind::Entries, &batch).await;
+            sent += batch.len();
+        }
+        fake.raw(got.stream, Kind::Entries, &batch).await;
+    });
+    client.closed().await;
+    let FileReply::Entries(mut entries) = reply.unwrap() else {
+        panic!("a listing gives entries");
+    };
+    let mut count = 0;
+    let error = loop {
+        match entries.next().await.unwrap() {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert!(count > 0 && count % 500 == 0, "{count}");
+}
+
+#[tokio::test]
 async fn endless_messages_without_credit_are_bounded() {
     let (client, mut fake) = Fake::connected().await;
     let _session = fake.start(&client, &ExecSpec::new(["x"])).await;

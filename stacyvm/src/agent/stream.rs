@@ -22,9 +22,6 @@ const MANY_PIECES: usize = 256;
 /// The most bytes of messages (not data) that wait on one stream, each charged
 /// with [`MESSAGE_COST`] on top.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
-/// The same for a listing, which an honest agent sends without regard to a
-/// reader that dawdles: some 300 000 files.
-const LISTING_LIMIT: usize = 32 * 1024 * 1024;
 const MESSAGE_COST: usize = 128;
 /// The most connections of a listener that wait to be taken.
 const ACCEPT_LIMIT: usize = 128;
@@ -119,8 +116,8 @@ pub(super) struct Stream {
 struct State {
     phase: Phase,
     pieces: VecDeque<Piece>,
-    /// Bytes of data in `pieces`.
-    data: u32,
+    /// Bytes in `pieces` that count towards the agent's credit.
+    counted: u32,
     /// Cost of the messages in `pieces`.
     messages: usize,
     accepted: usize,
@@ -152,7 +149,7 @@ impl Stream {
             state: Mutex::new(State {
                 phase: role.first_phase(),
                 pieces: VecDeque::new(),
-                data: 0,
+                counted: 0,
                 messages: 0,
                 accepted: 0,
                 returned: 0,
@@ -194,13 +191,7 @@ impl Stream {
         match kind {
             Kind::Data => received.credit = state.take_in(Channel::Out, payload)?,
             Kind::DataErr => received.credit = state.take_in(Channel::Err, payload)?,
-            _ if state.discard => {
-                let counted = matches!(kind, Kind::Entries | Kind::WatchEvent);
-                if counted {
-                    received.credit = state.give_back(payload.as_slice().len());
-                }
-            }
-            _ => state.take_message(kind, payload)?,
+            _ => received.credit = state.take_message(kind, payload)?,
         }
         if received.last {
             state.drop_outgoing();
@@ -274,10 +265,7 @@ impl Stream {
                 }
                 Piece::Other(Item::Message(kind, bytes)) => {
                     state.messages -= bytes.len() + MESSAGE_COST;
-                    let taken = match kind {
-                        Kind::Entries | Kind::WatchEvent => bytes.len(),
-                        _ => 0,
-                    };
+                    let taken = if kind.is_counted() { bytes.len() } else { 0 };
                     (Item::Message(kind, bytes), taken)
                 }
                 Piece::Other(item) => {
@@ -287,10 +275,8 @@ impl Stream {
                     (item, 0)
                 }
             };
-            if matches!(item, Item::Data(..)) {
-                // No overflow: a taken piece was counted when it came.
-                state.data -= u32::try_from(taken).unwrap_or(state.data);
-            }
+            // No overflow: a taken piece was counted when it came.
+            state.counted -= u32::try_from(taken).unwrap_or(state.counted);
             let credit = state.give_back(taken);
             return Poll::Ready((Ok(item), credit));
         }
@@ -424,18 +410,14 @@ impl Stream {
         let mut state = self.lock();
         state.discard = true;
         state.reader = None;
-        let mut taken = state.data as usize;
+        let taken = state.counted as usize;
         let mut untaken = Vec::new();
         for piece in std::mem::take(&mut state.pieces) {
-            match piece {
-                Piece::Other(Item::Accepted(stream)) => untaken.push(stream),
-                Piece::Other(Item::Message(Kind::Entries | Kind::WatchEvent, bytes)) => {
-                    taken += bytes.len();
-                }
-                Piece::Small(..) | Piece::Large(..) | Piece::Other(_) => {}
+            if let Piece::Other(Item::Accepted(stream)) = piece {
+                untaken.push(stream);
             }
         }
-        state.data = 0;
+        state.counted = 0;
         state.messages = 0;
         state.accepted = 0;
         if !keep_outgoing {
@@ -482,23 +464,29 @@ impl State {
         Ok(())
     }
 
-    /// Takes data in, within the window. The value says that credit is due.
-    fn take_in(&mut self, channel: Channel, payload: Payload<'_>) -> Result<bool, String> {
-        let bytes = payload.as_slice();
+    /// The length of a payload that the agent's credit covers.
+    fn within_credit(&self, bytes: &[u8]) -> Result<u32, String> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let window = INITIAL_CREDIT - self.data - self.returned.min(INITIAL_CREDIT - self.data);
+        let given = INITIAL_CREDIT - self.counted;
+        let window = given - self.returned.min(given);
         if length > window {
             return Err(format!(
                 "the agent sent {length} bytes where its credit was {window}"
             ));
         }
+        Ok(length)
+    }
+
+    /// Takes data in, within the window. The value says that credit is due.
+    fn take_in(&mut self, channel: Channel, payload: Payload<'_>) -> Result<bool, String> {
+        let length = self.within_credit(payload.as_slice())?;
         if length == 0 {
             return Ok(false);
         }
         if self.discard {
-            return Ok(self.give_back(bytes.len()));
+            return Ok(self.give_back(payload.as_slice().len()));
         }
-        self.data += length;
+        self.counted += length;
         match payload {
             Payload::Owned(bytes) if bytes.len() > COPY_LIMIT => {
                 self.pieces.push_back(Piece::Large(channel, bytes));
@@ -532,30 +520,35 @@ impl State {
         }
     }
 
-    fn take_message(&mut self, kind: Kind, payload: Payload<'_>) -> Result<(), String> {
-        let cost = payload.as_slice().len() + MESSAGE_COST;
-        let limit = if kind == Kind::Entries {
-            LISTING_LIMIT
+    /// Takes a message in. The value says that credit is due.
+    fn take_message(&mut self, kind: Kind, payload: Payload<'_>) -> Result<bool, String> {
+        let bytes = payload.as_slice().len();
+        let counted = if kind.is_counted() {
+            self.within_credit(payload.as_slice())?
         } else {
-            MESSAGE_LIMIT
+            0
         };
-        if self.messages + cost > limit {
+        if self.discard {
+            return Ok(self.give_back(counted as usize));
+        }
+        let cost = bytes + MESSAGE_COST;
+        if self.messages + cost > MESSAGE_LIMIT {
             if kind == Kind::WatchEvent {
                 if !matches!(self.pieces.back(), Some(Piece::Other(Item::Overflow))) {
                     self.pieces.push_back(Piece::Other(Item::Overflow));
                 }
-                self.give_back(payload.as_slice().len());
-                return Ok(());
+                return Ok(self.give_back(bytes));
             }
             return Err(format!(
                 "the agent sent more of {} than may wait for its reader",
                 kind.name()
             ));
         }
+        self.counted += counted;
         self.messages += cost;
         let item = Item::Message(kind, payload.into_bytes());
         self.pieces.push_back(Piece::Other(item));
-        Ok(())
+        Ok(false)
     }
 
     /// Counts bytes as taken; true once the peer should be told.

@@ -113,6 +113,7 @@ pub(super) fn open_file(path: &Path, new: bool) -> io::Result<File> {
 }
 
 /// Checks that a file is regular and ours, and closes it to others.
+#[cfg(feature = "sqlite")]
 pub(super) fn check_file(path: &Path) -> Result<()> {
     sys::check_own(path, false)
 }

@@ -4,6 +4,13 @@
 //! `STACYVM_FAULT_ROUNDS` sets how many kills each deed of a host gets, and
 //! `STACYVM_FAULT_SEED` where their moments begin.
 #![cfg(all(target_os = "linux", feature = "oci"))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test that panics has failed, one that cannot run says why, and its settings come from the environment"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

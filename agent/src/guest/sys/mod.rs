@@ -8,6 +8,7 @@ pub(super) mod spawn;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, c_ulong, pid_t};
 
@@ -118,8 +119,8 @@ pub(super) fn adopt(fd: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Blocks the signals that are read from the returned descriptor instead, and
-/// gives every other its default meaning, except SIGPIPE, which is ignored.
+/// As [`watch_signals`], and gives every signal its default meaning, except
+/// SIGPIPE, which is ignored. Forked children inherit that.
 pub(super) fn take_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     // The C library keeps numbers for itself, and whoever started us may have
     // set those to be ignored, so the kernel is asked: all zero is the default action.
@@ -139,6 +140,11 @@ pub(super) fn take_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     }
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    watch_signals(signals)
+}
+
+/// Blocks the signals that are read from the returned descriptor instead, and no other.
+pub(super) fn watch_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     let set = signal_set(signals);
     // SAFETY: the set is initialised; one thread.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) })?;
@@ -318,7 +324,21 @@ pub(super) fn drop_rights() -> io::Result<()> {
     no_new_privileges()
 }
 
+/// Set once the bounding set is empty, which every child inherits.
+static BOUNDED: AtomicBool = AtomicBool::new(false);
+
+/// Empties the bounding set ahead of the first command, so that none of them
+/// has to. Without the right to, it is left to whoever must succeed.
+pub(super) fn drop_bounding_early() {
+    if drop_bounding().is_ok() {
+        BOUNDED.store(true, Ordering::Relaxed);
+    }
+}
+
 fn drop_bounding() -> io::Result<()> {
+    if BOUNDED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     for cap in 0..=LAST_CAP {
         match prctl(libc::PR_CAPBSET_DROP, cap) {
             Ok(()) => {}

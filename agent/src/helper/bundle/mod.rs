@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 
 use super::cgroup::{self, Cgroups};
 use super::fault::{Result, Tried};
@@ -151,6 +151,7 @@ impl Start<'_> {
             pid: pid.as_raw_nonzero().get(),
             pidfd,
         });
+        reap_all_but(Some(pid));
         Ok(())
     }
 
@@ -259,6 +260,23 @@ fn wait_for(pidfd: &OwnedFd) -> Result<Option<i32>> {
     Ok(status.and_then(|status| status.exit_status()))
 }
 
+/// Takes the ends of processes that a runtime left to the helper. The end of
+/// the sandbox's own first process is for the monitor.
+fn reap_all_but(kept: Option<Pid>) {
+    // Not in every kernel; then they wait for the helper's own end.
+    let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    for pid in children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+    {
+        let pid = Pid::from_raw(pid);
+        if pid.is_some() && pid != kept {
+            // What still runs is none of those.
+            let _ = rustix::process::waitpid(pid, WaitOptions::NOHANG);
+        }
+    }
+}
+
 impl Container {
     /// Has the runtime forget it, and takes away what it made elsewhere.
     pub(crate) fn delete(&self) -> Vec<String> {
@@ -280,6 +298,7 @@ impl Container {
         {
             let _ = wait_for(&pidfd);
         }
+        reap_all_but(None);
         let paths = cgroup::everywhere(&self.id);
         paths.iter().filter_map(|p| cgroup::destroy(p)).collect()
     }

@@ -15,7 +15,7 @@ use oci_spec::runtime::{
     SpecBuilder, UserBuilder,
 };
 use stacyvm_agent::confinement::{CAPABILITIES, MASKED, MASKED_SYS, READ_ONLY};
-use stacyvm_agent::helper_protocol::{BUNDLE_AGENT, BUNDLE_ROOT, Launch, Limits, Root};
+use stacyvm_agent::helper_protocol::{BUNDLE_AGENT, Launch, Limits, Root};
 
 use super::seccomp;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,7 +34,9 @@ pub(super) fn config(launch: &Launch, first_id: u32) -> Result<String> {
 
 fn spec(launch: &Launch, first_id: u32) -> Result<Spec, OciSpecError> {
     let read_only = launch.read_only_root || launch.root == Root::Host;
-    let root = RootBuilder::default().path(BUNDLE_ROOT).readonly(read_only);
+    let root = RootBuilder::default()
+        .path(launch.root.in_bundle())
+        .readonly(read_only);
     SpecBuilder::default()
         .version("1.0.2")
         .hostname(launch.hostname.as_str())

@@ -1,0 +1,66 @@
+//! Commands: their start, output, end, and what stays of them.
+
+mod attach;
+mod control;
+mod end;
+mod input;
+mod output;
+mod report;
+mod start;
+mod stdio;
+mod stop;
+
+use std::os::fd::OwnedFd;
+
+use minicbor::bytes::ByteVec;
+
+use super::agent::Role;
+use super::ring::Ring;
+use super::sink::Sink;
+use super::sys::Status;
+use crate::protocol::Kind;
+use crate::protocol::message::{EndReason, Exited};
+
+/// Who gets the output.
+#[derive(Clone, Copy, Debug)]
+struct Follower {
+    to: (u64, u32),
+    /// The rings go first, from `sent` on.
+    replay: bool,
+    /// Bytes of each stream since the start that it has been sent from the rings.
+    sent: [u64; 2],
+    stdin: bool,
+}
+
+/// One command.
+#[derive(Debug)]
+pub(in crate::guest) struct Exec {
+    pub(in crate::guest) id: String,
+    pub(in crate::guest) supervisor: i32,
+    pub(in crate::guest) deadline: Option<u64>,
+    pub(in crate::guest) kill_by: Option<u64>,
+    argv: Vec<ByteVec>,
+    tty: bool,
+    background: bool,
+    pid: u32,
+    started_ms: u64,
+    channel: Option<OwnedFd>,
+    sources: [Option<OwnedFd>; 2],
+    stdin: Option<OwnedFd>,
+    sink: Sink,
+    rings: [Ring; 2],
+    follower: Option<Follower>,
+    kills_before: Option<u64>,
+    status: Option<(Status, u32)>,
+    /// Why the tree is being killed.
+    kill: Option<EndReason>,
+    /// Nobody wants the rest of the output.
+    discard: bool,
+    /// What is still to be taken from each source before the end is told.
+    rest: Option<[u64; 2]>,
+    exited: Option<Exited>,
+    answers: Vec<(u64, (u64, u32))>,
+}
+
+const ROLES: [Role; 2] = [Role::Output, Role::ErrorOutput];
+const KINDS: [Kind; 2] = [Kind::Data, Kind::DataErr];
