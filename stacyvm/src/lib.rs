@@ -1,8 +1,36 @@
 //! Disposable machines for programs.
 //!
-//! One contract ([`Provider`](provider::Provider)) over every runtime; sandboxes
-//! that are made in milliseconds, run commands, hold files, and leave nothing
-//! behind.
+//! One contract ([`Provider`](provider::Provider)) over several runtimes. An
+//! [`Engine`] makes sandboxes, finds them again from any process that has the
+//! same state directory, and takes away what others left half done.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use stacyvm::{Engine, SandboxSpec};
+//!
+//! # async fn example() -> stacyvm::Result<()> {
+//! let engine = Engine::open_default().await?;
+//! let spec = SandboxSpec::host().memory_mib(512).ttl(Duration::from_secs(600));
+//! let sandbox = engine.create(spec).await?;
+//! sandbox.files().write("/workspace/a.txt", "hi").await?;
+//! let output = sandbox.exec(["cat", "a.txt"]).output().await?;
+//! assert_eq!(output.stdout, b"hi");
+//! sandbox.kill().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`engine`] | the composition: create, get, list, reconcile; policy and admission |
+//! | [`sandbox`] | the handle, the spec, commands, files, states |
+//! | [`provider`] | the contract, capabilities, the table of operations, the registry |
+//! | [`providers`] | the mock, and by feature `oci` (embedded) and `docker` |
+//! | [`layer`] | what wraps a provider: trace, admission, retry, deadline |
+//! | [`store`] | records, journal and ledger: memory, and by feature SQLite |
+//! | [`agent`] | the host's side of the protocol to the program inside |
+//! | [`config`] | settings, each with its origin |
+//! | [`context`], [`error`], [`id`], [`clock`], [`units`] | what all of these share |
 
 pub mod agent;
 pub mod clock;
