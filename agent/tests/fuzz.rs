@@ -76,10 +76,10 @@ fn decoding_mutated_bytes_never_panics() {
         decoded += usize::from(message::decode::<AgentConfig>(&bytes).is_ok());
         decoded += usize::from(message::decode::<Entries>(&bytes).is_ok());
         decoded += usize::from(message::decode::<Hello>(&bytes).is_ok());
-        if let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {
-            if let Ok(header) = Header::decode(header) {
-                assert_eq!(Header::decode(&header.encode()), Ok(header));
-            }
+        if let Some(header) = bytes.first_chunk::<HEADER_BYTES>()
+            && let Ok(header) = Header::decode(header)
+        {
+            assert_eq!(Header::decode(&header.encode()), Ok(header));
         }
     }
     // Mutation that nothing survives would look at the first byte alone.

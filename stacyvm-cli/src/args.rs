@@ -151,12 +151,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) keep: bool,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<std::ffi::OsString>,
 }
 
@@ -195,12 +190,7 @@ pub(crate) struct ExecArgs {
     /// The sandbox's id, or its beginning
     pub(crate) sandbox: String,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<std::ffi::OsString>,
 }
 

@@ -72,10 +72,13 @@ pub(crate) async fn follow(mut process: Process, stdin: bool, tty: bool) -> Resu
     if let Some(feeder) = feeder {
         feeder.abort();
     }
-    stdout.finish().await;
-    stderr.finish().await;
+    let written = stdout.finish().await & stderr.finish().await;
     drop(raw);
-    Ok(outcome)
+    Ok(if written {
+        outcome
+    } else {
+        Outcome::OutputClosed
+    })
 }
 
 /// Writes what is read from standard input to the command, until either ends.
@@ -158,11 +161,13 @@ impl Sink {
         Some((self.sender.clone()?, bytes))
     }
 
-    async fn finish(&mut self) {
+    /// Waits until all is written; false where something could not be.
+    async fn finish(&mut self) -> bool {
         self.sender = None;
-        if let Some(finished) = self.finished.take() {
-            // An error means the reader went away; there is nothing to wait for.
-            let _ = finished.await;
+        match self.finished.take() {
+            // The thread that failed to write said nothing.
+            Some(finished) => finished.await.is_ok(),
+            None => true,
         }
     }
 }

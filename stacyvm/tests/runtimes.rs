@@ -4,6 +4,7 @@
 //! Each test prints `not run` where the host lacks its runtime.
 #![cfg(all(target_os = "linux", feature = "oci"))]
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 
 mod common;
 

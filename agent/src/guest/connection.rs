@@ -322,7 +322,7 @@ mod tests {
                 kind: Kind::Data,
             };
             bytes.extend(header.encode());
-            bytes.extend([5; 20_000]);
+            bytes.extend(vec![5; 20_000]);
         }
         assert_eq!(feed(&bytes), 3);
         bytes.truncate(bytes.len() - 1);

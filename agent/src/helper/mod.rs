@@ -33,12 +33,16 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::helper_protocol::{Failed, FailedKind, FromHelper, GENERATION, Park, ToHelper};
 use fault::{Result, Tried};
 
+/// The most files that any process of Linux may open by default (`fs.nr_open`).
+const MOST_OPEN_FILES: u64 = 1 << 20;
+
 /// Runs the helper until its sandbox is gone: with the owner channel as
 /// standard input, as [`crate::helper_protocol`] describes. Fails only where
 /// that channel is none.
 pub fn main() -> ExitCode {
     // Before anything is opened: what the host let through is not ours.
     sys::close_from(3);
+    raise_open_files();
     let Ok(owner) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else {
         return ExitCode::from(2);
     };
@@ -51,6 +55,19 @@ pub fn main() -> ExitCode {
         // Nobody listens, or this was not started by a host.
         Err(_) => ExitCode::from(2),
     }
+}
+
+/// Raises how many files may be opened at most, so that a sandbox may have
+/// more of them than the process that started this one.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: now.current,
+        maximum: now.maximum.map(|most| most.max(MOST_OPEN_FILES)),
+    };
+    // Without the right to do so the limit stays what it is.
+    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 fn run(owner: &OwnedFd) -> Result<()> {

@@ -191,10 +191,10 @@ impl Host {
 
     /// The next frame of one stream; others wait.
     pub fn of(&mut self, stream: u32) -> (Kind, Vec<u8>) {
-        if let Some(list) = self.waiting.get_mut(&stream) {
-            if !list.is_empty() {
-                return list.remove(0);
-            }
+        if let Some(list) = self.waiting.get_mut(&stream)
+            && !list.is_empty()
+        {
+            return list.remove(0);
         }
         loop {
             let (number, kind, payload) = self.next();
@@ -233,9 +233,11 @@ impl Host {
 
     pub fn started(&mut self, stream: u32) -> u32 {
         let (kind, payload) = self.of(stream);
-        if kind == Kind::Failure {
-            panic!("{:?}", message::decode::<Failure>(&payload));
-        }
+        assert!(
+            kind != Kind::Failure,
+            "{:?}",
+            message::decode::<Failure>(&payload)
+        );
         assert_eq!(kind, Kind::Started);
         message::decode::<Started>(&payload).unwrap().pid
     }

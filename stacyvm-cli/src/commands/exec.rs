@@ -42,7 +42,9 @@ pub(crate) async fn follow_or_collect(
 ) -> Result<Followed> {
     let (stdin, tty) = (exec.stdin, exec.tty.is_some());
     if keep && !stdin && !tty {
-        return Ok(Followed::Kept(sandbox.exec_spec(exec).output().await?));
+        return Ok(Followed::Kept(
+            session::unless_interrupted(sandbox.exec_spec(exec).output()).await?,
+        ));
     }
     let process = sandbox.exec_spec(exec).start().await?;
     Ok(Followed::Live(session::follow(process, stdin, tty).await?))

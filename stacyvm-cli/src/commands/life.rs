@@ -67,7 +67,7 @@ pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result
 pub(crate) async fn extend(engine: &Engine, args: &ExtendArgs, json: bool) -> Result<u8> {
     let ttl = parse_duration("ttl", &args.ttl)?;
     let sandbox = engine.get(&args.sandbox).await?;
-    sandbox.extend(ttl).await?;
+    sandbox.set_ttl(Some(ttl)).await?;
     if json {
         super::printed(output::json(&sandbox.info().await?))?;
     }

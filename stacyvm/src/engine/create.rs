@@ -137,6 +137,7 @@ impl Create {
         let provider = engine.0.registry.open(&name).await?;
         let mut filled = engine.admit(&spec, &provider).await?;
         filled.mounts = engine.0.policy.resolve_mounts(&filled.mounts).await?;
+        filled.source = engine.0.policy.resolve_source(&filled.source).await?;
         let secrets = super::secrets::resolve(&filled.secrets).await?;
 
         let id = id.unwrap_or_else(SandboxId::random);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandbox::spec::{Mount, MountSource};
+use crate::sandbox::spec::{Mount, MountSource, Source};
 
 /// What the operator allows, whatever a spec asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,20 @@ impl Policy {
             }
         }
         Ok(resolved)
+    }
+
+    /// Checks a root directory like a mount, and gives it with its links resolved.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resolve_mounts`](Self::resolve_mounts).
+    pub(super) async fn resolve_source(&self, source: &Source) -> Result<Source> {
+        match source {
+            Source::Image(path) if path.starts_with('/') => {
+                self.resolve("image", path).await.map(Source::Image)
+            }
+            other => Ok(other.clone()),
+        }
     }
 
     async fn resolve(&self, field: &str, path: &str) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Directories and files between the host and a sandbox, as `docker cp` does.
 
 use std::io::ErrorKind as IoKind;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
@@ -149,8 +149,8 @@ impl Files {
             .map(|(_, name)| name)
             .unwrap_or_default();
         if is_dir {
-            let path = join(&target.directory, &target.name);
-            return local_import(&path, true, data, options).await;
+            let directory = LocalDirectory::open(&target)?;
+            return local_import(directory.path().as_bytes(), false, data, options).await;
         }
         if target.name == own_name {
             return local_import(&target.directory, false, data, options).await;
@@ -201,6 +201,49 @@ impl Files {
         // Nothing was made where the first step failed.
         let _ = self.remove(&staging).await;
         moved
+    }
+}
+
+/// A directory of this host that a copy goes into, held by a descriptor. What
+/// has its name already may be a link that an earlier copy brought from the
+/// sandbox: it is not followed.
+struct LocalDirectory(OwnedFd);
+
+impl LocalDirectory {
+    fn open(target: &Target) -> Result<Self> {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        use rustix::io::Errno;
+        let shown = PathBuf::from(std::ffi::OsStr::from_bytes(&join(
+            &target.directory,
+            &target.name,
+        )));
+        let failed = |errno: Errno| match errno {
+            Errno::LOOP | Errno::NOTDIR => Error::new(
+                ErrorKind::NotDirectory,
+                "the destination is a link or a file, expected a directory; remove it first",
+            )
+            .context("path", shown.display()),
+            _ => io("open the destination", &shown, errno.into()),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = std::ffi::OsStr::from_bytes(&target.directory);
+        let parent = rustix::fs::open(parent, flags, Mode::empty()).map_err(failed)?;
+        if target.name == b"." {
+            return Ok(Self(parent));
+        }
+        let name = std::ffi::OsStr::from_bytes(&target.name);
+        match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        openat(&parent, name, flags | OFlags::NOFOLLOW, Mode::empty())
+            .map(Self)
+            .map_err(failed)
+    }
+
+    /// A path to it that nobody can turn elsewhere.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 }
 
@@ -449,6 +492,21 @@ mod tests {
         There,
         Option<(&'static str, &'static str)>,
     );
+
+    #[test]
+    fn a_link_from_an_earlier_copy_is_not_followed() {
+        let host = tempfile::tempdir().unwrap();
+        std::fs::create_dir(host.path().join("victim")).unwrap();
+        std::os::unix::fs::symlink("victim", host.path().join("result")).unwrap();
+        let target = |name: &[u8]| Target {
+            directory: host.path().as_os_str().as_bytes().to_vec(),
+            name: name.to_vec(),
+        };
+        let refused = LocalDirectory::open(&target(b"result")).err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::NotDirectory);
+        assert!(LocalDirectory::open(&target(b"new")).is_ok());
+        assert!(host.path().join("new").is_dir());
+    }
 
     #[test]
     fn a_destination_is_decided_as_docker_cp_does() {

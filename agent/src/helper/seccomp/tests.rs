@@ -234,6 +234,8 @@ fn arguments_decide() {
         );
         assert_eq!(call(machine, "personality", [0x004_0000, 0, 0]), EPERM);
         assert_eq!(call(machine, "personality", [0xFFFF_FFFF, 0, 0]), ALLOW);
+        assert_eq!(call(machine, "prlimit64", [0, 7, 0]), ALLOW);
+        assert_eq!(call(machine, "prlimit64", [1, 7, 0]), EPERM);
         assert_eq!(call(machine, "ioctl", [0, 0x5412, 0]), EPERM);
         assert_eq!(call(machine, "ioctl", [0, 1 << 32 | 0x5412, 0]), EPERM);
         assert_eq!(call(machine, "ioctl", [0, 0x541C, 0]), EPERM);

@@ -230,6 +230,14 @@ impl Provider for Oci {
                 format!("a sandbox {} exists already", request.id),
             ));
         }
+        if let Some(options) = request.spec.provider_options.get(NAME) {
+            return Err(Error::invalid(
+                "provider_options.oci",
+                options,
+                "nothing: this provider has no options of its own",
+                "leave it out",
+            ));
+        }
         if let Some(runtime) = &self.runtime {
             runtime.check()?;
         }

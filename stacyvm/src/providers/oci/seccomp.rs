@@ -79,6 +79,7 @@ fn conditions(name: &str) -> Option<Vec<Vec<Condition>>> {
             all.push(vec![(0, ALL, AF_NETLINK), (2, ALL, NETLINK_ROUTE)]);
             all
         }
+        "prlimit64" => vec![one((0, ALL, 0))],
         "personality" => PERSONALITIES.iter().map(|p| one((0, ALL, *p))).collect(),
         "ioctl" => neither(TERMINAL_REQUESTS)
             .into_iter()
@@ -162,6 +163,8 @@ mod tests {
             ("socket", [16, 3, 9], false),
             ("socket", [17, 3, 0], false),
             ("socket", [38, 5, 0], false),
+            ("prlimit64", [0, 7, 0], true),
+            ("prlimit64", [1, 7, 0], false),
             ("personality", [0xFFFF_FFFF, 0, 0], true),
             ("personality", [0x4_0000, 0, 0], false),
             ("ioctl", [0, 0x5412, 0], false),
