@@ -87,7 +87,7 @@ pub(crate) struct SpecArgs {
     #[arg(long, default_value = "host")]
     pub(crate) image: String,
     /// Memory: MiB, or with a unit (512m, 2g)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
     /// Processors (0.5 is half of one)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -96,7 +96,7 @@ pub(crate) struct SpecArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids: Option<i64>,
     /// Writable disk: MiB, or with a unit (512m, 2g)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) disk: Option<String>,
     /// none, full, or allow=HOST[,HOST...]
     #[arg(long)]

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Container, wait_for};
+use super::{Container, reap_all_but, wait_for};
 use crate::confinement::{CAPABILITIES, MASKED};
 use crate::helper::cgroup::Cgroups;
 use crate::helper::fault::{Result, Tried};
@@ -79,6 +79,8 @@ impl Container {
             in_force = cgroups.limit(&self.limits)?;
         }
         within(pid)?;
+        // Some part of the runtime may have outlived its main process a little.
+        reap_all_but(rustix::process::Pid::from_raw(pid));
         for (name, value) in [
             ("user_namespace", format!("{}+65536", self.first_id)),
             ("no_new_privs", "1".into()),

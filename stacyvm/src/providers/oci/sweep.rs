@@ -34,10 +34,20 @@ pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
         Err(_) if is_young(&directory) => return Ok(false),
         Err(_) => None,
     };
-    for line in ledger(&directory)?.lines() {
-        if let Some(("cgroup", path)) = line.split_once('\t') {
-            remove_cgroup(Path::new(path)).await?;
-        }
+    let ledger = ledger(&directory)?;
+    let cgroups = || {
+        let lines = ledger.lines().filter_map(|line| line.split_once('\t'));
+        lines
+            .filter(|line| line.0 == "cgroup")
+            .map(|line| Path::new(line.1))
+    };
+    // In all of them first: what is frozen in one dies in none.
+    for path in cgroups() {
+        check_ours(path)?;
+        thaw(path);
+    }
+    for path in cgroups() {
+        remove_cgroup(path).await?;
     }
     let path = sandboxes.path_of(name);
     let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
@@ -72,8 +82,8 @@ fn ledger(directory: &OwnedFd) -> Result<String> {
     }
 }
 
-/// Kills what is in a cgroup and removes it, its children first.
-async fn remove_cgroup(path: &Path) -> Result<()> {
+/// A ledger that was damaged must not take down what is another's.
+fn check_ours(path: &Path) -> Result<()> {
     if !path.starts_with("/sys/fs/cgroup") || !path.components().any(|c| c.as_os_str() == "stacyvm")
     {
         return Err(Error::new(
@@ -82,6 +92,11 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
         )
         .context("path", path.display()));
     }
+    Ok(())
+}
+
+/// Kills what is in a cgroup and removes it, its children first.
+async fn remove_cgroup(path: &Path) -> Result<()> {
     for _ in 0..TRIES {
         for child in std::fs::read_dir(path).into_iter().flatten().flatten() {
             if child.file_type().is_ok_and(|t| t.is_dir()) {
@@ -90,7 +105,6 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
                 let _ = std::fs::remove_dir(child.path());
             }
         }
-        thaw(path);
         kill_all(path);
         match std::fs::remove_dir(path) {
             Ok(()) => return Ok(()),
