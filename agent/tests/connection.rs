@@ -59,7 +59,7 @@ fn abuse_ends_the_connection_and_its_commands_alone() {
         |host| {
             host.stream
                 .write_all(&[0, 0, 0, 0, 9, 0, 0, 0, 255, 0, 0, 0])
-                .unwrap()
+                .unwrap();
         },
         |host| host.stream.write_all(&[255; 12]).unwrap(),
         |host| host.say(1, Kind::Exec, &exec("again", &["true"])),
@@ -68,7 +68,7 @@ fn abuse_ends_the_connection_and_its_commands_alone() {
         |host| host.frame(2, Kind::Started, &[]),
         |host| {
             for _ in 0..=INITIAL_CREDIT / 65_536 {
-                host.frame(1, Kind::Data, &[0; 65_536]);
+                host.frame(1, Kind::Data, &vec![0; 65_536]);
             }
         },
     ];

@@ -154,11 +154,7 @@ mod tests {
             ("mount", [0, 0, 0], false),
             ("unshare", [0, 0, 0], false),
             ("clone3", [0, 0, 0], false),
-<<<<<<< HEAD
             ("clone", [0x0100_0000 | 0x11, 0, 0], true),
-=======
-            ("clone", [0x0100_0011, 0, 0], true),
->>>>>>> runtimes
             ("clone", [0x1000_0000, 0, 0], false),
             ("clone", [high | 0x1000_0000, 0, 0], false),
             ("clone", [0x2_0000, 0, 0], false),
