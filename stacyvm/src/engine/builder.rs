@@ -204,6 +204,7 @@ async fn store_in(state: &StateDir) -> Result<Arc<dyn Store>> {
 }
 
 #[cfg(not(feature = "sqlite"))]
+#[expect(clippy::unused_async, reason = "the other one waits for the file")]
 async fn store_in(_: &StateDir) -> Result<Arc<dyn Store>> {
     Err(Error::unsupported(
         "a store in the state directory needs the cargo feature `sqlite`; enable it or give the engine a store",
