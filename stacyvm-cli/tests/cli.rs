@@ -148,6 +148,30 @@ fn exit_codes_are_those_of_the_manual() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_no_success() {
+    let Some(cli) = cli() else { return };
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let status = cli
+        .command()
+        .args(["run", "--", "echo", "important"])
+        .stdout(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(141));
+}
+
+#[test]
+fn an_unknown_option_is_not_taken_for_the_command() {
+    let Some(cli) = cli() else { return };
+    let output = cli.run(&["run", "--memry", "64m", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--memry"));
+}
+
+#[test]
 fn a_sandbox_lives_on_between_commands_until_it_is_killed() {
     let Some(cli) = cli() else { return };
     let id = cli.create(&["--label", "team=a", "--env", "COLOR=green"]);
