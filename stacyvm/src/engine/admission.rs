@@ -6,7 +6,9 @@ use super::needs::{Need, needs};
 use super::policy::Policy;
 use crate::error::{Error, Result};
 use crate::provider::{Capabilities, Level};
-use crate::sandbox::spec::{Lifetime, Network, Profile, Resources, SandboxSpec};
+use crate::sandbox::spec::{
+    Lifetime, Network, PROFILE_OPEN_FILES, Profile, Resources, SandboxSpec,
+};
 use crate::units::format_duration;
 
 /// What the profile gives a sandbox that says nothing itself.
@@ -17,7 +19,7 @@ pub(super) const DEFAULTS: Resources = Resources {
     memory_mib: Some(2048),
     cpus: None,
     pids: Some(1024),
-    open_files: Some(65_536),
+    open_files: Some(PROFILE_OPEN_FILES),
     disk_mib: None,
 };
 

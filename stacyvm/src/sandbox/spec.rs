@@ -132,6 +132,10 @@ pub struct Resources {
     pub disk_mib: Option<u64>,
 }
 
+/// The limit of open files that the default profile adds. A host that cannot
+/// raise its own limit so far gives what it has.
+pub const PROFILE_OPEN_FILES: u64 = 65_536;
+
 /// A directory added to the root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,7 +14,7 @@ use super::error::system;
 use super::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::CreateRequest;
-use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, PROFILE_OPEN_FILES, SandboxSpec, Source};
 
 /// The user that supervisors inside run as; no command may be this user.
 const SUPERVISOR_UID: u32 = 65_000;
@@ -58,6 +58,17 @@ pub(super) fn prepare(
     record: Vec<u8>,
 ) -> Result<Prepared> {
     let spec = &request.spec;
+    let attainable = attainable_open_files();
+    if let Some(asked) = spec.resources.open_files
+        && asked > attainable
+        && asked != PROFILE_OPEN_FILES
+    {
+        return Err(Error::unsupported(format!(
+            "open_files is `{asked}`, expected at most {attainable} on this host; raise its hard limit (ulimit -Hn) or ask for less"
+        ))
+        .context("field", "open_files")
+        .context("value", asked));
+    }
     let mut descriptors = Vec::new();
     let (root, user) = match &spec.source {
         Source::Image(name) if name == "host" => (Root::Host, "user"),
@@ -107,7 +118,7 @@ pub(super) fn prepare(
         hostname: hostname(request.id.as_str()),
         resolv_conf: String::new(),
         ends_in_ms: request.ends.map(milliseconds_until),
-        agent: agent(request, user),
+        agent: agent(request, user, attainable),
         connection: false,
         bundle: None,
     };
@@ -115,6 +126,22 @@ pub(super) fn prepare(
         launch,
         descriptors,
     })
+}
+
+/// The most files that this host lets a process open.
+fn attainable_open_files() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    use rustix::thread::{CapabilitySet, capabilities};
+    let own = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let may_raise =
+        capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::SYS_RESOURCE));
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open");
+    let most = most.ok().and_then(|text| text.trim().parse().ok());
+    if may_raise {
+        most.unwrap_or(own).max(own)
+    } else {
+        own
+    }
 }
 
 /// Milliseconds from now to a time; 0 for one that has passed.
@@ -139,7 +166,7 @@ fn limits(spec: &SandboxSpec) -> Limits {
     }
 }
 
-fn agent(request: &CreateRequest, default_user: &str) -> AgentConfig {
+fn agent(request: &CreateRequest, default_user: &str, attainable: u64) -> AgentConfig {
     let spec = &request.spec;
     let variable = |(name, value): (&String, &String)| Variable {
         name: name.clone().into_bytes().into(),
@@ -163,7 +190,7 @@ fn agent(request: &CreateRequest, default_user: &str) -> AgentConfig {
         deadline_ms: None,
         ring_bytes: RING_BYTES,
         max_execs: MAX_EXECS,
-        open_files: spec.resources.open_files,
+        open_files: spec.resources.open_files.map(|most| most.min(attainable)),
         supervisor_uid: SUPERVISOR_UID,
         can_switch_user: true,
         socket: None,
