@@ -1,6 +1,5 @@
 //! What a stranger found once, and must not find again.
 #![cfg(all(target_os = "linux", feature = "oci"))]
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
 
