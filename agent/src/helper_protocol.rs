@@ -25,12 +25,11 @@ pub const SOCKET_NAME: &str = "helper.sock";
 pub const LOCK_NAME: &str = "helper.lock";
 /// The file in a sandbox's directory that names what lies outside of it: one
 /// line `KIND<tab>NAME` for each (`cgroup` and an absolute path, `loop` and a
-/// device), written before it is made. Killing what is in the cgroups and
+/// device), written before it is made; one without its end names nothing that
+/// was made. Killing what is in the cgroups and
 /// removing them and the directory takes down any sandbox, as a runtime's own
 /// state is kept in the directory.
 pub const LEDGER_NAME: &str = "ledger";
-/// The directory in a sandbox's directory that holds what the sandbox writes.
-pub const DATA_NAME: &str = "data";
 /// The agent in a bundle's root.
 pub const BUNDLE_AGENT: &str = "/.stacyvm/stacyvm-agent";
 /// The first bytes of a stream to the agent.

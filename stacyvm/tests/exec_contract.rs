@@ -526,8 +526,9 @@ async fn p6_many_run_at_once_and_a_hung_one_blocks_nothing() {
 #[tokio::test]
 async fn p7_a_terminal_has_a_size_that_changes() {
     sandbox!(host, sandbox);
+    // The trap first: the size changes as soon as the name of the terminal is read.
     let line =
-        "stty size; echo $TERM; trap 'stty size; exit 0' WINCH; while :; do sleep 0.05; done";
+        "trap 'stty size; exit 0' WINCH; stty size; echo $TERM; while :; do sleep 0.05; done";
     let exec = sandbox.shell(line).tty(TtySize {
         rows: 33,
         columns: 111,

@@ -11,7 +11,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::fault::{Result, Tried};
 use super::{kernel_fs, packet, root, seccomp, sys};
 use crate::confinement::CAPABILITIES;
-use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, ToHelper};
+use crate::helper_protocol::{Failed, FailedKind, FromHelper, Root, ToHelper};
 use crate::protocol::control::CONTROL_FD;
 
 /// What the agent keeps.
@@ -54,8 +54,14 @@ impl Child {
     fn go(self) -> Result<std::convert::Infallible> {
         standard_streams_to_null()?;
         let mut buffer = Vec::new();
-        // The maps are written when this comes.
-        packet::receive::<FromHelper>(&self.sync, &mut buffer).tried("wait for the id maps")?;
+        // The maps are written when this comes, with the data directory.
+        let mapped = packet::receive::<FromHelper>(&self.sync, &mut buffer);
+        let Some(data) = mapped
+            .tried("wait for the id maps")?
+            .and_then(|(_, fds)| fds.into_iter().next())
+        else {
+            sys::exit_now(0);
+        };
         sys::become_root(self.wide).tried("take the root id of the namespace")?;
         // After the ids: a change of credentials clears it. A helper that died
         // before it is noticed by the end of the channel below.
@@ -78,7 +84,18 @@ impl Child {
         kernel_fs::dev(scratch, self.wide)?;
         kernel_fs::proc(scratch)?;
         kernel_fs::sys(scratch)?;
-        root::prepare_host(scratch);
+        // Most launches ask for the view of the host. Where there can be none,
+        // one that does says why.
+        let view = root::prepare_host(scratch, &data);
+        drop(data);
+        let view = match view {
+            Ok(inside) => root::enter(&inside, scratch).map(Ok)?,
+            Err(failed) => Err(failed),
+        };
+        // Again, so that nothing open is of the host's file systems.
+        standard_streams_to_null()?;
+        turn_core_dumps_off()?;
+        narrow_bounding_set()?;
         let filter = seccomp::program();
         packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
         // Parked here until a sandbox is asked for.
@@ -93,25 +110,26 @@ impl Child {
             ));
         };
         rustix::system::sethostname(launch.hostname.as_bytes()).tried("set the host name")?;
-        root::enter(&launch, VecDeque::from(fds), scratch)?;
-        // Again, so that nothing open is of the host's file systems.
-        standard_streams_to_null()?;
-        self.become_agent(&launch, &filter)
+        let fds = VecDeque::from(fds);
+        match (launch.root, view) {
+            (Root::Host, view) => {
+                view?;
+                root::furnish_host(&launch, fds)?;
+            }
+            (Root::Directory, view) => {
+                let (scratch, from) = match view {
+                    Ok(()) => (root::scratch()?, ""),
+                    Err(_) => (scratch, scratch),
+                };
+                let inside = root::assemble(&launch, fds, scratch, |_| Ok(()))?;
+                root::enter(&inside, from)?;
+                standard_streams_to_null()?;
+            }
+        }
+        self.become_agent(&filter)
     }
 
-    fn become_agent(
-        self,
-        _launch: &Launch,
-        filter: &[libc::sock_filter],
-    ) -> Result<std::convert::Infallible> {
-        // 1 and not 0: a pipe handler of the host runs even for 0, and for 1
-        // the kernel gives up before it starts one.
-        let core = rustix::process::Rlimit {
-            current: Some(1),
-            maximum: Some(1),
-        };
-        rustix::process::setrlimit(rustix::process::Resource::Core, core)
-            .tried("turn core dumps off")?;
+    fn become_agent(self, filter: &[libc::sock_filter]) -> Result<std::convert::Infallible> {
         drop_capabilities()?;
         rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
         sys::ignore_signal(libc::SIGPIPE, false);
@@ -145,23 +163,37 @@ pub(crate) fn standard_streams_to_null() -> Result<()> {
         .tried("close the standard streams")
 }
 
-fn drop_capabilities() -> Result<()> {
+fn turn_core_dumps_off() -> Result<()> {
+    // 1 and not 0: a pipe handler of the host runs even for 0, and for 1
+    // the kernel gives up before it starts one.
+    let core = rustix::process::Rlimit {
+        current: Some(1),
+        maximum: Some(1),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Core, core).tried("turn core dumps off")
+}
+
+/// What root's exec would otherwise get back. Takes SETPCAP, so it comes
+/// before the capabilities are dropped.
+fn narrow_bounding_set() -> Result<()> {
     let kept = agent_capabilities();
-    // The bounding set first: it takes SETPCAP, and it is what root's exec
-    // would otherwise get back.
     for number in 0..64 {
-        let Some(one) = CapabilitySet::from_bits(1 << number) else {
-            continue;
-        };
+        let one = CapabilitySet::from_bits_retain(1 << number);
         if kept.contains(one) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
-            // Invalid: past the last that this kernel knows.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Ok(()) => {}
+            // Past the last that this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
             Err(error) => return Err(error).tried("narrow the bounding set"),
         }
     }
+    Ok(())
+}
+
+fn drop_capabilities() -> Result<()> {
+    let kept = agent_capabilities();
     rustix::thread::clear_ambient_capability_set().tried("clear ambient capabilities")?;
     rustix::thread::set_capabilities(
         None,

@@ -6,7 +6,6 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use super::etc::USER_ID;
 use super::fault::{Result, Tried};
-use crate::helper_protocol::{Launch, Root};
 
 /// A directory: its path, its mode, and its owner inside.
 type Place = (&'static str, u32, u32);
@@ -34,27 +33,48 @@ const READ_ONLY: [Place; 4] = [
     ("vartmp", 0o1777, 0),
 ];
 
-/// Makes them below `data`. `first_id` is what root inside is outside.
-pub(crate) fn make(data: &OwnedFd, launch: &Launch, first_id: Option<u32>) -> Result<()> {
+/// What is in a data directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Layout {
+    /// Directories that a view of the host has as its own.
+    Host,
+    /// The layer above a root directory.
+    Layer,
+    /// The same, with directories of its own where that root cannot be written.
+    ReadOnly,
+}
+
+impl Layout {
+    /// Its name in the sandbox's directory.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Host => "data",
+            // Beside the other, which is made before the root is known.
+            Self::Layer | Self::ReadOnly => "layer",
+        }
+    }
+
+    fn places(self) -> impl Iterator<Item = Place> {
+        let parts: [&[Place]; 2] = match self {
+            Self::Host => [&HOST, &[]],
+            Self::Layer => [&LAYER, &[]],
+            Self::ReadOnly => [&READ_ONLY, &LAYER],
+        };
+        parts.into_iter().flatten().copied()
+    }
+}
+
+/// Makes what is in `data`. `first_id` is what root inside is outside.
+pub(crate) fn make(data: &OwnedFd, layout: Layout, first_id: Option<u32>) -> Result<()> {
     own(data, first_id, 0)?;
-    let layer: &[Place] = match (launch.root, launch.read_only_root) {
-        (Root::Host, _) => &HOST,
-        (Root::Directory, true) => &READ_ONLY,
-        (Root::Directory, false) => &[],
-    };
-    let upper: &[Place] = if launch.root == Root::Directory {
-        &LAYER
-    } else {
-        &[]
-    };
-    for (path, mode, owner) in layer.iter().chain(upper) {
-        rustix::fs::mkdirat(data, *path, Mode::RWXU).tried(format!("make {path}"))?;
+    for (path, mode, owner) in layout.places() {
+        rustix::fs::mkdirat(data, path, Mode::RWXU).tried(format!("make {path}"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made =
-            rustix::fs::openat(data, *path, flags, Mode::empty()).tried(format!("open {path}"))?;
-        own(&made, first_id, *owner)?;
+            rustix::fs::openat(data, path, flags, Mode::empty()).tried(format!("open {path}"))?;
+        own(&made, first_id, owner)?;
         // After the owner, whose change clears special bits; past any umask.
-        rustix::fs::fchmod(&made, Mode::from_raw_mode(*mode)).tried(format!("open up {path}"))?;
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(mode)).tried(format!("open up {path}"))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A helper that has made what every sandbox needs, and the launch of one.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,8 +16,7 @@ use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
 use super::{bundle, check_name, data, disk, packet, root, sys};
 use crate::helper_protocol::{
-    DATA_NAME, Failed, FailedKind, FromHelper, InForce, Launch, MountSource, Park, Root,
-    SOCKET_NAME, ToHelper,
+    Failed, FailedKind, FromHelper, InForce, Launch, MountSource, Park, Root, SOCKET_NAME, ToHelper,
 };
 use crate::protocol::control::ControlMessage;
 
@@ -31,6 +31,8 @@ pub(crate) struct Parked {
     /// To the agent.
     control: OwnedFd,
     agent: Agent,
+    /// Bound, and open to nobody yet.
+    socket: OwnedFd,
 }
 
 /// What becomes the agent.
@@ -51,17 +53,21 @@ impl Parked {
     /// Makes directory, cgroups and namespaces. An error leaves nothing.
     pub(crate) fn make(park: &Park, sandboxes: OwnedFd, program: OwnedFd) -> Result<Self> {
         let mut state = State::make(sandboxes, &park.name)?;
-        let filled = if park.bundle {
-            Self::wait_for_bundle(program)
-        } else {
-            Self::fill(&mut state, park, program)
-        };
+        let filled = bind(&state.directory).and_then(|socket| {
+            let (agent, control) = if park.bundle {
+                Self::wait_for_bundle(program)?
+            } else {
+                Self::fill(&mut state, park, program)?
+            };
+            Ok((socket, agent, control))
+        });
         match filled {
-            Ok((agent, control)) => Ok(Self {
+            Ok((socket, agent, control)) => Ok(Self {
                 state,
                 first_id: park.first_id,
                 control,
                 agent,
+                socket,
             }),
             Err(failed) => {
                 state.tear_down();
@@ -116,7 +122,9 @@ impl Parked {
         if let Some(cgroups) = &state.cgroups {
             cgroups.join(pid)?;
         }
-        packet::send(&sync, &FromHelper::Done, &[]).tried("let the child go on")?;
+        let data = data_directory(&state.directory, data::Layout::Host, park.first_id)?;
+        packet::send(&sync, &FromHelper::Done, &[data.as_fd()]).tried("let the child go on")?;
+        drop(data);
         let mut buffer = Vec::new();
         match packet::receive(&sync, &mut buffer).tried("hear the child")? {
             Some((FromHelper::Parked, _)) => Ok((Agent::Child(sync), control)),
@@ -179,7 +187,7 @@ impl Parked {
         fds: Vec<OwnedFd>,
     ) -> std::result::Result<Sandbox, (State, Failed)> {
         match self.try_launch(&launch, fds) {
-            Ok((in_force, listener)) => {
+            Ok(in_force) => {
                 let started = SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .unwrap_or_default();
@@ -190,7 +198,7 @@ impl Parked {
                         Agent::Program { .. } => None,
                     },
                     control: self.control,
-                    listener,
+                    listener: self.socket,
                     in_force,
                     record: launch.record,
                     started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
@@ -201,11 +209,7 @@ impl Parked {
         }
     }
 
-    fn try_launch(
-        &mut self,
-        launch: &Launch,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(Vec<InForce>, OwnedFd)> {
+    fn try_launch(&mut self, launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vec<InForce>> {
         check_name(&launch.id)?;
         if launch.bundle.is_some() != matches!(self.agent, Agent::Program { .. }) {
             return Err(Failed::new(
@@ -213,92 +217,43 @@ impl Parked {
                 "the helper was parked for another kind of launch",
             ));
         }
+        let mut fds = VecDeque::from(fds);
+        let mut in_force = Vec::new();
+        let trees = self.trees(launch, &mut fds, &mut in_force)?;
+        let trees = match &self.agent {
+            // The child goes ahead: the agent that it becomes does nothing
+            // before it is told its configuration, below.
+            Agent::Child(sync) => {
+                let borrowed: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
+                let message = ToHelper::Launch(Box::new(launch.clone()));
+                packet::send(sync, &message, &borrowed).tried("tell the child")?;
+                // While one of these is open its file system stays mounted.
+                Vec::new()
+            }
+            Agent::Program { .. } => trees,
+        };
         self.state.rename(&launch.id)?;
         if launch.bundle.is_some() {
             bundle::make_cgroups(&mut self.state)?;
         }
-        let mut in_force = match &self.state.cgroups {
-            Some(cgroups) => cgroups.limit(&launch.limits)?,
-            None => Vec::new(),
-        };
-        let mut given = fds.into_iter();
-        let mut next = |what: &str| {
-            given.next().ok_or_else(|| {
-                Failed::new(
-                    FailedKind::Invalid,
-                    format!("a descriptor is missing: {what}"),
-                )
-            })
-        };
-        let namespace = match (self.first_id, &self.state.init) {
-            (Some(_), Some(init)) => Some(user_namespace(init.pid)?),
-            (Some(first), None) => Some(bundle::user_namespace_of(first)?),
-            _ => None,
-        };
-        let mut trees = vec![self.data(launch, &mut in_force)?];
-        if launch.root == Root::Directory {
-            let from = next("root")?;
-            trees.push(root::host_tree(
-                &from,
-                "the root",
-                false,
-                namespace.as_ref(),
-            )?);
+        if let Some(cgroups) = &self.state.cgroups {
+            in_force.extend(cgroups.limit(&launch.limits)?);
         }
-        for mount in &launch.mounts {
-            if mount.source == MountSource::Host {
-                let from = next(&mount.target)?;
-                trees.push(root::host_tree(
-                    &from,
-                    &mount.target,
-                    mount.writable,
-                    namespace.as_ref(),
-                )?);
-            }
+        rustix::net::listen(&self.socket, 64).tried("listen on the helper's socket")?;
+        self.tell_agent(launch, fds.pop_front())
+            .map_err(|failed| self.word_of_child().unwrap_or(failed))?;
+        if let (Agent::Program { program, control }, Some(bundle)) = (&self.agent, &launch.bundle) {
+            let start = bundle::Start {
+                launch,
+                bundle,
+                first_id: self.first_id.unwrap_or_default(),
+                program,
+                control,
+            };
+            // What it then finds in force is told when the agent is ready.
+            start.run(&mut self.state, trees)?;
+            return Ok(in_force);
         }
-        let connection = if launch.connection {
-            Some(next("connection")?)
-        } else {
-            None
-        };
-        let listener = self.listen()?;
-        let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
-        let counter: Vec<_> = counter.iter().map(AsFd::as_fd).collect();
-        let config = ControlMessage::Config {
-            config: launch.agent.clone(),
-        };
-        // These wait in the channel until the agent reads them. They come first:
-        // a child that fails closes the channel, and its word would be lost.
-        packet::send(&self.control, &config, &counter).tried("tell the agent")?;
-        if let Some(connection) = connection {
-            let message = ControlMessage::Connection {};
-            packet::send(&self.control, &message, &[connection.as_fd()])
-                .tried("hand the connection over")?;
-        }
-        let sync = match (&self.agent, &launch.bundle) {
-            (Agent::Child(sync), _) => sync,
-            (Agent::Program { program, control }, Some(bundle)) => {
-                let start = bundle::Start {
-                    launch,
-                    bundle,
-                    first_id: self.first_id.unwrap_or_default(),
-                    program,
-                    control,
-                };
-                // What it then finds in force is told when the agent is ready.
-                start.run(&mut self.state, trees)?;
-                return Ok((in_force, listener));
-            }
-            (Agent::Program { .. }, None) => {
-                return Err(Failed::new(FailedKind::Invalid, "a bundle is missing"));
-            }
-        };
-        let borrowed: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
-        let message = ToHelper::Launch(Box::new(launch.clone()));
-        packet::send(sync, &message, &borrowed).tried("tell the child")?;
-        drop(borrowed);
-        // While one of these is open its file system stays mounted.
-        drop(trees);
         for (name, value) in [
             (
                 "user_namespace",
@@ -314,59 +269,147 @@ impl Parked {
                 value,
             });
         }
-        Ok((in_force, listener))
+        Ok(in_force)
+    }
+
+    /// The mounts that whoever makes the root is given, in the order of
+    /// [`root::assemble`]; takes what they are made of from `fds`.
+    fn trees(
+        &mut self,
+        launch: &Launch,
+        fds: &mut VecDeque<OwnedFd>,
+        in_force: &mut Vec<InForce>,
+    ) -> Result<Vec<OwnedFd>> {
+        let namespace = match (self.first_id, &self.state.init) {
+            (Some(_), Some(init)) => Some(user_namespace(init.pid)?),
+            (Some(first), None) => Some(bundle::user_namespace_of(first)?),
+            _ => None,
+        };
+        let mut trees = Vec::new();
+        // A child has one for a view of the host.
+        if launch.root == Root::Directory
+            || launch.limits.disk_bytes.is_some()
+            || launch.bundle.is_some()
+        {
+            trees.push(self.data(launch, in_force)?);
+        }
+        let mut show = |what: &str, writable: bool| {
+            let from = next(fds, what)?;
+            root::host_tree(&from, what, writable, namespace.as_ref())
+        };
+        if launch.root == Root::Directory {
+            trees.push(show("the root", false)?);
+        }
+        for mount in &launch.mounts {
+            if mount.source == MountSource::Host {
+                trees.push(show(&mount.target, mount.writable)?);
+            }
+        }
+        Ok(trees)
+    }
+
+    /// Leaves configuration and connection in the channel for the agent.
+    fn tell_agent(&self, launch: &Launch, connection: Option<OwnedFd>) -> Result<()> {
+        let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
+        let counter: Vec<_> = counter.iter().map(AsFd::as_fd).collect();
+        let config = ControlMessage::Config {
+            config: launch.agent.clone(),
+        };
+        packet::send(&self.control, &config, &counter).tried("tell the agent")?;
+        if launch.connection {
+            let connection = connection.ok_or_else(|| missing("connection"))?;
+            let message = ControlMessage::Connection {};
+            packet::send(&self.control, &message, &[connection.as_fd()])
+                .tried("hand the connection over")?;
+        }
+        Ok(())
+    }
+
+    /// Why a child that has closed the agent's channel failed.
+    fn word_of_child(&self) -> Option<Failed> {
+        let Agent::Child(sync) = &self.agent else {
+            return None;
+        };
+        match packet::receive(sync, &mut Vec::new()) {
+            Ok(Some((FromHelper::Failed(failed), _))) => Some(failed),
+            _ => None,
+        }
     }
 
     /// The mount of what the sandbox writes.
     fn data(&mut self, launch: &Launch, in_force: &mut Vec<InForce>) -> Result<OwnedFd> {
-        if let Some(bytes) = launch.limits.disk_bytes {
-            let (mount, device) = disk::make(&mut self.state, bytes)?;
-            self.state.loop_device = Some(device);
-            data::make(&mount, launch, self.first_id)?;
-            in_force.push(InForce {
-                name: "disk_limit".into(),
-                value: format!("{bytes} bytes"),
-            });
-            return Ok(mount);
-        }
-        let directory = &self.state.directory;
-        rustix::fs::mkdirat(directory, DATA_NAME, Mode::RWXU).tried("make the data directory")?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(directory, DATA_NAME, flags, Mode::empty())
-            .tried("open the data directory")?;
-        data::make(&made, launch, self.first_id)?;
-        let mount = mounts::copy(&made, "the data directory")?;
-        mounts::restrict_all(&mount, NOSUID | NODEV)?;
+        let layout = match launch.root {
+            Root::Host => data::Layout::Host,
+            Root::Directory if launch.read_only_root => data::Layout::ReadOnly,
+            Root::Directory => data::Layout::Layer,
+        };
+        let Some(bytes) = launch.limits.disk_bytes else {
+            return data_directory(&self.state.directory, layout, self.first_id);
+        };
+        let (mount, device) = disk::make(&mut self.state, bytes)?;
+        self.state.loop_device = Some(device);
+        data::make(&mount, layout, self.first_id)?;
+        in_force.push(InForce {
+            name: "disk_limit".into(),
+            value: format!("{bytes} bytes"),
+        });
         Ok(mount)
     }
+}
 
-    /// The socket for hosts, in the sandbox's directory.
-    fn listen(&self) -> Result<OwnedFd> {
-        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-        use std::os::fd::AsRawFd as _;
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )
-        .tried("make the helper's socket")?;
-        // Through the descriptor, as an address has 107 bytes at most.
-        let directory = self.state.directory.as_raw_fd();
-        let address = SocketAddrUnix::new(format!("/proc/self/fd/{directory}/{SOCKET_NAME}"))
-            .tried("name the helper's socket")?;
-        rustix::net::bind(&socket, &address).tried("bind the helper's socket")?;
-        // Nobody can connect before the call to listen.
-        rustix::fs::chmodat(
-            &self.state.directory,
-            SOCKET_NAME,
-            Mode::RUSR | Mode::WUSR,
-            rustix::fs::AtFlags::empty(),
-        )
-        .tried("close the helper's socket to others")?;
-        rustix::net::listen(&socket, 64).tried("listen on the helper's socket")?;
-        Ok(socket)
-    }
+/// The mount of a new directory below the sandbox's, for what it writes.
+fn data_directory(
+    sandbox: &OwnedFd,
+    layout: data::Layout,
+    first_id: Option<u32>,
+) -> Result<OwnedFd> {
+    let name = layout.directory();
+    rustix::fs::mkdirat(sandbox, name, Mode::RWXU).tried("make the data directory")?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made =
+        rustix::fs::openat(sandbox, name, flags, Mode::empty()).tried("open the data directory")?;
+    data::make(&made, layout, first_id)?;
+    let mount = mounts::copy(&made, "the data directory")?;
+    mounts::restrict_all(&mount, NOSUID | NODEV)?;
+    Ok(mount)
+}
+
+/// The socket for hosts, in the sandbox's directory. Nobody can connect before
+/// the call to listen.
+fn bind(directory: &OwnedFd) -> Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    use std::os::fd::AsRawFd as _;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .tried("make the helper's socket")?;
+    // Through the descriptor, as an address has 107 bytes at most.
+    let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd());
+    let address = SocketAddrUnix::new(path).tried("name the helper's socket")?;
+    rustix::net::bind(&socket, &address).tried("bind the helper's socket")?;
+    rustix::fs::chmodat(
+        directory,
+        SOCKET_NAME,
+        Mode::RUSR | Mode::WUSR,
+        rustix::fs::AtFlags::empty(),
+    )
+    .tried("close the helper's socket to others")?;
+    Ok(socket)
+}
+
+fn missing(what: &str) -> Failed {
+    Failed::new(
+        FailedKind::Invalid,
+        format!("a descriptor is missing: {what}"),
+    )
+}
+
+/// The next descriptor of a packet.
+pub(crate) fn next(fds: &mut VecDeque<OwnedFd>, what: &str) -> Result<OwnedFd> {
+    fds.pop_front().ok_or_else(|| missing(what))
 }
 
 fn user_namespace(pid: i32) -> Result<OwnedFd> {

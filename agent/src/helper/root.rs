@@ -9,12 +9,13 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
+use super::parked::next;
 use super::{etc, kernel_fs};
 use crate::helper_protocol::{Failed, FailedKind, Launch, MountSource, Root};
 
 /// Directories of the data directory that a view of the host has as its own,
 /// and where they go.
-pub(crate) const HOST_OWN: [(&str, &str); 5] = [
+const HOST_OWN: [(&str, &str); 5] = [
     ("tmp", "/tmp"),
     ("home", "/home"),
     ("workspace", "/workspace"),
@@ -22,7 +23,7 @@ pub(crate) const HOST_OWN: [(&str, &str); 5] = [
     ("var", "/var"),
 ];
 /// The same of a directory's root that cannot be written.
-pub(crate) const READ_ONLY_OWN: [(&str, &str); 4] = [
+const READ_ONLY_OWN: [(&str, &str); 4] = [
     ("tmp", "/tmp"),
     ("workspace", "/workspace"),
     ("run", "/run"),
@@ -73,48 +74,88 @@ fn open(path: &str) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, flags, Mode::empty()).tried(format!("open {path}"))
 }
 
-/// Where the view of the host waits in the scratch area.
-fn host_root(scratch: &str) -> String {
-    format!("{scratch}/{}", Root::Host.in_bundle())
-}
-
-/// Puts the view of the host together ahead of its launch, which most launches
-/// ask for. Where it cannot be made, the launch that asks for it says why.
-pub(crate) fn prepare_host(scratch: &str) {
-    if make_host(scratch).is_err() {
-        let path = host_root(scratch);
-        // Nothing is mounted, or nothing is there, where the first steps failed.
-        let _ = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH);
-        let _ = fs::remove_dir(&path);
-    }
-}
-
-fn make_host(scratch: &str) -> Result<()> {
-    let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
-    let path = host_root(scratch);
-    put(&root, &path)?;
-    let inside = open(&path)?;
-    host_view(&inside)?;
-    etc::account_files(&inside)
-}
-
 /// Puts a detached mount onto a new directory of the scratch area.
 fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     fs::create_dir(path).tried(format!("make {path}"))?;
     mounts::attach(mount, open(path)?, path)
 }
 
-/// Makes the root and goes into it.
-pub(crate) fn enter(launch: &Launch, fds: VecDeque<OwnedFd>, scratch: &str) -> Result<()> {
-    let inside = assemble(launch, fds, scratch, |inside| {
-        for name in ["proc", "sys", "dev"] {
-            if Path::new(&format!("{scratch}/{name}")).exists() {
-                kernel_fs::move_in(scratch, name, inside)?;
-            }
+/// Where a root is put together in the scratch area.
+fn place_of(root: Root, scratch: &str) -> String {
+    format!("{scratch}/{}", root.in_bundle())
+}
+
+/// Puts the view of the host together ahead of its launch, which most launches
+/// ask for, with the directories of `data` as the sandbox's own. An error
+/// leaves the scratch area as it was.
+pub(crate) fn prepare_host(scratch: &str, data: &OwnedFd) -> Result<OwnedFd> {
+    host(scratch, data).inspect_err(|_| {
+        for path in [place_of(Root::Host, scratch), format!("{scratch}/data")] {
+            // Nothing is mounted, or nothing is there, where the first steps failed.
+            let _ = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH);
+            let _ = fs::remove_dir(&path);
         }
-        Ok(())
-    })?;
-    rustix::process::fchdir(&inside).tried("enter the root")?;
+    })
+}
+
+/// The view of the host, without what only its launch knows.
+fn host(scratch: &str, data: &OwnedFd) -> Result<OwnedFd> {
+    let data_path = format!("{scratch}/data");
+    put(data, &data_path)?;
+    let root = mounts::make("tmpfs", &[("mode", "0755"), ("size", "1m")], NOSUID | NODEV)?;
+    let path = place_of(Root::Host, scratch);
+    put(&root, &path)?;
+    let inside = open(&path)?;
+    host_view(&inside)?;
+    etc::account_files(&inside)?;
+    own(&inside, &data_path, &HOST_OWN)?;
+    Ok(inside)
+}
+
+/// A root directory under a layer that can be written.
+fn directory(launch: &Launch, scratch: &str, data: &OwnedFd, lower: &OwnedFd) -> Result<OwnedFd> {
+    let data_path = format!("{scratch}/data");
+    put(data, &data_path)?;
+    let lower_path = format!("{scratch}/lower");
+    put(lower, &lower_path)?;
+    let root = mounts::make(
+        "overlay",
+        &[
+            ("lowerdir", &lower_path),
+            ("upperdir", &format!("{data_path}/upper")),
+            ("workdir", &format!("{data_path}/work")),
+            // The trusted.* names are not for a user namespace.
+            ("userxattr", ""),
+        ],
+        NOSUID | NODEV,
+    )?;
+    let path = place_of(Root::Directory, scratch);
+    put(&root, &path)?;
+    let inside = open(&path)?;
+    if launch.read_only_root {
+        own(&inside, &data_path, &READ_ONLY_OWN)?;
+    }
+    Ok(inside)
+}
+
+/// Shows directories of the data directory inside.
+fn own(inside: &OwnedFd, data_path: &str, directories: &[(&str, &str)]) -> Result<()> {
+    for (name, target) in directories {
+        let part = mounts::copy(open(&format!("{data_path}/{name}"))?, name)?;
+        mounts::attach(&part, mounts::directory(inside, target)?, target)?;
+    }
+    Ok(())
+}
+
+/// Takes the kernel's file systems along from below `from` and goes into a
+/// root. Nothing of the old root is left.
+pub(crate) fn enter(inside: &OwnedFd, from: &str) -> Result<()> {
+    for name in ["proc", "sys", "dev"] {
+        if Path::new(&format!("{from}/{name}")).exists() {
+            kernel_fs::move_in(from, name, inside)?;
+        }
+    }
+    rustix::process::fchdir(inside).tried("enter the root")?;
     rustix::process::pivot_root(".", ".").tried("pivot the root")?;
     // The old root lies on top of the new one and the working directory is in
     // the old one: this takes it away with everything below it.
@@ -122,7 +163,37 @@ pub(crate) fn enter(launch: &Launch, fds: VecDeque<OwnedFd>, scratch: &str) -> R
     rustix::process::chdir("/").tried("enter the new root")
 }
 
-/// Makes the root in the scratch area, as `root`. `fds`: the data directory,
+/// What the launch of a view of the host adds, from inside it. `fds`: the data
+/// directory where the disk is limited, then one for each mount of the host.
+pub(crate) fn furnish_host(launch: &Launch, mut fds: VecDeque<OwnedFd>) -> Result<()> {
+    if launch.limits.disk_bytes.is_some() {
+        replace_own(&next(&mut fds, "data")?)?;
+    }
+    furnish(launch, &open("/")?, fds)
+}
+
+/// Puts the directories of another data directory in place of the sandbox's own.
+fn replace_own(data: &OwnedFd) -> Result<()> {
+    let scratch = scratch()?;
+    let data_path = format!("{scratch}/data");
+    put(data, &data_path)?;
+    let parts = HOST_OWN
+        .iter()
+        .map(|(name, _)| mounts::copy(open(&format!("{data_path}/{name}"))?, name))
+        .collect::<Result<Vec<_>>>()?;
+    let detach = |path: &str| {
+        rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH)
+            .tried(format!("take {path} away"))
+    };
+    detach(scratch)?;
+    for (part, (_, target)) in parts.iter().zip(HOST_OWN) {
+        detach(target)?;
+        mounts::attach(part, open(target)?, target)?;
+    }
+    Ok(())
+}
+
+/// Makes a root in the scratch area, as `root`. `fds`: the data directory,
 /// the root's directory where the root is one, then one for each mount of the
 /// host. `kernel` puts in what the launch does not name, before its mounts.
 pub(crate) fn assemble(
@@ -131,62 +202,23 @@ pub(crate) fn assemble(
     scratch: &str,
     kernel: impl FnOnce(&OwnedFd) -> Result<()>,
 ) -> Result<OwnedFd> {
-    let mut next = |what: &str| {
-        fds.pop_front().ok_or_else(|| {
-            Failed::new(
-                FailedKind::Invalid,
-                format!("a descriptor is missing: {what}"),
-            )
-        })
+    let data = next(&mut fds, "data")?;
+    let inside = match launch.root {
+        Root::Host => host(scratch, &data)?,
+        Root::Directory => directory(launch, scratch, &data, &next(&mut fds, "root")?)?,
     };
-    let data = next("data")?;
-    let data_path = format!("{scratch}/data");
-    put(&data, &data_path)?;
-    let (root_path, own): (String, &[(&str, &str)]) = match launch.root {
-        Root::Host => {
-            let root_path = host_root(scratch);
-            if !Path::new(&root_path).exists() {
-                make_host(scratch)?;
-            }
-            (root_path, &HOST_OWN)
-        }
-        Root::Directory => {
-            let root_path = format!("{scratch}/{}", Root::Directory.in_bundle());
-            let lower = next("root")?;
-            let lower_path = format!("{scratch}/lower");
-            put(&lower, &lower_path)?;
-            let root = mounts::make(
-                "overlay",
-                &[
-                    ("lowerdir", &lower_path),
-                    ("upperdir", &format!("{data_path}/upper")),
-                    ("workdir", &format!("{data_path}/work")),
-                    // The trusted.* names are not for a user namespace.
-                    ("userxattr", ""),
-                ],
-                NOSUID | NODEV,
-            )?;
-            put(&root, &root_path)?;
-            let own: &[(&str, &str)] = if launch.read_only_root {
-                &READ_ONLY_OWN
-            } else {
-                &[]
-            };
-            (root_path, own)
-        }
-    };
-    // From here on every path is resolved inside this descriptor: the image's
-    // links may point wherever they like.
-    let inside = open(&root_path)?;
-    for (name, target) in own {
-        let part = mounts::copy(open(&format!("{data_path}/{name}"))?, name)?;
-        mounts::attach(&part, mounts::directory(&inside, target)?, target)?;
-    }
-    etc::network_files(&inside, launch)?;
     kernel(&inside)?;
+    furnish(launch, &inside, fds)?;
+    Ok(inside)
+}
+
+/// Adds what only the launch knows. Every path is resolved inside this
+/// descriptor: an image's links may point wherever they like.
+fn furnish(launch: &Launch, inside: &OwnedFd, mut fds: VecDeque<OwnedFd>) -> Result<()> {
+    etc::network_files(inside, launch)?;
     for mount in &launch.mounts {
         let made = match mount.source {
-            MountSource::Host => next(&mount.target)?,
+            MountSource::Host => next(&mut fds, &mount.target)?,
             MountSource::Tmpfs { bytes } => mounts::make(
                 "tmpfs",
                 &[("mode", "1777"), ("size", &bytes.to_string())],
@@ -196,16 +228,16 @@ pub(crate) fn assemble(
         let is_dir = rustix::fs::fstat(&made)
             .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir());
         let target = if is_dir {
-            mounts::directory(&inside, &mount.target)?
+            mounts::directory(inside, &mount.target)?
         } else {
-            mounts::file(&inside, &mount.target)?
+            mounts::file(inside, &mount.target)?
         };
         mounts::attach(&made, target, &mount.target)?;
     }
     if launch.read_only_root || launch.root == Root::Host {
-        mounts::restrict(&inside, RDONLY)?;
+        mounts::restrict(inside, RDONLY)?;
     }
-    Ok(inside)
+    Ok(())
 }
 
 /// Shows the host's system directories, read-only. They are not mapped to the

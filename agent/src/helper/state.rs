@@ -35,7 +35,8 @@ pub(crate) struct State {
     pub(crate) directory: OwnedFd,
     /// Held for the life of the helper: the proof that it lives.
     _lock: OwnedFd,
-    ledger: String,
+    /// Open from the first record on.
+    ledger: Option<File>,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) init: Option<Init>,
     /// What a runtime holds of it.
@@ -62,7 +63,7 @@ impl State {
             name: name.to_owned(),
             directory,
             _lock: lock,
-            ledger: String::new(),
+            ledger: None,
             cgroups: None,
             init: None,
             container: None,
@@ -91,20 +92,23 @@ impl State {
         if names.is_empty() {
             return Ok(());
         }
+        let mut lines = String::new();
         for name in names {
             // Writing into a String cannot fail.
-            let _ = writeln!(self.ledger, "{kind}\t{}", name.display());
+            let _ = writeln!(lines, "{kind}\t{}", name.display());
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let new = format!("{LEDGER_NAME}.new");
-        let file = rustix::fs::openat(&self.directory, &new, flags, Mode::RUSR | Mode::WUSR)
-            .tried("write the ledger")?;
-        // On a disk that is nearly full a write may take only the beginning.
-        File::from(file)
-            .write_all(self.ledger.as_bytes())
-            .tried("write the ledger")?;
-        rustix::fs::renameat(&self.directory, &new, &self.directory, LEDGER_NAME)
-            .tried("write the ledger")
+        if self.ledger.is_none() {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = rustix::fs::openat(&self.directory, LEDGER_NAME, flags, mode)
+                .tried("make the ledger")?;
+            self.ledger = Some(file.into());
+        }
+        // On a full disk a write may take only the beginning: then what was to
+        // be recorded is not made, and a reader leaves an unfinished line alone.
+        self.ledger.as_ref().map_or(Ok(()), |mut ledger| {
+            ledger.write_all(lines.as_bytes()).tried("write the ledger")
+        })
     }
 
     /// Gives directory and cgroups the sandbox's own name.

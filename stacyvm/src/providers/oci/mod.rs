@@ -341,6 +341,7 @@ impl Provider for Oci {
     }
 
     async fn destroy(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
+        self.owned.has_time();
         // Where a create was given up its helper is taking away what it made,
         // maybe not yet under the sandbox's name.
         self.owned.given_up_ended(id).await?;

@@ -6,6 +6,8 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::directory::{PARKED, Sandboxes};
 use super::helper::{Helper, has_ended, reap_unwatched};
 use super::program::Program;
@@ -17,6 +19,10 @@ use crate::id::SandboxId;
 const FIRST_RANGE: u32 = 0x7000_0000;
 /// The number of private ranges of 65536 users.
 const RANGES: u32 = 0x1000;
+
+/// How long the next helper is not started after a create: the first command
+/// of a sandbox comes at once, and a start would take processors from it.
+const SETTLE: Duration = Duration::from_millis(3);
 
 /// How often the end of a helper is looked for, and how long between two looks.
 const TRIES: u32 = 10_000;
@@ -31,6 +37,8 @@ pub(super) struct Owned {
     /// Whether a runtime's binary makes the containers.
     bundles: bool,
     state: Mutex<State>,
+    /// Has helpers that are to be started ahead started now.
+    idle: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +92,16 @@ impl Drop for Making {
     }
 }
 
+/// The place of a helper that is started ahead, given back also where the
+/// runtime that starts it ends first.
+struct Refilling(Arc<Owned>);
+
+impl Drop for Refilling {
+    fn drop(&mut self) {
+        self.0.state().refilling -= 1;
+    }
+}
+
 impl State {
     fn give_up(&mut self, id: SandboxId, helper: Helper) {
         if let (parked, Some(child)) = helper.give_up() {
@@ -105,6 +123,7 @@ impl Owned {
             park,
             bundles,
             state: Mutex::default(),
+            idle: Notify::new(),
         }
     }
 
@@ -177,7 +196,8 @@ impl Owned {
     }
 
     /// Starts helpers ahead. From the second create on: a process that has
-    /// made two sandboxes will likely make more.
+    /// made two sandboxes will likely make more. Not before its caller had time
+    /// for a first command, or ends a sandbox, which is mostly waiting.
     pub(super) fn refill(self: &Arc<Self>) {
         {
             let mut state = self.state();
@@ -186,22 +206,33 @@ impl Owned {
             }
             state.refilling += 1;
         }
-        let owned = Arc::clone(self);
+        let place = Refilling(Arc::clone(self));
         tokio::spawn(async move {
+            let owned = &place.0;
+            // Either way it is time.
+            let _ = tokio::time::timeout(SETTLE, owned.idle.notified()).await;
             let ready = async {
-                let helper = owned.start()?;
+                let starter = Arc::clone(owned);
+                // A start blocks until the helper's program runs.
+                let started = tokio::task::spawn_blocking(move || starter.start()).await;
+                let helper = started.map_err(|e| {
+                    Error::new(ErrorKind::Internal, "starting a helper stopped").source(e)
+                })??;
                 helper.parked().await?;
                 Result::<Helper>::Ok(helper)
             };
             let ready = ready.await;
-            let mut state = owned.state();
-            state.refilling -= 1;
             match ready {
-                Ok(helper) => state.parked.push(helper),
+                Ok(helper) => owned.state().parked.push(helper),
                 // The next create starts its own and tells what is wrong.
                 Err(error) => tracing::debug!(%error, "no helper could be parked"),
             }
         });
+    }
+
+    /// Says that there is time to start helpers ahead.
+    pub(super) fn has_time(&self) {
+        self.idle.notify_waiters();
     }
 
     /// Waits until helpers of this sandbox that were given up have ended, and

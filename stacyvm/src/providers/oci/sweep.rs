@@ -75,8 +75,13 @@ fn is_young(directory: &OwnedFd) -> bool {
 fn ledger(directory: &OwnedFd) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, LEDGER_NAME, flags, Mode::empty()) {
-        Ok(file) => std::io::read_to_string(std::fs::File::from(file))
-            .map_err(|e| io("read the sandbox's ledger", e)),
+        Ok(file) => {
+            let mut text = std::io::read_to_string(std::fs::File::from(file))
+                .map_err(|e| io("read the sandbox's ledger", e))?;
+            // A line that was not finished may name something else.
+            text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+            Ok(text)
+        }
         Err(Errno::NOENT) => Ok(String::new()),
         Err(errno) => Err(system("open the sandbox's ledger", errno)),
     }
@@ -84,8 +89,8 @@ fn ledger(directory: &OwnedFd) -> Result<String> {
 
 /// A ledger that was damaged must not take down what is another's.
 fn check_ours(path: &Path) -> Result<()> {
-    if !path.starts_with("/sys/fs/cgroup") || !path.components().any(|c| c.as_os_str() == "stacyvm")
-    {
+    let parent = path.parent().and_then(Path::file_name);
+    if !path.starts_with("/sys/fs/cgroup") || parent.is_none_or(|name| name != "stacyvm") {
         return Err(Error::new(
             ErrorKind::Corrupt,
             "the ledger names a cgroup that is not stacyvm's",
