@@ -35,18 +35,12 @@ pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
         Err(_) => None,
     };
     let ledger = ledger(&directory)?;
-    let cgroups = || {
-        let lines = ledger.lines().filter_map(|line| line.split_once('\t'));
-        lines
-            .filter(|line| line.0 == "cgroup")
-            .map(|line| Path::new(line.1))
-    };
+    let cgroups = cgroups(&ledger)?;
     // In all of them first: what is frozen in one dies in none.
-    for path in cgroups() {
-        check_ours(path)?;
+    for path in &cgroups {
         thaw(path);
     }
-    for path in cgroups() {
+    for path in &cgroups {
         remove_cgroup(path).await?;
     }
     let path = sandboxes.path_of(name);
@@ -75,22 +69,28 @@ fn is_young(directory: &OwnedFd) -> bool {
 fn ledger(directory: &OwnedFd) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, LEDGER_NAME, flags, Mode::empty()) {
-        Ok(file) => {
-            let mut text = std::io::read_to_string(std::fs::File::from(file))
-                .map_err(|e| io("read the sandbox's ledger", e))?;
-            // A line that was not finished may name something else.
-            text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
-            Ok(text)
-        }
+        Ok(file) => std::io::read_to_string(std::fs::File::from(file))
+            .map_err(|e| io("read the sandbox's ledger", e)),
         Err(Errno::NOENT) => Ok(String::new()),
         Err(errno) => Err(system("open the sandbox's ledger", errno)),
     }
 }
 
+/// The cgroups that a ledger names.
+fn cgroups(ledger: &str) -> Result<Vec<&Path>> {
+    let lines = ledger.split_inclusive('\n');
+    let paths = lines
+        // One that was not finished may name something else.
+        .filter_map(|line| line.strip_suffix('\n')?.strip_prefix("cgroup\t"))
+        .map(Path::new);
+    paths.map(|path| check_ours(path).map(|()| path)).collect()
+}
+
 /// A ledger that was damaged must not take down what is another's.
 fn check_ours(path: &Path) -> Result<()> {
     let parent = path.parent().and_then(Path::file_name);
-    if !path.starts_with("/sys/fs/cgroup") || parent.is_none_or(|name| name != "stacyvm") {
+    let is_child = path.file_name().is_some() && parent.is_some_and(|name| name == "stacyvm");
+    if !path.starts_with("/sys/fs/cgroup") || !is_child {
         return Err(Error::new(
             ErrorKind::Corrupt,
             "the ledger names a cgroup that is not stacyvm's",
@@ -145,5 +145,39 @@ fn kill_all(path: &Path) {
     {
         // It may have ended by itself.
         let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_ledger_that_was_not_finished_names_nothing() {
+        let ledger = "loop\t/dev/loop3\ncgroup\t/sys/fs/cgroup/pids/stacyvm/a\n";
+        let whole = [Path::new("/sys/fs/cgroup/pids/stacyvm/a")];
+        assert_eq!(cgroups(ledger).unwrap(), whole);
+        for cut in [
+            "cgroup\t/sys/fs/cgroup/cpu/stacyvm/ab",
+            "cgroup\t/sys",
+            "cg",
+        ] {
+            assert_eq!(cgroups(&format!("{ledger}{cut}")).unwrap(), whole);
+        }
+        assert_eq!(cgroups("").unwrap(), <[&Path; 0]>::default());
+    }
+
+    #[test]
+    fn a_damaged_ledger_takes_down_nothing_of_others() {
+        for path in [
+            "/sys/fs/cgroup/pids",
+            "/sys/fs/cgroup/pids/stacyvm",
+            "/sys/fs/cgroup/pids/stacyvm/..",
+            "/sys/fs/cgroup/pids/system.slice/ssh.service",
+            "/tmp/stacyvm/a",
+        ] {
+            let error = cgroups(&format!("cgroup\t{path}\n")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{path}");
+        }
     }
 }
