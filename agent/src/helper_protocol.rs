@@ -42,7 +42,10 @@ pub const REQUEST_MONITOR: [u8; 8] = *b"SVMmoni1";
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum ToHelper {
     /// Get ready without knowing the sandbox; comes first, with the directory
-    /// in which sandboxes have theirs.
+    /// in which sandboxes have theirs. A second descriptor is a file whose lock
+    /// gives the sandbox its range of ids: it is kept open as long as anything
+    /// of the sandbox is there, has the ledger's lines as its content, and is
+    /// empty when nothing is left.
     #[n(0)]
     Park(#[n(0)] Park),
     /// Make the sandbox; with the descriptors that it names, in its order.

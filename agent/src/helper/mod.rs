@@ -102,14 +102,15 @@ fn run(owner: &OwnedFd) -> Result<()> {
     let Some((message, fds)) = packet::receive(owner, &mut buffer).tried("hear the owner")? else {
         return Ok(());
     };
-    let (ToHelper::Park(park), Some(sandboxes)) = (message, fds.into_iter().next()) else {
+    let mut fds = fds.into_iter();
+    let (ToHelper::Park(park), Some(sandboxes)) = (message, fds.next()) else {
         return Err(Failed::new(
             FailedKind::Invalid,
             "the first packet must be park, with the directory of sandboxes",
         ));
     };
     check(&park)?;
-    let mut parked = parked::Parked::make(&park, sandboxes, program)?;
+    let mut parked = parked::Parked::make(&park, sandboxes, fds.next(), program)?;
     if let Err(error) = packet::send(owner, &FromHelper::Parked, &[]) {
         parked.state.tear_down();
         return Err(error).tried("answer the owner");

@@ -49,8 +49,13 @@ enum Agent {
 
 impl Parked {
     /// Makes directory, cgroups and namespaces. An error leaves nothing.
-    pub(crate) fn make(park: &Park, sandboxes: OwnedFd, program: OwnedFd) -> Result<Self> {
-        let mut state = State::make(sandboxes, &park.name)?;
+    pub(crate) fn make(
+        park: &Park,
+        sandboxes: OwnedFd,
+        range: Option<OwnedFd>,
+        program: OwnedFd,
+    ) -> Result<Self> {
+        let mut state = State::make(sandboxes, &park.name, range)?;
         let filled = if park.bundle {
             Self::wait_for_bundle(program)
         } else {

@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) directory: OwnedFd,
     /// Held for the life of the helper: the proof that it lives.
     _lock: OwnedFd,
+    /// The lock of its range of ids, held as well, where the host gave one.
+    range: Option<OwnedFd>,
     ledger: String,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) init: Option<Init>,
@@ -45,7 +47,7 @@ pub(crate) struct State {
 
 impl State {
     /// Makes the directory and takes its lock. An error leaves nothing.
-    pub(crate) fn make(sandboxes: OwnedFd, name: &str) -> Result<Self> {
+    pub(crate) fn make(sandboxes: OwnedFd, name: &str, range: Option<OwnedFd>) -> Result<Self> {
         rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
             .tried(format!("make the directory of {name}"))?;
         let (directory, lock) = match Self::claim(&sandboxes, name) {
@@ -62,6 +64,7 @@ impl State {
             name: name.to_owned(),
             directory,
             _lock: lock,
+            range,
             ledger: String::new(),
             cgroups: None,
             init: None,
@@ -104,7 +107,12 @@ impl State {
             .write_all(self.ledger.as_bytes())
             .tried("write the ledger")?;
         rustix::fs::renameat(&self.directory, &new, &self.directory, LEDGER_NAME)
-            .tried("write the ledger")
+            .tried("write the ledger")?;
+        match &self.range {
+            // It only grows, so that the new lines take the place of the old ones.
+            Some(range) => range_note(range, self.ledger.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Gives directory and cgroups the sandbox's own name.
@@ -168,6 +176,12 @@ impl State {
         if let Err(error) = remove::tree(&self.sandboxes, &name) {
             left.push(format!("directory {}: {error}", self.name));
         }
+        if let Some(range) = &self.range
+            && left.is_empty()
+        {
+            // If it fails whoever has the range next looks at what was noted.
+            let _ = rustix::fs::ftruncate(range, 0);
+        }
         left
     }
 
@@ -180,6 +194,16 @@ impl State {
         );
         seen.ok().flatten()?.terminating_signal()
     }
+}
+
+/// Notes in the file of a range what runs with its ids, for the time when the
+/// helper is dead and its lock free.
+fn range_note(range: &OwnedFd, text: &[u8]) -> Result<()> {
+    let mut done = 0;
+    while let Some(rest) = text.get(done..).filter(|rest| !rest.is_empty()) {
+        done += rustix::io::pwrite(range, rest, done as u64).tried("note the range of ids")?;
+    }
+    Ok(())
 }
 
 /// The process number of this program's parent; 0 where it is of another namespace.
