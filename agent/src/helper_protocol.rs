@@ -19,6 +19,9 @@ use crate::protocol::message::AgentConfig;
 pub const GENERATION: u32 = 1;
 /// The largest packet or frame.
 pub const MAX_PACKET: usize = 192 * 1024;
+/// How many files a command may open at most where the helper may raise its own
+/// limit: what `fs.nr_open` is by default.
+pub const MOST_OPEN_FILES: u64 = 1 << 20;
 /// The socket in a sandbox's directory.
 pub const SOCKET_NAME: &str = "helper.sock";
 /// The file in a sandbox's directory that a living helper holds locked.

@@ -30,11 +30,10 @@ use std::process::ExitCode;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::helper_protocol::{Failed, FailedKind, FromHelper, GENERATION, Park, ToHelper};
+use crate::helper_protocol::{
+    Failed, FailedKind, FromHelper, GENERATION, MOST_OPEN_FILES, Park, ToHelper,
+};
 use fault::{Result, Tried};
-
-/// The most files that any process of Linux may open by default (`fs.nr_open`).
-const MOST_OPEN_FILES: u64 = 1 << 20;
 
 /// Runs the helper until its sandbox is gone: with the owner channel as
 /// standard input, as [`crate::helper_protocol`] describes. Fails only where

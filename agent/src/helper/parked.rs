@@ -226,6 +226,13 @@ impl Parked {
             Some(cgroups) => cgroups.limit(&launch.limits)?,
             None => Vec::new(),
         };
+        if let Some(files) = launch.agent.open_files {
+            // Every command gets it as its hard limit, or does not start.
+            in_force.push(InForce {
+                name: "open_files_limit".into(),
+                value: files.to_string(),
+            });
+        }
         let mut given = fds.into_iter();
         let mut next = |what: &str| {
             given.next().ok_or_else(|| {
