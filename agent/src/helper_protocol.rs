@@ -22,6 +22,9 @@ pub const MAX_PACKET: usize = 192 * 1024;
 /// How many files a command may open at most where the helper may raise its own
 /// limit: what `fs.nr_open` is by default.
 pub const MOST_OPEN_FILES: u64 = 1 << 20;
+/// Whose files root inside makes in what is the host's: those of `nobody`, as
+/// file servers do.
+pub const NOBODY: u32 = 65_534;
 /// The socket in a sandbox's directory.
 pub const SOCKET_NAME: &str = "helper.sock";
 /// The file in a sandbox's directory that a living helper holds locked.
@@ -140,6 +143,13 @@ pub struct Bundle {
     pub config: String,
 }
 
+impl Launch {
+    /// Whether any mount does, by [`Mount::writes_to_host`].
+    pub fn writes_to_host(&self) -> bool {
+        self.mounts.iter().any(Mount::writes_to_host)
+    }
+}
+
 /// What a root is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
@@ -175,6 +185,18 @@ pub struct Mount {
     /// Whether it can be written.
     #[n(2)]
     pub writable: bool,
+    /// Whether others on the host use it too. If it can be written, root inside
+    /// is [`NOBODY`] in it, and the whole sandbox makes no set-id bits.
+    #[n(3)]
+    #[cbor(default)]
+    pub of_host: bool,
+}
+
+impl Mount {
+    /// Whether what a sandbox writes there is at once the host's.
+    pub fn writes_to_host(&self) -> bool {
+        self.of_host && self.writable && self.source == MountSource::Host
+    }
 }
 
 /// What is added.

@@ -101,7 +101,7 @@ impl Child {
 
     fn become_agent(
         self,
-        _launch: &Launch,
+        launch: &Launch,
         filter: &[libc::sock_filter],
     ) -> Result<std::convert::Infallible> {
         // 1 and not 0: a pipe handler of the host runs even for 0, and for 1
@@ -128,6 +128,11 @@ impl Child {
         sys::place(control, CONTROL_FD).tried("place the agent's channel")?;
         // Whatever was overlooked: nothing else reaches the agent.
         sys::close_on_exec_from(CONTROL_FD + 1).tried("close descriptors")?;
+        if launch.writes_to_host() {
+            // First, as the other filter allows no further one.
+            sys::install_filter(&seccomp::no_set_id())
+                .tried("install the filter of set-id bits")?;
+        }
         // Last, as it refuses most of what was done above.
         sys::install_filter(filter).tried("install the system call filter")?;
         let error = sys::execveat(program.as_fd(), c"stacyvm-agent");

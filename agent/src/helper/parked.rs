@@ -15,7 +15,7 @@ use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
 use super::{bundle, check_name, data, disk, packet, root, sys};
 use crate::helper_protocol::{
-    DATA_NAME, Failed, FailedKind, FromHelper, InForce, Launch, MountSource, Park, Root,
+    DATA_NAME, Failed, FailedKind, FromHelper, InForce, Launch, MountSource, NOBODY, Park, Root,
     SOCKET_NAME, ToHelper,
 };
 use crate::protocol::control::ControlMessage;
@@ -226,6 +226,12 @@ impl Parked {
             Some(cgroups) => cgroups.limit(&launch.limits)?,
             None => Vec::new(),
         };
+        if launch.writes_to_host() {
+            in_force.push(InForce {
+                name: "host_directories".into(),
+                value: format!("root is {NOBODY} outside, no set-id bits"),
+            });
+        }
         if let Some(files) = launch.agent.open_files {
             // Every command gets it as its hard limit, or does not start.
             in_force.push(InForce {
@@ -244,7 +250,14 @@ impl Parked {
         };
         let namespace = match (self.first_id, &self.state.init) {
             (Some(_), Some(init)) => Some(user_namespace(init.pid)?),
-            (Some(first), None) => Some(bundle::user_namespace_of(first)?),
+            // The runtime's own does not exist yet.
+            (Some(first), None) => Some(bundle::user_namespace_of(&private_map(first))?),
+            _ => None,
+        };
+        let shared = match self.first_id {
+            Some(first) if launch.writes_to_host() => {
+                Some(bundle::user_namespace_of(&map_of_host(first))?)
+            }
             _ => None,
         };
         let mut trees = vec![self.data(launch, &mut in_force)?];
@@ -264,7 +277,11 @@ impl Parked {
                     &from,
                     &mount.target,
                     mount.writable,
-                    namespace.as_ref(),
+                    if mount.writes_to_host() {
+                        shared.as_ref()
+                    } else {
+                        namespace.as_ref()
+                    },
                 )?);
             }
         }
@@ -388,17 +405,41 @@ fn user_namespace(pid: i32) -> Result<OwnedFd> {
 }
 
 pub(crate) fn write_maps(pid: i32, first_id: Option<u32>) -> Result<()> {
-    let write = |file: &str, text: String| {
-        fs::write(format!("/proc/{pid}/{file}"), text).tried(format!("write {file}"))
-    };
     if let Some(first) = first_id {
-        let map = format!("0 {first} {RANGE}\n");
-        write("uid_map", map.clone())?;
-        return write("gid_map", map);
+        return write_map(pid, &private_map(first));
     }
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    write("setgroups", "deny".into())?;
-    write("uid_map", format!("0 {uid} 1\n"))?;
-    write("gid_map", format!("0 {gid} 1\n"))
+    write_file(pid, "setgroups", "deny")?;
+    write_file(pid, "uid_map", &format!("0 {uid} 1\n"))?;
+    write_file(pid, "gid_map", &format!("0 {gid} 1\n"))
+}
+
+/// Maps users and groups in the same way.
+pub(crate) fn write_map(pid: i32, map: &str) -> Result<()> {
+    write_file(pid, "uid_map", map)?;
+    write_file(pid, "gid_map", map)
+}
+
+fn write_file(pid: i32, file: &str, text: &str) -> Result<()> {
+    fs::write(format!("/proc/{pid}/{file}"), text).tried(format!("write {file}"))
+}
+
+/// The ids of a sandbox: all of its own range.
+fn private_map(first: u32) -> String {
+    format!("0 {first} {RANGE}\n")
+}
+
+/// From the ids on a disk that is the host's to those of a sandbox: each its
+/// own, but root inside is nobody there. What is root's there belongs to the
+/// host's root, whom nobody inside is: its mode says what they may do, where an
+/// owner without any place in the map would keep all of them out.
+fn map_of_host(first: u32) -> String {
+    let last = RANGE - 1;
+    format!(
+        "0 0 1\n1 {} {}\n{NOBODY} {first} 1\n{last} {} 1\n",
+        first + 1,
+        NOBODY - 1,
+        first + last,
+    )
 }

@@ -106,6 +106,7 @@ pub(super) fn prepare(
             target: mount.target.clone(),
             source,
             writable,
+            of_host: matches!(mount.source, MountSource::Host(_)),
         });
     }
     let launch = Launch {
