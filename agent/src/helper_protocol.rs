@@ -19,6 +19,12 @@ use crate::protocol::message::AgentConfig;
 pub const GENERATION: u32 = 1;
 /// The largest packet or frame.
 pub const MAX_PACKET: usize = 192 * 1024;
+/// How many files a command may open at most where the helper may raise its own
+/// limit: what `fs.nr_open` is by default.
+pub const MOST_OPEN_FILES: u64 = 1 << 20;
+/// Whose files root inside makes in what is the host's: those of `nobody`, as
+/// file servers do.
+pub const NOBODY: u32 = 65_534;
 /// The socket in a sandbox's directory.
 pub const SOCKET_NAME: &str = "helper.sock";
 /// The file in a sandbox's directory that a living helper holds locked.
@@ -41,7 +47,10 @@ pub const REQUEST_MONITOR: [u8; 8] = *b"SVMmoni1";
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum ToHelper {
     /// Get ready without knowing the sandbox; comes first, with the directory
-    /// in which sandboxes have theirs.
+    /// in which sandboxes have theirs. A second descriptor is a file whose lock
+    /// gives the sandbox its range of ids: it is kept open as long as anything
+    /// of the sandbox is there, has the ledger's lines as its content, and is
+    /// empty when nothing is left.
     #[n(0)]
     Park(#[n(0)] Park),
     /// Make the sandbox; with the descriptors that it names, in its order.
@@ -133,6 +142,13 @@ pub struct Bundle {
     pub config: String,
 }
 
+impl Launch {
+    /// Whether any mount does, by [`Mount::writes_to_host`].
+    pub fn writes_to_host(&self) -> bool {
+        self.mounts.iter().any(Mount::writes_to_host)
+    }
+}
+
 /// What a root is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
@@ -168,6 +184,18 @@ pub struct Mount {
     /// Whether it can be written.
     #[n(2)]
     pub writable: bool,
+    /// Whether others on the host use it too. If it can be written, root inside
+    /// is [`NOBODY`] in it, and the whole sandbox makes no set-id bits.
+    #[n(3)]
+    #[cbor(default)]
+    pub of_host: bool,
+}
+
+impl Mount {
+    /// Whether what a sandbox writes there is at once the host's.
+    pub fn writes_to_host(&self) -> bool {
+        self.of_host && self.writable && self.source == MountSource::Host
+    }
 }
 
 /// What is added.

@@ -212,6 +212,7 @@ fn links_of_an_image_lead_nowhere() {
                 target: target.into(),
                 source,
                 writable: true,
+                of_host: false,
             });
         }
     });
@@ -258,6 +259,7 @@ fn a_dangling_target_fails_and_leaves_nothing() {
             target: "/target/x".into(),
             source: MountSource::Tmpfs { bytes: 1 << 20 },
             writable: true,
+            of_host: false,
         });
     });
     let failed = failed.err().unwrap();
@@ -280,6 +282,7 @@ fn a_read_only_mount_is_read_only() {
                 target: target.into(),
                 source: MountSource::Host,
                 writable,
+                of_host: false,
             });
         }
     });
@@ -288,6 +291,26 @@ fn a_read_only_mount_is_read_only() {
     assert!(shared.join("x").exists());
     sandbox.destroy();
     std::fs::remove_dir_all(shared).unwrap();
+}
+
+#[test]
+fn a_file_system_that_cannot_map_owners_is_told_and_leaves_nothing() {
+    let host = Host::new();
+    let failed = host.try_launch(|launch, fds| {
+        // sysfs has no such thing.
+        fds.push(open(std::path::Path::new("/sys/kernel")));
+        launch.mounts.push(Mount {
+            target: "/workspace/x".into(),
+            source: MountSource::Host,
+            writable: true,
+            of_host: true,
+        });
+    });
+    let failed = failed.err().unwrap();
+    assert_eq!(failed.kind, FailedKind::Unsupported, "{failed:?}");
+    assert!(failed.message.contains("/workspace/x"), "{failed:?}");
+    assert!(failed.message.contains("idmapped mounts"), "{failed:?}");
+    eventually("nothing is left", || host.names().is_empty());
 }
 
 #[test]

@@ -46,6 +46,30 @@ async fn a_limit_of_open_files_is_in_force_or_refused() {
 }
 
 #[tokio::test]
+async fn the_limit_of_open_files_that_is_shown_is_the_one_that_holds() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let asked = SandboxSpec::host().open_files(512);
+    for spec in [SandboxSpec::host(), asked] {
+        let sandbox = host
+            .engine
+            .create(spec.lifetime(Lifetime::Attached))
+            .await
+            .unwrap();
+        let inside = soon(sandbox.shell("ulimit -Hn").output()).await.unwrap();
+        let held: u64 = inside.stdout_text().trim().parse().unwrap();
+        let info = sandbox.info().await.unwrap();
+        assert_eq!(info.resources.open_files, Some(held));
+        assert_eq!(info.effective["open_files_limit"].value, held.to_string());
+        sandbox.kill().await.unwrap();
+        // What is known of it afterwards is the same.
+        let info = sandbox.info().await.unwrap();
+        assert_eq!(info.resources.open_files, Some(held));
+    }
+}
+
+#[tokio::test]
 async fn a_root_directory_is_under_the_same_policy_as_a_mount() {
     let Some(host) = common::embedded().await else {
         return;

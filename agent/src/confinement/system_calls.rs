@@ -321,3 +321,23 @@ pub const TERMINAL_REQUESTS: [u32; 2] = [0x5412, 0x541C];
 /// Linux with or without 32-bit addresses and uname 2.6, or only asking.
 /// `ADDR_NO_RANDOMIZE` is not among them.
 pub const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
+
+/// The bits of a mode with which a program runs as its owner or its group.
+pub const SET_ID: u32 = 0o6000;
+/// The flags of which an open that makes a file has one (`O_CREAT` and what is
+/// `O_TMPFILE` alone); without them its mode means nothing.
+pub const MAKES_FILE: u32 = 0o100 | 0o20_000_000;
+/// The calls that give a file set-id bits: the argument that is the mode, and
+/// for those that open, the one that has the flags. `mkdir` is none of them: the
+/// kernel takes these bits off. Neither is `openat2`, whose mode is in memory.
+pub const SET_MODE: [(&str, u32, Option<u32>); 9] = [
+    ("chmod", 1, None),
+    ("fchmod", 1, None),
+    ("fchmodat", 2, None),
+    ("fchmodat2", 2, None),
+    ("creat", 1, None),
+    ("mknod", 1, None),
+    ("mknodat", 2, None),
+    ("open", 2, Some(1)),
+    ("openat", 3, Some(2)),
+];

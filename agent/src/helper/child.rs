@@ -11,7 +11,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::fault::{Result, Tried};
 use super::{kernel_fs, packet, root, seccomp, sys};
 use crate::confinement::CAPABILITIES;
-use crate::helper_protocol::{Failed, FailedKind, FromHelper, Root, ToHelper};
+use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, Root, ToHelper};
 use crate::protocol::control::CONTROL_FD;
 
 /// What the agent keeps.
@@ -126,10 +126,14 @@ impl Child {
                 standard_streams_to_null()?;
             }
         }
-        self.become_agent(&filter)
+        self.become_agent(&launch, &filter)
     }
 
-    fn become_agent(self, filter: &[libc::sock_filter]) -> Result<std::convert::Infallible> {
+    fn become_agent(
+        self,
+        launch: &Launch,
+        filter: &[libc::sock_filter],
+    ) -> Result<std::convert::Infallible> {
         drop_capabilities()?;
         rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
         sys::ignore_signal(libc::SIGPIPE, false);
@@ -146,6 +150,11 @@ impl Child {
         sys::place(control, CONTROL_FD).tried("place the agent's channel")?;
         // Whatever was overlooked: nothing else reaches the agent.
         sys::close_on_exec_from(CONTROL_FD + 1).tried("close descriptors")?;
+        if launch.writes_to_host() {
+            // First, as the other filter allows no further one.
+            sys::install_filter(&seccomp::no_set_id())
+                .tried("install the filter of set-id bits")?;
+        }
         // Last, as it refuses most of what was done above.
         sys::install_filter(filter).tried("install the system call filter")?;
         let error = sys::execveat(program.as_fd(), c"stacyvm-agent");

@@ -30,11 +30,10 @@ use std::process::ExitCode;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::helper_protocol::{Failed, FailedKind, FromHelper, GENERATION, Park, ToHelper};
+use crate::helper_protocol::{
+    Failed, FailedKind, FromHelper, GENERATION, MOST_OPEN_FILES, Park, ToHelper,
+};
 use fault::{Result, Tried};
-
-/// The most files that any process of Linux may open by default (`fs.nr_open`).
-const MOST_OPEN_FILES: u64 = 1 << 20;
 
 /// Runs the helper until its sandbox is gone: with the owner channel as
 /// standard input, as [`crate::helper_protocol`] describes. Fails only where
@@ -102,14 +101,15 @@ fn run(owner: &OwnedFd) -> Result<()> {
     let Some((message, fds)) = packet::receive(owner, &mut buffer).tried("hear the owner")? else {
         return Ok(());
     };
-    let (ToHelper::Park(park), Some(sandboxes)) = (message, fds.into_iter().next()) else {
+    let mut fds = fds.into_iter();
+    let (ToHelper::Park(park), Some(sandboxes)) = (message, fds.next()) else {
         return Err(Failed::new(
             FailedKind::Invalid,
             "the first packet must be park, with the directory of sandboxes",
         ));
     };
     check(&park)?;
-    let mut parked = parked::Parked::make(&park, sandboxes, program)?;
+    let mut parked = parked::Parked::make(&park, sandboxes, fds.next(), program)?;
     if let Err(error) = packet::send(owner, &FromHelper::Parked, &[]) {
         parked.state.tear_down();
         return Err(error).tried("answer the owner");

@@ -12,6 +12,7 @@ use rustix::mount::{
 
 use super::fault::{Result, Tried};
 use super::sys;
+use crate::helper_protocol::{Failed, FailedKind};
 
 pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -67,6 +68,27 @@ pub(crate) fn restrict(mount: impl AsFd, attributes: u64) -> Result<()> {
 /// Adds attributes to a mount and all below it.
 pub(crate) fn restrict_all(mount: impl AsFd, attributes: u64) -> Result<()> {
     sys::mount_setattr(mount.as_fd(), attributes, true, None).tried("restrict mounts")
+}
+
+/// Why the owners of a mount cannot be mapped: most often its file system has
+/// no such thing, and without it nobody inside could own a file there.
+pub(crate) fn not_mapped(from: impl AsFd, what: &str, error: std::io::Error) -> Failed {
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => {
+            let kind = rustix::fs::fstatfs(from).map_or(0, |stat| stat.f_type);
+            Failed::new(
+                FailedKind::Unsupported,
+                format!(
+                    "the file system of {what} (type {kind:#x}) cannot map owners, expected one that has idmapped mounts, \
+                     as ext4, xfs, btrfs and, from Linux 6.3 on, tmpfs have; use a directory on such a file system, or a volume, or copy the files in"
+                ),
+            )
+        }
+        _ => match Err::<(), _>(error).tried(format!("map the owners of {what}")) {
+            Err(failed) => failed,
+            Ok(()) => Failed::new(FailedKind::Internal, "no error"),
+        },
+    }
 }
 
 /// Puts a mount onto what a descriptor names.

@@ -16,7 +16,8 @@ use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
 use super::{bundle, check_name, data, disk, packet, root, sys};
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, InForce, Launch, MountSource, Park, Root, SOCKET_NAME, ToHelper,
+    Failed, FailedKind, FromHelper, InForce, Launch, MountSource, NOBODY, Park, Root, SOCKET_NAME,
+    ToHelper,
 };
 use crate::protocol::control::ControlMessage;
 
@@ -51,8 +52,13 @@ enum Agent {
 
 impl Parked {
     /// Makes directory, cgroups and namespaces. An error leaves nothing.
-    pub(crate) fn make(park: &Park, sandboxes: OwnedFd, program: OwnedFd) -> Result<Self> {
-        let mut state = State::make(sandboxes, &park.name)?;
+    pub(crate) fn make(
+        park: &Park,
+        sandboxes: OwnedFd,
+        range: Option<OwnedFd>,
+        program: OwnedFd,
+    ) -> Result<Self> {
+        let mut state = State::make(sandboxes, &park.name, range)?;
         let filled = bind(&state.directory).and_then(|socket| {
             let (agent, control) = if park.bundle {
                 Self::wait_for_bundle(program)?
@@ -239,6 +245,19 @@ impl Parked {
         if let Some(cgroups) = &self.state.cgroups {
             in_force.extend(cgroups.limit(&launch.limits)?);
         }
+        if launch.writes_to_host() {
+            in_force.push(InForce {
+                name: "host_directories".into(),
+                value: format!("root is {NOBODY} outside, no set-id bits"),
+            });
+        }
+        if let Some(files) = launch.agent.open_files {
+            // Every command gets it as its hard limit, or does not start.
+            in_force.push(InForce {
+                name: "open_files_limit".into(),
+                value: files.to_string(),
+            });
+        }
         rustix::net::listen(&self.socket, 64).tried("listen on the helper's socket")?;
         self.tell_agent(launch, fds.pop_front())
             .map_err(|failed| self.word_of_child().unwrap_or(failed))?;
@@ -282,7 +301,14 @@ impl Parked {
     ) -> Result<Vec<OwnedFd>> {
         let namespace = match (self.first_id, &self.state.init) {
             (Some(_), Some(init)) => Some(user_namespace(init.pid)?),
-            (Some(first), None) => Some(bundle::user_namespace_of(first)?),
+            // The runtime's own does not exist yet.
+            (Some(first), None) => Some(bundle::user_namespace_of(&private_map(first))?),
+            _ => None,
+        };
+        let shared = match self.first_id {
+            Some(first) if launch.writes_to_host() => {
+                Some(bundle::user_namespace_of(&map_of_host(first))?)
+            }
             _ => None,
         };
         let mut trees = Vec::new();
@@ -293,16 +319,21 @@ impl Parked {
         {
             trees.push(self.data(launch, in_force)?);
         }
-        let mut show = |what: &str, writable: bool| {
+        let mut show = |what: &str, writable: bool, owners: &Option<OwnedFd>| {
             let from = next(fds, what)?;
-            root::host_tree(&from, what, writable, namespace.as_ref())
+            root::host_tree(&from, what, writable, owners.as_ref())
         };
         if launch.root == Root::Directory {
-            trees.push(show("the root", false)?);
+            trees.push(show("the root", false, &namespace)?);
         }
         for mount in &launch.mounts {
             if mount.source == MountSource::Host {
-                trees.push(show(&mount.target, mount.writable)?);
+                let owners = if mount.writes_to_host() {
+                    &shared
+                } else {
+                    &namespace
+                };
+                trees.push(show(&mount.target, mount.writable, owners)?);
             }
         }
         Ok(trees)
@@ -419,17 +450,41 @@ fn user_namespace(pid: i32) -> Result<OwnedFd> {
 }
 
 pub(crate) fn write_maps(pid: i32, first_id: Option<u32>) -> Result<()> {
-    let write = |file: &str, text: String| {
-        fs::write(format!("/proc/{pid}/{file}"), text).tried(format!("write {file}"))
-    };
     if let Some(first) = first_id {
-        let map = format!("0 {first} {RANGE}\n");
-        write("uid_map", map.clone())?;
-        return write("gid_map", map);
+        return write_map(pid, &private_map(first));
     }
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    write("setgroups", "deny".into())?;
-    write("uid_map", format!("0 {uid} 1\n"))?;
-    write("gid_map", format!("0 {gid} 1\n"))
+    write_file(pid, "setgroups", "deny")?;
+    write_file(pid, "uid_map", &format!("0 {uid} 1\n"))?;
+    write_file(pid, "gid_map", &format!("0 {gid} 1\n"))
+}
+
+/// Maps users and groups in the same way.
+pub(crate) fn write_map(pid: i32, map: &str) -> Result<()> {
+    write_file(pid, "uid_map", map)?;
+    write_file(pid, "gid_map", map)
+}
+
+fn write_file(pid: i32, file: &str, text: &str) -> Result<()> {
+    fs::write(format!("/proc/{pid}/{file}"), text).tried(format!("write {file}"))
+}
+
+/// The ids of a sandbox: all of its own range.
+fn private_map(first: u32) -> String {
+    format!("0 {first} {RANGE}\n")
+}
+
+/// From the ids on a disk that is the host's to those of a sandbox: each its
+/// own, but root inside is nobody there. What is root's there belongs to the
+/// host's root, whom nobody inside is: its mode says what they may do, where an
+/// owner without any place in the map would keep all of them out.
+fn map_of_host(first: u32) -> String {
+    let last = RANGE - 1;
+    format!(
+        "0 0 1\n1 {} {}\n{NOBODY} {first} 1\n{last} {} 1\n",
+        first + 1,
+        NOBODY - 1,
+        first + last,
+    )
 }

@@ -304,7 +304,7 @@ pub(crate) fn host_tree(
     mounts::restrict_all(&tree, attributes)?;
     if let Some(namespace) = user_namespace {
         super::sys::mount_setattr(tree.as_fd(), 0, false, Some(namespace.as_fd()))
-            .tried(format!("map the owners of {what}"))?;
+            .map_err(|error| mounts::not_mapped(from, what, error))?;
     }
     Ok(tree)
 }

@@ -37,6 +37,9 @@ pub(crate) struct State {
     _lock: OwnedFd,
     /// Open from the first record on.
     ledger: Option<File>,
+    /// The lock of its range of ids, held as well, where the host gave one, and
+    /// how many bytes were noted in it.
+    range: Option<(OwnedFd, u64)>,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) init: Option<Init>,
     /// What a runtime holds of it.
@@ -46,7 +49,7 @@ pub(crate) struct State {
 
 impl State {
     /// Makes the directory and takes its lock. An error leaves nothing.
-    pub(crate) fn make(sandboxes: OwnedFd, name: &str) -> Result<Self> {
+    pub(crate) fn make(sandboxes: OwnedFd, name: &str, range: Option<OwnedFd>) -> Result<Self> {
         rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
             .tried(format!("make the directory of {name}"))?;
         let (directory, lock) = match Self::claim(&sandboxes, name) {
@@ -64,6 +67,7 @@ impl State {
             directory,
             _lock: lock,
             ledger: None,
+            range: range.map(|range| (range, 0)),
             cgroups: None,
             init: None,
             container: None,
@@ -106,9 +110,15 @@ impl State {
         }
         // On a full disk a write may take only the beginning: then what was to
         // be recorded is not made, and a reader leaves an unfinished line alone.
-        self.ledger.as_ref().map_or(Ok(()), |mut ledger| {
-            ledger.write_all(lines.as_bytes()).tried("write the ledger")
-        })
+        if let Some(ledger) = &mut self.ledger {
+            ledger
+                .write_all(lines.as_bytes())
+                .tried("write the ledger")?;
+        }
+        match &mut self.range {
+            Some((range, noted)) => range_note(range, noted, lines.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Gives directory and cgroups the sandbox's own name.
@@ -172,6 +182,12 @@ impl State {
         if let Err(error) = remove::tree(&self.sandboxes, &name) {
             left.push(format!("directory {}: {error}", self.name));
         }
+        if let Some((range, _)) = &self.range
+            && left.is_empty()
+        {
+            // If it fails whoever has the range next looks at what was noted.
+            let _ = rustix::fs::ftruncate(range, 0);
+        }
         left
     }
 
@@ -184,6 +200,17 @@ impl State {
         );
         seen.ok().flatten()?.terminating_signal()
     }
+}
+
+/// Notes in the file of a range what runs with its ids, for the time when the
+/// helper is dead and its lock free.
+fn range_note(range: &OwnedFd, noted: &mut u64, mut text: &[u8]) -> Result<()> {
+    while !text.is_empty() {
+        let count = rustix::io::pwrite(range, text, *noted).tried("note the range of ids")?;
+        *noted += count as u64;
+        text = &text[count..];
+    }
+    Ok(())
 }
 
 /// The process number of this program's parent; 0 where it is of another namespace.

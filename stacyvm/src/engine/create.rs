@@ -197,7 +197,11 @@ impl Create {
 impl Engine {
     /// Waits until the sandbox of an earlier request is made and gives it, or
     /// nothing where making it failed, so that its key is free again.
-    async fn settle(&self, context: &Context, found: SandboxRecord) -> Result<Option<Sandbox>> {
+    pub(super) async fn settle(
+        &self,
+        context: &Context,
+        found: SandboxRecord,
+    ) -> Result<Option<Sandbox>> {
         let mut record = found;
         loop {
             match record.phase {
@@ -205,8 +209,14 @@ impl Engine {
                 Phase::Creating if self.is_worked_on(&record) => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
-                Phase::Creating => self.finish_one(&record).await?,
-                Phase::Destroying if record.failure.is_some() => self.finish_one(&record).await?,
+                // Its maker may have ended since the record was read; then it
+                // is not taken over, and what it is now decides.
+                Phase::Creating => {
+                    self.finish_one(&record).await?;
+                }
+                Phase::Destroying if record.failure.is_some() => {
+                    self.finish_one(&record).await?;
+                }
                 Phase::Running | Phase::Paused | Phase::Destroying | Phase::Ended => {
                     let provider = self.0.registry.open(&record.provider).await?;
                     return Ok(Some(self.handle(provider, record.id, context.clone())));

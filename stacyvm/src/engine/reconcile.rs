@@ -100,15 +100,18 @@ impl Engine {
                 continue;
             }
             match self.finish_one(&record).await {
-                Ok(()) => done.finished.push(record.id),
+                Ok(true) => done.finished.push(record.id),
+                // Somebody else went on with it since it was read.
+                Ok(false) => {}
                 Err(error) => done.note(&record, &error),
             }
         }
         Ok(done)
     }
 
-    /// Takes down a sandbox that nobody works on.
-    pub(super) async fn finish_one(&self, record: &SandboxRecord) -> Result<()> {
+    /// Takes down a sandbox that nobody works on; false, and nothing done,
+    /// where its record is not any more what was read.
+    pub(super) async fn finish_one(&self, record: &SandboxRecord) -> Result<bool> {
         let context = lasting(record);
         let _mark = self.work_on(&record.id);
         let owner = self.0.owner.name().to_owned();
@@ -124,14 +127,19 @@ impl Engine {
             step: Some((JournalStep::DestroyIntent, "reconcile".to_owned())),
             ..SandboxUpdate::default()
         };
-        self.0
-            .store
+        let store = &self.0.store;
+        let taken = store
             .update_sandbox(&context, &record.id, record.version, &update)
-            .await?;
+            .await;
+        match taken {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(false),
+            Err(error) => return Err(error),
+        }
         let provider = self.0.registry.open(&record.provider).await?;
         provider.destroy(&context, &record.id).await?;
         self.finish_destroy(&context, &record.id).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// What ended by itself may have left something; `destroy` takes it away.

@@ -221,6 +221,7 @@ impl Engine {
             unreachable: None,
         };
         if record.phase.is_final() || record.phase == Phase::Creating {
+            show_what_holds(&mut info);
             return Ok(info);
         }
         let seen = self.see(context, record).await;
@@ -234,6 +235,7 @@ impl Engine {
             Seen::Gone => {}
             Seen::Unknown(error) => info.unreachable = Some(error.to_string()),
         }
+        show_what_holds(&mut info);
         Ok(info)
     }
 
@@ -257,5 +259,14 @@ impl Engine {
         }
         self.0.tasks.finish().await;
         self.0.store.close().await
+    }
+}
+
+/// Where a host gives fewer open files than the profile prefers, the limit that
+/// is shown is the one that holds. One that the caller asks for is never less.
+fn show_what_holds(info: &mut SandboxInfo) {
+    let held = info.effective.get("open_files_limit");
+    if let Some(held) = held.and_then(|held| held.value.parse().ok()) {
+        info.resources.open_files = Some(held);
     }
 }

@@ -43,7 +43,7 @@ pub struct SandboxInfo {
     pub user: Option<String>,
     /// The directory of commands that name none.
     pub workdir: Option<String>,
-    /// Its limits, those of the profile included.
+    /// Its limits, those of the profile included, as they are in force.
     pub resources: Resources,
     /// What it reaches.
     pub network: Option<Network>,

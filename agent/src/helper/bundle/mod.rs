@@ -21,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOption
 use super::cgroup::{self, Cgroups};
 use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOSUID, RDONLY};
-use super::parked::write_maps;
+use super::parked::write_map;
 use super::state::{Init, State, own_pid};
 use super::{packet, sys};
 use crate::helper_protocol::{Bundle, Failed, FailedKind, FromHelper, Launch, Limits, Root};
@@ -74,9 +74,9 @@ pub(crate) fn make_cgroups(state: &mut State) -> Result<()> {
     Ok(())
 }
 
-/// A user namespace with the ids that the runtime's will have, to map the
-/// owners of files for: the runtime's own does not exist yet.
-pub(crate) fn user_namespace_of(first_id: u32) -> Result<OwnedFd> {
+/// A user namespace of this map, to map the owners of files by: it has no
+/// process and ends with its descriptor.
+pub(crate) fn user_namespace_of(map: &str) -> Result<OwnedFd> {
     let (ours, theirs) = packet::pair().tried("make a channel")?;
     let flags = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
     let (pid, pidfd) = match sys::clone_into(flags, None).tried("make a user namespace")? {
@@ -89,7 +89,7 @@ pub(crate) fn user_namespace_of(first_id: u32) -> Result<OwnedFd> {
         sys::Clone::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
-    let found = write_maps(pid, Some(first_id)).and_then(|()| {
+    let found = write_map(pid, map).and_then(|()| {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = format!("/proc/{pid}/ns/user");
         rustix::fs::open(path, flags, Mode::empty()).tried("open the user namespace")

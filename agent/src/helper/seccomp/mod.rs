@@ -4,8 +4,8 @@
 //! comparisons. Refusals are errors, not signals: programs try and go on.
 
 use crate::confinement::system_calls::{
-    AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, NETLINK_ROUTE, NEWEST, PERSONALITIES,
-    TERMINAL_REQUESTS,
+    AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, NEWEST, PERSONALITIES,
+    SET_ID, SET_MODE, TERMINAL_REQUESTS,
 };
 
 /// A machine, with what the kernel calls it in a filter's data.
@@ -93,13 +93,52 @@ fn branch(code: u16, k: u32, yes: u8, no: u8) -> libc::sock_filter {
     }
 }
 
-/// The filter of the machine that this program was built for.
+/// The machine that this program was built for.
+#[cfg(target_arch = "x86_64")]
+const MACHINE: Machine = Machine::X86_64;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: Machine = Machine::Aarch64;
+
+/// The filter of this machine.
 pub(crate) fn program() -> Vec<libc::sock_filter> {
-    #[cfg(target_arch = "x86_64")]
-    let machine = Machine::X86_64;
-    #[cfg(target_arch = "aarch64")]
-    let machine = Machine::Aarch64;
-    build(machine)
+    build(MACHINE)
+}
+
+/// A filter beside it, for a sandbox that writes to what is the host's: no file
+/// gets a set-id bit. What another machine's calls would be the first one refuses.
+pub(crate) fn no_set_id() -> Vec<libc::sock_filter> {
+    build_no_set_id(MACHINE)
+}
+
+fn build_no_set_id(machine: Machine) -> Vec<libc::sock_filter> {
+    let number = |name: &str| {
+        let row = ALLOWED.iter().find(|row| row.0 == name)?;
+        machine.number(row)
+    };
+    let mut program = vec![step(LOAD, AT_NUMBER)];
+    let mut when = |name: &str, body: Vec<libc::sock_filter>| {
+        if let (Some(number), Ok(length)) = (number(name), u8::try_from(body.len())) {
+            program.push(branch(IF_EQUAL, number, 0, length));
+            program.extend(body);
+        }
+    };
+    for (name, mode, flags) in SET_MODE {
+        let mut body = Vec::new();
+        if let Some(flags) = flags {
+            body.push(step(LOAD, argument(flags)));
+            body.push(branch(IF_BITS, MAKES_FILE, 1, 0));
+            body.push(step(RETURN, ALLOW));
+        }
+        body.push(step(LOAD, argument(mode)));
+        body.push(branch(IF_BITS, SET_ID, 0, 1));
+        body.push(step(RETURN, EPERM));
+        body.push(step(RETURN, ALLOW));
+        when(name, body);
+    }
+    // Told that it does not exist, programs use `openat`.
+    when("openat2", vec![step(RETURN, ENOSYS)]);
+    program.push(step(RETURN, ALLOW));
+    program
 }
 
 fn build(machine: Machine) -> Vec<libc::sock_filter> {

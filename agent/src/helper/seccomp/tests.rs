@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// Runs a filter as the kernel does.
-fn run(program: &[libc::sock_filter], machine: u32, number: u32, arguments: [u64; 3]) -> u32 {
+fn run(program: &[libc::sock_filter], machine: u32, number: u32, arguments: [u64; 4]) -> u32 {
     let (mut at, mut value) = (0, 0_u32);
     loop {
         let step = program[at];
@@ -34,7 +34,8 @@ fn run(program: &[libc::sock_filter], machine: u32, number: u32, arguments: [u64
 fn call(machine: Machine, name: &str, arguments: [u64; 3]) -> u32 {
     let row = ALLOWED.iter().find(|row| row.0 == name).unwrap();
     let number = machine.number(row).unwrap();
-    run(&build(machine), machine.audit(), number, arguments)
+    let [a, b, c] = arguments;
+    run(&build(machine), machine.audit(), number, [a, b, c, 0])
 }
 
 const BOTH: [Machine; 2] = [Machine::X86_64, Machine::Aarch64];
@@ -141,16 +142,16 @@ fn every_number_gets_its_verdict() {
                 None => EPERM,
             };
             assert_eq!(
-                run(&program, machine.audit(), number, [0; 3]),
+                run(&program, machine.audit(), number, [0; 4]),
                 expected,
                 "{machine:?} {number}"
             );
         }
-        assert_eq!(run(&program, machine.audit(), u32::MAX, [0; 3]), ENOSYS);
-        assert_eq!(run(&program, machine.audit(), X32, [0; 3]), ENOSYS);
+        assert_eq!(run(&program, machine.audit(), u32::MAX, [0; 4]), ENOSYS);
+        assert_eq!(run(&program, machine.audit(), X32, [0; 4]), ENOSYS);
         // i386, and the other one of the two.
         for other in [0x4000_0003, 0xC000_003E ^ 0xC000_00B7 ^ machine.audit()] {
-            assert_eq!(run(&program, other, 1, [0; 3]), ENOSYS);
+            assert_eq!(run(&program, other, 1, [0; 4]), ENOSYS);
         }
     }
 }
@@ -240,5 +241,44 @@ fn arguments_decide() {
         assert_eq!(call(machine, "ioctl", [0, 1 << 32 | 0x5412, 0]), EPERM);
         assert_eq!(call(machine, "ioctl", [0, 0x541C, 0]), EPERM);
         assert_eq!(call(machine, "ioctl", [0, 0x5413, 0]), ALLOW);
+    }
+}
+
+#[test]
+fn set_id_bits_are_refused_and_nothing_else() {
+    for machine in BOTH {
+        let program = build_no_set_id(machine);
+        let judge = |name: &str, arguments| {
+            let row = ALLOWED.iter().find(|row| row.0 == name).unwrap();
+            let number = machine.number(row)?;
+            Some(run(&program, machine.audit(), number, arguments))
+        };
+        for (name, mode, flags) in SET_MODE {
+            let mut arguments = [u64::MAX << 32; 4];
+            for bits in 0..0o10_000_u64 {
+                arguments[mode as usize] = u64::MAX << 32 | bits;
+                if let Some(flags) = flags {
+                    arguments[flags as usize] = 0o2;
+                    let seen = judge(name, arguments).unwrap_or(ALLOW);
+                    assert_eq!(seen, ALLOW, "{name} {bits:o}");
+                    arguments[flags as usize] = 0o101;
+                    if bits % 2 == 0 {
+                        arguments[flags as usize] = 0o20_200_002;
+                    }
+                }
+                let expected = if bits & 0o6000 == 0 { ALLOW } else { EPERM };
+                let seen = judge(name, arguments).unwrap_or(expected);
+                assert_eq!(seen, expected, "{name} {bits:o}");
+            }
+        }
+        assert_eq!(judge("openat2", [0; 4]), Some(ENOSYS));
+        // Whatever the others are given.
+        let others = ALLOWED
+            .iter()
+            .filter(|row| row.0 != "openat2" && SET_MODE.iter().all(|(name, ..)| *name != row.0));
+        for (name, ..) in others {
+            let seen = judge(name, [u64::MAX; 4]).unwrap_or(ALLOW);
+            assert_eq!(seen, ALLOW, "{name}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{World, until};
+use crate::context::Context;
 use crate::engine::Filter;
 use crate::engine::testing::Scripted;
 use crate::error::{Error, ErrorKind};
@@ -10,6 +11,7 @@ use crate::id::SandboxId;
 use crate::provider::OperationKind;
 use crate::sandbox::spec::SandboxSpec;
 use crate::sandbox::state::Phase;
+use crate::store::Store as _;
 
 fn host() -> SandboxSpec {
     SandboxSpec::host()
@@ -75,6 +77,108 @@ async fn one_key_at_the_same_time_from_two_engines_is_one_sandbox() {
     assert_eq!(provider.living().len(), 1);
     assert_eq!(provider.count(OperationKind::Create), 1);
     assert_eq!(phases(&one).await, [Phase::Running]);
+}
+
+/// The moment between reading a record and judging it, held open.
+#[tokio::test]
+async fn who_read_of_a_create_just_before_its_end_gets_its_sandbox() {
+    let world = World::new(Scripted::gated()).await;
+    let create = world.engine.create(host()).idempotency_key("k");
+    let create = tokio::spawn(create.into_future());
+    until(async || world.provider.count(OperationKind::Create) == 1).await;
+    let context = Context::default();
+    let id = world.provider.living()[0].clone();
+    let read = world.store.get_sandbox(&context, &id).await.unwrap();
+    assert_eq!(read.phase, Phase::Creating);
+    world.provider.open_gate();
+    create.await.unwrap().unwrap();
+    let settled = world.engine.settle(&context, read).await.unwrap();
+    assert_eq!(settled.map(|sandbox| sandbox.id().clone()), Some(id));
+    assert_eq!(phases(&world).await, [Phase::Running]);
+    assert_eq!(world.provider.living().len(), 1);
+}
+
+/// Short creates end between two looks of those who wait for them, and both
+/// engines run on several threads.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_key_in_many_rounds_on_one_file_is_one_sandbox_for_every_caller() {
+    const ROUNDS: usize = 80;
+    let home = tempfile::tempdir().unwrap();
+    let provider = Scripted::new();
+    let mut engines = Vec::new();
+    for _ in 0..2 {
+        let engine = crate::Engine::builder()
+            .provider("scripted", Arc::clone(&provider) as _)
+            .state_dir(home.path().join("state"));
+        engines.push(engine.build().await.unwrap());
+    }
+    for round in 0..ROUNDS {
+        let create = |task: usize, spec: SandboxSpec| {
+            let create = engines[task % 2].create(spec);
+            tokio::spawn(create.idempotency_key(format!("k{round}")).into_future())
+        };
+        let same: Vec<_> = (0..48).map(|task| create(task, host())).collect();
+        let mut ids = std::collections::BTreeSet::new();
+        for call in same {
+            ids.insert(call.await.unwrap().unwrap().id().clone());
+        }
+        assert_eq!(ids.len(), 1, "round {round}");
+        assert_eq!(provider.count(OperationKind::Create), round + 1);
+        let other: Vec<_> = (0..2)
+            .map(|task| create(task, host().env("A", "1")))
+            .collect();
+        for call in other {
+            let error = call.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            assert_eq!(error.fact("field"), Some("idempotency_key"));
+        }
+    }
+    assert_eq!(provider.living().len(), ROUNDS);
+}
+
+/// As above, where making it fails at first: whoever comes next makes it, and
+/// only the call that made the failed one is told of it.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_create_that_fails_among_callers_of_one_key_fails_one_of_them() {
+    let home = tempfile::tempdir().unwrap();
+    let provider = Scripted::new();
+    let mut engines = Vec::new();
+    for _ in 0..2 {
+        let engine = crate::Engine::builder()
+            .provider("scripted", Arc::clone(&provider) as _)
+            .state_dir(home.path().join("state"));
+        engines.push(engine.build().await.unwrap());
+    }
+    for round in 0..30 {
+        let broken = Error::new(ErrorKind::NoSpace, "the disk is full");
+        provider.fail(OperationKind::Create, broken);
+        if round % 2 == 0 {
+            // Then it is also taken down by one of those who wait.
+            let down = Error::new(ErrorKind::Internal, "it does not go");
+            provider.fail(OperationKind::Destroy, down);
+        }
+        let calls: Vec<_> = (0..12)
+            .map(|task| {
+                let create = engines[task % 2].create(host());
+                tokio::spawn(create.idempotency_key(format!("k{round}")).into_future())
+            })
+            .collect();
+        let mut ids = std::collections::BTreeSet::new();
+        let mut failed = 0;
+        for call in calls {
+            match call.await.unwrap() {
+                Ok(sandbox) => drop(ids.insert(sandbox.id().clone())),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::NoSpace, "round {round}: {error}");
+                    failed += 1;
+                }
+            }
+        }
+        assert_eq!((ids.len(), failed), (1, 1), "round {round}");
+        assert_eq!(provider.living().len(), round + 1);
+    }
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ fn linux(launch: &Launch, first_id: u32) -> Result<Linux, OciSpecError> {
         .sysctl(sysctl)
         .cgroups_path(format!("/stacyvm/{}", launch.id))
         .resources(resources(&launch.limits)?)
-        .seccomp(seccomp::profile()?)
+        .seccomp(seccomp::profile(launch.writes_to_host())?)
         .masked_paths(masked.collect::<Vec<_>>())
         .readonly_paths(read_only.collect::<Vec<_>>())
         .build()

@@ -17,6 +17,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::error::{failed, helper_gone, system};
 use super::program::{Program, owner_channel, unexpected};
+use super::ranges::Range;
 use super::sys;
 use crate::error::{Error, Result};
 
@@ -62,12 +63,13 @@ impl Drop for Helper {
 }
 
 impl Helper {
-    /// Starts a helper and tells it to get ready. Does not wait for it.
+    /// Starts a helper and tells it to get ready. Does not wait for it. The
+    /// range of users is the helper's from here on.
     pub(super) fn start(
         program: &Program,
         sandboxes: BorrowedFd<'_>,
         name: &str,
-        first_id: u32,
+        range: &Range,
         bundle: bool,
     ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
@@ -76,19 +78,19 @@ impl Helper {
             name: name.to_owned(),
             channel,
             child: Some(child),
-            first_id,
+            first_id: range.first(),
         };
         let park = Park {
             generation: GENERATION,
             name: name.to_owned(),
-            first_id: Some(first_id),
+            first_id: Some(range.first()),
             bundle,
         };
         // The channel is empty, so this does not block.
         send_now(
             helper.channel.as_fd(),
             &encode(&ToHelper::Park(park)),
-            &[sandboxes],
+            &[sandboxes, range.lock()],
         )
         .map_err(|e| system("speak to a helper", e))?;
         Ok(helper)

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use minicbor::bytes::ByteVec;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, Root};
+use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, MOST_OPEN_FILES, Root};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
 use super::directory::make_private;
@@ -106,6 +106,7 @@ pub(super) fn prepare(
             target: mount.target.clone(),
             source,
             writable,
+            of_host: matches!(mount.source, MountSource::Host(_)),
         });
     }
     let launch = Launch {
@@ -128,7 +129,8 @@ pub(super) fn prepare(
     })
 }
 
-/// The most files that this host lets a process open.
+/// The most files that a command of this host's helpers can open: a helper
+/// raises its own limit to [`MOST_OPEN_FILES`] where it may.
 fn attainable_open_files() -> u64 {
     use rustix::process::{Resource, getrlimit};
     use rustix::thread::{CapabilitySet, capabilities};
@@ -136,9 +138,9 @@ fn attainable_open_files() -> u64 {
     let may_raise =
         capabilities(None).is_ok_and(|c| c.effective.contains(CapabilitySet::SYS_RESOURCE));
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open");
-    let most = most.ok().and_then(|text| text.trim().parse().ok());
-    if may_raise {
-        most.unwrap_or(own).max(own)
+    let most: Option<u64> = most.ok().and_then(|text| text.trim().parse().ok());
+    if may_raise && most.is_some_and(|most| most >= MOST_OPEN_FILES) {
+        own.max(MOST_OPEN_FILES)
     } else {
         own
     }

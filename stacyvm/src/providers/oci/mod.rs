@@ -10,6 +10,7 @@ mod launch;
 mod monitor;
 mod owned;
 mod program;
+mod ranges;
 mod runtime;
 mod seccomp;
 mod sweep;

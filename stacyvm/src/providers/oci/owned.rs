@@ -11,14 +11,9 @@ use tokio::sync::Notify;
 use super::directory::{PARKED, Sandboxes};
 use super::helper::{Helper, has_ended, reap_unwatched};
 use super::program::Program;
+use super::ranges::Ranges;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
-
-/// Where private ranges of users begin: above what `useradd`, `subuid` files
-/// and systemd hand out (`systemd-nspawn` ends at 0x6FFF_FFFF).
-const FIRST_RANGE: u32 = 0x7000_0000;
-/// The number of private ranges of 65536 users.
-const RANGES: u32 = 0x1000;
 
 /// How long the next helper is not started after a create: the first command
 /// of a sandbox comes at once, and a start would take processors from it.
@@ -33,6 +28,7 @@ const BETWEEN: Duration = Duration::from_millis(1);
 pub(super) struct Owned {
     program: Program,
     sandboxes: Arc<Sandboxes>,
+    ranges: Ranges,
     park: usize,
     /// Whether a runtime's binary makes the containers.
     bundles: bool,
@@ -120,6 +116,7 @@ impl Owned {
         Self {
             program,
             sandboxes,
+            ranges: Ranges::of_this_machine(),
             park,
             bundles,
             state: Mutex::default(),
@@ -166,17 +163,17 @@ impl Owned {
     fn start(self: &Arc<Self>) -> Result<Helper> {
         let random = SandboxId::random();
         let name = format!("{PARKED}{random}");
-        let range = random
+        // Anywhere: most of them are free, and then the first look finds one.
+        let start = random
             .as_str()
             .bytes()
-            .fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()))
-            % RANGES;
-        let first = FIRST_RANGE + range * 0x1_0000;
+            .fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()));
+        let range = self.ranges.take(start)?;
         let helper = Helper::start(
             &self.program,
             self.sandboxes.descriptor(),
             &name,
-            first,
+            &range,
             self.bundles,
         )?;
         // Its end may be somebody else's doing; it must not stay a zombie.

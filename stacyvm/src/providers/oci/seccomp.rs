@@ -11,7 +11,8 @@ use oci_spec::runtime::{
     LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
 };
 use stacyvm_agent::confinement::system_calls::{
-    AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, NETLINK_ROUTE, PERSONALITIES, TERMINAL_REQUESTS,
+    AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, PERSONALITIES, SET_ID,
+    SET_MODE, TERMINAL_REQUESTS,
 };
 
 const EPERM: u32 = 1;
@@ -21,8 +22,8 @@ const ALL: u32 = u32::MAX;
 /// Argument number, the bits that are looked at, and what they must be.
 type Condition = (usize, u32, u32);
 
-/// The profile for this machine.
-pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
+/// The profile for this machine, also without set-id bits.
+pub(super) fn profile(no_set_id: bool) -> Result<LinuxSeccomp, OciSpecError> {
     let mut plain = Vec::new();
     let mut rules = Vec::new();
     for row in ALLOWED {
@@ -34,7 +35,7 @@ pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
         if number < 0 {
             continue;
         }
-        match conditions(row.0) {
+        match conditions(row.0, no_set_id) {
             None => plain.push(row.0.to_owned()),
             Some(alternatives) => {
                 for alternative in alternatives {
@@ -43,11 +44,21 @@ pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
             }
         }
     }
-    // Its flags are in memory, where a filter cannot see them; told that it
-    // does not exist, every C library uses `clone`.
-    plain.retain(|name| name != "clone3");
+    // What is in memory a filter cannot see; told that it does not exist, every
+    // C library uses `clone`, and programs `openat`.
+    let unseen: &[&str] = if no_set_id {
+        &["clone3", "openat2"]
+    } else {
+        &["clone3"]
+    };
+    plain.retain(|name| !unseen.contains(&name.as_str()));
     let absent = LinuxSyscallBuilder::default()
-        .names(vec!["clone3".to_owned()])
+        .names(
+            unseen
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>(),
+        )
         .action(LinuxSeccompAction::ScmpActErrno)
         .errno_ret(ENOSYS);
     rules.push(absent.build()?);
@@ -70,8 +81,13 @@ pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
 
 /// The alternatives under which a call is allowed, each of conditions that
 /// hold together; `None` where it always is.
-fn conditions(name: &str) -> Option<Vec<Vec<Condition>>> {
+fn conditions(name: &str, no_set_id: bool) -> Option<Vec<Vec<Condition>>> {
     let one = |condition| vec![condition];
+    if no_set_id && let Some((_, mode, flags)) = SET_MODE.iter().find(|row| row.0 == name) {
+        let mut all = vec![one((*mode as usize, SET_ID, 0))];
+        all.extend(flags.map(|flags| one((flags as usize, MAKES_FILE, 0))));
+        return Some(all);
+    }
     Some(match name {
         "clone" => vec![one((0, CLONE_NEW, 0))],
         "socket" => {
@@ -147,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_profile_decides_as_the_helpers_filter_does() {
-        let profile = profile().unwrap();
+        let profile = profile(false).unwrap();
         let high = 0x1_0000_0000_u64;
         for (name, arguments, expected) in [
             ("read", [0, 0, 0], true),
@@ -185,11 +201,53 @@ mod tests {
     }
 
     #[test]
+    fn set_id_bits_are_refused_where_they_are_asked_to_be() {
+        let (strict, open) = (profile(true).unwrap(), profile(false).unwrap());
+        let high = 0x1_0000_0000_u64;
+        for (name, arguments, refused) in [
+            ("chmod", [0, 0o755, 0], false),
+            ("chmod", [0, 0o1777, 0], false),
+            ("chmod", [0, 0o4755, 0], true),
+            ("chmod", [0, high | 0o2755, 0], true),
+            ("fchmod", [0, 0o2000, 0], true),
+            ("fchmodat", [0, 0, 0o4000], true),
+            ("fchmodat2", [0, 0, 0o4000], true),
+            ("creat", [0, 0o4755, 0], true),
+            ("mknod", [0, 0o104_755, 0], true),
+            ("mknodat", [0, 0, 0o102_755], true),
+            ("open", [0, 0o100, 0o4755], true),
+            ("open", [0, 0o20_200_002, 0o4755], true),
+            ("open", [0, 0o100, 0o755], false),
+            // Without a file to make it is whatever the register held.
+            ("open", [0, 0, 0o4755], false),
+            ("open", [0, 0o200_000, 0o7777], false),
+            ("openat2", [0, 0, 0], true),
+        ] {
+            // The other machine has no such call.
+            if ALLOWED.iter().any(|row| row.0 == name && row.2 < 0) && cfg!(target_arch = "aarch64")
+            {
+                continue;
+            }
+            assert!(allows(&open, name, arguments), "{name} {arguments:x?}");
+            assert_eq!(
+                allows(&strict, name, arguments),
+                !refused,
+                "{name} {arguments:x?}"
+            );
+        }
+        assert!(allows(&strict, "read", [0, 0, 0]));
+        assert!(!allows(&strict, "clone3", [0, 0, 0]));
+    }
+
+    #[test]
     fn no_call_is_allowed_with_and_without_conditions() {
-        let profile = profile().unwrap();
-        for rule in profile.syscalls().as_ref().unwrap() {
-            let free = rule.args().is_none();
-            assert!(!free || rule.names().iter().all(|n| conditions(n).is_none()));
+        for no_set_id in [false, true] {
+            let profile = profile(no_set_id).unwrap();
+            for rule in profile.syscalls().as_ref().unwrap() {
+                let free = rule.args().is_none();
+                let all_free = |n: &String| conditions(n, no_set_id).is_none();
+                assert!(!free || rule.names().iter().all(all_free));
+            }
         }
     }
 }
