@@ -42,6 +42,7 @@ mod sys {
 }
 
 const FCHMODAT2: libc::c_long = 452;
+#[expect(clippy::cast_sign_loss, reason = "the kernel takes its lower half")]
 const CWD: usize = libc::AT_FDCWD as usize;
 
 /// One way to a set-id bit after the other, each on a file of its own.
