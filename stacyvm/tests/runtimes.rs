@@ -251,7 +251,7 @@ async fn a_command_is_confined(runtime: &str) {
             'touch /usr/x' 'mknod /tmp/n c 1 3' 'sh -c "echo h > /proc/sys/kernel/hostname"'; do
             eval "$call" >/tmp/out$$ 2>/dev/null && echo "done: $call"
         done
-        test -r /.stacyvm/stacyvm-agent && ls /.stacyvm"#;
+        test -x /.stacyvm/stacyvm-agent && ls /.stacyvm; cat /.stacyvm/stacyvm-agent 2>/dev/null"#;
     for user in ["1000", "0"] {
         let exec = sandbox.shell(line).user(user);
         let output = soon(exec.output()).await.unwrap();

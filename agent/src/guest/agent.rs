@@ -131,6 +131,8 @@ pub(super) struct Agent {
     pub(super) sockets: BTreeMap<u64, Socket>,
     pub(super) listeners: BTreeMap<u64, Listener>,
     pub(super) counter: Option<OwnedFd>,
+    /// The file through which commands enter their cgroup.
+    pub(super) commands: Option<OwnedFd>,
     pub(super) scratch: Vec<u8>,
     pub(super) deadline: Option<u64>,
     pub(super) control: Option<OwnedFd>,
@@ -177,6 +179,7 @@ impl Agent {
             sockets: BTreeMap::new(),
             listeners: BTreeMap::new(),
             counter,
+            commands: None,
             scratch: Vec::new(),
             deadline,
             control,

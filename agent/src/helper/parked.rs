@@ -263,13 +263,22 @@ impl Parked {
         };
         let listener = self.listen()?;
         let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
-        let counter: Vec<_> = counter.iter().map(AsFd::as_fd).collect();
+        let commands = match (&self.state.cgroups, launch.limits.pids) {
+            (Some(cgroups), Some(pids)) => cgroups.commands(pids)?,
+            _ => None,
+        };
+        let files: Vec<_> = [&counter, &commands]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
         let config = ControlMessage::Config {
             config: launch.agent.clone(),
+            commands: commands.is_some(),
         };
         // These wait in the channel until the agent reads them. They come first:
         // a child that fails closes the channel, and its word would be lost.
-        packet::send(&self.control, &config, &counter).tried("tell the agent")?;
+        packet::send(&self.control, &config, &files).tried("tell the agent")?;
         if let Some(connection) = connection {
             let message = ControlMessage::Connection {};
             packet::send(&self.control, &message, &[connection.as_fd()])

@@ -15,6 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod abuse;
 mod creates;
 mod disk;
 mod host_killed;
