@@ -10,7 +10,7 @@ use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
 
 use super::common::residue::lives;
 use super::common::{eventually, soon};
-use super::{Ground, ground, works};
+use super::{Ground, ground, outside, works};
 
 /// A pipeline of shells, each of which ends when it cannot fork.
 const PIPELINE: &str = "b() { b | b & }; b & exec sleep 300";
@@ -190,21 +190,6 @@ fn freeze(sandbox: &Sandbox, pid: u32) -> bool {
     true
 }
 
-/// The number on the host of a process of a sandbox.
-fn outside(agent: u32, inside: u32) -> Option<u32> {
-    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let ours = space(&agent.to_string())?;
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let found = pids.find(|pid| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("NSpid:"));
-        let last = line.and_then(|line| line.split_whitespace().last());
-        last == Some(inside.to_string().as_str()) && space(pid).as_ref() == Some(&ours)
-    });
-    found?.parse().ok()
-}
-
 #[tokio::test]
 async fn a_tree_that_resists_ends_its_sandbox_and_nothing_is_left() {
     let Some(ground) = ground().await else { return };
@@ -269,4 +254,32 @@ async fn what_a_killed_helper_left_frozen_is_swept() {
     .await;
     let left = ground.watch.left_at_once().await;
     assert!(left.is_empty(), "{left:#?}");
+}
+
+#[tokio::test]
+async fn more_file_operations_than_have_a_place_wait_for_one() {
+    let Some(ground) = ground().await else { return };
+    // With the agent itself, and the bomb and its supervisor, few are left.
+    let spec = SandboxSpec::host().pids(32).lifetime(Lifetime::Attached);
+    let sandbox = ground.engine.create(spec).await.unwrap();
+    if pids(&sandbox).is_none() {
+        eprintln!("not run: the test reads the limits of cgroup version 1");
+        return;
+    }
+    let wild = sandbox.shell(LOOP).start().await.unwrap();
+    eventually("forks are refused", async || refusals(&sandbox) > 0).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let sandbox = sandbox.clone();
+        calls.spawn(async move {
+            let path = format!("/tmp/many-{number}");
+            sandbox.files().write(&path, vec![b'x'; 200_000]).await?;
+            sandbox.files().read(&path).await
+        });
+    }
+    while let Some(done) = soon(calls.join_next()).await {
+        assert_eq!(done.unwrap().unwrap().len(), 200_000);
+    }
+    drop(wild);
+    soon(sandbox.kill()).await.unwrap();
 }
