@@ -4,7 +4,7 @@
 //! a tree however often it forks: no child left means nothing left. It runs
 //! as a user that no command has and cannot be signalled or traced by them.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
@@ -156,7 +156,7 @@ pub(super) fn run(
     request: &ExecRequest,
 ) -> ! {
     let own = [&channel].into_iter().chain(&stdio).chain(&group);
-    let mut keep: Vec<i32> = own.map(|fd| fd.as_raw_fd()).collect();
+    let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
     match start(config, request, stdio, group) {
         Err(failure) => {
