@@ -84,7 +84,13 @@ impl Agent {
             can_switch_user: true,
             socket: None,
         };
-        agent.tell(&ControlMessage::Config { config }, None);
+        agent.tell(
+            &ControlMessage::Config {
+                config,
+                commands: false,
+            },
+            None,
+        );
         let mut bytes = vec![0; 65_536];
         let (_, count) = recv(&agent.control, &mut bytes, RecvFlags::empty()).unwrap();
         let ready: ControlMessage = message::decode(&bytes[..count]).unwrap();

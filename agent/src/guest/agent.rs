@@ -1,6 +1,6 @@
 //! The loop of PID 1: one thread, one `epoll`, nothing that blocks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -128,9 +128,13 @@ pub(super) struct Agent {
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) workers: BTreeMap<u64, Worker>,
     pub(super) queue: VecDeque<u64>,
+    /// Workers that nobody needs, whose ends are not collected yet.
+    pub(super) leaving: BTreeSet<i32>,
     pub(super) sockets: BTreeMap<u64, Socket>,
     pub(super) listeners: BTreeMap<u64, Listener>,
     pub(super) counter: Option<OwnedFd>,
+    /// The file through which commands enter their cgroup.
+    pub(super) commands: Option<OwnedFd>,
     pub(super) scratch: Vec<u8>,
     pub(super) deadline: Option<u64>,
     pub(super) control: Option<OwnedFd>,
@@ -174,9 +178,11 @@ impl Agent {
             execs: BTreeMap::new(),
             workers: BTreeMap::new(),
             queue: VecDeque::new(),
+            leaving: BTreeSet::new(),
             sockets: BTreeMap::new(),
             listeners: BTreeMap::new(),
             counter,
+            commands: None,
             scratch: Vec::new(),
             deadline,
             control,
@@ -255,7 +261,11 @@ impl Agent {
                 self.ending = Some("asked to end".to_owned());
             }
         }
-        while let Reaped::Child(..) = sys::reap() {}
+        while let Reaped::Child(pid, _) = sys::reap() {
+            self.collected(pid);
+        }
+        // What has ended holds its place until here.
+        self.start_queued();
     }
 
     fn on_control(&mut self) {

@@ -125,6 +125,7 @@ pub(super) fn plan(
     request: &ExecRequest,
     account: &Account,
     stdio: [OwnedFd; 3],
+    group: Option<OwnedFd>,
 ) -> Result<Plan, Failure> {
     let env = environment(config, account, request);
     let path = env
@@ -149,6 +150,7 @@ pub(super) fn plan(
             .collect::<Result<_, _>>()?,
         workdir: terminated(workdir.to_vec())?,
         stdio,
+        group,
         tty: request.tty.is_some(),
         credentials: config.can_switch_user.then(|| Credentials {
             uid: account.uid,
@@ -176,6 +178,11 @@ pub(super) fn explain(
     let (kind, what, subject) = match stage {
         _ if exhausted => (FailureKind::Exhausted, "command could not start", command),
         Stage::Clone => (FailureKind::Internal, "command could not start", command),
+        Stage::Group => (
+            FailureKind::Internal,
+            "cgroup of commands was refused",
+            command,
+        ),
         Stage::Terminal => (FailureKind::Internal, "terminal was refused", command),
         Stage::Descriptors => (FailureKind::Internal, "descriptors were refused", command),
         Stage::Credentials => (FailureKind::Internal, "user was refused", command),

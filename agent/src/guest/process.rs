@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use minicbor::bytes::ByteVec;
 
@@ -14,6 +15,10 @@ const MAX_ARGV: u64 = 4096;
 const MAX_LISTED: usize = 2048;
 /// Bytes of all argument vectors in one report.
 const MAX_LISTED_BYTES: usize = 512 * 1024;
+
+/// How long a report reads argument vectors. The kernel makes a reader wait
+/// while a process forks, and a crowd of those that do would hold it up.
+const ARGV_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One line of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +91,11 @@ pub(super) fn descendants(all: &[Stat], ancestor: i32) -> Vec<&Stat> {
     found
 }
 
+/// What stands for an argument vector that cannot be had.
+fn by_name(stat: &Stat) -> Vec<ByteVec> {
+    vec![ByteVec::from([b"[", stat.name.as_slice(), b"]"].concat())]
+}
+
 fn argv(stat: &Stat) -> Vec<ByteVec> {
     let mut bytes = Vec::new();
     if let Ok(file) = fs::File::open(format!("/proc/{}/cmdline", stat.pid)) {
@@ -95,8 +105,7 @@ fn argv(stat: &Stat) -> Vec<ByteVec> {
         bytes.pop();
     }
     if bytes.is_empty() {
-        let name = [b"[", stat.name.as_slice(), b"]"].concat();
-        return vec![ByteVec::from(name)];
+        return by_name(stat);
     }
     bytes
         .split(|byte| *byte == 0)
@@ -154,14 +163,19 @@ pub(super) fn list(
 ) -> Vec<Process> {
     use std::os::unix::fs::MetadataExt as _;
     let mut size = 0;
+    let by = Instant::now() + ARGV_PATIENCE;
     guests(&scan(), agent, supervisors, workers)
         .into_iter()
         .take(MAX_LISTED)
         .map(|(stat, exec)| {
-            let mut argv = argv(&stat);
+            let mut argv = if Instant::now() < by {
+                argv(&stat)
+            } else {
+                by_name(&stat)
+            };
             size += argv.iter().map(|part| part.len() + 4).sum::<usize>();
             if size > MAX_LISTED_BYTES {
-                argv = vec![ByteVec::from([b"[", stat.name.as_slice(), b"]"].concat())];
+                argv = by_name(&stat);
             }
             Process {
                 pid: stat.pid.unsigned_abs(),

@@ -39,13 +39,16 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
         return Ok(());
     }
     let control = sys::adopt(CONTROL_FD)?;
-    let Some((ControlMessage::Config { config }, mut fds)) = control::receive(&control, true)?
+    let Some((ControlMessage::Config { config, commands }, mut fds)) =
+        control::receive(&control, true)?
     else {
         return Err(other("the first control message must be the configuration"));
     };
     make_workdir(&config);
+    let commands = if commands { fds.pop() } else { None };
     let counter = fds.pop();
     let mut agent = Agent::new(config, signals, Some(control), None, counter)?;
+    agent.commands = commands;
     agent.run();
     Ok(())
 }

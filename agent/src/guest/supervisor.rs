@@ -4,7 +4,7 @@
 //! a tree however often it forks: no child left means nothing left. It runs
 //! as a user that no command has and cannot be signalled or traced by them.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
@@ -151,17 +151,14 @@ struct Supervisor {
 pub(super) fn run(
     channel: OwnedFd,
     stdio: [OwnedFd; 3],
+    group: Option<OwnedFd>,
     config: &AgentConfig,
     request: &ExecRequest,
 ) -> ! {
-    let mut keep = [
-        channel.as_raw_fd(),
-        stdio[0].as_raw_fd(),
-        stdio[1].as_raw_fd(),
-        stdio[2].as_raw_fd(),
-    ];
+    let own = [&channel].into_iter().chain(&stdio).chain(&group);
+    let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
-    match start(config, request, stdio) {
+    match start(config, request, stdio, group) {
         Err(failure) => {
             tell(&channel, &Report::Failed(failure));
             sys::exit_now(1)
@@ -184,6 +181,7 @@ fn start(
     config: &AgentConfig,
     request: &ExecRequest,
     stdio: [OwnedFd; 3],
+    group: Option<OwnedFd>,
 ) -> Result<(i32, OwnedFd), Failure> {
     sys::new_session();
     let signals =
@@ -202,7 +200,7 @@ fn start(
         sys::become_supervisor(config.supervisor_uid)
             .map_err(|error| system("user of the supervisor", &error))?;
     }
-    let plan = launch::plan(config, request, &account, stdio)?;
+    let plan = launch::plan(config, request, &account, stdio, group)?;
     let first = spawn::spawn(&plan)
         .map_err(|(stage, error)| launch::explain(stage, &error, config, request))?;
     Ok((first, signals))

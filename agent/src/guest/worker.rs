@@ -50,6 +50,8 @@ impl std::fmt::Debug for Job {
 pub(super) struct Worker {
     /// 0 while it waits for its turn.
     pub(super) pid: i32,
+    /// Its end was collected, so the number may be another's.
+    collected: bool,
     to: (u64, u32),
     kind: Kind,
     job: Option<Job>,
@@ -66,7 +68,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn kill(&self) {
-        if self.pid > 1 {
+        if self.pid > 1 && !self.collected {
             let _ = sys::kill(self.pid, libc::SIGKILL);
         }
     }
@@ -125,6 +127,7 @@ impl Agent {
             key,
             Worker {
                 pid: 0,
+                collected: false,
                 to,
                 kind,
                 job: Some(job),
@@ -142,7 +145,7 @@ impl Agent {
         self.start_queued();
     }
 
-    fn start_queued(&mut self) {
+    pub(super) fn start_queued(&mut self) {
         while self
             .workers
             .values()
@@ -153,15 +156,25 @@ impl Agent {
             let Some(key) = self.queue.pop_front() else {
                 return;
             };
-            if let Err(failure) = self.fork_worker(key)
-                && let Some(worker) = self.workers.remove(&key)
-            {
-                self.fail(worker.to, &failure);
+            match self.fork_worker(key) {
+                Ok(true) => {}
+                // One that runs now leaves its place, and then this is tried again.
+                Ok(false) => {
+                    self.queue.push_front(key);
+                    return;
+                }
+                Err(failure) => {
+                    if let Some(worker) = self.workers.remove(&key) {
+                        self.fail(worker.to, &failure);
+                    }
+                }
             }
         }
     }
 
-    fn fork_worker(&mut self, key: u64) -> Result<(), Failure> {
+    /// False where there is no place for one more process until a worker that
+    /// has one is gone.
+    fn fork_worker(&mut self, key: u64) -> Result<bool, Failure> {
         let call = |error: Errno| system("pipe of a worker", &error.into());
         let supervisors: BTreeMap<i32, String> = self
             .execs
@@ -169,11 +182,12 @@ impl Agent {
             .map(|exec| (exec.supervisor, exec.id.clone()))
             .collect();
         let others: BTreeSet<i32> = self.workers.values().map(|worker| worker.pid).collect();
+        let busy = others.iter().any(|pid| *pid != 0) || !self.leaving.is_empty();
         let Some(worker) = self.workers.get_mut(&key) else {
-            return Ok(());
+            return Ok(true);
         };
         let Some(job) = worker.job.take() else {
-            return Ok(());
+            return Ok(true);
         };
         let (reply, reply_end) = pipe_with(PipeFlags::CLOEXEC).map_err(call)?;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(call)?;
@@ -183,7 +197,14 @@ impl Agent {
         rustix::io::ioctl_fionbio(&reply, true).map_err(call)?;
         rustix::io::ioctl_fionbio(&own, true).map_err(call)?;
         let agent = i32::try_from(std::process::id()).unwrap_or(0);
-        match sys::fork().map_err(|error| system("fork", &error))? {
+        let forked = match sys::fork() {
+            Err(error) if busy && error.raw_os_error() == Some(libc::EAGAIN) => {
+                worker.job = Some(job);
+                return Ok(false);
+            }
+            forked => forked.map_err(|error| system("fork", &error))?,
+        };
+        match forked {
             Fork::Child => {
                 let mut keep = [reply_end.as_raw_fd(), data.as_raw_fd()];
                 sys::close_all_but(&mut keep);
@@ -233,7 +254,7 @@ impl Agent {
         }
         self.feed_worker(key);
         self.pump_worker(key);
-        Ok(())
+        Ok(true)
     }
 
     /// Relays replies and data as far as credit and buffers allow.
@@ -376,10 +397,21 @@ impl Agent {
         }
     }
 
+    /// The end of a process was collected.
+    pub(super) fn collected(&mut self, pid: i32) {
+        self.leaving.remove(&pid);
+        for worker in self.workers.values_mut().filter(|w| w.pid == pid) {
+            worker.collected = true;
+        }
+    }
+
     fn drop_worker(&mut self, key: u64) {
         let Some(worker) = self.workers.remove(&key) else {
             return;
         };
+        if worker.pid > 1 && !worker.collected {
+            self.leaving.insert(worker.pid);
+        }
         if !worker.told {
             worker.kill();
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::fault::{Result, Tried};
+use super::nested;
 use super::sys::pause;
 use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
 
@@ -18,6 +19,9 @@ use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
 const USED: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "freezer"];
 /// The directory below a hierarchy's root that holds all of ours.
 const PARENT: &str = "stacyvm";
+
+/// The nice value of the agent, its supervisors and its workers.
+const AGENT_NICE: i32 = -20;
 
 /// Where a hierarchy is mounted and what it controls.
 #[derive(Clone, Debug)]
@@ -109,14 +113,20 @@ pub(crate) fn everywhere(name: &str) -> Vec<PathBuf> {
 /// Kills what is in a cgroup that a runtime made and removes it; names what stays.
 pub(crate) fn destroy(path: &Path) -> Option<String> {
     for _ in 0..500 {
-        let inside = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        for pid in inside.lines().filter_map(|line| line.parse().ok()) {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // It may have ended by itself.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        for dir in nested::below(path)
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([path])
+        {
+            let inside = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            for pid in inside.lines().filter_map(|line| line.parse().ok()) {
+                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                    // It may have ended by itself.
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
             }
         }
-        match fs::remove_dir(path) {
+        match remove_all(path) {
             Ok(()) => return None,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(_) => pause(Duration::from_millis(10)),
@@ -125,7 +135,20 @@ pub(crate) fn destroy(path: &Path) -> Option<String> {
     Some(format!("cgroup {}", path.display()))
 }
 
-fn write(path: &Path, text: impl AsRef<str>) -> io::Result<()> {
+/// Removes a cgroup and those below it.
+fn remove_all(dir: &Path) -> io::Result<()> {
+    let result = fs::remove_dir(dir);
+    if result.is_ok() {
+        return result;
+    }
+    for nested in nested::below(dir) {
+        // What cannot be removed keeps its parent, whose error is told.
+        let _ = fs::remove_dir(nested);
+    }
+    fs::remove_dir(dir)
+}
+
+pub(super) fn write(path: &Path, text: impl AsRef<str>) -> io::Result<()> {
     // Never created: a file that is missing here is a controller that is.
     let mut file = fs::OpenOptions::new().write(true).open(path)?;
     io::Write::write_all(&mut file, text.as_ref().as_bytes())
@@ -348,6 +371,30 @@ impl Cgroups {
         Ok(in_force)
     }
 
+    /// Lets the agent go before its commands, however many of them want the
+    /// processor. What that takes from others it takes in these cgroups alone.
+    pub(crate) fn favour(&self, agent: i32) {
+        if self.of("cpu").is_some()
+            && let Some(pid) = rustix::process::Pid::from_raw(agent)
+        {
+            // Without the right to, it waits its turn like anybody else.
+            let _ = rustix::process::setpriority_process(Some(pid), AGENT_NICE);
+        }
+    }
+
+    /// Makes the cgroup of commands, which leaves some of `pids` processes to
+    /// the agent, and opens the way into it.
+    pub(crate) fn commands(&self, pids: u32) -> Result<Option<OwnedFd>> {
+        match self.of("pids") {
+            Some((dir, 1)) => nested::commands(&dir, 1, pids)
+                .tried("make the cgroup of commands")
+                .map(Some),
+            // Needs threaded children, which not every host of version 2 has.
+            Some((dir, version)) => Ok(nested::commands(&dir, version, pids).ok()),
+            None => Ok(None),
+        }
+    }
+
     /// The file in which the kernel counts kills for lack of memory.
     pub(crate) fn kill_counter(&self) -> Option<OwnedFd> {
         let (dir, version) = self.of("memory")?;
@@ -425,9 +472,13 @@ impl Cgroups {
         ))
     }
 
-    /// Lets processes go on that may be frozen, without waiting for them.
+    /// Lets processes go on that may be frozen, without waiting for them: here,
+    /// and in cgroups below that somebody on the host froze.
     pub(crate) fn thaw(&self) {
-        if let Some((dir, version)) = self.of("freezer") {
+        let Some((dir, version)) = self.of("freezer") else {
+            return;
+        };
+        for dir in nested::below(&dir).into_iter().chain([dir]) {
             // Version 2 kills what is frozen; version 1 does not.
             let _ = match version {
                 1 => write(&dir.join("freezer.state"), "THAWED"),
@@ -445,7 +496,7 @@ impl Cgroups {
             let mut time = Duration::from_micros(200);
             let mut waited = Duration::ZERO;
             loop {
-                match fs::remove_dir(&dir) {
+                match remove_all(&dir) {
                     Ok(()) => break,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                     Err(error) if waited > Duration::from_secs(5) => {

@@ -17,6 +17,7 @@ mod fault;
 mod kernel_fs;
 mod monitor;
 mod mounts;
+mod nested;
 mod packet;
 mod parked;
 mod remove;

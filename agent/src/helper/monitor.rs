@@ -253,6 +253,10 @@ impl<'a> Monitor<'a> {
             Ok(Some((ControlMessage::Ready {}, _))) => {
                 if !self.ready {
                     self.hold_container()?;
+                    let state = &self.sandbox.state;
+                    if let (Some(cgroups), Some(init)) = (&state.cgroups, &state.init) {
+                        cgroups.favour(init.pid);
+                    }
                     self.ready = true;
                     let started = FromHelper::Started(self.report());
                     if let Some(owner) = self.owner {

@@ -342,11 +342,20 @@ impl Parked {
     /// Leaves configuration and connection in the channel for the agent.
     fn tell_agent(&self, launch: &Launch, connection: Option<OwnedFd>) -> Result<()> {
         let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
-        let counter: Vec<_> = counter.iter().map(AsFd::as_fd).collect();
+        let commands = match (&self.state.cgroups, launch.limits.pids) {
+            (Some(cgroups), Some(pids)) => cgroups.commands(pids)?,
+            _ => None,
+        };
+        let files: Vec<_> = [&counter, &commands]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
         let config = ControlMessage::Config {
             config: launch.agent.clone(),
+            commands: commands.is_some(),
         };
-        packet::send(&self.control, &config, &counter).tried("tell the agent")?;
+        packet::send(&self.control, &config, &files).tried("tell the agent")?;
         if launch.connection {
             let connection = connection.ok_or_else(|| missing("connection"))?;
             let message = ControlMessage::Connection {};

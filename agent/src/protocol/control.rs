@@ -15,15 +15,19 @@ pub const MAX_CONTROL: usize = 256 * 1024;
 /// One packet between a helper and an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ControlMessage {
-    /// Helper to agent, first. The packet may carry one descriptor: the file
-    /// that counts kills for lack of memory (`memory.oom_control` of cgroup
-    /// v1, `memory.events` of v2).
+    /// Helper to agent, first. The packet may carry the file that counts kills
+    /// for lack of memory (`memory.oom_control` of cgroup v1, `memory.events`
+    /// of v2), and after it the one that `commands` tells of.
     #[n(0)]
     #[cbor(map)]
     Config {
         /// What the agent needs to know.
         #[n(0)]
         config: AgentConfig,
+        /// Whether the last descriptor is the file through which a command
+        /// enters the cgroup of commands.
+        #[n(1)]
+        commands: bool,
     },
     /// Helper to agent: the packet carries one connected stream socket, a host
     /// that the helper let in.

@@ -69,7 +69,13 @@ impl Agent {
             .spawn()
             .unwrap();
         let agent = Self { child, control };
-        agent.tell(&ControlMessage::Config { config }, counter);
+        agent.tell(
+            &ControlMessage::Config {
+                config,
+                commands: false,
+            },
+            counter,
+        );
         assert_eq!(agent.hear(), ControlMessage::Ready {});
         agent
     }

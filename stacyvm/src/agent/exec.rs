@@ -34,8 +34,8 @@ impl AgentClient {
     /// Starts a command; see [`Provider::exec`](crate::provider::Provider::exec).
     ///
     /// An agent that has not reported the end ten seconds after the deadline
-    /// is taken for frozen: the command ends as timed out, and the connection
-    /// is given up.
+    /// is taken for frozen: the call fails with `timeout`, as nobody knows what
+    /// became of the command, and the connection is given up.
     pub async fn exec(&self, spec: &ExecSpec) -> Result<ExecSession> {
         spec.check()?;
         let role = Role::Exec {
@@ -49,7 +49,7 @@ impl AgentClient {
             None => started(&open).await?,
             Some(latest) => tokio::time::timeout_at(latest, started(&open))
                 .await
-                .unwrap_or_else(|_| Err(open.close(frozen())))?,
+                .unwrap_or_else(|_| Err(silent(&open, "start")))?,
         };
         let mut session = self.session(open, spec.exec.clone(), pid, spec.stdin, deadline);
         if spec.background {
@@ -140,8 +140,21 @@ async fn started(open: &Open) -> Result<u32> {
     open.read::<Started>().await.map(|started| started.pid)
 }
 
-fn frozen() -> Closed {
-    Closed::unavailable("the agent did not report the end of a command whose deadline passed")
+/// Gives up the connection to an agent that did not report what was due. The
+/// command is not called timed out: that would say that its tree is gone.
+fn silent(open: &Open, what: &str) -> Error {
+    open.close(Closed::unavailable(
+        "the agent did not answer after the deadline of a command",
+    ));
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "the agent did not report the {what} of the command within {} seconds after its deadline",
+            GRACE.as_secs()
+        ),
+    )
+    .context("outcome", "unknown, the command may still run")
+    .context("remedy", "try again, or end the sandbox, which needs no agent")
 }
 
 struct Session {
@@ -260,12 +273,9 @@ impl Stream for ExecEvents {
                 if let Some(guard) = &mut this.guard
                     && guard.poll(cx).is_ready()
                 {
-                    open.close(frozen());
+                    let error = silent(open, "end");
                     this.open = None;
-                    let status = ExitStatus::TimedOut {
-                        sandbox_ended: false,
-                    };
-                    return Poll::Ready(Some(Ok(ExecEvent::Exited(status))));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending
             }

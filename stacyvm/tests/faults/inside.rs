@@ -100,18 +100,26 @@ async fn a_stopped_agent_hangs_no_call_and_is_destroyed() {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
     // The helper does not need the agent: what it is asked it answers.
     assert_eq!(sandbox.info().await.unwrap().phase, Phase::Running);
-    // A command with a timeout of its own ends for its caller as well.
+    // A command with a timeout of its own ends for its caller as well, who is
+    // not told that it was killed: nobody knows, and here it was not.
     let mut running = running;
-    let ended = soon(running.wait()).await;
-    assert!(!ended.is_ok_and(stacyvm::ExitStatus::success));
-    let ended = soon(
-        sandbox
-            .exec(["sleep", "300"])
-            .timeout(Duration::from_secs(1))
-            .output(),
-    )
+    let pid = running.pid().unwrap();
+    let error = soon(running.wait()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error:?}");
+    assert!(super::outside(agent, pid).is_some());
+    let unheard = sandbox
+        .exec(["sleep", "300"])
+        .timeout(Duration::from_secs(1));
+    let error = soon(unheard.output()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    // An agent that goes on knows that it lost its host, and works for the next.
+    signal(agent, Signal::CONT);
+    eventually("the command is gone", async || {
+        super::outside(agent, pid).is_none()
+    })
     .await;
-    assert!(!ended.is_ok_and(|output| output.status.success()));
+    works(&sandbox).await;
+    signal(agent, Signal::STOP);
     soon(sandbox.kill()).await.unwrap();
     drop(running);
     let left = ground.watch.left_at_once().await;

@@ -15,6 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod abuse;
 mod creates;
 mod disk;
 mod host_killed;
@@ -79,6 +80,21 @@ impl Ground {
 async fn processes_of(sandbox: &Sandbox) -> (u32, u32) {
     let agent = sandbox.info().await.unwrap().host_pid.unwrap();
     (agent, common::residue::parent(agent))
+}
+
+/// The number on the host of a process of a sandbox.
+fn outside(agent: u32, inside: u32) -> Option<u32> {
+    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let ours = space(&agent.to_string())?;
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let found = pids.find(|pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("NSpid:"));
+        let last = line.and_then(|line| line.split_whitespace().last());
+        last == Some(inside.to_string().as_str()) && space(pid).as_ref() == Some(&ours)
+    });
+    found?.parse().ok()
 }
 
 fn signal(pid: u32, signal: rustix::process::Signal) {

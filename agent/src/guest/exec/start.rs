@@ -78,7 +78,10 @@ impl Agent {
         };
         let kills_before = self.kills();
         match sys::fork().map_err(|error| system("fork", &error))? {
-            Fork::Child => supervisor::run(theirs, stdio.child, &self.config, &request),
+            Fork::Child => {
+                let group = self.commands.take();
+                supervisor::run(theirs, stdio.child, group, &self.config, &request)
+            }
             Fork::Parent(supervisor) => {
                 let ring = self.config.ring_bytes as usize;
                 Ok(Exec {

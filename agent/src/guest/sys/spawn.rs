@@ -29,6 +29,8 @@ pub(in crate::guest) struct Plan {
     pub(in crate::guest) workdir: CString,
     /// Descriptors, all above 2, that become 0, 1 and 2.
     pub(in crate::guest) stdio: [OwnedFd; 3],
+    /// The file through which the command enters its cgroup, above 2 as well.
+    pub(in crate::guest) group: Option<OwnedFd>,
     pub(in crate::guest) tty: bool,
     /// `None` keeps the parent's user.
     pub(in crate::guest) credentials: Option<Credentials>,
@@ -39,6 +41,7 @@ pub(in crate::guest) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::guest) enum Stage {
     Clone,
+    Group,
     Terminal,
     Descriptors,
     Credentials,
@@ -107,6 +110,11 @@ fn prepare_and_execute(child: &Child<'_>) -> (Stage, io::Error) {
     // SAFETY: plain calls on integers; descriptors are the child's own copies.
     unsafe {
         libc::setsid();
+        if let Some(group) = &plan.group
+            && libc::write(group.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1
+        {
+            return (Stage::Group, last());
+        }
         if plan.tty && libc::ioctl(plan.stdio[0].as_raw_fd(), libc::TIOCSCTTY, 0) < 0 {
             return (Stage::Terminal, last());
         }
@@ -125,6 +133,8 @@ fn prepare_and_execute(child: &Child<'_>) -> (Stage, io::Error) {
         let none = super::signal_set(&[]);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::umask(0o022);
+        // The agent may go before others; where it does not, this changes nothing.
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
         limit(libc::RLIMIT_CORE, 0);
         if let Some(files) = plan.open_files {
             limit(libc::RLIMIT_NOFILE, files);

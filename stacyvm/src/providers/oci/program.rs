@@ -8,10 +8,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use super::error::{io, system};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Readable by its owner alone, who is the host's. Then the kernel counts a
+/// process that executes it among the host's, whichever user namespace it is
+/// in: root inside owns no file of the agent in `/proc`, and traces none.
+const RIGHTS: u32 = 0o511;
 
 /// The program, executable for as long as this lives.
 #[derive(Debug)]
@@ -81,6 +86,7 @@ fn sealed(bytes: &[u8]) -> Option<File> {
         .ok()?;
     let mut file = File::from(fd);
     file.write_all(bytes).ok()?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(RIGHTS)).ok()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals).ok()?;
     Some(file)
@@ -123,7 +129,7 @@ fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&draft)?;
         file.write_all(bytes)?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o500))?;
+        file.set_permissions(std::fs::Permissions::from_mode(RIGHTS))?;
         file.sync_all()?;
         std::fs::rename(&draft, &path)
     };

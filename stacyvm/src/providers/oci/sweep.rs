@@ -7,7 +7,7 @@
 //! the runtime's state goes with the directory.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -100,16 +100,29 @@ fn check_ours(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The cgroups directly below one.
+fn children(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Kills what is in the cgroups below one and removes them.
+fn remove_below(path: &Path) {
+    for child in children(path) {
+        remove_below(&child);
+        kill_all(&child);
+        // It is tried again with its parent.
+        let _ = std::fs::remove_dir(child);
+    }
+}
+
 /// Kills what is in a cgroup and removes it, its children first.
 async fn remove_cgroup(path: &Path) -> Result<()> {
     for _ in 0..TRIES {
-        for child in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            if child.file_type().is_ok_and(|t| t.is_dir()) {
-                kill_all(&child.path());
-                // It is tried again with its parent.
-                let _ = std::fs::remove_dir(child.path());
-            }
-        }
+        remove_below(path);
         kill_all(path);
         match std::fs::remove_dir(path) {
             Ok(()) => return Ok(()),
@@ -124,8 +137,12 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
     .context("path", path.display()))
 }
 
-/// What is frozen does not die. Neither file is there on every host.
+/// What is frozen does not die, in a cgroup below neither. Neither file is
+/// there on every host.
 fn thaw(path: &Path) {
+    for child in children(path) {
+        thaw(&child);
+    }
     for (file, text) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
         let file = std::fs::OpenOptions::new()
             .write(true)

@@ -1,0 +1,285 @@
+//! What hostile commands do to the agent of their own sandbox.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use stacyvm::sandbox::exec::SignalScope;
+use stacyvm::sandbox::spec::Lifetime;
+use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
+
+use super::common::residue::lives;
+use super::common::{eventually, soon};
+use super::{Ground, ground, outside, works};
+
+/// A pipeline of shells, each of which ends when it cannot fork.
+const PIPELINE: &str = "b() { b | b & }; b & exec sleep 300";
+/// A loop that never ends, and children with sessions of their own that
+/// ignore what can be ignored.
+const LOOP: &str = "exec perl -MPOSIX -e '$SIG{TERM} = $SIG{HUP} = \"IGNORE\"; while (1) { my $p = fork; POSIX::setsid() if defined $p && $p == 0 }'";
+
+/// The cgroup of processes of a sandbox, on a host of version 1.
+fn pids(sandbox: &Sandbox) -> Option<PathBuf> {
+    let path = PathBuf::from("/sys/fs/cgroup/pids/stacyvm").join(sandbox.id().as_str());
+    path.exists().then_some(path)
+}
+
+/// How often the kernel refused a fork to commands.
+fn refusals(sandbox: &Sandbox) -> u64 {
+    let path = pids(sandbox).unwrap().join("commands/pids.events");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.trim().strip_prefix("max ").unwrap().parse().unwrap()
+}
+
+/// Everything that a host asks of an agent works.
+async fn all_works(sandbox: &Sandbox) {
+    for _ in 0..3 {
+        works(sandbox).await;
+    }
+    let root = sandbox.exec(["id", "-u"]).user("root");
+    assert_eq!(soon(root.output()).await.unwrap().stdout_text(), "0\n");
+    assert!(soon(sandbox.processes()).await.unwrap().len() > 1);
+    let files = sandbox.files();
+    soon(files.write("/tmp/kept", "well")).await.unwrap();
+    assert_eq!(soon(files.read("/tmp/kept")).await.unwrap(), "well");
+    let mut other = soon(sandbox.exec(["sleep", "300"]).start()).await.unwrap();
+    soon(other.signal(15, SignalScope::Process)).await.unwrap();
+    let ended = soon(other.wait()).await.unwrap();
+    assert_eq!(ended, ExitStatus::Signal { signal: 15 });
+}
+
+async fn bomb(ground: &Ground, most: u32, user: &str, bomb: &str) {
+    let spec = SandboxSpec::host().pids(most).lifetime(Lifetime::Attached);
+    let sandbox = ground.engine.create(spec).await.unwrap();
+    if pids(&sandbox).is_none() {
+        eprintln!("not run: the tests read the limits of cgroup version 1");
+        return;
+    }
+    let start = |timeout: u64| {
+        let command = sandbox.shell(bomb).user(user);
+        command.timeout(Duration::from_secs(timeout)).start()
+    };
+    let mut wild = start(300).await.unwrap();
+    eventually("forks are refused", async || refusals(&sandbox) > 0).await;
+    all_works(&sandbox).await;
+    if bomb == LOOP {
+        let before = refusals(&sandbox);
+        eventually("it still goes on", async || refusals(&sandbox) > before).await;
+    }
+    soon(wild.kill()).await.unwrap();
+    let ended = soon(wild.wait()).await.unwrap();
+    assert_eq!(ended, ExitStatus::Signal { signal: 9 });
+    // A command has the whole place again.
+    let line = "for i in 1 2 3 4 5 6 7 8; do echo $i | cat; done | tail -n 1";
+    let seen = soon(sandbox.shell(line).output()).await.unwrap();
+    assert_eq!(seen.stdout_text(), "8\n", "{seen:?}");
+
+    let before = refusals(&sandbox);
+    let mut wild = start(1).await.unwrap();
+    let ended = soon(wild.wait()).await.unwrap();
+    assert!(refusals(&sandbox) > before, "it did not fill the limit");
+    assert_eq!(
+        ended,
+        ExitStatus::TimedOut {
+            sandbox_ended: false
+        }
+    );
+    works(&sandbox).await;
+    soon(sandbox.kill()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fork_bomb_starves_no_other_command_and_is_killed() {
+    let Some(ground) = ground().await else { return };
+    for most in [64, 256] {
+        for user in ["root", "user"] {
+            for line in [PIPELINE, LOOP] {
+                bomb(&ground, most, user, line).await;
+            }
+        }
+    }
+    let left = ground.watch.left_at_once().await;
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Tries everything on the processes of the agent (`$@`) and tells what it got.
+const ATTACK: &str = r#"
+    for pid in "$@"; do
+        cd /proc/$pid || echo "no process $pid"
+        for file in oom_score_adj oom_adj comm clear_refs autogroup sched coredump_filter \
+            loginuid timens_offsets timerslack_ns setgroups uid_map gid_map mem; do
+            for value in 0 1000; do
+                (echo $value > $file) 2> /dev/null && echo "wrote $pid $file"
+                (echo $value > task/$pid/$file) 2> /dev/null && echo "wrote $pid task $file"
+            done
+        done
+        for file in mem maps environ auxv stack syscall io pagemap personality; do
+            (head -c 1 < $file) > /dev/null 2>&1 && echo "read $pid $file"
+        done
+        for file in fd fdinfo ns map_files; do
+            ls $file > /dev/null 2>&1 && echo "listed $pid $file"
+        done
+        for file in cwd root exe fd/0 fd/3 ns/user; do
+            readlink $file && echo "followed $pid $file"
+        done
+        renice -n 19 -p $pid > /dev/null 2>&1 && echo "reniced $pid"
+        for signal in TERM INT USR1 STOP KILL; do kill -$signal $pid 2> /dev/null; done
+        perl -e 'exit(syscall(101, 0x4206, $ARGV[0], 0, 0) == 0 ? 0 : 1)' $pid && echo "traced $pid"
+        perl -e 'exit(syscall(302, $ARGV[0], 7, pack("QQ", 3, 3), 0) == 0 ? 0 : 1)' $pid && echo "limited $pid"
+    done
+    cd /
+    # What is one's own is another matter.
+    echo 900 > /proc/self/oom_score_adj && cat /proc/self/oom_score_adj
+"#;
+
+/// The numbers inside of the agent's processes in the sandbox of this one.
+fn own_processes(agent: u32) -> Vec<String> {
+    let inside = |pid: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+        line.split_whitespace().last().map(str::to_owned)
+    };
+    let children = format!("/proc/{agent}/task/{agent}/children");
+    let children = std::fs::read_to_string(children).unwrap();
+    let all = std::iter::once(agent.to_string());
+    all.chain(children.split_whitespace().map(str::to_owned))
+        .filter_map(|pid| inside(&pid))
+        .collect()
+}
+
+#[tokio::test]
+async fn nobody_inside_touches_the_agent_or_its_supervisors() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Attached).await;
+    let mut watched = sandbox.exec(["sleep", "300"]).start().await.unwrap();
+    let (agent, _) = super::processes_of(&sandbox).await;
+    let adjusted = || std::fs::read_to_string(format!("/proc/{agent}/oom_score_adj")).unwrap();
+    let before = adjusted();
+    let targets = own_processes(agent);
+    assert_eq!(
+        targets.len(),
+        2,
+        "the agent and one supervisor: {targets:?}"
+    );
+    for user in ["root", "user"] {
+        let mut argv = vec!["sh".to_owned(), "-c".into(), ATTACK.into(), "attack".into()];
+        argv.extend(targets.iter().cloned());
+        let output = soon(sandbox.exec(argv).user(user).output()).await.unwrap();
+        assert_eq!(output.stdout_text(), "900\n", "{user}: {output:?}");
+    }
+    assert_eq!(adjusted(), before);
+    soon(watched.kill()).await.unwrap();
+    let ended = soon(watched.wait()).await.unwrap();
+    assert_eq!(ended, ExitStatus::Signal { signal: 9 });
+    works(&sandbox).await;
+    soon(sandbox.kill()).await.unwrap();
+}
+
+/// Puts a process into a frozen cgroup that is made below the sandbox's own.
+/// On version 1 nothing kills what is in there.
+fn freeze(sandbox: &Sandbox, pid: u32) -> bool {
+    let outer = PathBuf::from("/sys/fs/cgroup/freezer/stacyvm").join(sandbox.id().as_str());
+    let inner = outer.join("deep/deeper");
+    if !outer.exists() {
+        eprintln!("not run: only the freezer of cgroup version 1 makes a process resist");
+        return false;
+    }
+    std::fs::create_dir_all(&inner).unwrap();
+    std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
+    std::fs::write(inner.join("freezer.state"), "FROZEN").unwrap();
+    true
+}
+
+#[tokio::test]
+async fn a_tree_that_resists_ends_its_sandbox_and_nothing_is_left() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Detached).await;
+    let neighbour = ground.sandbox(Lifetime::Attached).await;
+    let (agent, helper) = super::processes_of(&sandbox).await;
+    let mut other = sandbox.exec(["sleep", "300"]).start().await.unwrap();
+    let command = sandbox.exec(["sleep", "300"]);
+    let started = command.timeout(Duration::from_secs(1)).start().await;
+    let mut resisting = started.unwrap();
+    let pid = outside(agent, resisting.pid().unwrap()).unwrap();
+    if !freeze(&sandbox, pid) {
+        return;
+    }
+    let ended = soon(resisting.wait()).await.unwrap();
+    assert_eq!(
+        ended,
+        ExitStatus::TimedOut {
+            sandbox_ended: true
+        }
+    );
+    let ended = soon(other.wait()).await.unwrap();
+    assert_eq!(ended, ExitStatus::SandboxGone);
+    for pid in [pid, agent, helper] {
+        eventually("its processes are gone", async || !lives(pid)).await;
+    }
+    let error = soon(sandbox.exec(["true"]).output()).await.unwrap_err();
+    let gone = [ErrorKind::SandboxGone, ErrorKind::NotFound];
+    assert!(gone.contains(&error.kind()), "{error:?}");
+    // Its helper leaves no cgroup for others to find.
+    let paths = ["freezer", "pids", "memory"]
+        .map(|kind| PathBuf::from("/sys/fs/cgroup").join(kind).join("stacyvm"))
+        .map(|parent| parent.join(sandbox.id().as_str()));
+    eventually("its cgroups are gone", async || {
+        !paths.iter().any(|path| path.exists())
+    })
+    .await;
+    works(&neighbour).await;
+    soon(neighbour.kill()).await.unwrap();
+    let done = soon(ground.engine.reconcile()).await.unwrap();
+    assert_eq!(done.ended, [sandbox.id().clone()], "{done:?}");
+    let left = ground.watch.left_at_once().await;
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[tokio::test]
+async fn what_a_killed_helper_left_frozen_is_swept() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Detached).await;
+    let (agent, helper) = super::processes_of(&sandbox).await;
+    let process = sandbox.exec(["sleep", "300"]).start().await.unwrap();
+    let pid = outside(agent, process.pid().unwrap()).unwrap();
+    if !freeze(&sandbox, pid) {
+        return;
+    }
+    super::signal(helper, Signal::KILL);
+    soon(sandbox.kill()).await.unwrap();
+    drop(process);
+    eventually("its processes are gone", async || {
+        !lives(pid) && !lives(agent)
+    })
+    .await;
+    let left = ground.watch.left_at_once().await;
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[tokio::test]
+async fn more_file_operations_than_have_a_place_wait_for_one() {
+    let Some(ground) = ground().await else { return };
+    // With the agent itself, and the bomb and its supervisor, few are left.
+    let spec = SandboxSpec::host().pids(32).lifetime(Lifetime::Attached);
+    let sandbox = ground.engine.create(spec).await.unwrap();
+    if pids(&sandbox).is_none() {
+        eprintln!("not run: the test reads the limits of cgroup version 1");
+        return;
+    }
+    let wild = sandbox.shell(LOOP).start().await.unwrap();
+    eventually("forks are refused", async || refusals(&sandbox) > 0).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let sandbox = sandbox.clone();
+        calls.spawn(async move {
+            let path = format!("/tmp/many-{number}");
+            sandbox.files().write(&path, vec![b'x'; 200_000]).await?;
+            sandbox.files().read(&path).await
+        });
+    }
+    while let Some(done) = soon(calls.join_next()).await {
+        assert_eq!(done.unwrap().unwrap().len(), 200_000);
+    }
+    drop(wild);
+    soon(sandbox.kill()).await.unwrap();
+}
