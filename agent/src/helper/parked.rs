@@ -262,7 +262,11 @@ impl Parked {
             None
         };
         let listener = self.listen()?;
-        let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
+        // A kernel of its own is killed as a whole, so that kills say nothing
+        // of a command.
+        let counts = launch.bundle.as_ref().is_none_or(|b| !b.own_kernel);
+        let cgroups = self.state.cgroups.as_ref().filter(|_| counts);
+        let counter = cgroups.and_then(Cgroups::kill_counter);
         let counter: Vec<_> = counter.iter().map(AsFd::as_fd).collect();
         let config = ControlMessage::Config {
             config: launch.agent.clone(),

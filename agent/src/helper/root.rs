@@ -99,7 +99,7 @@ fn make_host(scratch: &str) -> Result<()> {
 }
 
 /// Puts a detached mount onto a new directory of the scratch area.
-fn put(mount: &OwnedFd, path: &str) -> Result<()> {
+pub(crate) fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     fs::create_dir(path).tried(format!("make {path}"))?;
     mounts::attach(mount, open(path)?, path)
 }

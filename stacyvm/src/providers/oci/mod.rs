@@ -212,7 +212,8 @@ impl Provider for Oci {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.host.capabilities()
+        let own_kernel = self.runtime.as_ref().is_some_and(Runtime::has_own_kernel);
+        self.host.capabilities(own_kernel)
     }
 
     async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
@@ -240,6 +241,16 @@ impl Provider for Oci {
         }
         if let Some(runtime) = &self.runtime {
             runtime.check()?;
+            if let Some(pids) = request.spec.resources.pids
+                && runtime.has_own_kernel()
+            {
+                return Err(Error::unsupported(format!(
+                    "pids is `{pids}`, expected nothing with the runtime {}: this host sees no processes of its kernel; leave it out",
+                    runtime.name
+                ))
+                .context("field", "pids")
+                .context("value", pids));
+            }
         }
         let record = Record {
             tenant: cx.tenant.clone(),

@@ -21,8 +21,11 @@ const ALL: u32 = u32::MAX;
 /// Argument number, the bits that are looked at, and what they must be.
 type Condition = (usize, u32, u32);
 
-/// The profile for this machine.
-pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
+/// The profile for this machine, or for a kernel of its own. gVisor answers
+/// `EPERM` whatever number a rule asks for, for which no C library looks for
+/// another way to make threads; so there `clone3` is allowed, with namespaces
+/// that are of that kernel alone.
+pub(super) fn profile(own_kernel: bool) -> Result<LinuxSeccomp, OciSpecError> {
     let mut plain = Vec::new();
     let mut rules = Vec::new();
     for row in ALLOWED {
@@ -46,11 +49,11 @@ pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
     // Its flags are in memory, where a filter cannot see them; told that it
     // does not exist, every C library uses `clone`.
     plain.retain(|name| name != "clone3");
-    let absent = LinuxSyscallBuilder::default()
-        .names(vec!["clone3".to_owned()])
-        .action(LinuxSeccompAction::ScmpActErrno)
-        .errno_ret(ENOSYS);
-    rules.push(absent.build()?);
+    if own_kernel {
+        plain.push("clone3".to_owned());
+    } else {
+        rules.push(absent()?);
+    }
     let allowed = LinuxSyscallBuilder::default()
         .names(plain)
         .action(LinuxSeccompAction::ScmpActAllow);
@@ -65,6 +68,15 @@ pub(super) fn profile() -> Result<LinuxSeccomp, OciSpecError> {
         .default_errno_ret(EPERM)
         .architectures(vec![machine])
         .syscalls(rules)
+        .build()
+}
+
+/// The rule by which `clone3` does not exist.
+fn absent() -> Result<LinuxSyscall, OciSpecError> {
+    LinuxSyscallBuilder::default()
+        .names(vec!["clone3".to_owned()])
+        .action(LinuxSeccompAction::ScmpActErrno)
+        .errno_ret(ENOSYS)
         .build()
 }
 
@@ -147,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_profile_decides_as_the_helpers_filter_does() {
-        let profile = profile().unwrap();
+        let profile = profile(false).unwrap();
         let high = 0x1_0000_0000_u64;
         for (name, arguments, expected) in [
             ("read", [0, 0, 0], true),
@@ -186,7 +198,7 @@ mod tests {
 
     #[test]
     fn no_call_is_allowed_with_and_without_conditions() {
-        let profile = profile().unwrap();
+        let profile = profile(false).unwrap();
         for rule in profile.syscalls().as_ref().unwrap() {
             let free = rule.args().is_none();
             assert!(!free || rule.names().iter().all(|n| conditions(n).is_none()));
