@@ -37,7 +37,9 @@ pub async fn embedded() -> Option<Host> {
 
 /// Opens an engine on a state directory.
 pub async fn open(state: PathBuf) -> Engine {
-    Engine::open(Config::for_state_dir(state)).await.unwrap()
+    let mut config = Config::for_state_dir(state);
+    config.providers.get_mut("oci").unwrap().runtime = std::env::var("STACYVM_TEST_RUNTIME").ok();
+    Engine::open(config).await.unwrap()
 }
 
 impl Host {
