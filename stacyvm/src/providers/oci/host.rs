@@ -53,7 +53,8 @@ impl Host {
         };
         Capabilities {
             exec_stdin: true,
-            exec_tty: true,
+            // Those of gVisor signal no new size, and interrupt one process.
+            exec_tty: !own_kernel,
             exec_user: true,
             exec_background: true,
             reattach_output: true,

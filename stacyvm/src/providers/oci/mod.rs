@@ -363,6 +363,16 @@ impl Provider for Oci {
     }
 
     async fn exec(&self, _cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        if let Some(runtime) = &self.runtime
+            && runtime.has_own_kernel()
+            && spec.tty.is_some()
+        {
+            return Err(Error::unsupported(format!(
+                "tty is asked for, expected none with the runtime {}: its terminals tell nobody of a new size and interrupt one process only; leave it out",
+                runtime.name
+            ))
+            .context("field", "tty"));
+        }
         self.agent(id).await?.exec(spec).await
     }
 
