@@ -37,9 +37,7 @@ pub async fn embedded() -> Option<Host> {
 
 /// Opens an engine on a state directory.
 pub async fn open(state: PathBuf) -> Engine {
-    let mut config = Config::for_state_dir(state);
-    config.providers.get_mut("oci").unwrap().runtime = std::env::var("STACYVM_TEST_RUNTIME").ok();
-    Engine::open(config).await.unwrap()
+    Engine::open(Config::for_state_dir(state)).await.unwrap()
 }
 
 impl Host {
