@@ -457,7 +457,7 @@ async fn a_command_is_confined_in_it(runtime: &str) {
         );
     }
     // Threads are made by a call that takes no part in the filter elsewhere.
-    let thread = sandbox.exec(["sort", "--parallel=4", "-S1M"]);
+    let thread = sandbox.exec(["sort", "--parallel=4", "-S64M"]);
     let thread = thread.stdin(vec![b'\n'; 600_000]);
     let output = soon(thread.output()).await.unwrap();
     assert_eq!(output.status, ExitStatus::Code { code: 0 }, "{output:?}");
