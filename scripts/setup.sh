@@ -37,6 +37,7 @@ needs=(
     "iproute2|have ip|brings up the loopback of the private Docker host"
     "runc|have runc|runtime to test and to compare with"
     "crun|have crun|runtime to test and to compare with"
+    "runsc|have runsc|gVisor, runtime to test and to compare with"
     "bubblewrap|have bwrap|to compare with"
     "busybox-static|static_busybox|the smallest test image"
     "strace|have strace|counts the system calls of a start"
@@ -69,6 +70,22 @@ hold_services() {
     made_policy=true
 }
 
+# The one of Debian 12 itself is of 2022 and cannot pass descriptors.
+is_old_runsc() { grep -q '^VERSION_CODENAME=bookworm$' /etc/os-release 2>/dev/null; }
+
+# Takes the one package, and adds no source to this system.
+runsc_from_backports() (
+    place=$(mktemp -d)
+    trap 'rm -rf "$place"' EXIT
+    mkdir -p "$place"/{parts,lists/partial,cache/archives/partial}
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm-backports main" \
+        >"$place/parts/backports.list"
+    options=(-o "Dir::Etc::sourceparts=$place/parts" -o Dir::Etc::sourcelist=/dev/null
+        -o "Dir::State::lists=$place/lists" -o "Dir::Cache=$place/cache")
+    cd "$place" && apt-get "${options[@]}" update -qq && apt-get "${options[@]}" download -qq runsc 2>/dev/null &&
+        dpkg -i runsc_*.deb >/dev/null
+)
+
 install() {
     export DEBIAN_FRONTEND=noninteractive
     hold_services
@@ -76,7 +93,10 @@ install() {
     # One by one: a package that this release does not have must not keep the others away.
     local package
     for package in "$@"; do
-        if apt-get install -y -qq --no-install-recommends "$package" >/dev/null; then
+        if [[ $package == runsc ]] && is_old_runsc; then
+            runsc_from_backports && say "installed: runsc, of the release's backports" ||
+                say "could not install runsc; what needs it is not run"
+        elif apt-get install -y -qq --no-install-recommends "$package" >/dev/null; then
             say "installed: $package"
             [[ $package != docker.io ]] || say "note: docker.io enables the system's engine at the next boot; \`systemctl disable docker.socket docker.service\` if you do not want it"
         else

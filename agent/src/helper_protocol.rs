@@ -38,6 +38,9 @@ pub const LOCK_NAME: &str = "helper.lock";
 pub const LEDGER_NAME: &str = "ledger";
 /// The agent in a bundle's root.
 pub const BUNDLE_AGENT: &str = "/.stacyvm/stacyvm-agent";
+/// The sandbox's `/tmp` beside a bundle's root, where the runtime has a kernel
+/// of its own.
+pub const BUNDLE_TMP: &str = "tmp";
 /// The first bytes of a stream to the agent.
 pub const REQUEST_AGENT: [u8; 8] = *b"SVMagen1";
 /// The first bytes of a stream of monitor requests.
@@ -140,6 +143,11 @@ pub struct Bundle {
     /// [`BUNDLE_AGENT`], its cgroups' path `/stacyvm/` and the sandbox's id.
     #[n(1)]
     pub config: String,
+    /// Whether the runtime is gVisor's `runsc`: the first process that it
+    /// names is a kernel of its own, and the agent runs in that.
+    #[n(2)]
+    #[cbor(default)]
+    pub own_kernel: bool,
 }
 
 impl Launch {

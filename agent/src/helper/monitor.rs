@@ -379,9 +379,14 @@ impl<'a> Monitor<'a> {
         let result = match request {
             MonitorRequest::Inspect => return Some(FromHelper::Report(self.report())),
             MonitorRequest::Usage => {
-                let cgroups = self.sandbox.state.cgroups.as_ref();
-                let usage = cgroups.map(super::cgroup::Cgroups::usage);
-                return Some(FromHelper::Usage(usage.unwrap_or_default()));
+                let state = &self.sandbox.state;
+                let usage = state.cgroups.as_ref().map(super::cgroup::Cgroups::usage);
+                let mut usage = usage.unwrap_or_default();
+                if state.container.as_ref().is_some_and(|c| c.own_kernel) {
+                    // What the host sees are threads of that kernel.
+                    usage.pids = None;
+                }
+                return Some(FromHelper::Usage(usage));
             }
             MonitorRequest::SetDeadline { in_ms } => self.set_deadline(in_ms),
             MonitorRequest::Pause => self.freeze(true),

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -159,6 +159,18 @@ pub(crate) fn own_directory(root: impl AsFd, name: &str) -> Result<OwnedFd> {
     rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))
         .tried(format!("make /{name} inside"))?;
     rustix::fs::openat(&root, name, flags, Mode::empty()).tried(format!("open /{name} inside"))
+}
+
+/// As [`own_directory`], for everybody inside where it has to be made.
+pub(crate) fn shared_directory(root: impl AsFd, name: &str) -> Result<OwnedFd> {
+    let is_there = rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_dir());
+    let directory = own_directory(&root, name)?;
+    if !is_there {
+        rustix::fs::chmodat(&root, name, Mode::from_raw_mode(0o1777), AtFlags::empty())
+            .tried(format!("open up /{name} inside"))?;
+    }
+    Ok(directory)
 }
 
 /// The file at a path inside a root, to mount on; an empty one is made if missing.

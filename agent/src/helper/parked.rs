@@ -341,8 +341,12 @@ impl Parked {
 
     /// Leaves configuration and connection in the channel for the agent.
     fn tell_agent(&self, launch: &Launch, connection: Option<OwnedFd>) -> Result<()> {
-        let counter = self.state.cgroups.as_ref().and_then(Cgroups::kill_counter);
-        let commands = match (&self.state.cgroups, launch.limits.pids) {
+        // A kernel of its own is killed as a whole, so that kills say nothing of
+        // a command, and its processes are in no cgroup of this one.
+        let shared_kernel = launch.bundle.as_ref().is_none_or(|b| !b.own_kernel);
+        let cgroups = self.state.cgroups.as_ref().filter(|_| shared_kernel);
+        let counter = cgroups.and_then(Cgroups::kill_counter);
+        let commands = match (cgroups, launch.limits.pids) {
             (Some(cgroups), Some(pids)) => cgroups.commands(pids)?,
             _ => None,
         };

@@ -75,7 +75,7 @@ fn open(path: &str) -> Result<OwnedFd> {
 }
 
 /// Puts a detached mount onto a new directory of the scratch area.
-fn put(mount: &OwnedFd, path: &str) -> Result<()> {
+pub(crate) fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     fs::create_dir(path).tried(format!("make {path}"))?;
     mounts::attach(mount, open(path)?, path)
 }

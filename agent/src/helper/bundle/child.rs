@@ -16,12 +16,26 @@ use crate::helper::child::standard_streams_to_null;
 use crate::helper::fault::{Result, Tried};
 use crate::helper::state::parent_pid;
 use crate::helper::{mounts, packet, root, sys};
-use crate::helper_protocol::{BUNDLE_AGENT, Failed, FailedKind, FromHelper};
+use crate::helper_protocol::{BUNDLE_AGENT, BUNDLE_TMP, Failed, FailedKind, FromHelper};
 use crate::protocol::control::CONTROL_FD;
 
 /// Where the bundle is mounted: a directory that the sandbox's users may pass
 /// through, unlike the private one of the sandbox.
 const PLACES: [&str; 6] = ["/mnt", "/media", "/srv", "/opt", "/tmp", "/home"];
+
+/// What gVisor is told of how it works.
+const OWN_KERNEL: [&str; 5] = [
+    // Not KVM, which hangs on some hosts.
+    "--platform=systrap",
+    // Its loopback alone, so that nothing of the host's network is looked at.
+    "--network=none",
+    // The writable layer is in the root already.
+    "--overlay2=none",
+    // What is mounted in the root may change from outside.
+    "--file-access=shared",
+    // Else the filter in the bundle is left out without a word.
+    "--oci-seccomp",
+];
 
 /// What the child owns.
 pub(super) struct Child<'a> {
@@ -88,6 +102,9 @@ impl Child<'_> {
             for name in ["proc", "sys", "dev"] {
                 mounts::own_directory(inside, name)?;
             }
+            if bundle.own_kernel {
+                mounts::shared_directory(inside, "tmp")?;
+            }
             let (directory, name) = BUNDLE_AGENT.rsplit_once('/').unwrap_or_default();
             // An image may have something of this name, even a link.
             let directory = mounts::own_directory(inside, directory.trim_start_matches('/'))?;
@@ -97,6 +114,14 @@ impl Child<'_> {
                 .tried("open the agent's place")?;
             mounts::attach(&self.agent, place, "the agent")
         })?;
+        if bundle.own_kernel {
+            // Else gVisor mounts memory there. Through a descriptor, as links
+            // of an image lead out of it for whoever mounts by path.
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+            let tmp = mounts::resolve(&inside, "/tmp", flags).tried("open /tmp inside")?;
+            let tmp = mounts::copy(&tmp, "/tmp")?;
+            root::put(&tmp, &format!("{scratch}/{BUNDLE_TMP}"))?;
+        }
         drop((inside, self.agent));
         sys::own_files_as(0).tried("make files for the host again")?;
         let mut config = std::fs::OpenOptions::new()
@@ -114,13 +139,19 @@ impl Child<'_> {
             .arg("--root")
             .arg(self.directory.join(STATE))
             .arg("--log")
-            .arg(self.directory.join(LOG))
+            .arg(self.directory.join(LOG));
+        if bundle.own_kernel {
+            command.args(OWN_KERNEL);
+        }
+        command
             .args(["run", "--detach", "--bundle", scratch, "--pid-file"])
-            .arg(self.directory.join(PID_FILE))
-            .args(["--preserve-fds", "1"])
-            .arg(&launch.id)
-            .env_clear()
-            .env("PATH", SEARCH);
+            .arg(self.directory.join(PID_FILE));
+        if bundle.own_kernel {
+            command.arg(format!("--pass-fd={CONTROL_FD}:{CONTROL_FD}"));
+        } else {
+            command.args(["--preserve-fds", "1"]);
+        }
+        command.arg(&launch.id).env_clear().env("PATH", SEARCH);
         for signal in [libc::SIGHUP, libc::SIGPIPE] {
             sys::ignore_signal(signal, false);
         }

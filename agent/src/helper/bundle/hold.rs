@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -15,47 +17,24 @@ use crate::helper::{fault, sys};
 use crate::helper_protocol::{Failed, FailedKind, InForce};
 
 const NAMESPACES: [&str; 7] = ["user", "pid", "net", "mnt", "ipc", "uts", "cgroup"];
+/// gVisor's kernel follows its processes from outside, so it is in the process
+/// namespace of the helper; theirs is its own.
+const KERNEL_NAMESPACES: [&str; 5] = ["user", "net", "mnt", "ipc", "uts"];
 
 impl Container {
     /// Checks the first process, and puts in force what a bundle cannot say.
     pub(crate) fn hold(&self, pid: i32, cgroups: Option<&Cgroups>) -> Result<Vec<InForce>> {
-        let lacking = |what: &str| {
-            Failed::new(
-                FailedKind::Unsupported,
-                format!("{} did not put in force: {what}", self.name()),
-            )
-        };
-        let read = |file: &str| {
-            fs::read_to_string(format!("/proc/{pid}/{file}")).tried("look at the sandbox")
-        };
+        let lacking = |what: &str| self.lacking(what);
+        let read = |file: &str| look(pid, file);
         let status = read("status")?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.map_or("", |value| value.trim_start_matches(':').trim())
-        };
+        let field = |name: &str| field(&status, name);
+        if self.own_kernel {
+            return self.hold_kernel(pid, cgroups);
+        }
         if field("NSpid").split_whitespace().last() != Some("1") {
             return Err(lacking("a process namespace"));
         }
-        for name in NAMESPACES {
-            let of = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/{name}"));
-            let own = of("self").tried("look at the namespaces")?;
-            if of(&pid.to_string()).tried("look at the sandbox")? == own {
-                return Err(lacking(&format!("a namespace of kind {name}")));
-            }
-        }
-        let map = format!("0 {} 65536", self.first_id);
-        for file in ["uid_map", "gid_map"] {
-            let seen: Vec<String> = read(file)?.split_whitespace().map(str::to_owned).collect();
-            if seen.join(" ") != map {
-                return Err(lacking("the private range of ids"));
-            }
-        }
-        if field("NoNewPrivs") != "1" {
-            return Err(lacking("no_new_privs"));
-        }
-        if field("Seccomp") != "2" {
-            return Err(lacking("the filter of system calls"));
-        }
+        self.check_bounds(pid, &status, &NAMESPACES)?;
         let allowed = CAPABILITIES.iter().fold(0, |set, (_, n)| set | 1_u64 << n);
         for (name, most) in [
             ("CapBnd", allowed),
@@ -70,17 +49,83 @@ impl Container {
             }
         }
         self.check_mounts(&read("mountinfo")?, &lacking)?;
-        let mut in_force = Vec::new();
-        if let Some(cgroups) = cgroups {
-            if !cgroups.hold(pid) {
-                return Err(lacking("the sandbox's own cgroups"));
-            }
-            // The runtime was told the same limits; ours are what counts.
-            in_force = cgroups.limit(&self.limits)?;
-        }
+        let mut in_force = self.limit(pid, cgroups)?;
         within(pid)?;
         // Some part of the runtime may have outlived its main process a little.
         reap_all_but(rustix::process::Pid::from_raw(pid));
+        self.add_common(&mut in_force);
+        Ok(in_force)
+    }
+
+    /// As [`hold`](Self::hold), where the first process is gVisor's kernel:
+    /// what bounds that bounds all that runs in it, whatever they think they
+    /// are. The bundle's words about the first process hold in it alone.
+    fn hold_kernel(&self, pid: i32, cgroups: Option<&Cgroups>) -> Result<Vec<InForce>> {
+        let is_agent = || -> std::io::Result<bool> {
+            let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+            let agent = file(&self.directory.join(super::AGENT))?;
+            Ok(file(Path::new(&format!("/proc/{pid}/exe")))? == agent)
+        };
+        if is_agent().tried("look at the sandbox")? {
+            return Err(self.lacking("a kernel of its own"));
+        }
+        self.check_bounds(pid, &look(pid, "status")?, &KERNEL_NAMESPACES)?;
+        let mounts = look(pid, "mountinfo")?;
+        let mut roots = mounts.lines().map(|line| line.split(' ').skip(4));
+        let own_root = roots.any(|mut parts| {
+            let (at, options) = (parts.next(), parts.next().unwrap_or_default());
+            at == Some("/") && options.split(',').any(|option| option == "ro")
+        });
+        if !own_root {
+            return Err(self.lacking("a root of its own that cannot be written"));
+        }
+        let mut in_force = self.limit(pid, cgroups)?;
+        in_force.push(InForce {
+            name: "kernel".into(),
+            value: "its own (gVisor)".into(),
+        });
+        self.add_common(&mut in_force);
+        Ok(in_force)
+    }
+
+    /// What bounds a process for the kernel of the host.
+    fn check_bounds(&self, pid: i32, status: &str, namespaces: &[&str]) -> Result<()> {
+        for name in namespaces {
+            let of = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/{name}"));
+            let own = of("self").tried("look at the namespaces")?;
+            if of(&pid.to_string()).tried("look at the sandbox")? == own {
+                return Err(self.lacking(&format!("a namespace of kind {name}")));
+            }
+        }
+        let map = format!("0 {} 65536", self.first_id);
+        for file in ["uid_map", "gid_map"] {
+            let seen = look(pid, file)?;
+            let seen: Vec<&str> = seen.split_whitespace().collect();
+            if seen.join(" ") != map {
+                return Err(self.lacking("the private range of ids"));
+            }
+        }
+        if field(status, "NoNewPrivs") != "1" {
+            return Err(self.lacking("no_new_privs"));
+        }
+        if field(status, "Seccomp") != "2" {
+            return Err(self.lacking("the filter of system calls"));
+        }
+        Ok(())
+    }
+
+    /// Puts the limits in force. The runtime was told the same; ours count.
+    fn limit(&self, pid: i32, cgroups: Option<&Cgroups>) -> Result<Vec<InForce>> {
+        let Some(cgroups) = cgroups else {
+            return Ok(Vec::new());
+        };
+        if !cgroups.hold(pid) {
+            return Err(self.lacking("the sandbox's own cgroups"));
+        }
+        cgroups.limit(&self.limits)
+    }
+
+    fn add_common(&self, in_force: &mut Vec<InForce>) {
         for (name, value) in [
             ("user_namespace", format!("{}+65536", self.first_id)),
             ("no_new_privs", "1".into()),
@@ -93,7 +138,13 @@ impl Container {
                 value,
             });
         }
-        Ok(in_force)
+    }
+
+    fn lacking(&self, what: &str) -> Failed {
+        Failed::new(
+            FailedKind::Unsupported,
+            format!("{} did not put in force: {what}", self.name()),
+        )
     }
 
     fn name(&self) -> String {
@@ -127,6 +178,17 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// What the kernel of the host says of a process.
+fn look(pid: i32, file: &str) -> Result<String> {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).tried("look at the sandbox")
+}
+
+/// One line of a process's `status`.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or("", |value| value.trim_start_matches(':').trim())
 }
 
 /// Does what is done in the sandbox's namespaces, by a process of the helper.

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -38,6 +39,8 @@ const LOG: &str = "runtime.log";
 const PID_FILE: &str = "runtime.pid";
 /// The agent's program.
 const AGENT: &str = "agent";
+/// Passes over children that do not end, a millisecond apart.
+const MOST_PASSES: u32 = 5000;
 /// The most of a log that is looked at.
 const MAX_LOG: u64 = 64 * 1024;
 
@@ -50,6 +53,8 @@ pub(crate) struct Container {
     id: String,
     first_id: u32,
     limits: Limits,
+    /// Whether its first process is a kernel of its own.
+    pub(crate) own_kernel: bool,
     /// Whether the root's own mount cannot be written.
     read_only: bool,
 }
@@ -114,6 +119,7 @@ impl Start<'_> {
             id: self.launch.id.clone(),
             first_id: self.first_id,
             limits: self.launch.limits,
+            own_kernel: self.bundle.own_kernel,
             read_only: self.launch.read_only_root || self.launch.root == Root::Host,
         });
         let parent = own_pid();
@@ -265,22 +271,56 @@ fn wait_for(pidfd: &OwnedFd) -> Result<Option<i32>> {
 /// the sandbox's own first process is for the monitor.
 fn reap_all_but(kept: Option<Pid>) {
     // Not in every kernel; then they wait for the helper's own end.
-    let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-    for pid in children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-    {
-        let pid = Pid::from_raw(pid);
-        if pid.is_some() && pid != kept {
+    for pid in children() {
+        if Some(pid) != kept {
             // What still runs is none of those.
-            let _ = rustix::process::waitpid(pid, WaitOptions::NOHANG);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         }
+    }
+}
+
+/// The children of the helper.
+fn children() -> Vec<Pid> {
+    let text = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
+}
+
+/// Kills what a runtime left to the helper, and waits for its ends: what is
+/// orphaned on the way comes to the helper, too.
+fn kill_children() {
+    for _ in 0..MOST_PASSES {
+        let children = children();
+        if children.is_empty() {
+            return;
+        }
+        for pid in children {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        reap_all_but(None);
+        sys::pause(Duration::from_millis(1));
     }
 }
 
 impl Container {
     /// Has the runtime forget it, and takes away what it made elsewhere.
     pub(crate) fn delete(&self) -> Vec<String> {
+        if self.own_kernel {
+            // runsc would wait for its file server, which is a child of the
+            // helper. All that it keeps is in the sandbox's directory.
+            kill_children();
+        } else {
+            self.forget();
+        }
+        reap_all_but(None);
+        let paths = cgroup::everywhere(&self.id);
+        paths.iter().filter_map(|p| cgroup::destroy(p)).collect()
+    }
+
+    /// Has the runtime take its own things away.
+    fn forget(&self) {
         let child = Command::new(&self.runtime)
             .arg("--root")
             .arg(self.directory.join(STATE))
@@ -299,9 +339,6 @@ impl Container {
         {
             let _ = wait_for(&pidfd);
         }
-        reap_all_but(None);
-        let paths = cgroup::everywhere(&self.id);
-        paths.iter().filter_map(|p| cgroup::destroy(p)).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use oci_spec::runtime::{
     SpecBuilder, UserBuilder,
 };
 use stacyvm_agent::confinement::{CAPABILITIES, MASKED, MASKED_SYS, READ_ONLY};
-use stacyvm_agent::helper_protocol::{BUNDLE_AGENT, Launch, Limits, Root};
+use stacyvm_agent::helper_protocol::{BUNDLE_AGENT, BUNDLE_TMP, Launch, Limits, Root};
 
 use super::seccomp;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,14 +26,16 @@ const RANGE: u32 = 65536;
 const LOW_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
 
 /// The text of `config.json`.
-pub(super) fn config(launch: &Launch, first_id: u32) -> Result<String> {
-    spec(launch, first_id)
+pub(super) fn config(launch: &Launch, first_id: u32, own_kernel: bool) -> Result<String> {
+    spec(launch, first_id, own_kernel)
         .and_then(|spec| Ok(serde_json::to_string(&spec)?))
         .map_err(|e| Error::new(ErrorKind::Internal, "cannot write the bundle").source(e))
 }
 
-fn spec(launch: &Launch, first_id: u32) -> Result<Spec, OciSpecError> {
-    let read_only = launch.read_only_root || launch.root == Root::Host;
+fn spec(launch: &Launch, first_id: u32, own_kernel: bool) -> Result<Spec, OciSpecError> {
+    // gVisor would make all that is mounted in the root read-only with it; the
+    // root's own mount, which the helper makes, is.
+    let read_only = (launch.read_only_root || launch.root == Root::Host) && !own_kernel;
     let root = RootBuilder::default()
         .path(launch.root.in_bundle())
         .readonly(read_only);
@@ -41,9 +43,9 @@ fn spec(launch: &Launch, first_id: u32) -> Result<Spec, OciSpecError> {
         .version("1.0.2")
         .hostname(launch.hostname.as_str())
         .root(root.build()?)
-        .mounts(mounts()?)
+        .mounts(mounts(own_kernel)?)
         .process(process()?)
-        .linux(linux(launch, first_id)?)
+        .linux(linux(launch, first_id, own_kernel)?)
         .build()
 }
 
@@ -81,7 +83,7 @@ fn process() -> Result<Process, OciSpecError> {
 }
 
 /// What is the kernel's; all else is in the root that the helper makes.
-fn mounts() -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(own_kernel: bool) -> Result<Vec<Mount>, OciSpecError> {
     let mut all = vec![
         ("/proc", "proc", "nosuid,nodev,noexec"),
         ("/dev", "tmpfs", "nosuid,noexec,mode=755,size=64k"),
@@ -101,18 +103,25 @@ fn mounts() -> Result<Vec<Mount>, OciSpecError> {
     if Path::new("/proc/sys/fs/mqueue").exists() {
         all.push(("/dev/mqueue", "mqueue", "nosuid,nodev,noexec"));
     }
-    let mount = |(at, kind, options): (&str, &str, &str)| {
+    let mut all: Vec<_> = all
+        .into_iter()
+        .map(|(at, kind, options)| (at, kind, kind, options))
+        .collect();
+    if own_kernel {
+        all.push(("/tmp", "bind", BUNDLE_TMP, "rbind,nosuid,nodev"));
+    }
+    let mount = |(at, kind, source, options): (&str, &str, &str, &str)| {
         MountBuilder::default()
             .destination(at)
             .typ(kind)
-            .source(kind)
+            .source(source)
             .options(options.split(',').map(str::to_owned).collect::<Vec<_>>())
             .build()
     };
     all.into_iter().map(mount).collect()
 }
 
-fn linux(launch: &Launch, first_id: u32) -> Result<Linux, OciSpecError> {
+fn linux(launch: &Launch, first_id: u32, own_kernel: bool) -> Result<Linux, OciSpecError> {
     let ids = LinuxIdMappingBuilder::default()
         .container_id(0_u32)
         .host_id(first_id)
@@ -148,7 +157,7 @@ fn linux(launch: &Launch, first_id: u32) -> Result<Linux, OciSpecError> {
         .sysctl(sysctl)
         .cgroups_path(format!("/stacyvm/{}", launch.id))
         .resources(resources(&launch.limits)?)
-        .seccomp(seccomp::profile(launch.writes_to_host())?)
+        .seccomp(seccomp::profile(launch.writes_to_host(), own_kernel)?)
         .masked_paths(masked.collect::<Vec<_>>())
         .readonly_paths(read_only.collect::<Vec<_>>())
         .build()

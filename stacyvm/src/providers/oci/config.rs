@@ -12,7 +12,7 @@ pub struct OciConfig {
     /// create. They are made from the second create on, so that a process
     /// that makes one sandbox pays for no other; 0 turns them off.
     pub parked_helpers: usize,
-    /// The OCI runtime that makes the containers: `runc`, `crun` or `youki`,
+    /// The OCI runtime that makes the containers: `runc`, `crun`, `youki` or `runsc`,
     /// looked for in the system's directories, or the absolute path of a
     /// binary. `None` is the helper's own set-up, which needs none.
     pub runtime: Option<String>,

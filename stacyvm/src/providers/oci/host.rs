@@ -40,7 +40,10 @@ impl Host {
         }
     }
 
-    pub(super) fn capabilities(&self) -> Capabilities {
+    /// What can be promised; `own_kernel` where the runtime has one. Then what
+    /// this host counts are threads of that kernel, not processes inside, and
+    /// running out of memory ends it as a whole.
+    pub(super) fn capabilities(&self, own_kernel: bool) -> Capabilities {
         let held = |holds: bool| {
             if holds {
                 Level::Enforced
@@ -50,13 +53,14 @@ impl Host {
         };
         Capabilities {
             exec_stdin: true,
-            exec_tty: true,
+            // Those of gVisor signal no new size, and interrupt one process.
+            exec_tty: !own_kernel,
             exec_user: true,
             exec_background: true,
             reattach_output: true,
             kill_scope: KillScope::Tree,
             signals: Signals::Any,
-            oom_reported: self.memory,
+            oom_reported: self.memory && !own_kernel,
             files: true,
             file_watch: true,
             file_tar: true,
@@ -73,13 +77,17 @@ impl Host {
             mount_tmpfs: true,
             mount_volume: true,
             read_only_root: Level::Enforced,
-            isolation: Isolation::Namespaces,
+            isolation: if own_kernel {
+                Isolation::UserKernel
+            } else {
+                Isolation::Namespaces
+            },
             root_mapped: held(self.user_namespaces),
             syscall_filter: Level::Enforced,
             no_new_privileges: Level::Enforced,
             memory_limit: held(self.memory),
             cpu_limit: held(self.cpu),
-            pids_limit: held(self.pids),
+            pids_limit: held(self.pids && !own_kernel),
             open_files_limit: Level::Enforced,
             disk_limit: held(self.disk),
             network_none: Level::Enforced,

@@ -39,7 +39,8 @@ impl Prepared {
     pub(super) fn bundle(&mut self, runtime: &Runtime, first_id: u32) -> Result<()> {
         self.launch.bundle = Some(wire::Bundle {
             runtime: runtime.path.to_string_lossy().into_owned(),
-            config: super::bundle::config(&self.launch, first_id)?,
+            config: super::bundle::config(&self.launch, first_id, runtime.has_own_kernel())?,
+            own_kernel: runtime.has_own_kernel(),
         });
         Ok(())
     }

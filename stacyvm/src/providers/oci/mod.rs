@@ -213,7 +213,8 @@ impl Provider for Oci {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.host.capabilities()
+        let own_kernel = self.runtime.as_ref().is_some_and(Runtime::has_own_kernel);
+        self.host.capabilities(own_kernel)
     }
 
     async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
@@ -241,6 +242,16 @@ impl Provider for Oci {
         }
         if let Some(runtime) = &self.runtime {
             runtime.check()?;
+            if let Some(pids) = request.spec.resources.pids
+                && runtime.has_own_kernel()
+            {
+                return Err(Error::unsupported(format!(
+                    "pids is `{pids}`, expected nothing with the runtime {}: this host sees no processes of its kernel; leave it out",
+                    runtime.name
+                ))
+                .context("field", "pids")
+                .context("value", pids));
+            }
         }
         let record = Record {
             tenant: cx.tenant.clone(),
@@ -354,6 +365,16 @@ impl Provider for Oci {
     }
 
     async fn exec(&self, _cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        if let Some(runtime) = &self.runtime
+            && runtime.has_own_kernel()
+            && spec.tty.is_some()
+        {
+            return Err(Error::unsupported(format!(
+                "tty is asked for, expected none with the runtime {}: its terminals tell nobody of a new size and interrupt one process only; leave it out",
+                runtime.name
+            ))
+            .context("field", "tty"));
+        }
         self.agent(id).await?.exec(spec).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::error::io;
@@ -21,6 +21,10 @@ const DIRECTORIES: [&str; 6] = [
 ];
 /// The names that may be given without a path.
 const NAMES: [&str; 4] = ["runc", "crun", "youki", "runsc"];
+/// gVisor, as it calls itself.
+const GVISOR: &str = "runsc";
+/// How gVisor is told of descriptors for the sandbox.
+const PASS_FD: &str = "-pass-fd";
 /// Looks at a runtime that prints its version, 10 ms apart.
 const LOOKS: u32 = 1000;
 /// Where a host with cgroups of both versions has the second.
@@ -42,18 +46,32 @@ impl Runtime {
         check_owner(&path)?;
         let first_line = version_of(&path).await?;
         let (name, version) = parse(&path, &first_line);
-        if name == "runsc" {
-            return Err(Error::unsupported(
-                "the runtime runsc (gVisor) does not hand sockets over to its sandboxes, which is how the agent inside is reached",
-            )
+        if name == GVISOR
+            && !output_of(&path, &["help", "run"])
+                .await?
+                .1
+                .contains(PASS_FD)
+        {
+            return Err(Error::unsupported(format!(
+                "this runsc (gVisor) hands no descriptors over to its sandboxes, expected one whose `run` knows {PASS_FD}"
+            ))
             .context("runtime", path.display())
-            .context("remedy", "use a provider of kind docker with runtime runsc"));
+            .context("version", version)
+            .context(
+                "remedy",
+                "install gVisor of 2024 or newer, or use a provider of kind docker with runtime runsc",
+            ));
         }
         Ok(Self {
             name,
             path,
             version,
         })
+    }
+
+    /// Whether its sandboxes have a kernel of their own.
+    pub(super) fn has_own_kernel(&self) -> bool {
+        self.name == GVISOR
     }
 
     /// Whether it makes nothing on this host as it is now.
@@ -112,7 +130,7 @@ fn locate(asked: &str) -> Result<PathBuf> {
         return Err(Error::invalid(
             "runtime",
             asked,
-            "stacyvm (the embedded provider's own), runc, crun, youki, or the absolute path of a runtime's binary",
+            "stacyvm (the embedded provider's own), runc, crun, youki, runsc, or the absolute path of a runtime's binary",
             "correct it, or use a Docker provider for the runtimes of its engine",
         ));
     }
@@ -121,12 +139,14 @@ fn locate(asked: &str) -> Result<PathBuf> {
         .map(|directory| Path::new(directory).join(asked))
         .find(|path| path.is_file())
         .ok_or_else(|| {
+            let remedy = if asked == GVISOR {
+                "install gVisor (https://gvisor.dev/docs/user_guide/install), give the absolute path of its binary, or leave the runtime out"
+            } else {
+                "install it, give the absolute path of its binary, or leave the runtime out"
+            };
             Error::unsupported(format!("this host has no {asked}"))
                 .context("looked_in", DIRECTORIES.join(", "))
-                .context(
-                    "remedy",
-                    "install it, give the absolute path of its binary, or leave the runtime out",
-                )
+                .context("remedy", remedy)
         })
 }
 
@@ -155,8 +175,20 @@ fn check_owner(path: &Path) -> Result<()> {
 
 /// The first line that it prints when asked for its version.
 async fn version_of(path: &Path) -> Result<String> {
+    let (status, text) = output_of(path, &["--version"]).await?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    if !status.success() || line.is_empty() {
+        return Err(Error::unsupported("the runtime does not tell its version")
+            .context("runtime", path.display())
+            .context("status", status));
+    }
+    Ok(line.chars().take(200).collect())
+}
+
+/// How it ends and what it prints, which must fit into a pipe.
+async fn output_of(path: &Path, arguments: &[&str]) -> Result<(ExitStatus, String)> {
     let mut child = Command::new(path)
-        .arg("--version")
+        .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -179,14 +211,8 @@ async fn version_of(path: &Path) -> Result<String> {
     let output = child
         .wait_with_output()
         .map_err(|e| io("run the runtime", e))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().next().unwrap_or_default().trim();
-    if !output.status.success() || line.is_empty() {
-        return Err(Error::unsupported("the runtime does not tell its version")
-            .context("runtime", path.display())
-            .context("status", output.status));
-    }
-    Ok(line.chars().take(200).collect())
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((output.status, text))
 }
 
 /// `runc version 1.1.5`, `youki version: 0.7.0`, `runsc version release-...`.

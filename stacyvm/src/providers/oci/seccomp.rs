@@ -22,8 +22,11 @@ const ALL: u32 = u32::MAX;
 /// Argument number, the bits that are looked at, and what they must be.
 type Condition = (usize, u32, u32);
 
-/// The profile for this machine, also without set-id bits.
-pub(super) fn profile(no_set_id: bool) -> Result<LinuxSeccomp, OciSpecError> {
+/// The profile for this machine, also without set-id bits, or for a kernel of
+/// its own. gVisor answers `EPERM` whatever number a rule asks for, for which no
+/// C library looks for another way to make threads; so there `clone3` is
+/// allowed, with namespaces that are of that kernel alone.
+pub(super) fn profile(no_set_id: bool, own_kernel: bool) -> Result<LinuxSeccomp, OciSpecError> {
     let mut plain = Vec::new();
     let mut rules = Vec::new();
     for row in ALLOWED {
@@ -46,22 +49,21 @@ pub(super) fn profile(no_set_id: bool) -> Result<LinuxSeccomp, OciSpecError> {
     }
     // What is in memory a filter cannot see; told that it does not exist, every
     // C library uses `clone`, and programs `openat`.
-    let unseen: &[&str] = if no_set_id {
-        &["clone3", "openat2"]
-    } else {
-        &["clone3"]
-    };
-    plain.retain(|name| !unseen.contains(&name.as_str()));
-    let absent = LinuxSyscallBuilder::default()
-        .names(
-            unseen
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>(),
-        )
-        .action(LinuxSeccompAction::ScmpActErrno)
-        .errno_ret(ENOSYS);
-    rules.push(absent.build()?);
+    let mut unseen = Vec::new();
+    if !own_kernel {
+        unseen.push("clone3".to_owned());
+    }
+    if no_set_id {
+        unseen.push("openat2".to_owned());
+    }
+    plain.retain(|name| !unseen.contains(name));
+    if !unseen.is_empty() {
+        let absent = LinuxSyscallBuilder::default()
+            .names(unseen)
+            .action(LinuxSeccompAction::ScmpActErrno)
+            .errno_ret(ENOSYS);
+        rules.push(absent.build()?);
+    }
     let allowed = LinuxSyscallBuilder::default()
         .names(plain)
         .action(LinuxSeccompAction::ScmpActAllow);
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_profile_decides_as_the_helpers_filter_does() {
-        let profile = profile(false).unwrap();
+        let profile = profile(false, false).unwrap();
         let high = 0x1_0000_0000_u64;
         for (name, arguments, expected) in [
             ("read", [0, 0, 0], true),
@@ -202,7 +204,10 @@ mod tests {
 
     #[test]
     fn set_id_bits_are_refused_where_they_are_asked_to_be() {
-        let (strict, open) = (profile(true).unwrap(), profile(false).unwrap());
+        let (strict, open) = (
+            profile(true, false).unwrap(),
+            profile(false, false).unwrap(),
+        );
         let high = 0x1_0000_0000_u64;
         for (name, arguments, refused) in [
             ("chmod", [0, 0o755, 0], false),
@@ -242,7 +247,7 @@ mod tests {
     #[test]
     fn no_call_is_allowed_with_and_without_conditions() {
         for no_set_id in [false, true] {
-            let profile = profile(no_set_id).unwrap();
+            let profile = profile(no_set_id, false).unwrap();
             for rule in profile.syscalls().as_ref().unwrap() {
                 let free = rule.args().is_none();
                 let all_free = |n: &String| conditions(n, no_set_id).is_none();
