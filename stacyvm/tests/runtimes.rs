@@ -595,7 +595,7 @@ async fn a_runsc_without_descriptors_is_refused_with_the_way_out() {
     assert!(format!("{error:?}").contains("docker"), "{error:?}");
 }
 
-macro_rules! on {
+macro_rules! suite {
     ($runtime:ident: $($test:ident)*) => {
         mod $runtime {
             $(#[tokio::test]
@@ -614,7 +614,7 @@ macro_rules! on {
         }
     };
     ($($runtime:ident)*) => {
-        $(on!($runtime:
+        $(suite!($runtime:
             commands_and_files
             a_directory_stays_untouched
             limits_hold
@@ -626,10 +626,10 @@ macro_rules! on {
     };
 }
 
-on!(runc crun youki);
+suite!(runc crun youki);
 // What the host cannot count of a kernel of its own is refused there, and what
 // a command sees is that kernel's.
-on!(runsc:
+suite!(runsc:
     its_kernel_is_not_the_hosts
     commands_and_files
     a_directory_stays_untouched
