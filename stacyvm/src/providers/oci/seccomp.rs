@@ -164,6 +164,18 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_of_its_own_lets_threads_be_made() {
+        let allows = |own_kernel| {
+            let profile = profile(own_kernel).unwrap();
+            profile.syscalls().iter().flatten().any(|rule| {
+                rule.action() == LinuxSeccompAction::ScmpActAllow
+                    && rule.names().iter().any(|name| name == "clone3")
+            })
+        };
+        assert!(allows(true) && !allows(false));
+    }
+
+    #[test]
     fn the_profile_decides_as_the_helpers_filter_does() {
         let profile = profile(false, false).unwrap();
         let high = 0x1_0000_0000_u64;
