@@ -169,8 +169,10 @@ impl Start<'_> {
         let mut to = File::from(file);
         let mut from = File::from(self.program.try_clone().tried("read the agent")?);
         std::io::copy(&mut from, &mut to).tried("write the agent")?;
-        // Not to be read by root inside, so that it owns no `/proc` file of it.
-        rustix::fs::fchmod(&to, Mode::from_raw_mode(0o511)).tried("write the agent")?;
+        // Not to be read by root inside, so that it owns no `/proc` file of it;
+        // but a kernel of its own reads what it starts as that root.
+        let mode = if self.bundle.own_kernel { 0o555 } else { 0o511 };
+        rustix::fs::fchmod(&to, Mode::from_raw_mode(mode)).tried("write the agent")?;
         // A file that is open for writing cannot be executed.
         drop(to);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

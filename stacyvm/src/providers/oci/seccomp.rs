@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_kernel_of_its_own_lets_threads_be_made() {
         let allows = |own_kernel| {
-            let profile = profile(own_kernel).unwrap();
+            let profile = profile(false, own_kernel).unwrap();
             profile.syscalls().iter().flatten().any(|rule| {
                 rule.action() == LinuxSeccompAction::ScmpActAllow
                     && rule.names().iter().any(|name| name == "clone3")
