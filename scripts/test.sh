@@ -119,6 +119,13 @@ docs() {
         cargo doc --locked --quiet --no-deps -p stacyvm-agent --features guest
 }
 
+# They build with cargo-fuzz alone (scripts/fuzz.sh); that they fit the code
+# is seen without it, and without the C++ compiler that libFuzzer needs.
+fuzz_targets() {
+    CUSTOM_LIBFUZZER_PATH=/dev/null cargo check --locked --quiet --manifest-path agent/fuzz/Cargo.toml \
+        --target-dir "${target:?}/fuzz-check"
+}
+
 run "format" cargo fmt --all --check
 run "file sizes" scripts/size.sh
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
@@ -132,6 +139,7 @@ else
     run "advisories" cargo deny --all-features check
 fi
 run "clippy and features" scripts/features.sh
+run "fuzz targets" fuzz_targets
 run "documentation" docs
 
 if output=$(scripts/docker-host.sh status 2>/dev/null); then

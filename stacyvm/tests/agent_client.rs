@@ -238,8 +238,12 @@ async fn a_stalled_reader_slows_its_command_and_nobody_else() {
         .exec(&ExecSpec::shell("head -c 20000000 /dev/zero"))
         .await
         .unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let (output, status) = run(&client, ExecSpec::new(["echo", "hi"])).await;
     assert_eq!((output.as_slice(), status), (b"hi\n".as_slice(), DONE));
+    let listed = client.list_execs().await.unwrap();
+    let own = listed.iter().find(|exec| exec.exec == stalled.exec);
+    assert_eq!(own.unwrap().exited, None, "20 MB went nowhere");
     let (output, status) = finish(stalled).await;
     assert_eq!((output.len(), status), (20_000_000, DONE));
 }

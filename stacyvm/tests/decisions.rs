@@ -1,6 +1,6 @@
 //! The documents agree with the source.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -156,4 +156,70 @@ fn every_test_that_the_specification_names_exists() {
         "{} promises, {named} tests: the table was not understood",
         numbers.len()
     );
+}
+
+/// The rows of the specification's tables and the tests that each names.
+fn promises() -> BTreeMap<String, Vec<String>> {
+    let document = text("docs/specification.md");
+    let mut rows = BTreeMap::new();
+    for line in document.lines().filter(|line| line.starts_with("| ")) {
+        let mut cells = line.trim_matches(['|', ' ']).split(" | ");
+        let (Some(number), Some(held)) = (cells.next(), cells.nth(1)) else {
+            continue;
+        };
+        let tests = held.split('`').skip(1).step_by(2).map(str::to_owned);
+        rows.insert(number.to_owned(), tests.collect());
+    }
+    rows
+}
+
+/// `scripts/mutants.sh` breaks each promise; that takes long. This sees that
+/// no promise of the exec contract lacks its mutant, and that none is stale.
+#[test]
+fn every_promise_of_the_exec_contract_has_a_mutant() {
+    let promises = promises();
+    let mut mutants = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("scripts/mutants")).expect("a directory") {
+        let name = entry.expect("an entry").file_name();
+        let name = name.to_str().expect("plain names");
+        let patch = text(&format!("scripts/mutants/{name}"));
+        let row = name.strip_suffix(".patch").expect("only patches");
+        // `E1.2-user` is another mutant of E1.2.
+        let number = row.split('-').next().unwrap_or(row);
+        let held = promises
+            .get(number)
+            .unwrap_or_else(|| panic!("{name}: the specification has no row {number}"));
+        assert!(
+            patch.starts_with(&format!("{row}: ")),
+            "{name} begins with another row"
+        );
+        let (head, body) = patch.split_once("\ndiff --git ").expect("a patch");
+        let fails: Vec<&str> = head
+            .lines()
+            .filter_map(|line| line.strip_prefix("fails: "))
+            .collect();
+        assert!(!fails.is_empty(), "{name} names no test that must fail");
+        for id in fails {
+            assert!(
+                held.iter().any(|test| test == id) && is_test(id),
+                "{name} names `{id}`, which is no test of row {number}"
+            );
+        }
+        for file in body.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
+            assert!(
+                file.contains("/src/") && !file.contains("tests"),
+                "{name} changes {file}: a mutant breaks the code, not its tests"
+            );
+        }
+        mutants.insert(number.to_owned());
+    }
+    let expected: Vec<&String> = promises
+        .iter()
+        .filter(|(number, tests)| number.starts_with('E') && !tests.is_empty())
+        .map(|(number, _)| number)
+        .collect();
+    assert!(expected.len() >= 25, "the table was not understood");
+    for number in expected {
+        assert!(mutants.contains(number), "{number} has no mutant");
+    }
 }

@@ -178,15 +178,24 @@ async fn p3_codes_and_signals_are_told_as_they_were() {
 #[tokio::test]
 async fn p3_the_end_comes_once_and_last() {
     sandbox!(host, sandbox);
-    let mut process = sandbox
-        .shell("echo a; echo b >&2; exit 3")
-        .start()
-        .await
-        .unwrap();
+    // More than a reader who has taken nothing is sent: the rest is still on
+    // its way when the first process ends.
+    let exec = sandbox.shell("head -c 1500000 /dev/zero; echo b >&2; exit 3");
+    let mut process = exec.start().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let mut events = Vec::new();
     while let Some(event) = soon(process.next_event()).await.unwrap() {
         events.push(event);
     }
+    let (mut out, mut err) = (0, Vec::new());
+    for event in &events {
+        match event {
+            ExecEvent::Stdout(bytes) => out += bytes.len(),
+            ExecEvent::Stderr(bytes) => err.extend_from_slice(bytes),
+            _ => {}
+        }
+    }
+    assert_eq!((out, err.as_slice()), (1_500_000, b"b\n".as_slice()));
     let ends = events
         .iter()
         .filter(|e| matches!(e, ExecEvent::Exited(_)))

@@ -277,6 +277,11 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
         assert_eq!(error.failed_provider(), Some("unable"));
         assert!(!format!("{error:?}").contains("hunter2"));
     }
+    // What no provider serves yet, whatever it claims.
+    let spec = with(|s| s.source = Source::Template("t1".into()));
+    let error = refusal(without(|_| {}), spec).await;
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.fact("field"), Some("source.template"), "{error}");
 }
 
 #[tokio::test]

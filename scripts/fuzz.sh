@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Feeds what reads hostile bytes with mutated ones, each target for a while.
+#
+#   scripts/fuzz.sh [SECONDS] [TARGET]...   seconds for each target (60)
+#
+# Needs `cargo install --locked cargo-fuzz` and a C++ compiler. The targets are
+# those of agent/fuzz. What they found interesting is kept in target/fuzz/corpus
+# and is where the next run begins; an input that breaks something is kept in
+# target/fuzz/artifacts, is named, and fails the run.
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "$0")/lib.sh"
+
+seconds=${1:-60}
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || die "SECONDS is '$seconds', expected a whole number above zero"
+shift || true
+have cargo-fuzz || die "cargo-fuzz is missing: cargo install --locked cargo-fuzz"
+mapfile -t known < <(sed -n 's/^name = "\(.*\)"$/\1/p' agent/fuzz/Cargo.toml | tail -n +2)
+targets=("${@:-${known[@]}}")
+(($# > 0)) || targets=("${known[@]}")
+for name in "${targets[@]}"; do
+    printf '%s\n' "${known[@]}" | grep -qx -- "$name" || die "there is no target '$name', expected one of: ${known[*]}"
+done
+
+# Archives begin with real ones: no mutation of nothing is a header.
+seed() {
+    local corpus=$1 tree format long
+    tree=$(mktemp -d)
+    # Longer than the field of a name, and still sayable in the oldest format.
+    long=$(printf 'd%.0s' {1..80})
+    mkdir -p "$tree/t/$long/$long"
+    echo one >"$tree/t/file"
+    ln -s file "$tree/t/link"
+    ln "$tree/t/file" "$tree/t/hard"
+    echo two >"$tree/t/$long/$long/file"
+    for format in ustar pax gnu; do
+        tar --format="$format" -C "$tree" -b 1 -cf "$corpus/seed-$format" t
+    done
+    rm -rf "$tree"
+}
+
+# The instrumentation has unstable flags; a stable compiler takes them so.
+export RUSTC_BOOTSTRAP=1
+build=$root/target/fuzz
+failed=0
+for name in "${targets[@]}"; do
+    step "fuzz $name for $seconds s"
+    corpus=$build/corpus/$name artifacts=$build/artifacts/$name/
+    mkdir -p "$corpus" "$artifacts"
+    [[ $name != tar ]] || seed "$corpus"
+    cargo fuzz run --fuzz-dir agent/fuzz --target-dir "$build" -s none "$name" "$corpus" -- \
+        -max_total_time="$seconds" -timeout=10 -malloc_limit_mb=64 -max_len=16384 -use_value_profile=1 \
+        -print_final_stats=1 -verbosity=0 -artifact_prefix="$artifacts" 2>&1 |
+        sed '/^###### Recommended/,/^###### End of/d' >&2 || failed=$((failed + 1))
+done
+((failed == 0)) || die "$failed of ${#targets[@]} targets failed; the inputs are in target/fuzz/artifacts"
+say "${#targets[@]} targets ran for $seconds s each, and nothing broke"
