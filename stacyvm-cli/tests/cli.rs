@@ -282,13 +282,16 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
     let of_state = format!("{state}:/x");
     let table: &[(&[&str], &[&str])] = &[
         (&["run"], &["COMMAND"]),
-        (&["run", "--memory", "-5", "--", "true"], &["memory"]),
+        (&["run", "--memory", "-5", "--", "true"], &["memory", "-5"]),
         (&["run", "--memory", "0", "--", "true"], &["memory", "0"]),
         (&["run", "--memory", "1k", "--", "true"], &["memory", "1k"]),
         (&["run", "--cpus", "-1", "--", "true"], &["cpus", "-1"]),
-        (&["run", "--cpus", "nan", "--", "true"], &["cpus"]),
+        (&["run", "--cpus", "nan", "--", "true"], &["cpus", "NaN"]),
         (&["run", "--pids", "-1", "--", "true"], &["pids", "-1"]),
-        (&["run", "--pids", "99999999999", "--", "true"], &["pids"]),
+        (
+            &["run", "--pids", "99999999999", "--", "true"],
+            &["pids", "99999999999"],
+        ),
         (
             &["run", "--image", "nosuchimage", "--", "true"],
             &["image", "nosuchimage"],
@@ -305,11 +308,17 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
             &["run", "--runtime", "nosuch", "--", "true"],
             &["runtime", "nosuch"],
         ),
-        (&["run", "--mount", "/:/x", "--", "true"], &["mount"]),
-        (&["run", "--mount", &of_state, "--", "true"], &["mount"]),
+        (
+            &["run", "--mount", "/:/x", "--", "true"],
+            &["mounts[0].source.host", "`/`"],
+        ),
+        (
+            &["run", "--mount", &of_state, "--", "true"],
+            &["mounts[0].source.host", &state],
+        ),
         (
             &["run", "--mount", "/etc:/../x", "--", "true"],
-            &["mounts[0].target"],
+            &["mounts[0].target", "/../x"],
         ),
         (
             &["run", "--mount", "/no/such/dir:/x", "--", "true"],
@@ -319,19 +328,22 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
             &["run", "--mount", "relative:/x", "--", "true"],
             &["mount", "relative"],
         ),
-        (&["run", "--network", "full", "--", "true"], &["network"]),
+        (
+            &["run", "--network", "full", "--", "true"],
+            &["network", "full"],
+        ),
         (
             &["run", "--network", "martian", "--", "true"],
             &["network", "martian"],
         ),
         (&["run", "--ttl", "soon", "--", "true"], &["ttl", "soon"]),
-        (&["run", "--timeout", "0", "--", "true"], &["timeout"]),
+        (&["run", "--timeout", "0", "--", "true"], &["timeout", "0s"]),
         (
             &["run", "--workdir", "relative", "--", "true"],
             &["workdir", "relative"],
         ),
         (&["run", "--user", "a b", "--", "true"], &["user", "a b"]),
-        (&["run", "--env", "=x", "--", "true"], &["env"]),
+        (&["run", "--env", "=x", "--", "true"], &["env", "``"]),
         (
             &["run", "--profile", "lax", "--", "true"],
             &["profile", "lax"],
@@ -357,6 +369,12 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
                 "{arguments:?} says no {word:?}: {text}"
             );
         }
+        // What was expected, and what to do; the parser of arguments points to its help.
+        let told = ["; ", "remedy: ", "--help"];
+        assert!(
+            told.iter().any(|sign| text.contains(sign)),
+            "{arguments:?} says no remedy: {text}"
+        );
     }
     assert!(cli.sandboxes().is_empty());
     let directory = cli.state.path().join("sandboxes");

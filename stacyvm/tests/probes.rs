@@ -236,6 +236,7 @@ async fn twelve_probes_fire_in_a_weak_place_and_not_in_a_default_sandbox() {
     };
     let bait = Bait::lay();
     assert!(bait.descriptor.as_raw_fd() > 2);
+    assert_eq!(PROBES.len(), 12, "one is missing");
     let program = std::env::current_exe().unwrap();
     let mount = Mount {
         target: "/probe".into(),

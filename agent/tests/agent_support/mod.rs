@@ -21,6 +21,8 @@ use stacyvm_agent::protocol::{HEADER_BYTES, Header, Kind};
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_stacyvm-agent");
 /// How long a test waits before it calls something lost.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// More than any command of a test says.
+const MOST_OUTPUT: usize = 1 << 30;
 
 pub fn config() -> AgentConfig {
     AgentConfig {
@@ -262,6 +264,8 @@ impl Host {
                     } else {
                         outcome.stderr.extend(payload);
                     }
+                    // Whoever waits for the end of an endless stream fails here.
+                    assert!(outcome.stdout.len() <= MOST_OUTPUT, "it does not end");
                     self.say(stream, Kind::Credit, &Credit { bytes });
                 }
                 Kind::Lost => {

@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::spec::{Mount, MountSource, Source};
 
+/// What to do about a path that is no directory.
+const REMEDY: &str = "give the absolute path of a directory that exists";
+
 /// What the operator allows, whatever a spec asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -72,10 +75,11 @@ impl Policy {
         let failed = |error: std::io::Error| {
             Error::new(
                 io_kind(&error),
-                format!("{field} is `{path}`, expected a directory of the host that can be read"),
+                format!("{field} is `{path}`, expected a directory of the host that can be read; {REMEDY}"),
             )
             .context("field", field)
             .context("value", path)
+            .context("remedy", REMEDY)
             .source(error)
         };
         let real = tokio::fs::canonicalize(path).await.map_err(failed)?;
@@ -83,10 +87,11 @@ impl Policy {
         if !kind.is_dir() {
             return Err(Error::new(
                 ErrorKind::NotDirectory,
-                format!("{field} is `{path}`, expected a directory"),
+                format!("{field} is `{path}`, expected a directory; {REMEDY}"),
             )
             .context("field", field)
-            .context("value", path));
+            .context("value", path)
+            .context("remedy", REMEDY));
         }
         self.check_real(field, path, &real).await?;
         real.into_os_string().into_string().map_err(|real| {

@@ -497,6 +497,7 @@ mod tests {
             r#"{"memory":1}"#,
             r#"{"resources":{"ram":1}}"#,
             r#"{"mounts":[{"target":"/a","source":{"host":"/b"},"rw":true}]}"#,
+            r#"{"mounts":[{"target":"/a","source":{"tmpfs":{"size_mib":1,"mode":7}}}]}"#,
             r#"{"ports":[{"guest":1,"proto":"udp"}]}"#,
         ] {
             assert!(serde_json::from_str::<SandboxSpec>(text).is_err(), "{text}");

@@ -44,6 +44,15 @@ async fn more_output_than_is_kept_is_drained() {
 }
 
 #[tokio::test]
+async fn by_default_64_mib_of_a_stream_are_kept() {
+    let (_mock, sandbox) = sandbox().await;
+    let input = vec![1; (64 << 20) + 7];
+    let output = sandbox.exec(["cat"]).stdin(input).output().await.unwrap();
+    assert_eq!(output.stdout.len(), 64 << 20);
+    assert_eq!(output.stdout_truncated_bytes, 7);
+}
+
+#[tokio::test]
 async fn a_command_that_fails_is_a_result_and_one_that_never_ran_an_error() {
     let (_mock, sandbox) = sandbox().await;
     let output = sandbox
