@@ -3,12 +3,13 @@
 use std::io::ErrorKind as IoKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
-use stacyvm_agent::guest::files::{FileTask, transfer};
+use stacyvm_agent::guest::files::{Expected, FileTask, transfer};
 use stacyvm_agent::protocol::Kind;
 use stacyvm_agent::protocol::message::{self, Failure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -150,21 +151,10 @@ impl Files {
             .unwrap_or_default();
         if is_dir {
             let directory = LocalDirectory::open(&target)?;
-            return local_import(directory.path().as_bytes(), false, data, options).await;
+            let path = PathBuf::from(directory.path());
+            return local_import(&path, None, data, options).await;
         }
-        if target.name == own_name {
-            return local_import(&target.directory, false, data, options).await;
-        }
-        // Under another name: into a private directory beside it, then moved.
-        let directory = absolute(Path::new(std::ffi::OsStr::from_bytes(&target.directory)))?;
-        let staging = Staging::make(&directory)?;
-        local_import(staging.0.as_os_str().as_bytes(), false, data, options).await?;
-        let name = |bytes| std::ffi::OsStr::from_bytes(bytes);
-        let (arrived, wanted) = (
-            staging.0.join(name(&own_name)),
-            directory.join(name(&target.name)),
-        );
-        std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
+        place_one(&target, own_name, entry.kind, data, options).await
     }
 
     async fn there(&self, path: &[u8]) -> Result<There> {
@@ -253,7 +243,10 @@ struct Staging(PathBuf);
 impl Staging {
     fn make(beside: &Path) -> Result<Self> {
         let path = beside.join(format!(".stacyvm-{}", crate::id::ExecId::random()));
-        std::fs::create_dir(&path).map_err(|e| io("make a directory for the copy", &path, e))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| io("make a directory for the copy", &path, e))?;
         Ok(Self(path))
     }
 }
@@ -437,20 +430,52 @@ fn local_export(request: message::ExportRequest) -> Result<(ByteStream, Worker)>
     Ok((data.boxed(), worker))
 }
 
+/// Puts the one file that `data` is to hold in its place. It arrives in a
+/// private directory beside it: a sandbox that sends anything else is refused
+/// and nothing of it stays.
+async fn place_one(
+    target: &Target,
+    own_name: Vec<u8>,
+    kind: FileKind,
+    data: ByteStream,
+    options: CopyOptions,
+) -> Result<()> {
+    let name = std::ffi::OsStr::from_bytes;
+    let directory = absolute(Path::new(name(&target.directory)))?;
+    let staging = Staging::make(&directory)?;
+    let arrived = staging.0.join(name(&own_name));
+    let expected = Expected {
+        name: own_name,
+        kind: match kind {
+            FileKind::File => message::FileKind::File,
+            FileKind::Directory => message::FileKind::Directory,
+            FileKind::Link => message::FileKind::Link,
+            FileKind::Other => message::FileKind::Other,
+        },
+    };
+    local_import(&staging.0, Some(expected), data, options).await?;
+    let wanted = directory.join(name(&target.name));
+    std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
+}
+
+/// Unpacks below a directory of this host, which must be there.
 async fn local_import(
-    path: &[u8],
-    parents: bool,
+    path: &Path,
+    expected: Option<Expected>,
     mut data: ByteStream,
     options: CopyOptions,
 ) -> Result<()> {
-    let path = absolute(Path::new(std::ffi::OsStr::from_bytes(path)))?;
     let request = message::ImportRequest {
         user: None,
         path: path.as_os_str().as_bytes().to_vec().into(),
-        parents,
+        parents: false,
         keep_owner: options.keep_owner,
     };
-    let (mut socket, worker) = start(FileTask::Import(request))?;
+    let task = match expected {
+        Some(expected) => FileTask::ImportOne(request, expected),
+        None => FileTask::Import(request),
+    };
+    let (mut socket, worker) = start(task)?;
     let sent = async {
         while let Some(chunk) = data.next().await {
             if socket.write_all(&chunk?).await.is_err() {
@@ -506,6 +531,80 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::NotDirectory);
         assert!(LocalDirectory::open(&target(b"new")).is_ok());
         assert!(host.path().join("new").is_dir());
+    }
+
+    /// One member of a ustar archive, and its content.
+    fn member(name: &str, letter: u8, link: &str, content: &[u8]) -> Vec<u8> {
+        let mut block = vec![0_u8; 512];
+        let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
+        put(0, name.as_bytes());
+        put(100, b"0000644\0");
+        put(124, format!("{:011o}\0", content.len()).as_bytes());
+        put(148, b"        ");
+        put(156, &[letter]);
+        put(157, link.as_bytes());
+        put(257, b"ustar\x0000");
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block.extend(content);
+        block.resize(block.len().next_multiple_of(512), 0);
+        block
+    }
+
+    #[tokio::test]
+    async fn an_archive_of_one_file_holds_that_file_and_nothing_else() {
+        let host = tempfile::tempdir().unwrap();
+        let place = async |target: &str, kind: FileKind, members: &[Vec<u8>]| {
+            let target = Target {
+                directory: host.path().as_os_str().as_bytes().to_vec(),
+                name: target.as_bytes().to_vec(),
+            };
+            let mut archive = members.concat();
+            archive.resize(archive.len() + 1024, 0);
+            let data = stream::iter([Ok(archive.into())]).boxed();
+            place_one(&target, b"f".to_vec(), kind, data, CopyOptions::default()).await
+        };
+        let left = || {
+            let names = std::fs::read_dir(host.path()).unwrap();
+            let mut names: Vec<_> = names.map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let file = || member("f", b'0', "", b"content");
+        let link = || member("f", b'2', "/etc/passwd", b"");
+        let hostile: Vec<(FileKind, Vec<Vec<u8>>)> = vec![
+            (FileKind::File, vec![]),
+            (FileKind::File, vec![member("g", b'0', "", b"x")]),
+            (FileKind::File, vec![file(), member("g", b'0', "", b"x")]),
+            (FileKind::File, vec![member("g", b'0', "", b"x"), file()]),
+            (FileKind::File, vec![file(), file()]),
+            (FileKind::File, vec![file(), member("h", b'1', "f", b"")]),
+            (FileKind::File, vec![member("f", b'1', "f", b"")]),
+            (FileKind::File, vec![file(), member("d/", b'5', "", b"")]),
+            (FileKind::File, vec![member("./", b'5', "", b""), file()]),
+            (FileKind::File, vec![member("f/", b'5', "", b"")]),
+            (FileKind::File, vec![member("f/f", b'0', "", b"x")]),
+            (FileKind::File, vec![member("../f", b'0', "", b"x")]),
+            (FileKind::File, vec![member("f", b'6', "", b"")]),
+            (FileKind::File, vec![link()]),
+            (FileKind::Link, vec![file()]),
+        ];
+        for target in ["f", "other"] {
+            for (kind, members) in &hostile {
+                let refused = place(target, *kind, members).await.unwrap_err();
+                assert_eq!(left(), [""; 0], "{kind:?} {members:?}: {refused}");
+            }
+        }
+        place("f", FileKind::File, &[file()]).await.unwrap();
+        place("other", FileKind::Link, &[link()]).await.unwrap();
+        assert_eq!(left(), ["f", "other"]);
+        assert_eq!(std::fs::read(host.path().join("f")).unwrap(), b"content");
+        // What has the name already is replaced, not written through.
+        place("other", FileKind::File, &[file()]).await.unwrap();
+        assert_eq!(
+            std::fs::read(host.path().join("other")).unwrap(),
+            b"content"
+        );
     }
 
     #[test]
