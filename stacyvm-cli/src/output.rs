@@ -94,6 +94,12 @@ fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// Writes a value as one line of JSON on standard error.
+pub(crate) fn json_aside(value: &Value) {
+    // Nobody is left to tell that standard error is closed.
+    let _ = writeln!(std::io::stderr().lock(), "{value}");
+}
+
 /// Writes an error on standard error.
 pub(crate) fn error(error: &Error, as_json: bool) {
     let mut err = std::io::stderr().lock();

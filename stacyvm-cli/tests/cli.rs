@@ -477,6 +477,54 @@ fn cp_moves_files_and_directories_as_docker_cp_does() {
 }
 
 #[test]
+fn what_cannot_be_copied_is_told() {
+    let Some(cli) = cli() else { return };
+    let id = cli.create(&[]);
+    let host = tempfile::tempdir().unwrap();
+    let path = |name: &str| host.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(host.path().join("tree")).unwrap();
+    std::fs::write(host.path().join("tree/file"), "content").unwrap();
+    std::os::unix::net::UnixListener::bind(host.path().join("tree/evil\x1b]0;x")).unwrap();
+
+    let into = format!("{id}:/workspace");
+    let output = cli.run(&["cp", &path("tree"), &into]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warned.lines().count(), 1, "{warned:?}");
+    assert!(
+        warned.contains("evil") && !warned.contains('\x1b'),
+        "{warned:?}"
+    );
+
+    // One that is made inside, where a program can.
+    let script = "import socket; socket.socket(socket.AF_UNIX).bind('/workspace/tree/inner')";
+    let made = cli.run(&["exec", &id, "python3", "-c", script]);
+    if made.status.code() == Some(127) {
+        return;
+    }
+    assert!(made.status.success(), "{}", shown(&made));
+    let from = format!("{id}:/workspace/tree");
+    let output = cli.run(&["cp", "--json", &from, &path("back")]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert!(warned.lines().count() == 1 && warned.contains("inner"));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let inner = serde_json::json!([{ "name": "./inner", "name_encoding": "utf-8" }]);
+    assert_eq!(
+        (&told["left_out"], &told["left_out_more"]),
+        (&inner, &0.into())
+    );
+    let back = std::fs::read(host.path().join("back/file")).unwrap();
+    assert_eq!(back, b"content");
+
+    // Where standard output is the archive, standard error is the report.
+    let output = cli.run(&["cp", "--json", &from, "-"]);
+    assert!(output.status.success() && output.stdout.len() > 1024);
+    let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(told["left_out"][0]["name"], "tree/inner");
+}
+
+#[test]
 fn text_of_a_sandbox_cannot_drive_the_terminal_in_a_table() {
     let Some(cli) = cli() else { return };
     let id = cli.create(&[]);

@@ -16,7 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::files::{ByteStream, ExportRequest, FileKind, GuestPath, ImportRequest};
+use super::files::{
+    Archive, ByteStream, ExportRequest, FileKind, GuestPath, ImportRequest, LeftOut,
+};
 use super::files_handle::Files;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -53,6 +55,7 @@ impl Files {
     /// - A destination that does not exist becomes the source; its parent must
     ///   exist. With a trailing slash it must be a directory.
     /// - Links inside are copied as links; modes and times are kept.
+    /// - Sockets and devices in a directory are left out, and told.
     ///
     /// # Errors
     ///
@@ -67,7 +70,7 @@ impl Files {
         from: impl AsRef<Path>,
         to: impl AsRef<[u8]>,
         options: CopyOptions,
-    ) -> Result<()> {
+    ) -> Result<LeftOut> {
         let (from, to) = (from.as_ref(), to.as_ref());
         GuestPath::new(to)?;
         let found = look(from, options.follow).map_err(|e| io("find the source", from, e))?;
@@ -123,7 +126,7 @@ impl Files {
         from: impl AsRef<[u8]>,
         to: impl AsRef<Path>,
         options: CopyOptions,
-    ) -> Result<()> {
+    ) -> Result<LeftOut> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let path = GuestPath::new(from)?;
         let entry = if options.follow {
@@ -145,16 +148,18 @@ impl Files {
             contents: is_dir,
             follow: options.follow,
         };
-        let data = self.export_tar_with(request).await?;
+        let mut data = self.export_tar_with(request).await?;
         let own_name = parent_and_name(from)
             .map(|(_, name)| name)
             .unwrap_or_default();
         if is_dir {
             let directory = LocalDirectory::open(&target)?;
             let path = PathBuf::from(directory.path());
-            return local_import(&path, None, data, options).await;
+            local_import(&path, None, &mut data, options).await?;
+            return Ok(data.left_out());
         }
-        place_one(&target, own_name, entry.kind, data, options).await
+        place_one(&target, own_name, entry.kind, &mut data, options).await?;
+        Ok(data.left_out())
     }
 
     async fn there(&self, path: &[u8]) -> Result<There> {
@@ -385,7 +390,14 @@ fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
         .context("path", path.display())
 }
 
-type Worker = JoinHandle<Option<Failure>>;
+type Worker = JoinHandle<Told>;
+
+/// What an operation of this host told beside its data.
+#[derive(Default)]
+struct Told {
+    failure: Option<Failure>,
+    left_out: LeftOut,
+}
 
 /// Runs a file operation of this host on a blocking thread, with its data on a
 /// socket pair, whose other end is returned.
@@ -403,13 +415,16 @@ fn start(task: FileTask) -> Result<(UnixStream, Worker)> {
         .source(e)
     })?;
     let worker = tokio::task::spawn_blocking(move || {
-        let mut failure = None;
-        transfer(&task, theirs.as_fd(), &mut |kind, payload| {
-            if kind == Kind::Failure {
-                failure = message::decode(payload).ok();
+        let mut told = Told::default();
+        transfer(&task, theirs.as_fd(), &mut |kind, payload| match kind {
+            Kind::Failure => told.failure = message::decode(payload).ok(),
+            Kind::LeftOut => {
+                let left_out = message::decode(payload).map(crate::agent::left_out);
+                told.left_out = left_out.unwrap_or_default();
             }
+            _ => {}
         });
-        failure
+        told
     });
     Ok((ours, worker))
 }
@@ -437,7 +452,7 @@ async fn place_one(
     target: &Target,
     own_name: Vec<u8>,
     kind: FileKind,
-    data: ByteStream,
+    data: &mut Archive,
     options: CopyOptions,
 ) -> Result<()> {
     let name = std::ffi::OsStr::from_bytes;
@@ -462,7 +477,7 @@ async fn place_one(
 async fn local_import(
     path: &Path,
     expected: Option<Expected>,
-    mut data: ByteStream,
+    data: &mut Archive,
     options: CopyOptions,
 ) -> Result<()> {
     let request = message::ImportRequest {
@@ -487,14 +502,15 @@ async fn local_import(
     };
     let sent = sent.await;
     drop(socket);
-    finish(worker, sent).await
+    finish(worker, sent).await.map(drop)
 }
 
 /// The worker's failure comes first: it is the cause of the other side's.
-async fn finish(worker: Worker, other: Result<()>) -> Result<()> {
-    match worker.await {
-        Ok(None) => other,
-        Ok(Some(failure)) => match other {
+async fn finish(worker: Worker, other: Result<()>) -> Result<LeftOut> {
+    let told = worker.await.map(|told| (told.failure, told.left_out));
+    match told {
+        Ok((None, left_out)) => other.map(|()| left_out),
+        Ok((Some(failure), _)) => match other {
             // The other side stopped first; our worker only saw a closed channel.
             Err(error) if error.kind() != ErrorKind::Cancelled => Err(error),
             _ => Err(crate::agent::failure_error(&failure)),
@@ -561,8 +577,15 @@ mod tests {
             };
             let mut archive = members.concat();
             archive.resize(archive.len() + 1024, 0);
-            let data = stream::iter([Ok(archive.into())]).boxed();
-            place_one(&target, b"f".to_vec(), kind, data, CopyOptions::default()).await
+            let mut data = Archive::from(stream::iter([Ok(archive.into())]).boxed());
+            place_one(
+                &target,
+                b"f".to_vec(),
+                kind,
+                &mut data,
+                CopyOptions::default(),
+            )
+            .await
         };
         let left = || {
             let names = std::fs::read_dir(host.path()).unwrap();

@@ -144,7 +144,7 @@ pub fn transfer(task: &FileTask, data: BorrowedFd<'_>, reply: &mut dyn FnMut(Kin
         FileTask::Read(request) => read::read(request, data, &mut replies),
         FileTask::Write(request) => write::write(request, data),
         FileTask::Watch(request) => watch::watch(request, data, &mut replies),
-        FileTask::Export(request) => export::export(request, data),
+        FileTask::Export(request) => export::export(request, data, &mut replies),
         FileTask::Import(request) => import::import(request, None, data),
         FileTask::ImportOne(request, expected) => import::import(request, Some(expected), data),
     };
