@@ -228,6 +228,14 @@ fn produced() -> String {
     }
     line(
         &mut out,
+        "LeftOut",
+        &LeftOut {
+            names: vec![bytes("p")],
+            more: 1,
+        },
+    );
+    line(
+        &mut out,
         "ReadRequest",
         &ReadRequest {
             user: user.clone(),

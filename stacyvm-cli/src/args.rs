@@ -21,7 +21,7 @@ pub(crate) struct Cli {
     /// Directory for state, instead of the user's state directory
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Print machine-readable output
+    /// Print JSON; of bytes that are not UTF-8, base64 (`x_encoding` says so)
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]

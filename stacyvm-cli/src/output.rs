@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use stacyvm::Error;
 
 /// Writes a value as JSON.
@@ -10,6 +11,36 @@ pub(crate) fn json(value: &impl Serialize) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)
+}
+
+/// Adds bytes to an object under `name`: as text where they are UTF-8, else in
+/// base64. `{name}_encoding` says which: `utf-8` or `base64`.
+pub(crate) fn bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    let (text, encoding) = match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), "utf-8"),
+        Err(_) => (base64(bytes), "base64"),
+    };
+    object.insert(name.to_owned(), text.into());
+    object.insert(format!("{name}_encoding"), encoding.into());
+}
+
+/// Standard base64, with padding (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let at = |n: usize| u32::from(group.get(n).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for place in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
+            out.push(if place > group.len() {
+                '='
+            } else {
+                letter.into()
+            });
+        }
+    }
+    out
 }
 
 /// Writes a line.
@@ -61,6 +92,12 @@ fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Writes a value as one line of JSON on standard error.
+pub(crate) fn json_aside(value: &Value) {
+    // Nobody is left to tell that standard error is closed.
+    let _ = writeln!(std::io::stderr().lock(), "{value}");
 }
 
 /// Writes an error on standard error.
@@ -124,6 +161,35 @@ mod tests {
             !text.contains(|c: char| c.is_control() && c != '\n'),
             "{text:?}"
         );
+    }
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        // RFC 4648, section 10.
+        let table = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (plain, encoded) in table {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_not_replaced() {
+        let mut object = Map::new();
+        bytes(&mut object, "a", "\u{e9}".as_bytes());
+        bytes(&mut object, "b", b"\xe9");
+        let expected = serde_json::json!({
+            "a": "\u{e9}", "a_encoding": "utf-8", "b": "6Q==", "b_encoding": "base64",
+        });
+        assert_eq!(Value::Object(object), expected);
     }
 
     #[test]

@@ -2,15 +2,21 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stacyvm::sandbox::exec::{ExecControl, SignalScope};
+use stacyvm::sandbox::exec_builder::DEFAULT_MAX_OUTPUT;
 use stacyvm::{Error, ErrorKind, ExecEvent, ExitStatus, Process, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::terminal::{self, RawMode};
 
+const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
+/// How long a command may go on after its terminal has closed and it writes.
+const PATIENCE: Duration = Duration::from_secs(5);
 const CHUNK: usize = 64 * 1024;
 
 /// How following a command ended.
@@ -22,40 +28,107 @@ pub(crate) enum Outcome {
     OutputClosed,
 }
 
+/// Where a command's output goes.
+#[derive(Debug)]
+pub(crate) enum Out<'a> {
+    /// To ours, as it comes.
+    Live,
+    /// Here, for a report.
+    Kept(&'a mut Kept),
+    /// Nowhere: the terminal is gone, and the command knows.
+    Gone,
+}
+
+/// The output of a command, kept for a report.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) stdout: Stream,
+    pub(crate) stderr: Stream,
+}
+
+/// The beginning of one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes that were not kept.
+    pub(crate) truncated: u64,
+}
+
+impl Stream {
+    fn add(&mut self, bytes: &[u8], most: usize) {
+        let room = most.saturating_sub(self.bytes.len()).min(bytes.len());
+        let (kept, lost) = bytes.split_at(room);
+        self.bytes.extend_from_slice(kept);
+        self.truncated += lost.len() as u64;
+    }
+}
+
 /// Follows a command to its end with this process's input, output and signals.
 ///
 /// The first interrupt goes to the command, the second kills its whole tree, a
-/// third gives up. Raw mode is undone however this ends.
-pub(crate) async fn follow(mut process: Process, stdin: bool, tty: bool) -> Result<Outcome> {
+/// third gives up. A terminal that closes is told to the command as a hang-up,
+/// once; it then has a moment to end. Raw mode is undone however this ends.
+pub(crate) async fn follow(
+    mut process: Process,
+    signals: &mut Signals,
+    (stdin, tty): (bool, bool),
+    mut out: Out<'_>,
+) -> Result<Outcome> {
     let raw = if tty && stdin { RawMode::enter() } else { None };
     let feeder = stdin.then(|| tokio::spawn(feed(process.control(), read_stdin())));
     let mut stdout = Sink::start(std::io::stdout());
     let mut stderr = Sink::start(std::io::stderr());
-    let mut signals = Signals::new()?;
     let control = process.control();
     let mut pending: Option<Pending> = None;
     let mut kills = 0;
+    let mut hung_up = false;
+    let mut patience = std::pin::pin!(tokio::time::sleep(Duration::MAX));
     let outcome = loop {
         tokio::select! {
-            event = process.next_event(), if pending.is_none() => match event? {
-                Some(ExecEvent::Stdout(bytes)) => pending = stdout.pending(bytes),
-                Some(ExecEvent::Stderr(bytes)) => pending = stderr.pending(bytes),
-                Some(ExecEvent::Lost { .. }) => {}
-                Some(ExecEvent::Exited(status)) => break Outcome::Ended(status),
-                None => {
+            event = process.next_event(), if pending.is_none() => match (event?, &mut out) {
+                (Some(ExecEvent::Stdout(bytes)), Out::Live) => pending = stdout.pending(bytes),
+                (Some(ExecEvent::Stderr(bytes)), Out::Live) => pending = stderr.pending(bytes),
+                (Some(ExecEvent::Stdout(bytes)), Out::Kept(kept)) => {
+                    kept.stdout.add(&bytes, DEFAULT_MAX_OUTPUT);
+                }
+                (Some(ExecEvent::Stderr(bytes)), Out::Kept(kept)) => {
+                    kept.stderr.add(&bytes, DEFAULT_MAX_OUTPUT);
+                }
+                (Some(ExecEvent::Lost { stdout, stderr }), Out::Kept(kept)) => {
+                    kept.stdout.truncated += stdout;
+                    kept.stderr.truncated += stderr;
+                }
+                (Some(ExecEvent::Lost { .. }), Out::Live)
+                | (Some(ExecEvent::Stdout(_) | ExecEvent::Stderr(_) | ExecEvent::Lost { .. }), Out::Gone) => {}
+                (Some(ExecEvent::Exited(status)), _) => break Outcome::Ended(status),
+                (None, _) => {
                     let text = "the command's events stopped before its end";
                     return Err(Error::new(ErrorKind::Protocol, text));
                 }
             },
             written = hand_over(&mut pending) => if !written {
-                break Outcome::OutputClosed;
+                if !tty {
+                    break Outcome::OutputClosed;
+                }
+                pending = None;
+                out = Out::Gone;
+                patience.as_mut().reset(Instant::now() + PATIENCE);
+                if !std::mem::replace(&mut hung_up, true) {
+                    // Too late for a command that has just ended.
+                    let _ = control.signal(SIGHUP, SignalScope::Group).await;
+                }
             },
+            () = &mut patience => break Outcome::OutputClosed,
             number = signals.next() => {
                 if number == SignalKind::window_change().as_raw_value() {
                     if let (true, Some(size)) = (tty, terminal::size()) {
                         // Too late for a command that has just ended.
                         let _ = control.resize(size).await;
                     }
+                    continue;
+                }
+                // A shell that goes and its terminal both send one.
+                if number == SIGHUP && std::mem::replace(&mut hung_up, true) {
                     continue;
                 }
                 kills += 1;
@@ -72,7 +145,12 @@ pub(crate) async fn follow(mut process: Process, stdin: bool, tty: bool) -> Resu
     if let Some(feeder) = feeder {
         feeder.abort();
     }
-    let written = stdout.finish().await & stderr.finish().await;
+    let written = tokio::select! {
+        biased;
+        written = async { stdout.finish().await & stderr.finish().await } => written,
+        // Nobody reads, and whoever waits for us has had enough.
+        () = signals.interrupted() => false,
+    };
     drop(raw);
     Ok(if written {
         outcome
@@ -173,7 +251,8 @@ impl Sink {
 }
 
 /// The signals that a person or a supervisor sends us.
-struct Signals {
+#[derive(Debug)]
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -182,7 +261,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind)
                 .map_err(|e| Error::new(ErrorKind::Internal, "cannot listen for signals").source(e))
@@ -206,24 +285,46 @@ impl Signals {
         };
         kind.as_raw_value()
     }
+
+    /// Runs work that a person may give up before there is a command to signal.
+    ///
+    /// # Errors
+    ///
+    /// The work's own, or `cancelled`.
+    pub(crate) async fn unless_interrupted<T>(
+        &mut self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.interrupted() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
+        }
+    }
+
+    /// Waits for a signal that is meant to end something.
+    async fn interrupted(&mut self) {
+        while self.next().await == SignalKind::window_change().as_raw_value() {}
+    }
 }
 
-/// Runs work that a person may give up before there is a command to signal.
+/// As [`Signals::unless_interrupted`], for work that no command follows.
 ///
 /// # Errors
 ///
 /// The work's own, or `cancelled`.
 pub(crate) async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut signals = Signals::new()?;
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            number = signals.next() => {
-                if number != SignalKind::window_change().as_raw_value() {
-                    return Err(Error::new(ErrorKind::Cancelled, "interrupted"));
-                }
-            }
-        }
+    Signals::new()?.unless_interrupted(work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_counted() {
+        let mut stream = Stream::default();
+        stream.add(b"abc", 4);
+        stream.add(b"def", 4);
+        assert_eq!((&stream.bytes[..], stream.truncated), (&b"abcd"[..], 2));
     }
 }

@@ -2,85 +2,18 @@
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a test that panics has failed, one that cannot run says why, and processes are polled"
 )]
 
+mod support;
+
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// A state directory, and the command line on it. Ends what it made.
-struct Cli {
-    state: tempfile::TempDir,
-}
-
-/// `None` and a word about it where the embedded provider cannot run.
-fn cli() -> Option<Cli> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("not run: the embedded provider needs root");
-        return None;
-    }
-    Some(Cli {
-        state: tempfile::tempdir().unwrap(),
-    })
-}
-
-impl Cli {
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stacyvm"));
-        command
-            .env_remove("STACYVM_CONFIG")
-            .env("STACYVM_STATE_DIR", self.state.path())
-            .env("XDG_CONFIG_HOME", self.state.path().join("config"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command().args(arguments).output().unwrap()
-    }
-
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", shown(&output));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn code(&self, arguments: &[&str]) -> i32 {
-        self.run(arguments).status.code().unwrap()
-    }
-
-    fn create(&self, arguments: &[&str]) -> String {
-        self.ok(&[&["create", "--ttl", "120s"], arguments].concat())
-            .trim()
-            .to_owned()
-    }
-
-    fn sandboxes(&self) -> Vec<String> {
-        self.ok(&["ls", "--quiet"])
-            .lines()
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl Drop for Cli {
-    fn drop(&mut self) {
-        let _ = self.run(&["kill", "--all"]);
-    }
-}
-
-fn shown(output: &Output) -> String {
-    format!(
-        "{} out {:?} err {:?}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
+use support::{cli, shown};
 
 #[test]
 fn run_prints_what_the_command_prints_and_leaves_nothing() {
@@ -273,6 +206,32 @@ fn everything_speaks_json() {
     let output = cli.run(&["exec", "--json", "snosuchsandbox", "true"]);
     let error = parse(std::str::from_utf8(&output.stderr).unwrap());
     assert_eq!(error["error"]["code"], "not_found");
+}
+
+#[test]
+fn json_holds_input_and_output_as_they_were() {
+    let Some(cli) = cli() else { return };
+    let feed = |input: &[u8]| {
+        let mut child = cli
+            .command()
+            .args(["run", "--json", "-i", "--", "sh", "-c", "cat; echo e >&2"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let text = feed("\u{e9}\n".as_bytes());
+    assert_eq!(text["stdout"], "\u{e9}\n");
+    assert_eq!(text["stdout_encoding"], "utf-8");
+    assert_eq!(text["stderr"], "e\n");
+    let bytes = feed(b"\x00\xff\xfe");
+    assert_eq!(bytes["stdout"], "AP/+");
+    assert_eq!(bytes["stdout_encoding"], "base64");
+    assert_eq!(bytes["stderr_encoding"], "utf-8");
 }
 
 #[test]
@@ -533,6 +492,54 @@ fn cp_moves_files_and_directories_as_docker_cp_does() {
     ] {
         assert_eq!(cli.code(&arguments), 125, "{arguments:?}");
     }
+}
+
+#[test]
+fn what_cannot_be_copied_is_told() {
+    let Some(cli) = cli() else { return };
+    let id = cli.create(&[]);
+    let host = tempfile::tempdir().unwrap();
+    let path = |name: &str| host.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(host.path().join("tree")).unwrap();
+    std::fs::write(host.path().join("tree/file"), "content").unwrap();
+    std::os::unix::net::UnixListener::bind(host.path().join("tree/evil\x1b]0;x")).unwrap();
+
+    let into = format!("{id}:/workspace");
+    let output = cli.run(&["cp", &path("tree"), &into]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warned.lines().count(), 1, "{warned:?}");
+    assert!(
+        warned.contains("evil") && !warned.contains('\x1b'),
+        "{warned:?}"
+    );
+
+    // One that is made inside, where a program can.
+    let script = "import socket; socket.socket(socket.AF_UNIX).bind('/workspace/tree/inner')";
+    let made = cli.run(&["exec", &id, "python3", "-c", script]);
+    if made.status.code() == Some(127) {
+        return;
+    }
+    assert!(made.status.success(), "{}", shown(&made));
+    let from = format!("{id}:/workspace/tree");
+    let output = cli.run(&["cp", "--json", &from, &path("back")]);
+    assert!(output.status.success(), "{}", shown(&output));
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert!(warned.lines().count() == 1 && warned.contains("inner"));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let inner = serde_json::json!([{ "name": "./inner", "name_encoding": "utf-8" }]);
+    assert_eq!(
+        (&told["left_out"], &told["left_out_more"]),
+        (&inner, &0.into())
+    );
+    let back = std::fs::read(host.path().join("back/file")).unwrap();
+    assert_eq!(back, b"content");
+
+    // Where standard output is the archive, standard error is the report.
+    let output = cli.run(&["cp", "--json", &from, "-"]);
+    assert!(output.status.success() && output.stdout.len() > 1024);
+    let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(told["left_out"][0]["name"], "tree/inner");
 }
 
 #[test]

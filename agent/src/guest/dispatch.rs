@@ -126,6 +126,7 @@ impl Agent {
             | Kind::End
             | Kind::Credit
             | Kind::Cancel
+            | Kind::LeftOut
             | Kind::Detach => return Err(Violation),
         }
         Ok(())

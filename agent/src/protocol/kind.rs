@@ -74,7 +74,8 @@ kinds! {
     /// Reports changes below a path: [`super::message::WatchRequest`]. Answered by
     /// [`Kind::Done`] once armed, then [`Kind::WatchEvent`]s until cancelled.
     Watch = 35 since 1;
-    /// Sends a path as a tar stream: [`super::message::ExportRequest`]. Answered by data, [`Kind::Done`].
+    /// Sends a path as a tar stream: [`super::message::ExportRequest`]. Answered by data,
+    /// at most one [`Kind::LeftOut`] anywhere between, [`Kind::Done`].
     ExportTar = 36 since 1;
     /// Unpacks a tar stream: [`super::message::ImportRequest`], then data and [`Kind::End`]. Answered by [`Kind::Done`].
     ImportTar = 37 since 1;
@@ -118,6 +119,8 @@ kinds! {
     Listening = 75 since 1;
     /// Agent to host, opening an agent stream: [`super::message::Accepted`].
     Accepted = 76 since 1;
+    /// What a tar stream does not hold: [`super::message::LeftOut`].
+    LeftOut = 77 since 1;
 
     // Flow, on any open stream.
     /// Bytes: standard input, standard output, a terminal, a file, a tar stream, a port.

@@ -1,13 +1,15 @@
 //! `cp`: files in and out.
 
 use futures_util::{StreamExt, stream};
+use serde_json::{Map, Value, json};
 use stacyvm::engine::Engine;
 use stacyvm::sandbox::copy::CopyOptions;
-use stacyvm::sandbox::files::{ExportRequest, GuestPath, ImportRequest};
+use stacyvm::sandbox::files::{ExportRequest, GuestPath, ImportRequest, LeftOut};
 use stacyvm::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::args::CpArgs;
+use crate::output;
 use crate::session::unless_interrupted;
 
 /// One side of a copy.
@@ -31,7 +33,7 @@ impl<'a> Side<'a> {
     }
 }
 
-pub(crate) async fn cp(engine: &Engine, args: &CpArgs) -> Result<u8> {
+pub(crate) async fn cp(engine: &Engine, args: &CpArgs, json: bool) -> Result<u8> {
     let options = CopyOptions {
         keep_owner: args.archive,
         follow: args.follow_link,
@@ -50,7 +52,9 @@ pub(crate) async fn cp(engine: &Engine, args: &CpArgs) -> Result<u8> {
                     .copy_out(guest(from), to, options)
                     .await
             }
-            (Side::Stream, Side::Sandbox(name, to)) => unpack(engine, args, name, &guest(to)).await,
+            (Side::Stream, Side::Sandbox(name, to)) => unpack(engine, args, name, &guest(to))
+                .await
+                .map(|()| LeftOut::default()),
             (Side::Sandbox(name, from), Side::Stream) => {
                 pack(engine, args, name, &guest(from)).await
             }
@@ -62,7 +66,46 @@ pub(crate) async fn cp(engine: &Engine, args: &CpArgs) -> Result<u8> {
             )),
         }
     };
-    unless_interrupted(copy).await.map(|()| 0)
+    let left_out = unless_interrupted(copy).await?;
+    for name in &left_out.names {
+        let name = stacyvm::error::escape(&String::from_utf8_lossy(name));
+        warn(args, json, &format!("left out, a socket or device: {name}"));
+    }
+    if left_out.more > 0 {
+        let text = format!("left out, sockets or devices: {} more", left_out.more);
+        warn(args, json, &text);
+    }
+    if json {
+        let report = report(args, &left_out);
+        if args.destination == "-" {
+            // Standard output carries the archive.
+            output::json_aside(&report);
+        } else {
+            super::printed(output::json(&report))?;
+        }
+    }
+    Ok(0)
+}
+
+/// A remark, unless standard error carries the report.
+fn warn(args: &CpArgs, json: bool, text: &str) {
+    if !(json && args.destination == "-") {
+        output::remark(text);
+    }
+}
+
+fn report(args: &CpArgs, left_out: &LeftOut) -> Value {
+    let names = left_out.names.iter().map(|name| {
+        let mut object = Map::new();
+        output::bytes(&mut object, "name", name);
+        Value::Object(object)
+    });
+    json!({
+        "source": args.source,
+        "destination": args.destination,
+        "left_out": names.collect::<Vec<_>>(),
+        "left_out_more": left_out.more,
+    })
 }
 
 /// Paths inside that are not absolute begin at the root, as with `docker cp`.
@@ -107,7 +150,7 @@ async fn unpack(engine: &Engine, args: &CpArgs, name: &str, to: &str) -> Result<
         .await
 }
 
-async fn pack(engine: &Engine, args: &CpArgs, name: &str, from: &str) -> Result<()> {
+async fn pack(engine: &Engine, args: &CpArgs, name: &str, from: &str) -> Result<LeftOut> {
     let contents = from.ends_with("/.");
     let request = ExportRequest {
         user: None,
@@ -124,7 +167,8 @@ async fn pack(engine: &Engine, args: &CpArgs, name: &str, from: &str) -> Result<
     while let Some(chunk) = data.next().await {
         stdout.write_all(&chunk?).await.map_err(failed)?;
     }
-    stdout.flush().await.map_err(failed)
+    stdout.flush().await.map_err(failed)?;
+    Ok(data.left_out())
 }
 
 #[cfg(test)]

@@ -2,18 +2,17 @@
 
 use serde_json::{Map, Value, json};
 use stacyvm::engine::Engine;
-use stacyvm::{ExecSpec, Output, Result, Sandbox};
+use stacyvm::{ExecSpec, Result, Sandbox};
 
 use crate::args::ExecArgs;
-use crate::session::{self, Outcome};
+use crate::session::{self, Kept, Out, Outcome, Signals};
 use crate::{exit, output, spec};
 
-/// What came of a command.
-pub(crate) enum Followed {
-    /// Its output went to ours.
-    Live(Outcome),
-    /// Its output was kept.
-    Kept(Output),
+/// What came of a command: how it ended, and its output if it was kept.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    outcome: Outcome,
+    kept: Option<Kept>,
 }
 
 pub(crate) async fn exec(engine: &Engine, args: &ExecArgs, json: bool) -> Result<u8> {
@@ -30,55 +29,44 @@ pub(crate) async fn exec(engine: &Engine, args: &ExecArgs, json: bool) -> Result
         })?;
         return Ok(0);
     }
-    let followed = follow_or_collect(&sandbox, exec, json).await?;
-    report(&sandbox, followed, json, json!({}))
+    let followed = follow(&sandbox, exec, &mut Signals::new()?, json).await?;
+    report(&sandbox, followed, json!({}))
 }
 
 /// Runs a command to its end: live, or kept for a report in JSON.
-pub(crate) async fn follow_or_collect(
+pub(crate) async fn follow(
     sandbox: &Sandbox,
     exec: ExecSpec,
+    signals: &mut Signals,
     keep: bool,
 ) -> Result<Followed> {
-    let (stdin, tty) = (exec.stdin, exec.tty.is_some());
-    if keep && !stdin && !tty {
-        return Ok(Followed::Kept(
-            session::unless_interrupted(sandbox.exec_spec(exec).output()).await?,
-        ));
-    }
-    let process = sandbox.exec_spec(exec).start().await?;
-    Ok(Followed::Live(session::follow(process, stdin, tty).await?))
+    let wants = (exec.stdin, exec.tty.is_some());
+    let process = signals
+        .unless_interrupted(sandbox.exec_spec(exec).start())
+        .await?;
+    let mut kept = keep.then(Kept::default);
+    let out = kept.as_mut().map_or(Out::Live, Out::Kept);
+    let outcome = session::follow(process, signals, wants, out).await?;
+    Ok(Followed { outcome, kept })
 }
 
 /// Prints what is left to print, and gives the exit code.
-pub(crate) fn report(sandbox: &Sandbox, followed: Followed, json: bool, more: Value) -> Result<u8> {
-    let status = match &followed {
-        Followed::Live(Outcome::OutputClosed) => return Ok(exit::PIPE_CLOSED),
-        Followed::Live(Outcome::Ended(status)) => *status,
-        Followed::Kept(kept) => kept.status,
+pub(crate) fn report(sandbox: &Sandbox, followed: Followed, more: Value) -> Result<u8> {
+    let status = match followed.outcome {
+        Outcome::OutputClosed => return Ok(exit::PIPE_CLOSED),
+        Outcome::Ended(status) => status,
     };
     let code = exit::of_status(status);
-    if let (true, Followed::Kept(kept)) = (json, followed) {
+    if let Some(Kept { stdout, stderr }) = followed.kept {
         let mut value = Map::new();
         value.insert("sandbox".into(), json!(sandbox.id()));
         value.insert("status".into(), json!(status));
         value.insert("exit_code".into(), json!(code));
-        value.insert(
-            "stdout".into(),
-            json!(String::from_utf8_lossy(&kept.stdout)),
-        );
-        value.insert(
-            "stderr".into(),
-            json!(String::from_utf8_lossy(&kept.stderr)),
-        );
-        value.insert(
-            "stdout_truncated_bytes".into(),
-            json!(kept.stdout_truncated_bytes),
-        );
-        value.insert(
-            "stderr_truncated_bytes".into(),
-            json!(kept.stderr_truncated_bytes),
-        );
+        for (name, stream) in [("stdout", stdout), ("stderr", stderr)] {
+            let truncated = format!("{name}_truncated_bytes");
+            output::bytes(&mut value, name, &stream.bytes);
+            value.insert(truncated, json!(stream.truncated));
+        }
         if let Value::Object(more) = more {
             value.extend(more);
         }

@@ -5,9 +5,10 @@ use stacyvm::engine::Engine;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Result, Sandbox};
 
-use super::exec::{follow_or_collect, report};
+use super::exec::{follow, report};
 use crate::args::RunArgs;
-use crate::{session, spec};
+use crate::session::Signals;
+use crate::spec;
 
 pub(crate) async fn run(engine: &Engine, args: &RunArgs, json: bool) -> Result<u8> {
     let exec = spec::run(args)?;
@@ -17,15 +18,16 @@ pub(crate) async fn run(engine: &Engine, args: &RunArgs, json: bool) -> Result<u
     } else {
         Lifetime::Attached
     };
-    let sandbox =
-        session::unless_interrupted(super::life::make(engine, &args.spec, sandbox_spec)).await?;
-    let followed = follow_or_collect(&sandbox, exec, json).await;
+    let mut signals = Signals::new()?;
+    let making = super::life::make(engine, &args.spec, sandbox_spec);
+    let sandbox = signals.unless_interrupted(making).await?;
+    let followed = follow(&sandbox, exec, &mut signals, json).await;
     if args.keep {
         crate::output::remark(&format!("kept sandbox {}", sandbox.id()));
     } else {
         end(&sandbox, followed.is_ok()).await?;
     }
-    report(&sandbox, followed?, json, json!({ "kept": args.keep }))
+    report(&sandbox, followed?, json!({ "kept": args.keep }))
 }
 
 /// Ends the sandbox; a failure to do so counts only if nothing failed before.

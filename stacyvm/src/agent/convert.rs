@@ -8,8 +8,8 @@ use super::error::Closed;
 use crate::id::ExecId;
 use crate::sandbox::exec::{ExecInfo, ExecSpec, ExitStatus, SignalScope, TtySize};
 use crate::sandbox::files::{
-    ExportRequest, FileEntry, FileKind, FileOperation, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchKind, WatchRequest, WriteMode, WriteRequest,
+    ExportRequest, FileEntry, FileKind, FileOperation, FileRequest, ImportRequest, LeftOut,
+    ReadRequest, WatchEvent, WatchKind, WatchRequest, WriteMode, WriteRequest,
 };
 use crate::sandbox::state::{ProcessInfo, Usage};
 
@@ -226,6 +226,14 @@ pub(super) fn watch_request(request: &WatchRequest) -> wire::WatchRequest {
         user: request.user.clone(),
         path: request.path.as_bytes().to_vec().into(),
         recursive: request.recursive,
+    }
+}
+
+/// What an archive does not hold.
+pub(crate) fn left_out(told: wire::LeftOut) -> LeftOut {
+    LeftOut {
+        names: told.names.into_iter().map(Into::into).collect(),
+        more: told.more,
     }
 }
 

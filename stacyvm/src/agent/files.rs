@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,8 +19,8 @@ use super::stream::{Item, SendError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::exec::BoxStream;
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest, ImportRequest,
-    ReadRequest, WatchEvent, WatchKind, WatchRequest, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest,
+    ImportRequest, LeftOut, ReadRequest, WatchEvent, WatchKind, WatchRequest, WriteRequest,
 };
 
 impl AgentClient {
@@ -74,6 +75,7 @@ impl AgentClient {
             open: Some(open),
             left: request.length,
             first: None,
+            left_out: None,
         };
         Ok((convert::entry(entry), Box::pin(bytes)))
     }
@@ -97,17 +99,19 @@ impl AgentClient {
     }
 
     /// Sends a path as a tar stream.
-    pub async fn export_tar(&self, request: &ExportRequest) -> Result<ByteStream> {
+    pub async fn export_tar(&self, request: &ExportRequest) -> Result<Archive> {
         let payload = message::encode(&convert::export_request(request));
         let open = self.open(Kind::ExportTar, Role::Export, payload)?;
+        let left_out = Arc::default();
         let mut bytes = Bytestream {
             open: Some(open),
             left: None,
             first: None,
+            left_out: Some(Arc::clone(&left_out)),
         };
         // A path that cannot be sent fails here and not in the stream.
         bytes.first = bytes.next().await.transpose()?;
-        Ok(Box::pin(bytes))
+        Ok(Archive::new(Box::pin(bytes), left_out))
     }
 
     /// Unpacks a tar stream.
@@ -168,6 +172,8 @@ struct Bytestream {
     left: Option<u64>,
     /// What was read ahead.
     first: Option<Bytes>,
+    /// Where it is put down what an archive does not hold.
+    left_out: Option<Arc<OnceLock<LeftOut>>>,
 }
 
 impl Stream for Bytestream {
@@ -181,7 +187,22 @@ impl Stream for Bytestream {
         let Some(open) = &this.open else {
             return Poll::Ready(None);
         };
-        let end = match std::task::ready!(open.poll_item(cx)) {
+        let item = loop {
+            match (std::task::ready!(open.poll_item(cx)), &this.left_out) {
+                (Ok(Item::Message(Kind::LeftOut, payload)), Some(slot)) => {
+                    let told = open.decode(&payload).map(convert::left_out);
+                    let error = match told.map(|told| slot.set(told)) {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(_)) => open.violation("the agent told twice what it left out"),
+                        Err(error) => error,
+                    };
+                    this.open = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                (item, _) => break item,
+            }
+        };
+        let end = match item {
             Ok(Item::Data(_, bytes)) => {
                 let length = bytes.len() as u64;
                 match &mut this.left {

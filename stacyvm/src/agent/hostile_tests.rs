@@ -172,6 +172,13 @@ fn entry() -> message::Entry {
     }
 }
 
+fn left_out() -> message::LeftOut {
+    message::LeftOut {
+        names: vec![b"s".to_vec().into()],
+        more: 0,
+    }
+}
+
 fn listening() -> Vec<u8> {
     of(1, Kind::Listening, &Listening { port: 80 })
 }
@@ -442,6 +449,22 @@ fn scripts() -> Vec<(&'static str, Call, Vec<Vec<u8>>)> {
             "an entry to an export",
             Export,
             vec![of(1, Kind::Entry, &entry())],
+        ),
+        (
+            "two reports of what was left out",
+            Export,
+            vec![
+                of(1, Kind::LeftOut, &left_out()),
+                of(1, Kind::LeftOut, &left_out()),
+            ],
+        ),
+        (
+            "what was left out of a file",
+            Read,
+            vec![
+                of(1, Kind::Entry, &entry()),
+                of(1, Kind::LeftOut, &left_out()),
+            ],
         ),
         ("data before a port is open", Dial, vec![data(b"x")]),
         (

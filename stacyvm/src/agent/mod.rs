@@ -32,6 +32,7 @@ mod hostile_tests;
 mod tests;
 
 pub use client::{AgentClient, ConnectOptions};
+pub(crate) use convert::left_out;
 pub(crate) use error::error_of as failure_error;
 pub use key::SandboxKey;
 pub use pool::AgentPool;

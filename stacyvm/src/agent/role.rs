@@ -98,7 +98,7 @@ impl Role {
             (Self::Listing, Head | Body, Kind::Entries) => Go(Body),
             (Self::Read, Head, Kind::Entry) => Go(Body),
             (Self::Read, Body, Kind::Data) => Go(Body),
-            (Self::Export, Head | Body, Kind::Data) => Go(Body),
+            (Self::Export, Head | Body, Kind::Data | Kind::LeftOut) => Go(Body),
             (Self::Watch | Self::Dial, Head, Kind::Done) => Go(Body),
             (Self::Watch, Body, Kind::WatchEvent) => Go(Body),
             (Self::Dial | Self::Accepted, Body, Kind::Data) => Go(Body),

@@ -22,8 +22,8 @@ use crate::sandbox::exec::{
     TtySize,
 };
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchRequest, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
@@ -343,12 +343,7 @@ impl Provider for Scripted {
     ) -> Result<BoxStream<Result<WatchEvent>>> {
         no()
     }
-    async fn export_tar(
-        &self,
-        _: &Context,
-        _: &SandboxId,
-        _: &ExportRequest,
-    ) -> Result<ByteStream> {
+    async fn export_tar(&self, _: &Context, _: &SandboxId, _: &ExportRequest) -> Result<Archive> {
         no()
     }
     async fn import_tar(

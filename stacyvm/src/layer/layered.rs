@@ -19,8 +19,8 @@ use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
 };
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchRequest, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
 
@@ -350,7 +350,7 @@ impl Provider for Layered {
         cx: &Context,
         id: &SandboxId,
         request: &ExportRequest,
-    ) -> Result<ByteStream> {
+    ) -> Result<Archive> {
         self.call(cx, OperationKind::ExportTar, Some(id), |p, cx| {
             Box::pin(async move { p.export_tar(&cx, id, request).await })
         })

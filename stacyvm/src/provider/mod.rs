@@ -22,8 +22,8 @@ use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
 };
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchRequest, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
 use crate::sandbox::spec::SandboxSpec;
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
@@ -166,7 +166,7 @@ pub trait Provider: Debug + Send + Sync + 'static {
         cx: &Context,
         id: &SandboxId,
         request: &ExportRequest,
-    ) -> Result<ByteStream>;
+    ) -> Result<Archive>;
 
     /// Unpacks a tar stream.
     async fn import_tar(

@@ -3,19 +3,22 @@
 use std::io::ErrorKind as IoKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
-use stacyvm_agent::guest::files::{FileTask, transfer};
+use stacyvm_agent::guest::files::{Expected, FileTask, transfer};
 use stacyvm_agent::protocol::Kind;
 use stacyvm_agent::protocol::message::{self, Failure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::files::{ByteStream, ExportRequest, FileKind, GuestPath, ImportRequest};
+use super::files::{
+    Archive, ByteStream, ExportRequest, FileKind, GuestPath, ImportRequest, LeftOut,
+};
 use super::files_handle::Files;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -52,6 +55,7 @@ impl Files {
     /// - A destination that does not exist becomes the source; its parent must
     ///   exist. With a trailing slash it must be a directory.
     /// - Links inside are copied as links; modes and times are kept.
+    /// - Sockets and devices in a directory are left out, and told.
     ///
     /// # Errors
     ///
@@ -66,7 +70,7 @@ impl Files {
         from: impl AsRef<Path>,
         to: impl AsRef<[u8]>,
         options: CopyOptions,
-    ) -> Result<()> {
+    ) -> Result<LeftOut> {
         let (from, to) = (from.as_ref(), to.as_ref());
         GuestPath::new(to)?;
         let found = look(from, options.follow).map_err(|e| io("find the source", from, e))?;
@@ -122,7 +126,7 @@ impl Files {
         from: impl AsRef<[u8]>,
         to: impl AsRef<Path>,
         options: CopyOptions,
-    ) -> Result<()> {
+    ) -> Result<LeftOut> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let path = GuestPath::new(from)?;
         let entry = if options.follow {
@@ -144,27 +148,18 @@ impl Files {
             contents: is_dir,
             follow: options.follow,
         };
-        let data = self.export_tar_with(request).await?;
+        let mut data = self.export_tar_with(request).await?;
         let own_name = parent_and_name(from)
             .map(|(_, name)| name)
             .unwrap_or_default();
         if is_dir {
             let directory = LocalDirectory::open(&target)?;
-            return local_import(directory.path().as_bytes(), false, data, options).await;
+            let path = PathBuf::from(directory.path());
+            local_import(&path, None, &mut data, options).await?;
+            return Ok(data.left_out());
         }
-        if target.name == own_name {
-            return local_import(&target.directory, false, data, options).await;
-        }
-        // Under another name: into a private directory beside it, then moved.
-        let directory = absolute(Path::new(std::ffi::OsStr::from_bytes(&target.directory)))?;
-        let staging = Staging::make(&directory)?;
-        local_import(staging.0.as_os_str().as_bytes(), false, data, options).await?;
-        let name = |bytes| std::ffi::OsStr::from_bytes(bytes);
-        let (arrived, wanted) = (
-            staging.0.join(name(&own_name)),
-            directory.join(name(&target.name)),
-        );
-        std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
+        place_one(&target, own_name, entry.kind, &mut data, options).await?;
+        Ok(data.left_out())
     }
 
     async fn there(&self, path: &[u8]) -> Result<There> {
@@ -253,7 +248,10 @@ struct Staging(PathBuf);
 impl Staging {
     fn make(beside: &Path) -> Result<Self> {
         let path = beside.join(format!(".stacyvm-{}", crate::id::ExecId::random()));
-        std::fs::create_dir(&path).map_err(|e| io("make a directory for the copy", &path, e))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| io("make a directory for the copy", &path, e))?;
         Ok(Self(path))
     }
 }
@@ -392,7 +390,14 @@ fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
         .context("path", path.display())
 }
 
-type Worker = JoinHandle<Option<Failure>>;
+type Worker = JoinHandle<Told>;
+
+/// What an operation of this host told beside its data.
+#[derive(Default)]
+struct Told {
+    failure: Option<Failure>,
+    left_out: LeftOut,
+}
 
 /// Runs a file operation of this host on a blocking thread, with its data on a
 /// socket pair, whose other end is returned.
@@ -410,13 +415,16 @@ fn start(task: FileTask) -> Result<(UnixStream, Worker)> {
         .source(e)
     })?;
     let worker = tokio::task::spawn_blocking(move || {
-        let mut failure = None;
-        transfer(&task, theirs.as_fd(), &mut |kind, payload| {
-            if kind == Kind::Failure {
-                failure = message::decode(payload).ok();
+        let mut told = Told::default();
+        transfer(&task, theirs.as_fd(), &mut |kind, payload| match kind {
+            Kind::Failure => told.failure = message::decode(payload).ok(),
+            Kind::LeftOut => {
+                let left_out = message::decode(payload).map(crate::agent::left_out);
+                told.left_out = left_out.unwrap_or_default();
             }
+            _ => {}
         });
-        failure
+        told
     });
     Ok((ours, worker))
 }
@@ -437,20 +445,52 @@ fn local_export(request: message::ExportRequest) -> Result<(ByteStream, Worker)>
     Ok((data.boxed(), worker))
 }
 
-async fn local_import(
-    path: &[u8],
-    parents: bool,
-    mut data: ByteStream,
+/// Puts the one file that `data` is to hold in its place. It arrives in a
+/// private directory beside it: a sandbox that sends anything else is refused
+/// and nothing of it stays.
+async fn place_one(
+    target: &Target,
+    own_name: Vec<u8>,
+    kind: FileKind,
+    data: &mut Archive,
     options: CopyOptions,
 ) -> Result<()> {
-    let path = absolute(Path::new(std::ffi::OsStr::from_bytes(path)))?;
+    let name = std::ffi::OsStr::from_bytes;
+    let directory = absolute(Path::new(name(&target.directory)))?;
+    let staging = Staging::make(&directory)?;
+    let arrived = staging.0.join(name(&own_name));
+    let expected = Expected {
+        name: own_name,
+        kind: match kind {
+            FileKind::File => message::FileKind::File,
+            FileKind::Directory => message::FileKind::Directory,
+            FileKind::Link => message::FileKind::Link,
+            FileKind::Other => message::FileKind::Other,
+        },
+    };
+    local_import(&staging.0, Some(expected), data, options).await?;
+    let wanted = directory.join(name(&target.name));
+    std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
+}
+
+/// Unpacks below a directory of this host, which must be there.
+async fn local_import(
+    path: &Path,
+    expected: Option<Expected>,
+    data: &mut Archive,
+    options: CopyOptions,
+) -> Result<()> {
     let request = message::ImportRequest {
         user: None,
         path: path.as_os_str().as_bytes().to_vec().into(),
-        parents,
+        parents: false,
         keep_owner: options.keep_owner,
     };
-    let (mut socket, worker) = start(FileTask::Import(request))?;
+    let task = match expected {
+        Some(expected) => FileTask::ImportOne(request, expected),
+        None => FileTask::Import(request),
+    };
+    let (mut socket, worker) = start(task)?;
     let sent = async {
         while let Some(chunk) = data.next().await {
             if socket.write_all(&chunk?).await.is_err() {
@@ -462,14 +502,15 @@ async fn local_import(
     };
     let sent = sent.await;
     drop(socket);
-    finish(worker, sent).await
+    finish(worker, sent).await.map(drop)
 }
 
 /// The worker's failure comes first: it is the cause of the other side's.
-async fn finish(worker: Worker, other: Result<()>) -> Result<()> {
-    match worker.await {
-        Ok(None) => other,
-        Ok(Some(failure)) => match other {
+async fn finish(worker: Worker, other: Result<()>) -> Result<LeftOut> {
+    let told = worker.await.map(|told| (told.failure, told.left_out));
+    match told {
+        Ok((None, left_out)) => other.map(|()| left_out),
+        Ok((Some(failure), _)) => match other {
             // The other side stopped first; our worker only saw a closed channel.
             Err(error) if error.kind() != ErrorKind::Cancelled => Err(error),
             _ => Err(crate::agent::failure_error(&failure)),
@@ -506,6 +547,87 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::NotDirectory);
         assert!(LocalDirectory::open(&target(b"new")).is_ok());
         assert!(host.path().join("new").is_dir());
+    }
+
+    /// One member of a ustar archive, and its content.
+    fn member(name: &str, letter: u8, link: &str, content: &[u8]) -> Vec<u8> {
+        let mut block = vec![0_u8; 512];
+        let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
+        put(0, name.as_bytes());
+        put(100, b"0000644\0");
+        put(124, format!("{:011o}\0", content.len()).as_bytes());
+        put(148, b"        ");
+        put(156, &[letter]);
+        put(157, link.as_bytes());
+        put(257, b"ustar\x0000");
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block.extend(content);
+        block.resize(block.len().next_multiple_of(512), 0);
+        block
+    }
+
+    #[tokio::test]
+    async fn an_archive_of_one_file_holds_that_file_and_nothing_else() {
+        let host = tempfile::tempdir().unwrap();
+        let place = async |target: &str, kind: FileKind, members: &[Vec<u8>]| {
+            let target = Target {
+                directory: host.path().as_os_str().as_bytes().to_vec(),
+                name: target.as_bytes().to_vec(),
+            };
+            let mut archive = members.concat();
+            archive.resize(archive.len() + 1024, 0);
+            let mut data = Archive::from(stream::iter([Ok(archive.into())]).boxed());
+            place_one(
+                &target,
+                b"f".to_vec(),
+                kind,
+                &mut data,
+                CopyOptions::default(),
+            )
+            .await
+        };
+        let left = || {
+            let names = std::fs::read_dir(host.path()).unwrap();
+            let mut names: Vec<_> = names.map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let file = || member("f", b'0', "", b"content");
+        let link = || member("f", b'2', "/etc/passwd", b"");
+        let hostile: Vec<(FileKind, Vec<Vec<u8>>)> = vec![
+            (FileKind::File, vec![]),
+            (FileKind::File, vec![member("g", b'0', "", b"x")]),
+            (FileKind::File, vec![file(), member("g", b'0', "", b"x")]),
+            (FileKind::File, vec![member("g", b'0', "", b"x"), file()]),
+            (FileKind::File, vec![file(), file()]),
+            (FileKind::File, vec![file(), member("h", b'1', "f", b"")]),
+            (FileKind::File, vec![member("f", b'1', "f", b"")]),
+            (FileKind::File, vec![file(), member("d/", b'5', "", b"")]),
+            (FileKind::File, vec![member("./", b'5', "", b""), file()]),
+            (FileKind::File, vec![member("f/", b'5', "", b"")]),
+            (FileKind::File, vec![member("f/f", b'0', "", b"x")]),
+            (FileKind::File, vec![member("../f", b'0', "", b"x")]),
+            (FileKind::File, vec![member("f", b'6', "", b"")]),
+            (FileKind::File, vec![link()]),
+            (FileKind::Link, vec![file()]),
+        ];
+        for target in ["f", "other"] {
+            for (kind, members) in &hostile {
+                let refused = place(target, *kind, members).await.unwrap_err();
+                assert_eq!(left(), [""; 0], "{kind:?} {members:?}: {refused}");
+            }
+        }
+        place("f", FileKind::File, &[file()]).await.unwrap();
+        place("other", FileKind::Link, &[link()]).await.unwrap();
+        assert_eq!(left(), ["f", "other"]);
+        assert_eq!(std::fs::read(host.path().join("f")).unwrap(), b"content");
+        // What has the name already is replaced, not written through.
+        place("other", FileKind::File, &[file()]).await.unwrap();
+        assert_eq!(
+            std::fs::read(host.path().join("other")).unwrap(),
+            b"content"
+        );
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Files inside: what is asked for, what comes back.
 
 use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use serde::{Deserialize, Serialize};
 
 use super::exec::BoxStream;
@@ -288,6 +292,60 @@ pub struct ExportRequest {
     pub contents: bool,
     /// Whether a symbolic link given as `path` is followed.
     pub follow: bool,
+}
+
+/// Sockets and devices that an archive does not hold although they are below
+/// its path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The names that they would have in the archive. They come from inside:
+    /// escape them before they are shown.
+    pub names: Vec<Vec<u8>>,
+    /// How many there were beside those named.
+    pub more: u64,
+}
+
+/// A tar stream, and what it does not hold.
+pub struct Archive {
+    data: ByteStream,
+    left_out: Arc<OnceLock<LeftOut>>,
+}
+
+impl Archive {
+    /// An archive whose bytes are `data`; what it does not hold is put into
+    /// `left_out` before they end.
+    pub fn new(data: ByteStream, left_out: Arc<OnceLock<LeftOut>>) -> Self {
+        Self { data, left_out }
+    }
+
+    /// What was left out, as far as it is known: all of it once the stream has
+    /// ended.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out.get().cloned().unwrap_or_default()
+    }
+}
+
+impl From<ByteStream> for Archive {
+    /// An archive that holds everything.
+    fn from(data: ByteStream) -> Self {
+        Self::new(data, Arc::default())
+    }
+}
+
+impl Stream for Archive {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.data.as_mut().poll_next(cx)
+    }
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive")
+            .field("left_out", &self.left_out)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a tar stream is unpacked.

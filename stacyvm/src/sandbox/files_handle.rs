@@ -7,8 +7,9 @@ use futures_util::{StreamExt as _, stream};
 
 use super::exec::BoxStream;
 use super::files::{
-    Attributes, ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest,
-    GuestPath, ImportRequest, ReadRequest, WatchEvent, WatchRequest, WriteMode, WriteRequest,
+    Archive, Attributes, ByteStream, ExportRequest, FileEntry, FileOperation, FileReply,
+    FileRequest, GuestPath, ImportRequest, ReadRequest, WatchEvent, WatchRequest, WriteMode,
+    WriteRequest,
 };
 use super::handle::Sandbox;
 use crate::error::{Error, ErrorKind, Result};
@@ -426,7 +427,7 @@ impl Files {
     /// # Errors
     ///
     /// `unsupported`, `not_found`, `permission_denied`.
-    pub async fn export_tar(&self, path: impl AsRef<[u8]>, contents: bool) -> Result<ByteStream> {
+    pub async fn export_tar(&self, path: impl AsRef<[u8]>, contents: bool) -> Result<Archive> {
         self.export_tar_with(ExportRequest {
             user: None,
             path: GuestPath::new(path)?,
@@ -442,7 +443,7 @@ impl Files {
     /// # Errors
     ///
     /// Those of [`export_tar`](Self::export_tar).
-    pub async fn export_tar_with(&self, mut request: ExportRequest) -> Result<ByteStream> {
+    pub async fn export_tar_with(&self, mut request: ExportRequest) -> Result<Archive> {
         request.user = request.user.or_else(|| self.user.clone());
         let sandbox = &self.sandbox;
         sandbox

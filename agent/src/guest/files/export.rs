@@ -8,10 +8,12 @@ use rustix::io::Errno;
 
 use super::descent::{self, Descent};
 use super::entry::PERMISSION_BITS;
+use super::replies::Replies;
 use super::stream::{CHUNK, Data};
 use super::{Answer, entry, failure, path, tar};
 use crate::guest::users;
-use crate::protocol::message::{ExportRequest, Failure, FailureKind};
+use crate::protocol::Kind;
+use crate::protocol::message::{self, ExportRequest, Failure, FailureKind, LeftOut};
 
 /// Bytes gathered before they are written.
 const GATHER: usize = CHUNK;
@@ -23,7 +25,11 @@ const READ_FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
-pub(super) fn export(request: &ExportRequest, data: BorrowedFd<'_>) -> Result<Answer, Failure> {
+pub(super) fn export(
+    request: &ExportRequest,
+    data: BorrowedFd<'_>,
+    replies: &mut Replies<'_>,
+) -> Result<Answer, Failure> {
     let whole = path::check(&request.path)?;
     let fail = |errno| failure::system(errno, "export the path", whole);
     let last = match path::split(whole).1 {
@@ -57,10 +63,15 @@ pub(super) fn export(request: &ExportRequest, data: BorrowedFd<'_>) -> Result<An
         Err(Errno::LOOP) => return Err(fail(Errno::NOTDIR)),
         Err(errno) => return Err(fail(errno)),
     }
-    sender.finish()
+    let left_out = sender.finish()?;
+    if !left_out.is_empty() {
+        replies.send(Kind::LeftOut, &message::encode(&left_out));
+    }
+    Ok(Answer::Done)
 }
 
-/// Sends `name` of `dir` as an archive of its own.
+/// Sends `name` of `dir` as an archive of its own. One that cannot hold all of
+/// it is a failure: the receiver takes it for the whole.
 pub(super) fn send(
     dir: impl AsFd,
     name: &[u8],
@@ -75,7 +86,13 @@ pub(super) fn send(
         }
         Err(errno) => return Err(failure::system(errno, "read the path", whole)),
     }
-    sender.finish().map(|_| ())
+    if sender.finish()?.is_empty() {
+        return Ok(());
+    }
+    Err(failure::invalid(
+        "sockets and devices cannot be moved to another file system; remove them first",
+        whole,
+    ))
 }
 
 struct Sender<'a> {
@@ -85,6 +102,7 @@ struct Sender<'a> {
     /// Under which name each file with several was sent.
     links: HashMap<(u64, u64), Vec<u8>>,
     shrunk: Option<Vec<u8>>,
+    left_out: LeftOut,
 }
 
 impl<'a> Sender<'a> {
@@ -95,6 +113,7 @@ impl<'a> Sender<'a> {
             gathered: Vec::with_capacity(GATHER),
             links: HashMap::new(),
             shrunk: None,
+            left_out: LeftOut::default(),
         }
     }
 
@@ -145,7 +164,7 @@ impl<'a> Sender<'a> {
     }
 
     /// Sends one name that is no directory; answers whether it is one. What
-    /// vanished is left out if `may_vanish`; sockets and devices are left out.
+    /// vanished is left out if `may_vanish`; sockets and devices are, and told.
     fn one(
         &mut self,
         dir: impl AsFd,
@@ -163,7 +182,8 @@ impl<'a> Sender<'a> {
             FileType::RegularFile => match openat(&dir, entry, READ_FILE, Mode::empty()) {
                 Ok(file) => self.file(&file, name)?,
                 // Gone, or swapped for a link, since.
-                Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) if may_vanish => {}
+                Err(Errno::NOENT | Errno::LOOP) if may_vanish => {}
+                Err(Errno::NXIO) if may_vanish => self.left_out.add(name),
                 Err(errno) => return Err(fail(errno)),
             },
             FileType::Symlink => match readlinkat(&dir, entry, Vec::new()) {
@@ -172,7 +192,7 @@ impl<'a> Sender<'a> {
                 Err(errno) => return Err(fail(errno)),
             },
             FileType::Fifo => self.header(b'6', &stat, name, b"", 0)?,
-            _ if may_vanish => {}
+            _ if may_vanish => self.left_out.add(name),
             _ => {
                 return Err(failure::invalid(
                     "sockets and devices cannot be exported",
@@ -196,6 +216,7 @@ impl<'a> Sender<'a> {
         let fail = Self::fail(name);
         let stat = fstat(file).map_err(&fail)?;
         if entry::kind(&stat) != FileType::RegularFile {
+            self.left_out.add(name);
             return Ok(());
         }
         if stat.st_nlink > 1 {
@@ -288,12 +309,12 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Answer, Failure> {
+    fn finish(mut self) -> Result<LeftOut, Failure> {
         self.gathered
             .resize(self.gathered.len() + 2 * tar::BLOCK, 0);
         self.flush()?;
         match self.shrunk {
-            None => Ok(Answer::Done),
+            None => Ok(self.left_out),
             Some(name) => Err(failure::new(
                 FailureKind::Internal,
                 "a file became shorter while it was read; zeros stand for what is missing",

@@ -18,8 +18,8 @@ use super::failure::bad_archive;
 use super::staged::{Staged, with_temporary_name};
 use super::stream::{CHUNK, Data};
 use super::tar::{BadArchive, Member, MemberKind, Reader};
-use super::{Answer, descent, entry, failure, list, make, path};
-use crate::protocol::message::{Failure, ImportRequest};
+use super::{Answer, Expected, descent, entry, failure, list, make, path};
+use crate::protocol::message::{Failure, FileKind, ImportRequest};
 
 /// Directories of the current name that are kept open.
 const KEPT: usize = 32;
@@ -47,7 +47,11 @@ pub(super) struct Rules {
     pub(super) set_id: bool,
 }
 
-pub(super) fn import(request: &ImportRequest, data: BorrowedFd<'_>) -> Result<Answer, Failure> {
+pub(super) fn import(
+    request: &ImportRequest,
+    expected: Option<&Expected>,
+    data: BorrowedFd<'_>,
+) -> Result<Answer, Failure> {
     let whole = path::check(&request.path)?;
     if request.parents {
         make::make_all(whole, make::PARENT_MODE)?;
@@ -64,11 +68,17 @@ pub(super) fn import(request: &ImportRequest, data: BorrowedFd<'_>) -> Result<An
         owner,
         set_id: false,
     };
-    unpack(root, rules, data).map(|()| Answer::Done)
+    unpack(root, rules, expected, data).map(|()| Answer::Done)
 }
 
-/// Unpacks an archive into a directory.
-pub(super) fn unpack(root: OwnedFd, rules: Rules, data: BorrowedFd<'_>) -> Result<(), Failure> {
+/// Unpacks an archive into a directory; one that holds anything but what is
+/// expected, or does not hold it, is refused.
+pub(super) fn unpack(
+    root: OwnedFd,
+    rules: Rules,
+    expected: Option<&Expected>,
+    data: BorrowedFd<'_>,
+) -> Result<(), Failure> {
     let mut reader = Reader::new(Data(data));
     let mut target = Target {
         root,
@@ -77,10 +87,22 @@ pub(super) fn unpack(root: OwnedFd, rules: Rules, data: BorrowedFd<'_>) -> Resul
         rules,
         buffer: vec![0; CHUNK],
     };
-    let unpacked = target.all(&mut reader);
+    let unpacked = target.all(&mut reader, expected);
     // Also after a failure, directories are not left closed.
     let settled = target.settle();
     unpacked.and(settled)
+}
+
+impl Expected {
+    fn is(&self, components: &[&[u8]], kind: MemberKind) -> bool {
+        let kind = match kind {
+            MemberKind::File => FileKind::File,
+            MemberKind::Symlink => FileKind::Link,
+            MemberKind::Fifo => FileKind::Other,
+            MemberKind::Directory | MemberKind::HardLink => return false,
+        };
+        components == [&self.name[..]] && kind == self.kind
+    }
 }
 
 struct Target {
@@ -93,9 +115,23 @@ struct Target {
 }
 
 impl Target {
-    fn all(&mut self, reader: &mut Reader<Data<'_>>) -> Result<(), Failure> {
+    fn all(
+        &mut self,
+        reader: &mut Reader<Data<'_>>,
+        expected: Option<&Expected>,
+    ) -> Result<(), Failure> {
+        let mut waited_for = expected;
         while let Some(member) = reader.next_member().map_err(|error| refused(error, b""))? {
             let components = components(&member.name)?;
+            if expected.is_some() {
+                match waited_for.take() {
+                    Some(wanted) if wanted.is(&components, member.kind) => {}
+                    _ => {
+                        let text = "the archive holds something else than the one file asked for";
+                        return Err(bad_archive(text, &member.name));
+                    }
+                }
+            }
             let Some((name, above)) = components.split_last() else {
                 if member.kind == MemberKind::Directory {
                     // The directory of the import keeps its own attributes.
@@ -119,7 +155,13 @@ impl Target {
                 MemberKind::HardLink => self.hard_link(&dir, name, &member)?,
             }
         }
-        Ok(())
+        match waited_for {
+            None => Ok(()),
+            Some(wanted) => {
+                let text = "the archive does not hold the file asked for";
+                Err(bad_archive(text, &wanted.name))
+            }
+        }
     }
 
     /// Opens the directory of a name, making what is missing. A copy of the

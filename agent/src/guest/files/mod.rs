@@ -36,8 +36,8 @@ use rustix::fs::Mode;
 
 use crate::protocol::Kind;
 use crate::protocol::message::{
-    self, Entry, ExportRequest, Failure, FailureKind, FileOperation, FileRequest, ImportRequest,
-    ReadRequest, WatchRequest, WriteRequest,
+    self, Entry, ExportRequest, Failure, FailureKind, FileKind, FileOperation, FileRequest,
+    ImportRequest, ReadRequest, WatchRequest, WriteRequest,
 };
 use replies::Replies;
 
@@ -56,6 +56,18 @@ pub enum FileTask {
     Export(ExportRequest),
     /// Unpacks a tar stream.
     Import(ImportRequest),
+    /// Unpacks a tar stream that must hold this one member and nothing else.
+    /// No request asks for it; hosts do, as they do not trust the sender.
+    ImportOne(ImportRequest, Expected),
+}
+
+/// The one member of an archive, as the receiver knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it is; never a directory.
+    pub kind: FileKind,
 }
 
 /// The last frame of an operation that succeeded.
@@ -100,7 +112,7 @@ impl FileTask {
             Self::Write(request) => request.user.as_deref(),
             Self::Watch(request) => request.user.as_deref(),
             Self::Export(request) => request.user.as_deref(),
-            Self::Import(request) => request.user.as_deref(),
+            Self::Import(request) | Self::ImportOne(request, _) => request.user.as_deref(),
         }
     }
 }
@@ -111,7 +123,7 @@ impl FileTask {
 /// thread, and SIGPIPE ignored; its umask is cleared here. `data` carries the
 /// bytes of a file or an archive: written for [`FileTask::Read`] and
 /// [`FileTask::Export`], read until its end for [`FileTask::Write`] and
-/// [`FileTask::Import`]; a [`FileTask::Watch`] ends when its other end closes.
+/// the imports; a [`FileTask::Watch`] ends when its other end closes.
 /// `reply` sends a frame. The last frame is sent exactly once, after all bytes
 /// were written to `data`; a watch sends its `Done` first.
 ///
@@ -132,8 +144,9 @@ pub fn transfer(task: &FileTask, data: BorrowedFd<'_>, reply: &mut dyn FnMut(Kin
         FileTask::Read(request) => read::read(request, data, &mut replies),
         FileTask::Write(request) => write::write(request, data),
         FileTask::Watch(request) => watch::watch(request, data, &mut replies),
-        FileTask::Export(request) => export::export(request, data),
-        FileTask::Import(request) => import::import(request, data),
+        FileTask::Export(request) => export::export(request, data, &mut replies),
+        FileTask::Import(request) => import::import(request, None, data),
+        FileTask::ImportOne(request, expected) => import::import(request, Some(expected), data),
     };
     match answer {
         Ok(Answer::Done) => replies.send(Kind::Done, &[]),

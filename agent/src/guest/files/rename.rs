@@ -103,6 +103,7 @@ fn copy_into(from: &End<'_>, to: &End<'_>, hidden: &str) -> Result<(), Failure> 
                 owner: import::Owner::KeepIfAllowed,
                 set_id: true,
             },
+            None,
             reader.as_fd(),
         );
         // If unpacking failed, sending must end as well.

@@ -275,6 +275,38 @@ pub struct ExportRequest {
     pub follow: bool,
 }
 
+/// Sockets and devices below an exported path: a tar stream does not hold them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LeftOut {
+    /// The names that they would have in the archive.
+    #[n(0)]
+    pub names: Vec<ByteVec>,
+    /// How many there were beside those named: names are bounded.
+    #[n(1)]
+    pub more: u64,
+}
+
+impl LeftOut {
+    /// Bytes of names at which further ones are only counted.
+    const NAMED_BYTES: usize = 48 * 1024;
+
+    /// Whether nothing was left out.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.more == 0
+    }
+
+    /// Adds a name, or counts it where there are too many.
+    pub fn add(&mut self, name: &[u8]) {
+        let named: usize = self.names.iter().map(|name| name.len() + 8).sum();
+        if self.more > 0 || named + name.len() > Self::NAMED_BYTES {
+            self.more += 1;
+        } else {
+            self.names.push(name.to_vec().into());
+        }
+    }
+}
+
 /// Unpacks a tar stream. Names that leave the directory, device nodes and
 /// hard links that point out of it are refused. Symbolic links are made as they
 /// are, wherever they point, and nothing is written through one.

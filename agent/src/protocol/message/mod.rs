@@ -18,7 +18,7 @@ pub use exec::{
     SignalRequest, Size, Started, Stdin, Variable,
 };
 pub use file::{
-    Entries, Entry, ExportRequest, FileKind, FileOperation, FileRequest, ImportRequest,
+    Entries, Entry, ExportRequest, FileKind, FileOperation, FileRequest, ImportRequest, LeftOut,
     ReadRequest, WriteMode, WriteRequest,
 };
 pub use system::{Accepted, Listening, PortRequest, Process, ProcessList, UsageReport};

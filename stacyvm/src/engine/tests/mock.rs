@@ -127,7 +127,10 @@ async fn files_do_what_they_say() {
     files.rename("/workspace/a", "/workspace/c").await.unwrap();
     assert!(!files.exists("/workspace/a/b.txt").await.unwrap());
     let tar = files.export_tar("/workspace/c", true).await.unwrap();
-    files.import_tar("/workspace/d", tar).await.unwrap();
+    files
+        .import_tar("/workspace/d", Box::pin(tar))
+        .await
+        .unwrap();
     assert_eq!(files.read("/workspace/d/b.txt").await.unwrap(), "one two");
     files.remove("/workspace/c").await.unwrap();
     let error = files.remove("/workspace/c").await.unwrap_err();

@@ -34,8 +34,8 @@ use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
 };
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchRequest, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
@@ -313,7 +313,7 @@ impl Provider for DockerProvider {
         cx: &Context,
         id: &SandboxId,
         request: &ExportRequest,
-    ) -> Result<ByteStream> {
+    ) -> Result<Archive> {
         self.inside(cx, id, OperationKind::ExportTar, |client| async move {
             client.export_tar(request).await
         })

@@ -27,8 +27,8 @@ use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
 };
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchRequest, WriteMode, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    ReadRequest, WatchEvent, WatchRequest, WriteMode, WriteRequest,
 };
 use crate::sandbox::spec::{SandboxSpec, Source};
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
@@ -566,14 +566,14 @@ impl Provider for Mock {
         cx: &Context,
         id: &SandboxId,
         request: &ExportRequest,
-    ) -> Result<ByteStream> {
+    ) -> Result<Archive> {
         self.call(
             cx,
             OperationKind::ExportTar,
             Some(id),
             |decided| async move {
                 let data = tar::export(&*self.get(cx, id)?, request)?;
-                Ok(files::spoil(data, decided.output))
+                Ok(files::spoil(data, decided.output).into())
             },
         )
         .await

@@ -41,8 +41,8 @@ use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
 };
 use crate::sandbox::files::{
-    ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest, ReadRequest,
-    WatchEvent, WatchRequest, WriteRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
 use directory::{PARKED, Sandboxes};
@@ -445,7 +445,7 @@ impl Provider for Oci {
         _cx: &Context,
         id: &SandboxId,
         request: &ExportRequest,
-    ) -> Result<ByteStream> {
+    ) -> Result<Archive> {
         self.agent(id).await?.export_tar(request).await
     }
 

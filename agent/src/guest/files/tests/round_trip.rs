@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::super::tar::{self, BadArchive, MemberKind, Reader};
 use super::*;
+use crate::protocol::message::LeftOut;
 
 /// A tree with everything that an archive can hold.
 pub(super) fn tree(place: &Place, name: &str) {
@@ -274,4 +275,45 @@ fn a_file_that_shrinks_leaves_a_whole_archive() {
         .expect("text");
     assert_eq!(place.read(name).len(), 4096);
     assert!(place.read(name).ends_with('\0'));
+}
+
+#[test]
+fn what_an_archive_cannot_hold_is_told() {
+    let place = Place::new();
+    place.file("dir/file", "x");
+    let before = export(place.path("dir"), true);
+    assert!(before.failure().is_none());
+    assert!(before.frames.iter().all(|(kind, _)| *kind != Kind::LeftOut));
+
+    let socket = place.path("dir/socket");
+    std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+    let told = |contents| {
+        let outcome = export(place.path("dir"), contents);
+        assert!(outcome.failure().is_none());
+        let of_kind = |kind| move |(other, _): &&(Kind, Vec<u8>)| *other == kind;
+        let mut told = outcome.frames.iter().filter(of_kind(Kind::LeftOut));
+        let (_, payload) = told.next().expect("a report");
+        assert!(told.next().is_none());
+        message::decode::<LeftOut>(payload).expect("left out")
+    };
+    let named = |name: &str| LeftOut {
+        names: vec![ByteVec::from(name.as_bytes().to_vec())],
+        more: 0,
+    };
+    assert_eq!(told(true), named("./socket"));
+    assert_eq!(told(false), named("dir/socket"));
+    export(socket, false).fails(FailureKind::Invalid);
+}
+
+#[test]
+fn a_report_of_what_was_left_out_is_bounded_and_counts_the_rest() {
+    let mut left_out = LeftOut::default();
+    assert!(left_out.is_empty());
+    for _ in 0..100 {
+        left_out.add(&[b'n'; 1000]);
+    }
+    assert!(!left_out.is_empty());
+    assert!(message::encode(&left_out).len() < 64 * 1024);
+    assert_eq!(left_out.names.len() as u64 + left_out.more, 100);
+    assert!(left_out.more > 0);
 }

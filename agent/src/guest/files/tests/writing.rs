@@ -200,6 +200,14 @@ fn moving_across_file_systems_copies_everything() {
         to: bytes(disk.join("there")),
         replace: false,
     });
+    // A socket cannot be copied: what holds one stays whole.
+    place.file("held/file", "x");
+    std::os::unix::net::UnixListener::bind(place.path("held/socket")).expect("socket");
+    let held = operate(FileOperation::Rename {
+        from: bytes(place.path("held")),
+        to: bytes(disk.join("elsewhere")),
+        replace: false,
+    });
     let again = operate(FileOperation::Rename {
         from: bytes(place.file("other", "x")),
         to: bytes(disk.join("there")),
@@ -212,6 +220,8 @@ fn moving_across_file_systems_copies_everything() {
     assert_eq!(after, before);
     assert_eq!(count, 1, "nothing hidden remains");
     assert!(!place.path("tree").exists());
+    held.fails(FailureKind::Invalid);
+    assert!(place.path("held/file").exists() && place.path("held/socket").exists());
     again.fails(FailureKind::AlreadyExists);
     assert!(place.path("other").exists());
 }

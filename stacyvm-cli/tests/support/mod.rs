@@ -1,0 +1,78 @@
+//! What the tests of the command line share.
+#![allow(
+    dead_code,
+    clippy::print_stderr,
+    reason = "no file uses all of it, and a test that cannot run says why"
+)]
+
+use std::process::{Command, Output, Stdio};
+
+/// A state directory, and the command line on it. Ends what it made.
+pub(crate) struct Cli {
+    pub(crate) state: tempfile::TempDir,
+}
+
+/// `None` and a word about it where the embedded provider cannot run.
+pub(crate) fn cli() -> Option<Cli> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: the embedded provider needs root");
+        return None;
+    }
+    Some(Cli {
+        state: tempfile::tempdir().unwrap(),
+    })
+}
+
+impl Cli {
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stacyvm"));
+        command
+            .env_remove("STACYVM_CONFIG")
+            .env("STACYVM_STATE_DIR", self.state.path())
+            .env("XDG_CONFIG_HOME", self.state.path().join("config"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", shown(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn code(&self, arguments: &[&str]) -> i32 {
+        self.run(arguments).status.code().unwrap()
+    }
+
+    pub(crate) fn create(&self, arguments: &[&str]) -> String {
+        self.ok(&[&["create", "--ttl", "120s"], arguments].concat())
+            .trim()
+            .to_owned()
+    }
+
+    pub(crate) fn sandboxes(&self) -> Vec<String> {
+        self.ok(&["ls", "--quiet"])
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Cli {
+    fn drop(&mut self) {
+        let _ = self.run(&["kill", "--all"]);
+    }
+}
+
+pub(crate) fn shown(output: &Output) -> String {
+    format!(
+        "{} out {:?} err {:?}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
