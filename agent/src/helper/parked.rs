@@ -233,7 +233,9 @@ impl Parked {
                 let borrowed: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
                 let message = ToHelper::Launch(Box::new(launch.clone()));
                 packet::send(sync, &message, &borrowed).tried("tell the child")?;
+                drop(borrowed);
                 // While one of these is open its file system stays mounted.
+                drop(trees);
                 Vec::new()
             }
             Agent::Program { .. } => trees,
