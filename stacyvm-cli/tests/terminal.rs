@@ -94,7 +94,10 @@ fn interrupt(child: &Child) {
 
 /// Waits until a file is inside.
 fn wait_for(cli: &Cli, id: &str, file: &str) {
+    // Long enough for any machine, so that what never comes fails the test.
+    let latest = std::time::Instant::now() + Duration::from_secs(30);
     while cli.code(&["exec", id, "test", "-e", file]) != 0 {
+        assert!(std::time::Instant::now() < latest, "{file} never came");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
