@@ -15,6 +15,8 @@ pub mod confinement;
 pub mod helper_protocol;
 pub mod protocol;
 
+#[cfg(feature = "guest")]
+mod filter;
 #[cfg(feature = "files")]
 pub mod guest;
 #[cfg(feature = "guest")]

@@ -139,7 +139,7 @@ const PROBES: &[Probe] = &[
         )
     }),
     ("proc_sys_write", || {
-        let path = "/proc/sys/kernel/core_pattern";
+        let path = "/proc/sys/kernel/randomize_va_space";
         let Ok(now) = std::fs::read(path) else {
             return false;
         };

@@ -25,6 +25,7 @@ fn other(message: impl std::fmt::Display) -> io::Error {
 /// Starts, serves, and returns when the sandbox is to end.
 pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     sys::hide()?;
+    sys::turn_core_dumps_off()?;
     sys::trim_allocator();
     sys::set_name(c"stacyvm-agent");
     let signals = sys::take_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;

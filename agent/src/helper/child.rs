@@ -11,6 +11,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::fault::{Result, Tried};
 use super::{kernel_fs, packet, root, seccomp, sys};
 use crate::confinement::CAPABILITIES;
+use crate::filter;
 use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, Root, ToHelper};
 use crate::protocol::control::CONTROL_FD;
 
@@ -96,7 +97,7 @@ impl Child {
         standard_streams_to_null()?;
         turn_core_dumps_off()?;
         narrow_bounding_set()?;
-        let filter = seccomp::program();
+        let system_calls = seccomp::program();
         packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
         // Parked here until a sandbox is asked for.
         let Some((message, fds)) = packet::receive(&self.sync, &mut buffer).tried("wait")? else {
@@ -126,13 +127,13 @@ impl Child {
                 standard_streams_to_null()?;
             }
         }
-        self.become_agent(&launch, &filter)
+        self.become_agent(&launch, &system_calls)
     }
 
     fn become_agent(
         self,
         launch: &Launch,
-        filter: &[libc::sock_filter],
+        system_calls: &[libc::sock_filter],
     ) -> Result<std::convert::Infallible> {
         drop_capabilities()?;
         rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
@@ -151,12 +152,10 @@ impl Child {
         // Whatever was overlooked: nothing else reaches the agent.
         sys::close_on_exec_from(CONTROL_FD + 1).tried("close descriptors")?;
         if launch.writes_to_host() {
-            // First, as the other filter allows no further one.
-            sys::install_filter(&seccomp::no_set_id())
-                .tried("install the filter of set-id bits")?;
+            filter::install(&seccomp::no_set_id()).tried("install the filter of set-id bits")?;
         }
         // Last, as it refuses most of what was done above.
-        sys::install_filter(filter).tried("install the system call filter")?;
+        filter::install(system_calls).tried("install the system call filter")?;
         let error = sys::execveat(program.as_fd(), c"stacyvm-agent");
         Err(error).tried("start the agent")
     }

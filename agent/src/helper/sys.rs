@@ -163,25 +163,6 @@ pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::unshare(flags) })).map(drop)
 }
 
-/// Installs a seccomp filter for this process and all that it makes.
-pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
-    let filter = libc::sock_fprog {
-        len: u16::try_from(program.len()).map_err(io::Error::other)?,
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: the kernel copies the program, which lives across the call and
-    // has the length that is given; it does not write to it.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const filter,
-        )
-    })
-    .map(drop)
-}
-
 /// Marks every descriptor from `first` on to be closed by exec.
 pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers; no descriptor is closed now.

@@ -123,7 +123,7 @@ async fn create(plan: &Plan) -> Outcome {
                             let (sandbox, taken) = cold(&engine).await?;
                             ours.push(taken);
                             sandbox.kill().await.map_err(text)?;
-                        } else if *count == 1 {
+                        } else {
                             peers[who - 1].take(block * plan.block + sample);
                         }
                     }
@@ -133,6 +133,7 @@ async fn create(plan: &Plan) -> Outcome {
             print_samples(&name, "stacyvm", &ours);
             for peer in &mut peers {
                 peer.print(&name, &ours);
+                peer.samples = Samples::default();
             }
             empty(live).await?;
         }

@@ -16,6 +16,7 @@
 mod common;
 
 mod abuse;
+mod core_dumps;
 mod creates;
 mod disk;
 mod host_killed;

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, c_ulong, pid_t};
 
+use crate::filter;
+
 /// Which side of a [`fork`] runs on.
 pub(super) enum Fork {
     Child,
@@ -92,6 +94,20 @@ fn prctl(option: c_int, value: c_ulong) -> io::Result<()> {
 /// Keeps others from tracing this process and from reading its `/proc` files.
 pub(super) fn hide() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+/// For this process and all that it starts, for good. A kernel without filters
+/// has its limit alone, which commands can set to another value.
+pub(super) fn turn_core_dumps_off() -> io::Result<()> {
+    // Where it is 0 already only some may set it to 1.
+    spawn::limit(libc::RLIMIT_CORE, 1);
+    no_new_privileges()?;
+    match filter::install(&filter::core_dumps()) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes orphans among the descendants children of this process.

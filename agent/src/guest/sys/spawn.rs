@@ -135,7 +135,6 @@ fn prepare_and_execute(child: &Child<'_>) -> (Stage, io::Error) {
         libc::umask(0o022);
         // The agent may go before others; where it does not, this changes nothing.
         libc::setpriority(libc::PRIO_PROCESS, 0, 0);
-        limit(libc::RLIMIT_CORE, 0);
         if let Some(files) = plan.open_files {
             limit(libc::RLIMIT_NOFILE, files);
         }
@@ -169,7 +168,7 @@ type Resource = libc::__rlimit_resource_t;
 type Resource = c_int;
 
 /// Sets both limits, no higher than the hard one allows.
-fn limit(resource: Resource, value: u64) {
+pub(super) fn limit(resource: Resource, value: u64) {
     let mut old = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

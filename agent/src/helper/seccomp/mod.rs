@@ -7,6 +7,10 @@ use crate::confinement::system_calls::{
     AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, NEWEST, PERSONALITIES,
     SET_ID, SET_MODE, TERMINAL_REQUESTS,
 };
+use crate::filter::{
+    ALLOW, AT_MACHINE, AT_NUMBER, AUDIT_AARCH64, AUDIT_X86_64, EPERM, ERRNO, IF_AT_LEAST, IF_BITS,
+    IF_EQUAL, JUMP, LOAD, RETURN, X32, argument, branch, step,
+};
 
 /// A machine, with what the kernel calls it in a filter's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +22,10 @@ enum Machine {
 }
 
 impl Machine {
-    /// `AUDIT_ARCH_*` of `linux/audit.h`.
     fn audit(self) -> u32 {
         match self {
-            Self::X86_64 => 0xC000_003E,
-            Self::Aarch64 => 0xC000_00B7,
+            Self::X86_64 => AUDIT_X86_64,
+            Self::Aarch64 => AUDIT_AARCH64,
         }
     }
 
@@ -49,49 +52,8 @@ enum Verdict {
     Own,
 }
 
-const ALLOW: u32 = 0x7FFF_0000;
-const ERRNO: u32 = 0x0005_0000;
-const EPERM: u32 = ERRNO | 1;
 const ENOSYS: u32 = ERRNO | 0x26;
 const EAFNOSUPPORT: u32 = ERRNO | 0x61;
-
-/// The bit of x32 calls, which share x86_64's `AUDIT_ARCH`.
-const X32: u32 = 0x4000_0000;
-// `struct seccomp_data`: number, machine, instruction pointer, arguments.
-const AT_NUMBER: u32 = 0;
-const AT_MACHINE: u32 = 4;
-
-/// The lower half of an argument: both machines are little-endian. The kernel
-/// reads the arguments that are judged here as 32-bit values too.
-const fn argument(index: u32) -> u32 {
-    16 + 8 * index
-}
-
-const LOAD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const IF_EQUAL: u16 = 0x15;
-const IF_AT_LEAST: u16 = 0x35;
-const IF_BITS: u16 = 0x45;
-const RETURN: u16 = 0x06;
-
-fn step(code: u16, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
-}
-
-/// Goes `yes` or `no` instructions on.
-fn branch(code: u16, k: u32, yes: u8, no: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code,
-        jt: yes,
-        jf: no,
-        k,
-    }
-}
 
 /// The machine that this program was built for.
 #[cfg(target_arch = "x86_64")]

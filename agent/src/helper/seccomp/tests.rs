@@ -1,37 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::filter::run;
 
 mod numbers;
-
-/// Runs a filter as the kernel does.
-fn run(program: &[libc::sock_filter], machine: u32, number: u32, arguments: [u64; 4]) -> u32 {
-    let (mut at, mut value) = (0, 0_u32);
-    loop {
-        let step = program[at];
-        at += 1;
-        let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
-        match step.code {
-            LOAD => {
-                value = match step.k {
-                    AT_NUMBER => number,
-                    AT_MACHINE => machine,
-                    k => {
-                        let index = ((k - 16) / 8) as usize;
-                        assert_eq!(k, argument(u32::try_from(index).unwrap()));
-                        u32::try_from(arguments[index] & 0xFFFF_FFFF).unwrap()
-                    }
-                }
-            }
-            JUMP => at += step.k as usize,
-            IF_EQUAL => at += jump(value == step.k),
-            IF_AT_LEAST => at += jump(value >= step.k),
-            IF_BITS => at += jump(value & step.k != 0),
-            RETURN => return step.k,
-            other => panic!("no such instruction: {other}"),
-        }
-    }
-}
 
 fn call(machine: Machine, name: &str, arguments: [u64; 3]) -> u32 {
     let row = ALLOWED.iter().find(|row| row.0 == name).unwrap();

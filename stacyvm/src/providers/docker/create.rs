@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig,
-    ImageConfig,
+    ImageConfig, ResourcesUlimits,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -154,6 +154,12 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         // The same as memory: no swap on top of it.
         memory_swap: memory,
         nano_cpus: spec.resources.cpus.map(nano_cpus),
+        // 1 and not 0: see `agent/src/filter/core_dumps.rs`.
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("core".to_owned()),
+            soft: Some(1),
+            hard: Some(1),
+        }]),
         pids_limit: Some(spec.resources.pids.map_or(PIDS, i64::from)),
         network_mode: Some("none".to_owned()),
         ipc_mode: Some("private".to_owned()),
