@@ -1,5 +1,6 @@
 //! The command line, as data.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -118,7 +119,7 @@ pub(crate) struct SpecArgs {
     #[arg(short, long)]
     pub(crate) user: Option<String>,
     /// How long the sandbox lives (30s, 5m, 2h)
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) ttl: Option<String>,
     /// KEY=VALUE
     #[arg(short, long = "label", value_name = "LABEL")]
@@ -139,12 +140,12 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) spec: SpecArgs,
     /// When the command is killed (30s, 5m)
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) timeout: Option<String>,
     /// Forward standard input
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Give the command a terminal
+    /// Give the command a terminal; what is typed is its own, every Ctrl-C too
     #[arg(short, long)]
     pub(crate) tty: bool,
     /// Leave the sandbox and print its id on standard error
@@ -160,7 +161,7 @@ pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) spec: SpecArgs,
     /// How long making it may take (30s, 5m)
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) timeout: Option<String>,
 }
 
@@ -169,7 +170,7 @@ pub(crate) struct ExecArgs {
     /// Forward standard input
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Give the command a terminal
+    /// Give the command a terminal; what is typed is its own, every Ctrl-C too
     #[arg(short, long)]
     pub(crate) tty: bool,
     /// Leave it running and print its id
@@ -185,7 +186,7 @@ pub(crate) struct ExecArgs {
     #[arg(short, long)]
     pub(crate) user: Option<String>,
     /// When the command is killed (30s, 5m)
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) timeout: Option<String>,
     /// The sandbox's id, or its beginning
     pub(crate) sandbox: String,
@@ -235,6 +236,7 @@ pub(crate) struct ExtendArgs {
     /// The sandbox's id, or its beginning
     pub(crate) sandbox: String,
     /// How long it lives from now (30s, 5m, 2h)
+    #[arg(allow_hyphen_values = true)]
     pub(crate) ttl: String,
 }
 
@@ -251,8 +253,24 @@ pub(crate) struct CpArgs {
     pub(crate) user: Option<String>,
     /// A path, SANDBOX:PATH, or - for a tar stream on standard input
     pub(crate) source: String,
-    /// A path, SANDBOX:PATH, or - for a tar stream on standard output
+    /// A path, SANDBOX:PATH, or - for a tar stream on standard output. A link inside is
+    /// followed; one of this host to a file is refused. Set-id bits are not kept
     pub(crate) destination: String,
+}
+
+/// Whether these arguments, which do not parse, ask for JSON. What follows `--`
+/// is a command's.
+pub(crate) fn ask_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json")
+}
+
+/// What is wrong with the arguments.
+pub(crate) fn usage_error(error: &clap::Error) -> stacyvm::Error {
+    let text = error.render().to_string();
+    let text = text.trim().trim_start_matches("error: ");
+    stacyvm::Error::new(stacyvm::ErrorKind::InvalidArgument, text)
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            if error.use_stderr() && args::ask_for_json(std::env::args_os()) {
+                output::error(&args::usage_error(&error), true);
+                return exit::code(exit::FAILED);
+            }
             let code = if error.use_stderr() { exit::FAILED } else { 0 };
             // Nobody is left to tell that our output is closed.
             let _ = error.print();
@@ -40,7 +44,7 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> Result<u8> {
     match &cli.command {
         Command::Version => return commands::about::version(cli.json),
-        Command::Completion { shell } => return commands::about::completion(*shell),
+        Command::Completion { shell } => return commands::about::completion(*shell, cli.json),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -296,6 +296,32 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
             &["network", "martian"],
         ),
         (&["run", "--ttl", "soon", "--", "true"], &["ttl", "soon"]),
+        (&["run", "--ttl", "-1s", "--", "true"], &["ttl", "-1s"]),
+        (&["extend", "s123", "-1s"], &["ttl", "-1s"]),
+        (
+            &["run", "--timeout", "-1s", "--", "true"],
+            &["timeout", "-1s"],
+        ),
+        (
+            &["run", "--image", "no-such-image", "--", "true"],
+            &["source.image", "no-such-image", "`host`"],
+        ),
+        (
+            &["run", "--workdir", "/no/such/dir", "--", "true"],
+            &["workdir", "/no/such/dir"],
+        ),
+        (
+            &["run", "--user", "nosuchuser", "--", "true"],
+            &["user", "nosuchuser", "/etc/passwd"],
+        ),
+        (
+            &["run", "--user", "99999", "--", "true"],
+            &["user", "99999", "65536"],
+        ),
+        (
+            &["run", "--user", "1000:99999", "--", "true"],
+            &["group", "1000:99999", "65536"],
+        ),
         (&["run", "--timeout", "0", "--", "true"], &["timeout", "0s"]),
         (
             &["run", "--workdir", "relative", "--", "true"],
@@ -418,132 +444,6 @@ fn an_attached_sandbox_ends_with_a_command_line_that_is_killed() {
 }
 
 #[test]
-fn cp_moves_files_and_directories_as_docker_cp_does() {
-    let Some(cli) = cli() else { return };
-    let id = cli.create(&[]);
-    let host = tempfile::tempdir().unwrap();
-    let path = |name: &str| host.path().join(name).to_str().unwrap().to_owned();
-    let inside = |name: &str| format!("{id}:{name}");
-    std::fs::create_dir_all(host.path().join("tree/sub")).unwrap();
-    std::fs::write(host.path().join("tree/sub/file"), "content").unwrap();
-    std::os::unix::fs::symlink("file", host.path().join("tree/sub/link")).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
-    std::fs::set_permissions(host.path().join("tree/sub/file"), mode).unwrap();
-
-    cli.ok(&["cp", &path("tree/sub/file"), &inside("/workspace/renamed")]);
-    cli.ok(&["cp", &path("tree"), &inside("/workspace")]);
-    cli.ok(&[
-        "cp",
-        &format!("{}/.", path("tree")),
-        &inside("/workspace/new"),
-    ]);
-    let listing = cli.ok(&[
-        "exec",
-        &id,
-        "sh",
-        "-c",
-        "cat renamed tree/sub/file new/sub/link; stat -c %a tree/sub/file; readlink tree/sub/link",
-    ]);
-    assert_eq!(listing, "contentcontentcontent750\nfile\n");
-
-    cli.ok(&["cp", &inside("/workspace/tree"), &path("back")]);
-    assert_eq!(
-        std::fs::read(host.path().join("back/sub/file")).unwrap(),
-        b"content"
-    );
-    assert_eq!(
-        std::fs::read_link(host.path().join("back/sub/link")).unwrap(),
-        Path::new("file")
-    );
-    cli.ok(&["cp", &inside("/workspace/renamed"), &path("other")]);
-    assert_eq!(
-        std::fs::read(host.path().join("other")).unwrap(),
-        b"content"
-    );
-
-    let archive = cli
-        .command()
-        .args(["cp", &inside("/workspace/tree"), "-"])
-        .output()
-        .unwrap();
-    assert!(archive.status.success());
-    let mut unpack = cli
-        .command()
-        .args(["cp", "-", &inside("/tmp")])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    unpack
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(&archive.stdout)
-        .unwrap();
-    assert!(unpack.wait().unwrap().success());
-    assert_eq!(
-        cli.ok(&["exec", &id, "cat", "/tmp/tree/sub/file"]),
-        "content"
-    );
-
-    for arguments in [
-        ["cp", &path("missing"), &inside("/workspace/")],
-        ["cp", &path("tree"), &inside("/workspace/renamed")],
-        ["cp", &inside("/missing"), &path("x")],
-    ] {
-        assert_eq!(cli.code(&arguments), 125, "{arguments:?}");
-    }
-}
-
-#[test]
-fn what_cannot_be_copied_is_told() {
-    let Some(cli) = cli() else { return };
-    let id = cli.create(&[]);
-    let host = tempfile::tempdir().unwrap();
-    let path = |name: &str| host.path().join(name).to_str().unwrap().to_owned();
-    std::fs::create_dir(host.path().join("tree")).unwrap();
-    std::fs::write(host.path().join("tree/file"), "content").unwrap();
-    std::os::unix::net::UnixListener::bind(host.path().join("tree/evil\x1b]0;x")).unwrap();
-
-    let into = format!("{id}:/workspace");
-    let output = cli.run(&["cp", &path("tree"), &into]);
-    assert!(output.status.success(), "{}", shown(&output));
-    let warned = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(warned.lines().count(), 1, "{warned:?}");
-    assert!(
-        warned.contains("evil") && !warned.contains('\x1b'),
-        "{warned:?}"
-    );
-
-    // One that is made inside, where a program can.
-    let script = "import socket; socket.socket(socket.AF_UNIX).bind('/workspace/tree/inner')";
-    let made = cli.run(&["exec", &id, "python3", "-c", script]);
-    if made.status.code() == Some(127) {
-        eprintln!("not run in full: no python3 inside to make a socket with");
-        return;
-    }
-    assert!(made.status.success(), "{}", shown(&made));
-    let from = format!("{id}:/workspace/tree");
-    let output = cli.run(&["cp", "--json", &from, &path("back")]);
-    assert!(output.status.success(), "{}", shown(&output));
-    let warned = String::from_utf8(output.stderr).unwrap();
-    assert!(warned.lines().count() == 1 && warned.contains("inner"));
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let inner = serde_json::json!([{ "name": "./inner", "name_encoding": "utf-8" }]);
-    assert_eq!(
-        (&told["left_out"], &told["left_out_more"]),
-        (&inner, &0.into())
-    );
-    let back = std::fs::read(host.path().join("back/file")).unwrap();
-    assert_eq!(back, b"content");
-
-    // Where standard output is the archive, standard error is the report.
-    let output = cli.run(&["cp", "--json", &from, "-"]);
-    assert!(output.status.success() && output.stdout.len() > 1024);
-    let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(told["left_out"][0]["name"], "tree/inner");
-}
-
-#[test]
 fn text_of_a_sandbox_cannot_drive_the_terminal_in_a_table() {
     let Some(cli) = cli() else { return };
     let id = cli.create(&[]);
@@ -563,4 +463,88 @@ fn text_of_a_sandbox_cannot_drive_the_terminal_in_a_table() {
         !listed.contains('\x1b') && !listed.contains('\x07'),
         "{listed:?}"
     );
+}
+
+#[test]
+fn a_sandbox_that_nobody_is_told_of_is_not_kept() {
+    let Some(cli) = cli() else { return };
+    let full = || std::fs::File::create("/dev/full").unwrap();
+    let create = |arguments: &[&str]| {
+        let mut create = cli.command();
+        create.args(["create", "--ttl", "120s"]).args(arguments);
+        create.stdout(full()).output().unwrap().status.code()
+    };
+    assert_eq!(create(&[]), Some(125));
+    assert!(cli.sandboxes().is_empty());
+    // One that its key finds again is.
+    assert_eq!(create(&["--idempotency-key", "k"]), Some(125));
+    assert_eq!(cli.sandboxes(), [cli.create(&["--idempotency-key", "k"])]);
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_told_in_json_too() {
+    let Some(cli) = cli() else { return };
+    for arguments in [
+        &["--json", "run"][..],
+        &["run", "--json", "--no-such-option"],
+        &["create", "--json", "--memory"],
+    ] {
+        let output = cli.run(arguments);
+        assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+        let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(told["error"]["code"], "invalid_argument", "{told}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = cli.run(&["run", "--no-such-option", "--", "true", "--json"]);
+    assert!(output.stderr.starts_with(b"error: "), "{}", shown(&output));
+}
+
+#[test]
+fn files_of_the_working_directory_are_no_configuration() {
+    let Some(cli) = cli() else { return };
+    let here = tempfile::tempdir().unwrap();
+    for place in [
+        "",
+        ".stacyvm/",
+        "stacyvm/",
+        ".config/stacyvm/",
+        "etc/stacyvm/",
+    ] {
+        let directory = here.path().join(place);
+        std::fs::create_dir_all(&directory).unwrap();
+        for name in [
+            "stacyvm.yaml",
+            ".stacyvm.yaml",
+            "stacyvm.yml",
+            "config.yaml",
+        ] {
+            std::fs::write(directory.join(name), "parked_helpers: 7\n").unwrap();
+        }
+    }
+    let show = |config_home: Option<&str>, home: Option<&Path>| {
+        let mut show = cli.command();
+        show.args(["config", "show", "--origin"]);
+        show.current_dir(&here).env_remove("XDG_CONFIG_HOME");
+        show.env_remove("HOME");
+        show.envs(config_home.map(|value| ("XDG_CONFIG_HOME", value)));
+        show.envs(home.map(|value| ("HOME", value)));
+        let output = show.output().unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.starts_with("parked_helpers"));
+        let fields: Vec<_> = line
+            .unwrap()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        fields[1].clone()
+    };
+    let elsewhere = Some(cli.state.path());
+    for config_home in [None, Some(""), Some("."), Some("stacyvm"), Some(".config")] {
+        for home in [None, Some(Path::new(".")), Some(Path::new("")), elsewhere] {
+            assert_eq!(show(config_home, home), "1", "{config_home:?} {home:?}");
+        }
+    }
+    // It would be seen where a configuration is looked for.
+    assert_eq!(show(here.path().to_str(), elsewhere), "7");
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
+/// The longest duration that is accepted anywhere: a hundred years.
+pub(crate) const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// Reads a duration: a number with a unit (`ms`, `s`, `m`, `h`, `d`), or
 /// several in falling order (`1h30m`). `0` alone needs no unit.
 ///
@@ -21,7 +24,7 @@ pub fn parse_duration(field: &str, text: &str) -> Result<Duration> {
         Error::invalid(
             field,
             text,
-            "a duration such as 500ms, 30s, 5m, 2h or 1h30m",
+            "a duration such as 500ms, 30s, 5m, 2h or 1h30m, of at most 100 years",
             "write a whole number and a unit",
         )
     };
@@ -57,7 +60,7 @@ pub fn parse_duration(field: &str, text: &str) -> Result<Duration> {
             .checked_add(Duration::from_millis(ms))
             .ok_or_else(bad)?;
     }
-    if smallest == u64::MAX || total > Duration::from_hours(100 * 365 * 24) {
+    if smallest == u64::MAX || total > LONGEST {
         return Err(bad());
     }
     Ok(total)

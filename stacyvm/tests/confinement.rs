@@ -1,5 +1,10 @@
 //! What a stranger found once, and must not find again.
 #![cfg(all(target_os = "linux", feature = "oci"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that panics has failed, and one that cannot run says why"
+)]
 
 mod common;
 
@@ -84,6 +89,42 @@ async fn a_root_directory_is_under_the_same_policy_as_a_mount() {
     }
 }
 
+/// A directory of the host, mounted once more for as long as this lives.
+struct Alias(tempfile::TempDir);
+
+impl Alias {
+    fn of(path: &std::path::Path) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        rustix::mount::mount_bind(path, place.path()).unwrap();
+        Self(place)
+    }
+}
+
+impl Drop for Alias {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(self.0.path(), flags).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_name_of_a_refused_directory_is_refused_too() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let state = host.state.path();
+    for path in ["/".as_ref(), state, state.parent().unwrap()] {
+        let alias = Alias::of(path);
+        let name = alias.0.path().to_str().unwrap();
+        let made = host.engine.create(SandboxSpec::image(name)).await;
+        assert_eq!(
+            made.unwrap_err().kind(),
+            ErrorKind::PermissionDenied,
+            "{path:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn options_that_the_provider_does_not_know_are_refused() {
     let Some(host) = common::embedded().await else {
@@ -94,4 +135,62 @@ async fn options_that_the_provider_does_not_know_are_refused() {
         .insert("oci".into(), serde_json::json!({ "turbo": true }));
     let error = host.engine.create(spec).await.unwrap_err();
     assert_eq!(error.fact("field"), Some("provider_options.oci"));
+}
+
+#[tokio::test]
+async fn a_paused_sandbox_refuses_what_it_cannot_answer() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let sandbox = host.sandbox().await;
+    soon(sandbox.exec(["true"]).output()).await.unwrap();
+    if let Err(error) = sandbox.pause().await {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        eprintln!("not run: no freezer here");
+        return;
+    }
+    let paused = |error: stacyvm::Error| {
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.to_string().contains("resume"), "{error}");
+    };
+    paused(soon(sandbox.exec(["true"]).output()).await.unwrap_err());
+    paused(soon(sandbox.files().read("/etc/passwd")).await.unwrap_err());
+    paused(soon(sandbox.processes()).await.unwrap_err());
+    // From another process, which has no connection yet.
+    let other = common::open(host.state.path().to_path_buf()).await;
+    let again = other.get(sandbox.id().as_str()).await.unwrap();
+    paused(soon(again.exec(["true"]).output()).await.unwrap_err());
+    soon(again.resume()).await.unwrap();
+    for sandbox in [&sandbox, &again] {
+        let line = sandbox.shell("pgrep -c true; echo on");
+        let seen = soon(line.output()).await.unwrap();
+        assert_eq!(seen.stdout_text(), "0\non\n", "what was refused runs");
+    }
+}
+
+#[tokio::test]
+async fn what_the_caller_asked_for_is_not_lowered() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let preferred = host.sandbox().await;
+    let held = preferred
+        .info()
+        .await
+        .unwrap()
+        .resources
+        .open_files
+        .unwrap();
+    let spec = SandboxSpec::host().open_files(65_536);
+    match host.engine.create(spec.lifetime(Lifetime::Attached)).await {
+        Ok(sandbox) => {
+            let inside = soon(sandbox.shell("ulimit -Hn").output()).await.unwrap();
+            assert_eq!(inside.stdout_text(), "65536\n");
+        }
+        // As many as the profile asks for; it got fewer.
+        Err(error) => {
+            assert_eq!(error.fact("field"), Some("open_files"));
+            assert!(held < 65_536, "{held}");
+        }
+    }
 }

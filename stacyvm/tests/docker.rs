@@ -65,6 +65,7 @@ impl Host {
             id: SandboxId::random(),
             instance: self.instance.clone(),
             spec,
+            open_files_preferred: false,
             ends: None,
             secrets: Secrets::default(),
         }

@@ -21,7 +21,7 @@ type Machine = (u32, &'static [(u32, u32)]);
 /// What a processor runs: its own calls, and those of its 32-bit forerunner.
 /// Whether they exist is the business of other filters.
 const X86: [Machine; 2] = [
-    (AUDIT_X86_64, &[(160, 302), (X32 | 160, X32 | 302)]),
+    (AUDIT_X86_64, &[(160, 302), (X32 + 160, X32 + 302)]),
     (0x4000_0003, &[(75, 340)]),
 ];
 const ARM: [Machine; 2] = [(AUDIT_AARCH64, &[(164, 261)]), (0x4000_0028, &[(75, 369)])];

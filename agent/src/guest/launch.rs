@@ -171,6 +171,7 @@ pub(super) fn explain(
     let errno = error.raw_os_error();
     let command = request.argv.first().map_or(&[][..], |first| first);
     let workdir = request.workdir.as_ref().unwrap_or(&config.workdir);
+    let user = request.user.as_ref().unwrap_or(&config.user);
     let exhausted = matches!(
         errno,
         Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
@@ -185,10 +186,15 @@ pub(super) fn explain(
         ),
         Stage::Terminal => (FailureKind::Internal, "terminal was refused", command),
         Stage::Descriptors => (FailureKind::Internal, "descriptors were refused", command),
-        Stage::Credentials => (FailureKind::Internal, "user was refused", command),
+        Stage::Credentials if errno == Some(libc::EINVAL) => (
+            FailureKind::Invalid,
+            "user or group has a number that this sandbox does not have; use one below 65536",
+            user.as_bytes(),
+        ),
+        Stage::Credentials => (FailureKind::Internal, "user was refused", user.as_bytes()),
         Stage::Workdir => (
             FailureKind::BadWorkdir,
-            "working directory cannot be entered",
+            "working directory must exist and let its user enter; make it, or use another",
             &workdir[..],
         ),
         Stage::Execute => match errno {

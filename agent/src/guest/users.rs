@@ -232,7 +232,10 @@ fn check(part: &str, whole: &str) -> Result<(), Failure> {
 fn unknown(what: &str, name: &str) -> Failure {
     Failure {
         kind: FailureKind::NotFound,
-        message: format!("no such {what} in the sandbox"),
+        message: format!(
+            "no such {what} in the sandbox; use a number, or a name of its /etc/{}",
+            if what == "user" { "passwd" } else { "group" },
+        ),
         subject: Some(subject(name)),
         errno: None,
     }

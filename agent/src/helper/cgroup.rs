@@ -42,15 +42,27 @@ pub(crate) struct Cgroups {
 /// where version 1 holds the controllers.
 fn hierarchies() -> Vec<Hierarchy> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut one = Vec::new();
+    hierarchies_of(&mounts)
+}
+
+/// Those of a `mountinfo`. One that is mounted more than once counts once.
+fn hierarchies_of(mounts: &str) -> Vec<Hierarchy> {
+    let mut one: Vec<Hierarchy> = Vec::new();
     let mut two = None;
+    let mut devices = Vec::new();
     for line in mounts.lines() {
         let Some((left, right)) = line.split_once(" - ") else {
             continue;
         };
-        let mount = left.split(' ').nth(4).unwrap_or_default();
         let mut right = right.split(' ');
-        match (right.next(), right.nth(1)) {
+        let kind = right.next().filter(|kind| kind.starts_with("cgroup"));
+        let device = left.split(' ').nth(2).unwrap_or_default();
+        if kind.is_none() || devices.contains(&device) {
+            continue;
+        }
+        devices.push(device);
+        let mount = left.split(' ').nth(4).unwrap_or_default();
+        match (kind, right.nth(1)) {
             (Some("cgroup"), Some(options)) => {
                 let controllers: Vec<String> = options
                     .split(',')
@@ -512,5 +524,34 @@ impl Cgroups {
             }
         }
         left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hierarchy_that_is_mounted_twice_counts_once() {
+        let mounts = "\
+30 24 0:26 / /sys/fs/cgroup/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
+31 24 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:10 - cgroup cgroup rw,cpu,cpuacct
+32 24 0:28 / /sys/fs/cgroup/systemd rw shared:11 - cgroup cgroup rw,xattr,name=systemd
+33 24 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
+90 33 0:26 / /copy/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
+91 33 0:27 / /copy/cpu rw shared:10 - cgroup cgroup rw,cpu,cpuacct
+";
+        let found = hierarchies_of(mounts);
+        let seen: Vec<_> = found
+            .iter()
+            .map(|h| (h.mount.to_str().unwrap(), h.controllers.join(",")))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("/sys/fs/cgroup/memory", "memory".to_owned()),
+                ("/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct".to_owned()),
+            ]
+        );
     }
 }

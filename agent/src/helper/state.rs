@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
@@ -186,7 +186,7 @@ impl State {
             && left.is_empty()
         {
             // If it fails whoever has the range next looks at what was noted.
-            let _ = rustix::fs::ftruncate(range, 0);
+            let _ = remove_range(range);
         }
         left
     }
@@ -211,6 +211,14 @@ fn range_note(range: &OwnedFd, noted: &mut u64, mut text: &[u8]) -> Result<()> {
         text = &text[count..];
     }
     Ok(())
+}
+
+/// Removes the file of a range, whose lock this helper holds: until it is free
+/// nobody else can make anything of that name mean anything.
+fn remove_range(range: &OwnedFd) -> Result<()> {
+    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", range.as_raw_fd()), Vec::new())
+        .tried("find the file of the range of ids")?;
+    rustix::fs::unlink(path).tried("remove the file of the range of ids")
 }
 
 /// The process number of this program's parent; 0 where it is of another namespace.

@@ -20,9 +20,15 @@ pub(crate) fn version(json: bool) -> Result<u8> {
     Ok(0)
 }
 
-pub(crate) fn completion(shell: clap_complete::Shell) -> Result<u8> {
+pub(crate) fn completion(shell: clap_complete::Shell, json: bool) -> Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut script);
+    if json {
+        let script = String::from_utf8_lossy(&script);
+        let shell = shell.to_string();
+        super::printed(output::json(&json!({ "shell": shell, "script": script })))?;
+        return Ok(0);
+    }
     super::printed(std::io::Write::write_all(
         &mut std::io::stdout().lock(),
         &script,

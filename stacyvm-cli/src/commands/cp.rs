@@ -40,6 +40,12 @@ pub(crate) async fn cp(engine: &Engine, args: &CpArgs, json: bool) -> Result<u8>
     };
     let copy = async {
         match (Side::of(&args.source), Side::of(&args.destination)) {
+            (Side::Sandbox(_, ""), _) | (_, Side::Sandbox(_, "")) => Err(Error::invalid(
+                "path",
+                "",
+                "a path inside the sandbox",
+                "write SANDBOX:PATH; SANDBOX:/ is all of it",
+            )),
             (Side::Host(from), Side::Sandbox(name, to)) => {
                 files(engine, args, name, true)
                     .await?
@@ -152,11 +158,12 @@ async fn unpack(engine: &Engine, args: &CpArgs, name: &str, to: &str) -> Result<
 
 async fn pack(engine: &Engine, args: &CpArgs, name: &str, from: &str) -> Result<LeftOut> {
     let contents = from.ends_with("/.");
+    let follow = args.follow_link || contents || from.ends_with('/');
     let request = ExportRequest {
         user: None,
         path: GuestPath::new(from)?,
         contents,
-        follow: args.follow_link,
+        follow,
     };
     let mut data = files(engine, args, name, false)
         .await?

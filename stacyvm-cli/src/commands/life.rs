@@ -29,12 +29,16 @@ pub(crate) async fn create(engine: &Engine, args: &CreateArgs, json: bool) -> Re
     }
     let making = make(engine, &args.spec, wanted);
     let sandbox = session::unless_interrupted(context.bound(making)).await?;
-    super::printed(if json {
+    let told = super::printed(if json {
         output::json(&sandbox.info().await?)
     } else {
         output::line(sandbox.id().as_str())
-    })?;
-    Ok(0)
+    });
+    if told.is_err() && args.spec.idempotency_key.is_none() {
+        // Nobody knows its id, so nobody would end it.
+        sandbox.kill().await?;
+    }
+    told.map(|()| 0)
 }
 
 pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result<u8> {

@@ -99,6 +99,11 @@ impl fmt::Display for Origin {
     }
 }
 
+/// The most helpers that wait.
+const MOST_PARKED: usize = 64;
+/// The most tries of one call.
+const MOST_ATTEMPTS: u32 = 100;
+
 /// A setting, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
@@ -181,6 +186,7 @@ impl Config {
                 Error::invalid("state_dir", shown, "a directory", "use an absolute path").source(e)
             })?;
         }
+        config.check_numbers_and_roots()?;
         if !config.providers.contains_key(&config.default_provider) {
             let names = config.names();
             return Err(Error::invalid(
@@ -191,6 +197,35 @@ impl Config {
             ));
         }
         Ok(config)
+    }
+
+    fn check_numbers_and_roots(&self) -> Result<()> {
+        if self.parked_helpers > MOST_PARKED {
+            return Err(Error::invalid(
+                "parked_helpers",
+                self.parked_helpers,
+                &format!("0 to {MOST_PARKED}"),
+                "each is two processes that wait; one or two do for most",
+            ));
+        }
+        if !(1..=MOST_ATTEMPTS).contains(&self.attempts) {
+            return Err(Error::invalid(
+                "retry.attempts",
+                self.attempts,
+                &format!("1 to {MOST_ATTEMPTS}"),
+                "1 turns retries off",
+            ));
+        }
+        let mut roots = self.mount_roots.iter().flatten();
+        if let Some(root) = roots.find(|root| !root.is_absolute()) {
+            return Err(Error::invalid(
+                "policy.mount_roots",
+                root.display(),
+                "absolute paths",
+                "begin it with /",
+            ));
+        }
+        Ok(())
     }
 
     fn names(&self) -> String {

@@ -80,6 +80,30 @@ fn a_file_that_is_wrong_says_where_and_what() {
 }
 
 #[test]
+fn a_value_out_of_its_range_is_refused_by_name() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("x.yaml");
+    for (text, field) in [
+        ("parked_helpers: 65\n", "parked_helpers"),
+        ("retry:\n  attempts: 0\n", "retry.attempts"),
+        ("retry:\n  attempts: 101\n", "retry.attempts"),
+        (
+            "policy:\n  mount_roots: [/srv, rel]\n",
+            "policy.mount_roots",
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let named = Overrides {
+            file: Some(file.clone()),
+            ..Overrides::default()
+        };
+        let error = Config::from_parts(&named, environment(home.path())).unwrap_err();
+        assert_eq!(error.fact("field"), Some(field), "{text:?}");
+        assert!(error.fact("remedy").is_some());
+    }
+}
+
+#[test]
 fn a_named_file_must_exist_and_a_file_of_everybody_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("x.yaml");

@@ -89,7 +89,7 @@ impl Refusal {
             None => format!("`{}`", need.capability),
         };
         let remedy = if able.is_empty() {
-            "no configured provider can serve this spec".to_owned()
+            format!("no configured provider can serve it; {}", need.advice())
         } else {
             format!("could be served by {}", able.join(", "))
         };

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::provider::{CreateRequest, Provider as _};
 use crate::sandbox::handle::Sandbox;
-use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::spec::{Profile, SandboxSpec};
 use crate::sandbox::state::Phase;
 use crate::store::{Begin, SandboxRecord};
 
@@ -146,6 +146,8 @@ impl Create {
             id: id.clone(),
             instance: engine.0.instance.clone(),
             spec: filled,
+            open_files_preferred: spec.resources.open_files.is_none()
+                && spec.profile != Profile::Strict,
             ends,
             secrets,
         };

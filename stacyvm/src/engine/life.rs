@@ -11,6 +11,7 @@ use crate::clock::{from_ms, to_ms};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Provider as _;
 use crate::sandbox::handle::Sandbox;
+use crate::sandbox::spec::check_life;
 use crate::sandbox::state::Phase;
 use crate::store::{SandboxRecord, SandboxUpdate};
 
@@ -76,6 +77,7 @@ impl Engine {
         sandbox: &Sandbox,
         by: Duration,
     ) -> Result<Option<SystemTime>> {
+        check_life("ttl", by)?;
         let record = self.load_living(sandbox).await?;
         match record.ends_ms.map(from_ms) {
             None => Ok(None),
@@ -88,10 +90,12 @@ impl Engine {
         sandbox: &Sandbox,
         ttl: Option<Duration>,
     ) -> Result<Option<SystemTime>> {
+        ttl.map_or(Ok(()), |ttl| check_life("ttl", ttl))?;
         // No end at all is more than any longest life.
         if ttl.is_none() && self.0.policy.max_ttl.is_some() {
             self.0.policy.check_ttl(Some(Duration::MAX))?;
         }
+        self.0.policy.check_ttl(ttl)?;
         let ends = ttl.map(|ttl| self.0.clock.now() + ttl);
         self.load_living(sandbox).await?;
         self.set_end(sandbox, ends).await

@@ -27,6 +27,16 @@ enum Met {
 }
 
 impl Need {
+    /// What to do where nobody meets it.
+    pub(super) fn advice(&self) -> &'static str {
+        match self.capability {
+            "image_registry" => {
+                "use `host`, the absolute path of a root directory, or configure a provider that has images, such as docker"
+            }
+            _ => "leave it out, or configure a provider that has it",
+        }
+    }
+
     /// Whether a provider meets it.
     pub(super) fn is_met(&self, capabilities: &Capabilities) -> bool {
         match self.met {

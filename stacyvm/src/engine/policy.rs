@@ -106,7 +106,7 @@ impl Policy {
 
     async fn check_real(&self, field: &str, path: &str, real: &Path) -> Result<()> {
         let refused = |expected: &str, remedy: &str| Err(denied(field, path, expected, remedy));
-        if real == Path::new("/") {
+        if is_among(real, [Path::new("/")]).await {
             return refused("a directory below /", "mount the directory that is needed");
         }
         if ["/proc", "/sys", "/dev"]
@@ -122,7 +122,7 @@ impl Policy {
             let state = tokio::fs::canonicalize(state)
                 .await
                 .unwrap_or_else(|_| state.clone());
-            if real.starts_with(&state) || state.starts_with(real) {
+            if is_among(real, state.ancestors()).await || is_among(&state, real.ancestors()).await {
                 return refused(
                     "a directory that neither contains nor lies in the state directory",
                     "mount another directory",
@@ -144,6 +144,33 @@ impl Policy {
             "a directory beneath `policy.mount_roots`",
             "mount one beneath them, or add a root",
         )
+    }
+}
+
+/// Whether a directory is one of these, under whatever name: one that is mounted
+/// elsewhere too is still the same.
+async fn is_among<'a>(path: &Path, others: impl IntoIterator<Item = &'a Path>) -> bool {
+    let own = identity(path).await;
+    for other in others {
+        if path == other || (own.is_some() && identity(other).await == own) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Device and number of a directory, where the system has such.
+async fn identity(path: &Path) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = tokio::fs::metadata(path).await.ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
     }
 }
 

@@ -29,6 +29,7 @@ fn request() -> CreateRequest {
         id: SandboxId::random(),
         instance: InstanceId::random(),
         spec: SandboxSpec::host(),
+        open_files_preferred: false,
         ends: None,
         secrets: Secrets::default(),
     }

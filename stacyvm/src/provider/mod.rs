@@ -247,6 +247,9 @@ pub struct CreateRequest {
     pub instance: InstanceId,
     /// What it should be, admitted and filled in.
     pub spec: SandboxSpec,
+    /// Whether `spec.resources.open_files` is the profile's wish: where less can be
+    /// had, less is given and told. What the caller asked for is refused then.
+    pub open_files_preferred: bool,
     /// When its life ends, from the spec's TTL.
     pub ends: Option<SystemTime>,
     /// The values of the spec's secrets, by variable. Never stored.

@@ -42,8 +42,13 @@ struct Target {
 enum There {
     Nothing,
     Directory,
-    Other,
+    File,
+    /// What a copy can neither go into nor replace: a device, a socket, a pipe.
+    Special,
 }
+
+/// The most links in a row that a destination may be, as the kernel has it.
+const MAX_LINKS: usize = 40;
 
 impl Files {
     /// Copies a file or directory of the host into the sandbox.
@@ -54,8 +59,11 @@ impl Files {
     ///   a source that ends in `/.` gives its contents only.
     /// - A destination that does not exist becomes the source; its parent must
     ///   exist. With a trailing slash it must be a directory.
-    /// - Links inside are copied as links; modes and times are kept.
-    /// - Sockets and devices in a directory are left out, and told.
+    /// - A destination that is a link is where it points to.
+    /// - Links inside are copied as links; modes and times are kept, set-id bits
+    ///   are not.
+    /// - Sockets and devices in a directory are left out, and told; as source or
+    ///   destination of their own they are refused.
     ///
     /// # Errors
     ///
@@ -71,17 +79,18 @@ impl Files {
         to: impl AsRef<[u8]>,
         options: CopyOptions,
     ) -> Result<LeftOut> {
-        let (from, to) = (from.as_ref(), to.as_ref());
-        GuestPath::new(to)?;
-        let found = look(from, options.follow).map_err(|e| io("find the source", from, e))?;
-        let there = self.there(to).await?;
-        let parent_there = match parent_and_name(to) {
+        let from = from.as_ref();
+        let follow = options.follow || names_what_is_there(from.as_os_str().as_bytes());
+        let found = look(from, follow).map_err(|e| io("find the source", from, e))?;
+        let to = self.beyond_links(to.as_ref()).await?;
+        let there = self.there(&to).await?;
+        let parent_there = match parent_and_name(&to) {
             Some((parent, _)) => self.there(&parent).await?,
             None => There::Directory,
         };
         let target = decide(
             from.as_os_str().as_bytes(),
-            to,
+            &to,
             found.is_dir(),
             there,
             parent_there,
@@ -91,20 +100,19 @@ impl Files {
             user: None,
             path: absolute(from)?.as_os_str().as_bytes().to_vec().into(),
             contents,
-            follow: options.follow,
+            follow,
         };
-        let (data, worker) = local_export(request)?;
-        let own_name = from.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-        let sent = if contents {
+        // A file has its new name in the archive already.
+        let (task, path) = if contents {
             let path = join(&target.directory, &target.name);
-            self.import_tar_with(import(&path, true, options)?, data)
-                .await
-        } else if target.name == own_name {
-            self.import_tar_with(import(&target.directory, false, options)?, data)
-                .await
+            (FileTask::Export(request), path)
         } else {
-            self.import_renamed(&target, own_name, data, options).await
+            let task = FileTask::ExportAs(request, target.name);
+            (task, target.directory)
         };
+        let import = import(&path, contents, options)?;
+        let (data, worker) = local_export(task)?;
+        let sent = self.import_tar_with(import, data).await;
         finish(worker, sent).await
     }
 
@@ -112,7 +120,8 @@ impl Files {
     /// [`copy_in`](Self::copy_in), the other way round.
     ///
     /// Nothing that the sandbox sends leaves the destination: names are taken
-    /// apart and links are never written through.
+    /// apart and links are never written through. So a destination that is a link
+    /// to a file, or to nothing, is refused.
     ///
     /// # Errors
     ///
@@ -129,12 +138,13 @@ impl Files {
     ) -> Result<LeftOut> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let path = GuestPath::new(from)?;
-        let entry = if options.follow {
+        let follow = options.follow || names_what_is_there(from);
+        let entry = if follow {
             self.stat_followed(from).await?
         } else {
             self.stat(from).await?
         };
-        let is_dir = entry.kind == FileKind::Directory || from.ends_with(b"/.");
+        let is_dir = entry.kind == FileKind::Directory;
         let there = there_local(to)?;
         let to_bytes = to.as_os_str().as_bytes();
         let parent_there = match parent_and_name(to_bytes) {
@@ -146,7 +156,7 @@ impl Files {
             user: None,
             path,
             contents: is_dir,
-            follow: options.follow,
+            follow,
         };
         let mut data = self.export_tar_with(request).await?;
         let own_name = parent_and_name(from)
@@ -164,8 +174,11 @@ impl Files {
 
     async fn there(&self, path: &[u8]) -> Result<There> {
         match self.stat_followed(path).await {
-            Ok(entry) if entry.kind == FileKind::Directory => Ok(There::Directory),
-            Ok(_) => Ok(There::Other),
+            Ok(entry) => Ok(match entry.kind {
+                FileKind::Directory => There::Directory,
+                FileKind::Other => There::Special,
+                FileKind::File | FileKind::Link => There::File,
+            }),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) => {
                 Ok(There::Nothing)
             }
@@ -173,29 +186,36 @@ impl Files {
         }
     }
 
-    /// Unpacks one file under another name: beside its place, then moved.
-    async fn import_renamed(
-        &self,
-        target: &Target,
-        own_name: &[u8],
-        data: ByteStream,
-        options: CopyOptions,
-    ) -> Result<()> {
-        let hidden = format!(".stacyvm-{}", crate::id::ExecId::random());
-        let staging = join(&target.directory, hidden.as_bytes());
-        let moved = async {
-            self.import_tar_with(import(&staging, true, options)?, data)
-                .await?;
-            self.rename(
-                join(&staging, own_name),
-                join(&target.directory, &target.name),
-            )
-            .await
-        };
-        let moved = moved.await;
-        // Nothing was made where the first step failed.
-        let _ = self.remove(&staging).await;
-        moved
+    /// The path that a path is a link to, or itself; what it points to need not
+    /// be there.
+    async fn beyond_links(&self, path: &[u8]) -> Result<Vec<u8>> {
+        GuestPath::new(path)?;
+        let mut path = path.to_vec();
+        for _ in 0..MAX_LINKS {
+            let target = match self.stat(&path).await {
+                Ok(entry) if entry.kind == FileKind::Link => entry.target,
+                Ok(_) => None,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotDirectory) =>
+                {
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            let (Some(target), Some((parent, _))) = (target, parent_and_name(&path)) else {
+                return Ok(path);
+            };
+            path = if target.starts_with(b"/") {
+                target
+            } else {
+                join(&parent, &target)
+            };
+        }
+        Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("the destination is a row of more than {MAX_LINKS} links; name what it should lead to"),
+        )
+        .context("destination", String::from_utf8_lossy(&path)))
     }
 }
 
@@ -278,7 +298,11 @@ fn decide(
         Err(Error::new(kind, text).context("destination", String::from_utf8_lossy(to)))
     };
     match (source_is_dir, there) {
-        (true, There::Other) => fail(
+        (_, There::Special) => fail(
+            ErrorKind::InvalidArgument,
+            "the destination is a device, socket or pipe, expected a directory or a file; name another",
+        ),
+        (true, There::File) => fail(
             ErrorKind::NotDirectory,
             "a directory cannot be copied onto a file",
         ),
@@ -297,14 +321,14 @@ fn decide(
             ErrorKind::NotFound,
             "the destination directory does not exist",
         ),
-        (false, There::Other) if to.ends_with(b"/") => {
+        (false, There::File) if to.ends_with(b"/") => {
             fail(ErrorKind::NotDirectory, "the destination is no directory")
         }
         (_, There::Nothing) if parent != There::Directory => fail(
             ErrorKind::NotFound,
             "the directory of the destination does not exist",
         ),
-        (_, There::Nothing | There::Other) => split(to).map_or_else(
+        (_, There::Nothing | There::File) => split(to).map_or_else(
             || fail(ErrorKind::IsDirectory, "the destination is a directory"),
             Ok,
         ),
@@ -354,14 +378,29 @@ fn import(path: &[u8], parents: bool, options: CopyOptions) -> Result<ImportRequ
 }
 
 fn there_local(path: &Path) -> Result<There> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(There::Directory),
-        Ok(_) => Ok(There::Other),
+    let there = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(There::Directory),
+        Ok(found) if !found.is_file() => return Ok(There::Special),
+        Ok(_) => There::File,
         Err(error) if matches!(error.kind(), IoKind::NotFound | IoKind::NotADirectory) => {
-            Ok(There::Nothing)
+            There::Nothing
         }
-        Err(error) => Err(io("look at the destination", path, error)),
+        Err(error) => return Err(io("look at the destination", path, error)),
+    };
+    // An earlier copy may have brought it from the sandbox.
+    if path.is_symlink() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "the destination is a link, which no copy is written through; remove it, or name what it points to",
+        )
+        .context("path", path.display()));
     }
+    Ok(there)
+}
+
+/// Whether a path ends so that a link in its last place is followed.
+fn names_what_is_there(path: &[u8]) -> bool {
+    path.ends_with(b"/") || path.ends_with(b"/.")
 }
 
 fn look(path: &Path, follow: bool) -> std::io::Result<std::fs::Metadata> {
@@ -429,8 +468,8 @@ fn start(task: FileTask) -> Result<(UnixStream, Worker)> {
     Ok((ours, worker))
 }
 
-fn local_export(request: message::ExportRequest) -> Result<(ByteStream, Worker)> {
-    let (socket, worker) = start(FileTask::Export(request))?;
+fn local_export(task: FileTask) -> Result<(ByteStream, Worker)> {
+    let (socket, worker) = start(task)?;
     let data = stream::try_unfold(socket, async |mut socket| {
         let mut buffer = BytesMut::with_capacity(256 * 1024);
         let read = socket.read_buf(&mut buffer).await;
@@ -505,159 +544,29 @@ async fn local_import(
     finish(worker, sent).await.map(drop)
 }
 
-/// The worker's failure comes first: it is the cause of the other side's.
+/// What failed first is told: of the two ends of the channel the other one
+/// only saw it closed.
 async fn finish(worker: Worker, other: Result<()>) -> Result<LeftOut> {
     let told = worker.await.map(|told| (told.failure, told.left_out));
     match told {
         Ok((None, left_out)) => other.map(|()| left_out),
         Ok((Some(failure), _)) => match other {
-            // The other side stopped first; our worker only saw a closed channel.
-            Err(error) if error.kind() != ErrorKind::Cancelled => Err(error),
+            Err(error) if error.kind() != ErrorKind::Cancelled && saw_the_end(&failure) => {
+                Err(error)
+            }
             _ => Err(crate::agent::failure_error(&failure)),
         },
         Err(error) => Err(Error::new(ErrorKind::Internal, "the copy stopped").source(error)),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// From, to, whether the source is a directory, what is at the target and
-    /// at its parent, and where it goes.
-    type Case = (
-        &'static str,
-        &'static str,
-        bool,
-        There,
-        There,
-        Option<(&'static str, &'static str)>,
-    );
-
-    #[test]
-    fn a_link_from_an_earlier_copy_is_not_followed() {
-        let host = tempfile::tempdir().unwrap();
-        std::fs::create_dir(host.path().join("victim")).unwrap();
-        std::os::unix::fs::symlink("victim", host.path().join("result")).unwrap();
-        let target = |name: &[u8]| Target {
-            directory: host.path().as_os_str().as_bytes().to_vec(),
-            name: name.to_vec(),
-        };
-        let refused = LocalDirectory::open(&target(b"result")).err().unwrap();
-        assert_eq!(refused.kind(), ErrorKind::NotDirectory);
-        assert!(LocalDirectory::open(&target(b"new")).is_ok());
-        assert!(host.path().join("new").is_dir());
-    }
-
-    /// One member of a ustar archive, and its content.
-    fn member(name: &str, letter: u8, link: &str, content: &[u8]) -> Vec<u8> {
-        let mut block = vec![0_u8; 512];
-        let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
-        put(0, name.as_bytes());
-        put(100, b"0000644\0");
-        put(124, format!("{:011o}\0", content.len()).as_bytes());
-        put(148, b"        ");
-        put(156, &[letter]);
-        put(157, link.as_bytes());
-        put(257, b"ustar\x0000");
-        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        block.extend(content);
-        block.resize(block.len().next_multiple_of(512), 0);
-        block
-    }
-
-    #[tokio::test]
-    async fn an_archive_of_one_file_holds_that_file_and_nothing_else() {
-        let host = tempfile::tempdir().unwrap();
-        let place = async |target: &str, kind: FileKind, members: &[Vec<u8>]| {
-            let target = Target {
-                directory: host.path().as_os_str().as_bytes().to_vec(),
-                name: target.as_bytes().to_vec(),
-            };
-            let mut archive = members.concat();
-            archive.resize(archive.len() + 1024, 0);
-            let mut data = Archive::from(stream::iter([Ok(archive.into())]).boxed());
-            place_one(
-                &target,
-                b"f".to_vec(),
-                kind,
-                &mut data,
-                CopyOptions::default(),
-            )
-            .await
-        };
-        let left = || {
-            let names = std::fs::read_dir(host.path()).unwrap();
-            let mut names: Vec<_> = names.map(|e| e.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        let file = || member("f", b'0', "", b"content");
-        let link = || member("f", b'2', "/etc/passwd", b"");
-        let hostile: Vec<(FileKind, Vec<Vec<u8>>)> = vec![
-            (FileKind::File, vec![]),
-            (FileKind::File, vec![member("g", b'0', "", b"x")]),
-            (FileKind::File, vec![file(), member("g", b'0', "", b"x")]),
-            (FileKind::File, vec![member("g", b'0', "", b"x"), file()]),
-            (FileKind::File, vec![file(), file()]),
-            (FileKind::File, vec![file(), member("h", b'1', "f", b"")]),
-            (FileKind::File, vec![member("f", b'1', "f", b"")]),
-            (FileKind::File, vec![file(), member("d/", b'5', "", b"")]),
-            (FileKind::File, vec![member("./", b'5', "", b""), file()]),
-            (FileKind::File, vec![member("f/", b'5', "", b"")]),
-            (FileKind::File, vec![member("f/f", b'0', "", b"x")]),
-            (FileKind::File, vec![member("../f", b'0', "", b"x")]),
-            (FileKind::File, vec![member("f", b'6', "", b"")]),
-            (FileKind::File, vec![link()]),
-            (FileKind::Link, vec![file()]),
-        ];
-        for target in ["f", "other"] {
-            for (kind, members) in &hostile {
-                let refused = place(target, *kind, members).await.unwrap_err();
-                assert_eq!(left(), [""; 0], "{kind:?} {members:?}: {refused}");
-            }
-        }
-        place("f", FileKind::File, &[file()]).await.unwrap();
-        place("other", FileKind::Link, &[link()]).await.unwrap();
-        assert_eq!(left(), ["f", "other"]);
-        assert_eq!(std::fs::read(host.path().join("f")).unwrap(), b"content");
-        // What has the name already is replaced, not written through.
-        place("other", FileKind::File, &[file()]).await.unwrap();
-        assert_eq!(
-            std::fs::read(host.path().join("other")).unwrap(),
-            b"content"
-        );
-    }
-
-    #[test]
-    fn a_destination_is_decided_as_docker_cp_does() {
-        use There::{Directory as D, Nothing as N, Other as O};
-        let table: &[Case] = &[
-            ("a", "/d", false, D, D, Some(("/d", "a"))),
-            ("a", "/x", false, N, D, Some(("/", "x"))),
-            ("a", "/x", false, O, D, Some(("/", "x"))),
-            ("a", "/x/", false, N, D, None),
-            ("a", "/x/", false, O, D, None),
-            ("a", "/n/x", false, N, N, None),
-            ("d", "/t", true, D, D, Some(("/t", "d"))),
-            ("d/", "/t", true, D, D, Some(("/t", "d"))),
-            ("d/.", "/t", true, D, D, Some(("/t", "."))),
-            ("d", "/t", true, N, D, Some(("/", "t"))),
-            ("d/.", "/t/u", true, N, D, Some(("/t", "u"))),
-            ("d", "/t", true, O, D, None),
-            ("d", "/n/t", true, N, N, None),
-        ];
-        for (from, to, is_dir, there, parent, expected) in table {
-            let got = decide(from.as_bytes(), to.as_bytes(), *is_dir, *there, *parent).ok();
-            let got = got.map(|t| {
-                (
-                    String::from_utf8(t.directory).unwrap(),
-                    String::from_utf8(t.name).unwrap(),
-                )
-            });
-            let expected = expected.map(|(a, b)| (a.to_owned(), b.to_owned()));
-            assert_eq!(got, expected, "{from} to {to}");
-        }
-    }
+/// Whether a worker failed as its channel was closed.
+fn saw_the_end(failure: &Failure) -> bool {
+    use rustix::io::Errno;
+    let closed = [Errno::PIPE, Errno::CONNRESET].map(Errno::raw_os_error);
+    failure.kind == message::FailureKind::BadArchive
+        || failure.errno.is_some_and(|errno| closed.contains(&errno))
 }
+
+#[cfg(test)]
+mod tests;

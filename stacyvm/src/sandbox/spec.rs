@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exec::{check_absolute, check_user, check_variable_name};
 use crate::error::{Error, Result};
-use crate::units::serde_duration;
+use crate::units::{LONGEST, format_duration, serde_duration};
 
 /// What a sandbox should be. One type for Rust, files, the wire and the
 /// bindings; unknown fields are refused.
@@ -35,7 +35,8 @@ pub struct SandboxSpec {
     pub env: BTreeMap<String, String>,
     /// The user of commands that name none: `name`, `uid`, `name:group` or `uid:gid`.
     pub user: Option<String>,
-    /// The directory of commands that name none; made if missing. `/workspace` if none.
+    /// The directory of commands that name none, `/workspace` if none. Made if it is
+    /// missing and root inside may make it there; else commands fail with `not_found`.
     pub workdir: Option<String>,
     /// What root inside may do.
     pub privileges: Privileges,
@@ -314,14 +315,7 @@ impl SandboxSpec {
             check_absolute("workdir", workdir)?;
         }
         for (field, value) in [("ttl", self.ttl), ("idle_timeout", self.idle_timeout)] {
-            if value.is_some_and(|d| d < Duration::from_secs(1)) {
-                return Err(Error::invalid(
-                    field,
-                    crate::units::format_duration(value.unwrap_or_default()),
-                    "at least 1s",
-                    "leave it out for no end",
-                ));
-            }
+            value.map_or(Ok(()), |value| check_life(field, value))?;
         }
         self.check_mounts()?;
         for (index, port) in self.ports.iter().enumerate() {
@@ -487,6 +481,19 @@ impl SandboxSpec {
     }
 }
 
+/// A time to live: long enough to be used, and short enough to have an end.
+pub(crate) fn check_life(field: &str, value: Duration) -> Result<()> {
+    if (Duration::from_secs(1)..=LONGEST).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        field,
+        format_duration(value),
+        "1s to 100 years",
+        "leave it out for no end",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -542,6 +549,7 @@ mod tests {
             (host().workdir("tmp"), "workdir"),
             (host().user("a b"), "user"),
             (host().ttl(Duration::ZERO), "ttl"),
+            (host().ttl(Duration::MAX), "ttl"),
             (host().env("", "x"), "env"),
             (host().label("stacyvm.tenant", "x"), "labels"),
             (

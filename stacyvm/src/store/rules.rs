@@ -140,7 +140,10 @@ pub(super) fn check_same_exit(exec: &ExecId, known: ExitStatus, told: ExitStatus
 }
 
 pub(super) fn no_sandbox(id: &SandboxId) -> Error {
-    Error::new(ErrorKind::NotFound, format!("no sandbox {id}")).context("sandbox", id)
+    let message = format!(
+        "no sandbox {id} in this store; check the id, and which state directory it was made with"
+    );
+    Error::new(ErrorKind::NotFound, message).context("sandbox", id)
 }
 
 pub(super) fn no_exec(exec: &ExecId) -> Error {
@@ -150,7 +153,7 @@ pub(super) fn no_exec(exec: &ExecId) -> Error {
 pub(super) fn sandbox_exists(id: &SandboxId) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,
-        format!("sandbox {id} exists already, expected a new id"),
+        format!("sandbox {id} exists already, expected a new id; choose another or leave it out"),
     )
     .context("sandbox", id)
 }

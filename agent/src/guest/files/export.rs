@@ -19,6 +19,8 @@ use crate::protocol::message::{self, ExportRequest, Failure, FailureKind, LeftOu
 const GATHER: usize = CHUNK;
 /// Content up to this size is gathered with its header.
 const SMALL: u64 = 64 * 1024;
+/// The most of a file whose size is not known before it is read.
+const MAX_UNSIZED: usize = 16 * 1024 * 1024;
 const READ_FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -27,6 +29,7 @@ const READ_FILE: OFlags = OFlags::RDONLY
 
 pub(super) fn export(
     request: &ExportRequest,
+    name: Option<&[u8]>,
     data: BorrowedFd<'_>,
     replies: &mut Replies<'_>,
 ) -> Result<Answer, Failure> {
@@ -36,10 +39,10 @@ pub(super) fn export(
         b"" | b"." | b".." => b".".to_vec(),
         name => name.to_vec(),
     };
-    let name = if request.contents {
-        b".".to_vec()
-    } else {
-        last
+    let name = match name {
+        Some(name) => name.to_vec(),
+        None if request.contents => b".".to_vec(),
+        None => last,
     };
     let mut sender = Sender::new(data, whole);
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -228,6 +231,9 @@ impl<'a> Sender<'a> {
             self.links.insert(id, name.to_vec());
         }
         let size = entry::size(&stat);
+        if size == 0 {
+            return self.unsized_file(file, &stat, name);
+        }
         self.header(b'0', &stat, name, b"", size)?;
         let sent = if size <= SMALL {
             self.gather(file, size).map_err(&fail)?
@@ -240,6 +246,34 @@ impl<'a> Sender<'a> {
             self.shrunk.get_or_insert_with(|| name.to_vec());
             self.zeros(size - sent)?;
         }
+        tar::pad(&mut self.gathered, size);
+        Ok(())
+    }
+
+    /// Sends a file that says it is empty. Those that the kernel makes up, such
+    /// as in `/proc`, say so and are not.
+    fn unsized_file(&mut self, file: &OwnedFd, stat: &Stat, name: &[u8]) -> Result<(), Failure> {
+        let mut content = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            match rustix::io::read(file, &mut part) {
+                // One that would wait has nothing to copy.
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(count) if content.len() + count > MAX_UNSIZED => {
+                    return Err(failure::new(
+                        FailureKind::Invalid,
+                        "a file without a known size holds more than 16 MiB; read it with a command instead",
+                        Some(name),
+                    ));
+                }
+                Ok(count) => content.extend_from_slice(&part[..count]),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Self::fail(name)(errno)),
+            }
+        }
+        let size = content.len() as u64;
+        self.header(b'0', stat, name, b"", size)?;
+        self.gathered.extend_from_slice(&content);
         tar::pad(&mut self.gathered, size);
         Ok(())
     }

@@ -54,6 +54,9 @@ pub enum FileTask {
     Watch(WatchRequest),
     /// Sends a path as a tar stream.
     Export(ExportRequest),
+    /// The same, with a name of its own for what is sent. No request asks for
+    /// it; hosts do, for a copy that gets another name.
+    ExportAs(ExportRequest, Vec<u8>),
     /// Unpacks a tar stream.
     Import(ImportRequest),
     /// Unpacks a tar stream that must hold this one member and nothing else.
@@ -111,7 +114,7 @@ impl FileTask {
             Self::Read(request) => request.user.as_deref(),
             Self::Write(request) => request.user.as_deref(),
             Self::Watch(request) => request.user.as_deref(),
-            Self::Export(request) => request.user.as_deref(),
+            Self::Export(request) | Self::ExportAs(request, _) => request.user.as_deref(),
             Self::Import(request) | Self::ImportOne(request, _) => request.user.as_deref(),
         }
     }
@@ -144,7 +147,10 @@ pub fn transfer(task: &FileTask, data: BorrowedFd<'_>, reply: &mut dyn FnMut(Kin
         FileTask::Read(request) => read::read(request, data, &mut replies),
         FileTask::Write(request) => write::write(request, data),
         FileTask::Watch(request) => watch::watch(request, data, &mut replies),
-        FileTask::Export(request) => export::export(request, data, &mut replies),
+        FileTask::Export(request) => export::export(request, None, data, &mut replies),
+        FileTask::ExportAs(request, name) => {
+            export::export(request, Some(name), data, &mut replies)
+        }
         FileTask::Import(request) => import::import(request, None, data),
         FileTask::ImportOne(request, expected) => import::import(request, Some(expected), data),
     };

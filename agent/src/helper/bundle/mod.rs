@@ -146,7 +146,9 @@ impl Start<'_> {
         if status != Some(0) {
             return Err(self.refused(&directory));
         }
-        let text = fs::read_to_string(directory.join(PID_FILE)).tried("read the runtime's pid")?;
+        let text = fs::read_to_string(directory.join(PID_FILE)).tried(
+            "find the process that the runtime should have made; is it an OCI runtime? (its pid file)",
+        )?;
         let pid = text.trim().parse().ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| {
             Failed::new(FailedKind::Internal, "the runtime wrote no process number")

@@ -124,6 +124,17 @@ async fn an_end_is_moved_where_it_binds_and_on_record() {
     let ends = sandbox.set_ttl(Some(Duration::from_secs(5))).await.unwrap();
     assert_eq!(ends.map(to_ms), Some(now + 15_000));
     assert_eq!(world.provider.count(OperationKind::SetDeadline), 2);
+    for life in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
+        for refused in [
+            sandbox.set_ttl(Some(life)).await,
+            sandbox.extend(life).await,
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{life:?}");
+            assert_eq!(error.fact("field"), Some("ttl"), "{life:?}");
+        }
+    }
+    assert_eq!(world.provider.count(OperationKind::SetDeadline), 2);
     assert_eq!(sandbox.set_ttl(None).await.unwrap(), None);
     assert_eq!(sandbox.extend(Duration::from_secs(5)).await.unwrap(), None);
 }

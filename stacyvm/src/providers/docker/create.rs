@@ -309,6 +309,7 @@ mod tests {
             id: SandboxId::random(),
             instance: InstanceId::random(),
             spec,
+            open_files_preferred: false,
             ends: None,
             secrets: Secrets::default(),
         }

@@ -15,7 +15,9 @@ pub(super) fn map(error: Docker) -> Error {
             status_code,
             message,
         } => answered(status_code, message.trim()),
-        Docker::SocketNotFoundError(path) => unavailable(format!("no docker engine at {path}")),
+        Docker::SocketNotFoundError(path) => unavailable(format!(
+            "no docker engine at {path}; start it, or name another with DOCKER_HOST"
+        )),
         Docker::RequestTimeoutError => unavailable("the docker engine did not answer in time"),
         Docker::JsonDataError { .. } | Docker::JsonSerdeError { .. } => Error::new(
             ErrorKind::Incompatible,

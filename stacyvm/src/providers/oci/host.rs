@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
+use crate::error::{Error, Result};
 use crate::provider::{Capabilities, Finding, Isolation, KillScope, Level, ProbeReport, Signals};
 
 /// What was found out when the provider was opened.
@@ -96,6 +97,25 @@ impl Host {
         }
     }
 
+    /// Fails where nothing can be made.
+    pub(super) fn check(&self) -> Result<()> {
+        let report = self.probe();
+        let needed = ["root", "user_namespaces"];
+        let lacking = report
+            .findings
+            .iter()
+            .find(|finding| !finding.fine && needed.contains(&finding.subject.as_str()));
+        match lacking {
+            Some(finding) if !report.usable => Err(Error::unsupported(format!(
+                "the embedded provider cannot run here: {} is {}; {}, or use another provider",
+                finding.subject, finding.seen, finding.remedy
+            ))
+            .context("need", &finding.subject)
+            .context("remedy", &finding.remedy)),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn probe(&self) -> ProbeReport {
         let finding = |subject: &str, fine: bool, seen: &str, remedy: &str| Finding {
             subject: subject.to_owned(),
@@ -147,4 +167,39 @@ fn mke2fs() -> bool {
     ["/sbin/mke2fs", "/usr/sbin/mke2fs"]
         .iter()
         .any(|path| Path::new(path).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_cannot_says_what_it_lacks() {
+        let able = Host {
+            root: true,
+            user_namespaces: true,
+            ..Host::look()
+        };
+        able.check().unwrap();
+        for (host, need) in [
+            (
+                Host {
+                    root: false,
+                    ..able.clone()
+                },
+                "root",
+            ),
+            (
+                Host {
+                    user_namespaces: false,
+                    ..able
+                },
+                "user_namespaces",
+            ),
+        ] {
+            let error = host.check().unwrap_err();
+            assert_eq!(error.fact("need"), Some(need));
+            assert!(!error.fact("remedy").unwrap().is_empty());
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::error::system;
 use super::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::CreateRequest;
-use crate::sandbox::spec::{MountSource, PROFILE_OPEN_FILES, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
 
 /// The user that supervisors inside run as; no command may be this user.
 const SUPERVISOR_UID: u32 = 65_000;
@@ -62,7 +62,7 @@ pub(super) fn prepare(
     let attainable = attainable_open_files();
     if let Some(asked) = spec.resources.open_files
         && asked > attainable
-        && asked != PROFILE_OPEN_FILES
+        && !request.open_files_preferred
     {
         return Err(Error::unsupported(format!(
             "open_files is `{asked}`, expected at most {attainable} on this host; raise its hard limit (ulimit -Hn) or ask for less"

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ use program::{Program, unexpected};
 use runtime::Runtime;
 
 const NAME: &str = "oci";
+
+/// How long an agent may take before its helper is asked whether it stands still.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The embedded provider. Cheap to share; one for each state directory.
 #[derive(Debug)]
@@ -121,6 +124,29 @@ impl Oci {
             .await
     }
 
+    /// Has the agent do something. One that stands still does not even refuse it,
+    /// so after a while the helper is asked whether it does.
+    async fn on_agent<T, F>(&self, id: &SandboxId, call: impl FnOnce(AgentClient) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let work = async { call(self.agent(id).await?).await };
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+        let report = self.ask(id, MonitorRequest::Inspect).await;
+        if matches!(report, Ok(FromHelper::Report(Report { paused: true, .. }))) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the sandbox is paused, expected a running one; resume it",
+            ));
+        }
+        work.await
+    }
+
     async fn ask(&self, id: &SandboxId, request: MonitorRequest) -> Result<FromHelper> {
         let directory = self.sandboxes.find(id)?;
         monitor::ask(&directory, request)
@@ -154,7 +180,7 @@ impl Oci {
             if sweep::sweep(&self.sandboxes, id.as_str()).await? {
                 return Ok(());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Err(
             Error::new(ErrorKind::Timeout, "the sandbox's helper does not end")
@@ -226,10 +252,14 @@ impl Provider for Oci {
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
+        self.host.check()?;
         if self.sandboxes.find_name(request.id.as_str())?.is_some() {
             return Err(Error::new(
                 ErrorKind::Conflict,
-                format!("a sandbox {} exists already", request.id),
+                format!(
+                    "a sandbox {} exists already, expected a new id; choose another or leave it out",
+                    request.id
+                ),
             ));
         }
         if let Some(options) = request.spec.provider_options.get(NAME) {
@@ -375,7 +405,8 @@ impl Provider for Oci {
             ))
             .context("field", "tty"));
         }
-        self.agent(id).await?.exec(spec).await
+        self.on_agent(id, |agent| async move { agent.exec(spec).await })
+            .await
     }
 
     async fn attach(
@@ -385,11 +416,13 @@ impl Provider for Oci {
         exec: &ExecId,
         options: AttachOptions,
     ) -> Result<ExecSession> {
-        self.agent(id).await?.attach(exec, options).await
+        self.on_agent(id, |agent| async move { agent.attach(exec, options).await })
+            .await
     }
 
     async fn list_execs(&self, _cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>> {
-        self.agent(id).await?.list_execs().await
+        self.on_agent(id, |agent| async move { agent.list_execs().await })
+            .await
     }
 
     async fn signal_exec(
@@ -400,7 +433,10 @@ impl Provider for Oci {
         signal: i32,
         scope: SignalScope,
     ) -> Result<()> {
-        self.agent(id).await?.signal_exec(exec, signal, scope).await
+        self.on_agent(id, |agent| async move {
+            agent.signal_exec(exec, signal, scope).await
+        })
+        .await
     }
 
     async fn file(
@@ -409,7 +445,8 @@ impl Provider for Oci {
         id: &SandboxId,
         request: &FileRequest,
     ) -> Result<FileReply> {
-        self.agent(id).await?.file(request).await
+        self.on_agent(id, |agent| async move { agent.file(request).await })
+            .await
     }
 
     async fn read_file(
@@ -418,7 +455,8 @@ impl Provider for Oci {
         id: &SandboxId,
         request: &ReadRequest,
     ) -> Result<(FileEntry, ByteStream)> {
-        self.agent(id).await?.read_file(request).await
+        self.on_agent(id, |agent| async move { agent.read_file(request).await })
+            .await
     }
 
     async fn write_file(
@@ -428,7 +466,11 @@ impl Provider for Oci {
         request: &WriteRequest,
         data: ByteStream,
     ) -> Result<FileEntry> {
-        self.agent(id).await?.write_file(request, data).await
+        self.on_agent(
+            id,
+            |agent| async move { agent.write_file(request, data).await },
+        )
+        .await
     }
 
     async fn watch(
@@ -437,7 +479,8 @@ impl Provider for Oci {
         id: &SandboxId,
         request: &WatchRequest,
     ) -> Result<BoxStream<Result<WatchEvent>>> {
-        self.agent(id).await?.watch(request).await
+        self.on_agent(id, |agent| async move { agent.watch(request).await })
+            .await
     }
 
     async fn export_tar(
@@ -446,7 +489,8 @@ impl Provider for Oci {
         id: &SandboxId,
         request: &ExportRequest,
     ) -> Result<Archive> {
-        self.agent(id).await?.export_tar(request).await
+        self.on_agent(id, |agent| async move { agent.export_tar(request).await })
+            .await
     }
 
     async fn import_tar(
@@ -456,15 +500,21 @@ impl Provider for Oci {
         request: &ImportRequest,
         data: ByteStream,
     ) -> Result<()> {
-        self.agent(id).await?.import_tar(request, data).await
+        self.on_agent(
+            id,
+            |agent| async move { agent.import_tar(request, data).await },
+        )
+        .await
     }
 
     async fn dial(&self, _cx: &Context, id: &SandboxId, port: u16) -> Result<Connection> {
-        self.agent(id).await?.dial(port).await
+        self.on_agent(id, |agent| async move { agent.dial(port).await })
+            .await
     }
 
     async fn listen(&self, _cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener> {
-        self.agent(id).await?.listen(port).await
+        self.on_agent(id, |agent| async move { agent.listen(port).await })
+            .await
     }
 
     async fn endpoint(&self, _cx: &Context, _id: &SandboxId, _port: u16) -> Result<Endpoint> {
@@ -474,7 +524,8 @@ impl Provider for Oci {
     }
 
     async fn processes(&self, _cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
-        self.agent(id).await?.processes().await
+        self.on_agent(id, |agent| async move { agent.processes().await })
+            .await
     }
 
     async fn usage(&self, _cx: &Context, id: &SandboxId) -> Result<Usage> {

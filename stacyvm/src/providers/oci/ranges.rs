@@ -3,7 +3,7 @@
 //! A range is a file in a directory that only root can enter, and whoever holds
 //! the lock of that file has the range. The lock travels to the helper with its
 //! first packet and is the kernel's to free: when the helper ends, however it
-//! ends. A helper notes in the file which cgroups its sandbox is in, and empties
+//! ends. A helper notes in the file which cgroups its sandbox is in, and removes
 //! it when nothing of the sandbox is left. So after a helper that was killed the
 //! note tells whether somebody still runs with users of the range.
 
@@ -134,15 +134,9 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
 
 /// Takes the lock of a range, unless somebody has it or its users still run.
 fn claim(directory: &OwnedFd, number: u32) -> Result<Option<OwnedFd>> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let name = format!("range-{number:04x}");
-    let lock = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|e| system("open the lock of a range of users", e))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Ok(None),
-        Err(errno) => return Err(system("lock a range of users", errno)),
-    }
+    let Some(lock) = lock(directory, &format!("range-{number:04x}"))? else {
+        return Ok(None);
+    };
     let note = read(&lock).map_err(|e| system("read the note of a range of users", e))?;
     if !note.is_empty() {
         let note = String::from_utf8_lossy(&note);
@@ -156,6 +150,27 @@ fn claim(directory: &OwnedFd, number: u32) -> Result<Option<OwnedFd>> {
             .map_err(|e| system("clear the note of a range of users", e))?;
     }
     Ok(Some(lock))
+}
+
+/// The locked file of this name, unless somebody else has locked it. A helper
+/// removes the file while it holds the lock, so who gets the lock of a file
+/// that has gone looks for the one that took its place.
+fn lock(directory: &OwnedFd, name: &str) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    loop {
+        let lock = rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| system("open the lock of a range of users", e))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(system("lock a range of users", errno)),
+        }
+        let stat = rustix::fs::fstat(&lock)
+            .map_err(|e| system("look at the lock of a range of users", e))?;
+        if stat.st_nlink > 0 {
+            return Ok(Some(lock));
+        }
+    }
 }
 
 /// What is in a file; one call where nothing is, as a rule.
@@ -313,14 +328,78 @@ mod tests {
         std::fs::remove_dir(cgroup).unwrap();
     }
 
+    /// As by a helper whose sandbox is gone, between another's open and its lock.
+    #[test]
+    fn the_lock_of_a_file_that_has_gone_is_not_the_lock_of_its_range() {
+        let home = tempfile::tempdir().unwrap();
+        let ranges = ranges(&home, 1);
+        let file = ranges.directory.join("range-0000");
+        for _ in 0..200 {
+            let taken = std::thread::scope(|scope| {
+                let old = ranges.take(0).unwrap();
+                let taker = scope.spawn(|| ranges.take(0));
+                std::fs::remove_file(&file).unwrap();
+                drop(old);
+                taker.join().unwrap()
+            });
+            if taken.is_ok() {
+                assert!(ranges.take(0).is_err(), "given twice");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_range_whose_sandbox_ended() {
+        use super::super::{Oci, OciConfig};
+        use crate::context::Context;
+        use crate::provider::Provider as _;
+
+        if !rustix::process::geteuid().is_root() {
+            println!("not run: the embedded provider needs root");
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let provider = Oci::open(OciConfig::new(home.path())).await.unwrap();
+        let request = request();
+        let observed = provider
+            .create(&Context::default(), &request)
+            .await
+            .unwrap();
+        let first = first_of(observed.host_pid.unwrap());
+        let file = Path::new(DIRECTORY).join(format!("range-{:04x}", (first - FIRST) / USERS));
+        assert!(file.exists());
+        provider
+            .destroy(&Context::default(), &request.id)
+            .await
+            .unwrap();
+        // Another sandbox may have it by now.
+        assert!(!file.exists() || File::open(&file).unwrap().try_lock().is_err());
+    }
+
+    fn request() -> crate::provider::CreateRequest {
+        use crate::sandbox::spec::{Lifetime, SandboxSpec};
+        crate::provider::CreateRequest {
+            id: crate::id::SandboxId::random(),
+            instance: crate::id::InstanceId::random(),
+            spec: SandboxSpec::host().lifetime(Lifetime::Detached),
+            open_files_preferred: true,
+            ends: None,
+            secrets: crate::provider::Secrets::default(),
+        }
+    }
+
+    /// The first user of the sandbox of an agent.
+    fn first_of(agent: u32) -> u32 {
+        let map = std::fs::read_to_string(format!("/proc/{agent}/uid_map")).unwrap();
+        map.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// On the ranges of this machine, as a provider uses them.
     #[tokio::test]
     async fn a_killed_helper_frees_its_range_only_when_the_sandbox_is_gone() {
         use super::super::{Oci, OciConfig};
         use crate::context::Context;
-        use crate::id::{InstanceId, SandboxId};
-        use crate::provider::{CreateRequest, Provider as _};
-        use crate::sandbox::spec::{Lifetime, SandboxSpec};
+        use crate::provider::Provider as _;
 
         if !rustix::process::geteuid().is_root() {
             println!("not run: the embedded provider needs root");
@@ -329,17 +408,10 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let provider = Oci::open(OciConfig::new(home.path())).await.unwrap();
         let context = Context::default();
-        let request = CreateRequest {
-            id: SandboxId::random(),
-            instance: InstanceId::random(),
-            spec: SandboxSpec::host().lifetime(Lifetime::Detached),
-            ends: None,
-            secrets: crate::provider::Secrets::default(),
-        };
+        let request = request();
         let observed = provider.create(&context, &request).await.unwrap();
         let agent = observed.host_pid.unwrap();
-        let map = std::fs::read_to_string(format!("/proc/{agent}/uid_map")).unwrap();
-        let first: u32 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let first = first_of(agent);
         let ranges = Ranges::of_this_machine();
         let again = || ranges.take((first - FIRST) / USERS).unwrap().first() == first;
         assert!(!again(), "given twice");

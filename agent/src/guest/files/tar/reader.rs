@@ -8,6 +8,8 @@ use super::{BLOCK, MAX_EXTENDED, MAX_NAME, Member, MemberKind, pax};
 
 /// Bytes read from the source at once.
 const BUFFER: usize = 256 * 1024;
+/// How files of gzip, bzip2, xz and zstd begin.
+const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
 /// Bytes of global records that are kept.
 const MAX_GLOBAL: usize = 64 * 1024;
 
@@ -49,6 +51,7 @@ pub struct Reader<R> {
     /// Bytes after that content up to the next block.
     padding: u64,
     global: Records,
+    at_beginning: bool,
     ended: bool,
 }
 
@@ -68,6 +71,7 @@ impl<R: Read> Reader<R> {
             left: 0,
             padding: 0,
             global: Records::new(),
+            at_beginning: true,
             ended: false,
         }
     }
@@ -89,7 +93,17 @@ impl<R: Read> Reader<R> {
             self.skip(self.left.saturating_add(self.padding))?;
             (self.left, self.padding) = (0, 0);
             let mut block = [0; BLOCK];
-            self.fill(&mut block)?;
+            let filled = self.fill(&mut block);
+            if std::mem::take(&mut self.at_beginning)
+                && COMPRESSED.iter().any(|magic| block.starts_with(magic))
+                && (filled.is_err() || !header::checksum_is_right(&block))
+            {
+                return refuse(
+                    "archive is compressed; unpack it first, as with gunzip",
+                    b"",
+                );
+            }
+            filled?;
             if block.iter().all(|byte| *byte == 0) {
                 if !extended.is_empty() {
                     return refuse("archive ends after an extended header", b"");

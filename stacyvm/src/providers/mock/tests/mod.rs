@@ -34,6 +34,7 @@ pub(super) fn request(spec: SandboxSpec) -> CreateRequest {
         id: SandboxId::random(),
         instance: InstanceId::random(),
         spec,
+        open_files_preferred: false,
         ends: None,
         secrets: Secrets::default(),
     }
