@@ -211,6 +211,22 @@ fn every_promise_of_the_exec_contract_has_a_mutant() {
                 "{name} changes {file}: a mutant breaks the code, not its tests"
             );
         }
+        for change in body.split("\n+++ b/").skip(1) {
+            let (file, hunks) = change.split_once('\n').expect("a hunk");
+            let code = text(file);
+            for hunk in hunks.split("@@ -").skip(1) {
+                let lines = hunk.lines().skip(1);
+                let old: String = lines
+                    .take_while(|line| line.starts_with([' ', '-', '+']))
+                    .filter(|line| !line.starts_with('+'))
+                    .flat_map(|line| [&line[1..], "\n"])
+                    .collect();
+                assert!(
+                    code.contains(&old),
+                    "{name} does not fit {file} any more:\n{old}"
+                );
+            }
+        }
         mutants.insert(number.to_owned());
     }
     let expected: Vec<&String> = promises
