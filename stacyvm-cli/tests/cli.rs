@@ -304,7 +304,7 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
         ),
         (
             &["run", "--image", "no-such-image", "--", "true"],
-            &["source.image", "no-such-image", "`host`"],
+            &["source.image", "no-such-image"],
         ),
         (
             &["run", "--workdir", "/no/such/dir", "--", "true"],

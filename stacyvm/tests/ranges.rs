@@ -26,10 +26,13 @@ fn file_of(first: u32) -> PathBuf {
     format!("/run/stacyvm/range-{:04x}", (first - 0x7000_0000) / 65_536).into()
 }
 
-/// What the file says, if nobody has its lock.
+/// What the file says, if nobody has its lock; nothing where it has gone.
 fn note_if_free(first: u32) -> Option<String> {
     let path = file_of(first);
-    let file = File::open(&path).unwrap();
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(String::new()),
+        opened => opened.unwrap(),
+    };
     let free = file.try_lock().is_ok();
     free.then(|| std::fs::read_to_string(path).unwrap())
 }

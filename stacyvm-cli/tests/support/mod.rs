@@ -28,6 +28,7 @@ impl Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stacyvm"));
         command
             .env_remove("STACYVM_CONFIG")
+            .env_remove("DOCKER_HOST")
             .env("STACYVM_STATE_DIR", self.state.path())
             .env("XDG_CONFIG_HOME", self.state.path().join("config"))
             .stdin(Stdio::null());

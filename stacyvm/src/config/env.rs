@@ -33,9 +33,12 @@ impl Environment {
     /// Reads the variables; an empty one counts as not set.
     pub(super) fn read() -> Self {
         let value = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
-        let home = value("HOME").map(PathBuf::from);
         // The base directories must be absolute; others are to be ignored
-        // (XDG Base Directory Specification 0.8).
+        // (XDG Base Directory Specification 0.8). So is a home that is the
+        // working directory's.
+        let home = value("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute());
         let base = |name: &str, below: &str| {
             value(name)
                 .map(PathBuf::from)

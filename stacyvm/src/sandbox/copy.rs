@@ -3,7 +3,6 @@
 use std::io::ErrorKind as IoKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 
@@ -168,7 +167,7 @@ impl Files {
             local_import(&path, None, &mut data, options).await?;
             return Ok(data.left_out());
         }
-        place_one(&target, own_name, entry.kind, &mut data, options).await?;
+        place_one(target, own_name, entry.kind, &mut data, options).await?;
         Ok(data.left_out())
     }
 
@@ -259,27 +258,6 @@ impl LocalDirectory {
     /// A path to it that nobody can turn elsewhere.
     fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
-    }
-}
-
-/// A hidden directory beside a destination, removed with all that is in it.
-struct Staging(PathBuf);
-
-impl Staging {
-    fn make(beside: &Path) -> Result<Self> {
-        let path = beside.join(format!(".stacyvm-{}", crate::id::ExecId::random()));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|e| io("make a directory for the copy", &path, e))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // A directory that cannot be removed keeps its telling name.
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -484,32 +462,27 @@ fn local_export(task: FileTask) -> Result<(ByteStream, Worker)> {
     Ok((data.boxed(), worker))
 }
 
-/// Puts the one file that `data` is to hold in its place. It arrives in a
-/// private directory beside it: a sandbox that sends anything else is refused
-/// and nothing of it stays.
+/// Puts the one file that `data` is to hold in its place; of a sandbox that
+/// sends anything else nothing is seen there.
 async fn place_one(
-    target: &Target,
-    own_name: Vec<u8>,
+    target: Target,
+    name: Vec<u8>,
     kind: FileKind,
     data: &mut Archive,
     options: CopyOptions,
 ) -> Result<()> {
-    let name = std::ffi::OsStr::from_bytes;
-    let directory = absolute(Path::new(name(&target.directory)))?;
-    let staging = Staging::make(&directory)?;
-    let arrived = staging.0.join(name(&own_name));
+    let directory = Path::new(std::ffi::OsStr::from_bytes(&target.directory));
     let expected = Expected {
-        name: own_name,
+        name,
         kind: match kind {
             FileKind::File => message::FileKind::File,
             FileKind::Directory => message::FileKind::Directory,
             FileKind::Link => message::FileKind::Link,
             FileKind::Other => message::FileKind::Other,
         },
+        becomes: target.name,
     };
-    local_import(&staging.0, Some(expected), data, options).await?;
-    let wanted = directory.join(name(&target.name));
-    std::fs::rename(arrived, &wanted).map_err(|e| io("put the copy in its place", &wanted, e))
+    local_import(&absolute(directory)?, Some(expected), data, options).await
 }
 
 /// Unpacks below a directory of this host, which must be there.

@@ -71,8 +71,7 @@ pub(super) fn import(
     unpack(root, rules, expected, data).map(|()| Answer::Done)
 }
 
-/// Unpacks an archive into a directory; one that holds anything but what is
-/// expected, or does not hold it, is refused.
+/// Unpacks an archive into a directory, or the one member that is expected.
 pub(super) fn unpack(
     root: OwnedFd,
     rules: Rules,
@@ -87,7 +86,10 @@ pub(super) fn unpack(
         rules,
         buffer: vec![0; CHUNK],
     };
-    let unpacked = target.all(&mut reader, expected);
+    let unpacked = match expected {
+        None => target.all(&mut reader),
+        Some(expected) => target.one(&mut reader, expected),
+    };
     // Also after a failure, directories are not left closed.
     let settled = target.settle();
     unpacked.and(settled)
@@ -115,23 +117,29 @@ struct Target {
 }
 
 impl Target {
-    fn all(
-        &mut self,
-        reader: &mut Reader<Data<'_>>,
-        expected: Option<&Expected>,
-    ) -> Result<(), Failure> {
-        let mut waited_for = expected;
-        while let Some(member) = reader.next_member().map_err(|error| refused(error, b""))? {
+    /// Unpacks what is expected, once the archive turned out to hold nothing else.
+    fn one(&mut self, reader: &mut Reader<Data<'_>>, wanted: &Expected) -> Result<(), Failure> {
+        let Some(member) = next(reader)? else {
+            let text = "the archive does not hold the file asked for";
+            return Err(bad_archive(text, &wanted.name));
+        };
+        if !wanted.is(&components(&member.name)?, member.kind) {
+            return Err(something_else(&member));
+        }
+        let dir = self.walk(&[], &member.name)?;
+        let name = &wanted.becomes[..];
+        if member.kind == MemberKind::File {
+            let staged = self.stage(reader, &dir, &member)?;
+            no_more(reader)?;
+            return place_staged(staged, name, &member);
+        }
+        no_more(reader)?;
+        self.without_content(&dir, name, &member)
+    }
+
+    fn all(&mut self, reader: &mut Reader<Data<'_>>) -> Result<(), Failure> {
+        while let Some(member) = next(reader)? {
             let components = components(&member.name)?;
-            if expected.is_some() {
-                match waited_for.take() {
-                    Some(wanted) if wanted.is(&components, member.kind) => {}
-                    _ => {
-                        let text = "the archive holds something else than the one file asked for";
-                        return Err(bad_archive(text, &member.name));
-                    }
-                }
-            }
             let Some((name, above)) = components.split_last() else {
                 if member.kind == MemberKind::Directory {
                     // The directory of the import keeps its own attributes.
@@ -141,27 +149,33 @@ impl Target {
             };
             let dir = self.walk(above, &member.name)?;
             match member.kind {
-                MemberKind::File => self.file(reader, &dir, name, &member)?,
+                MemberKind::File => {
+                    let staged = self.stage(reader, &dir, &member)?;
+                    place_staged(staged, name, &member)?;
+                }
                 MemberKind::Directory => {
                     Self::directory(&dir, name, &member.name)?;
                     self.wait(member)?;
                 }
-                MemberKind::Symlink => self.place(&dir, name, &member, |dir, name| {
-                    symlinkat(&member.link[..], dir, name)
-                })?,
-                MemberKind::Fifo => self.place(&dir, name, &member, |dir, name| {
-                    mkfifoat(dir, name, Mode::RUSR | Mode::WUSR)
-                })?,
+                MemberKind::Symlink | MemberKind::Fifo => {
+                    self.without_content(&dir, name, &member)?;
+                }
                 MemberKind::HardLink => self.hard_link(&dir, name, &member)?,
             }
         }
-        match waited_for {
-            None => Ok(()),
-            Some(wanted) => {
-                let text = "the archive does not hold the file asked for";
-                Err(bad_archive(text, &wanted.name))
-            }
+        Ok(())
+    }
+
+    /// Makes a link or a pipe.
+    fn without_content(&self, dir: &OwnedFd, name: &[u8], member: &Member) -> Result<(), Failure> {
+        if member.kind == MemberKind::Symlink {
+            return self.place(dir, name, member, |dir, name| {
+                symlinkat(&member.link[..], dir, name)
+            });
         }
+        self.place(dir, name, member, |dir, name| {
+            mkfifoat(dir, name, Mode::RUSR | Mode::WUSR)
+        })
     }
 
     /// Opens the directory of a name, making what is missing. A copy of the
@@ -259,13 +273,13 @@ impl Target {
         last
     }
 
-    fn file(
+    /// Receives a file, which has no name yet.
+    fn stage<'d>(
         &mut self,
         reader: &mut Reader<Data<'_>>,
-        dir: &OwnedFd,
-        name: &[u8],
+        dir: &'d OwnedFd,
         member: &Member,
-    ) -> Result<(), Failure> {
+    ) -> Result<Staged<'d>, Failure> {
         let fail = |errno| failure::system(errno, "write a file of the archive", &member.name);
         let staged = Staged::new(dir.as_fd()).map_err(fail)?;
         loop {
@@ -280,7 +294,7 @@ impl Target {
                 .map_err(fail)?;
         }
         self.attributes(staged.file(), member).map_err(fail)?;
-        staged.commit(name, true).map_err(fail)
+        Ok(staged)
     }
 
     /// Sets owner, permission bits and time of an open file or directory.
@@ -389,6 +403,28 @@ impl Target {
         }
         Err(fail(Errno::EXIST))
     }
+}
+
+fn next(reader: &mut Reader<Data<'_>>) -> Result<Option<Member>, Failure> {
+    reader.next_member().map_err(|error| refused(error, b""))
+}
+
+fn no_more(reader: &mut Reader<Data<'_>>) -> Result<(), Failure> {
+    match next(reader)? {
+        None => Ok(()),
+        Some(member) => Err(something_else(&member)),
+    }
+}
+
+fn something_else(member: &Member) -> Failure {
+    let text = "the archive holds something else than the one file asked for";
+    bad_archive(text, &member.name)
+}
+
+fn place_staged(staged: Staged<'_>, name: &[u8], member: &Member) -> Result<(), Failure> {
+    staged
+        .commit(name, true)
+        .map_err(|errno| failure::system(errno, "write a file of the archive", &member.name))
 }
 
 fn same_file(one_dir: &OwnedFd, one: &[u8], other_dir: &OwnedFd, other: &[u8]) -> bool {

@@ -59,8 +59,8 @@ pub enum FileTask {
     ExportAs(ExportRequest, Vec<u8>),
     /// Unpacks a tar stream.
     Import(ImportRequest),
-    /// Unpacks a tar stream that must hold this one member and nothing else.
-    /// No request asks for it; hosts do, as they do not trust the sender.
+    /// Unpacks a tar stream that must hold this one member and nothing else; of
+    /// one that does not, nothing is seen. No request asks for it; hosts do, as they do not trust the sender.
     ImportOne(ImportRequest, Expected),
 }
 
@@ -71,6 +71,8 @@ pub struct Expected {
     pub name: Vec<u8>,
     /// What it is; never a directory.
     pub kind: FileKind,
+    /// The name that it gets.
+    pub becomes: Vec<u8>,
 }
 
 /// The last frame of an operation that succeeded.

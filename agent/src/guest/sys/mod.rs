@@ -97,17 +97,17 @@ pub(super) fn hide() -> io::Result<()> {
 }
 
 /// For this process and all that it starts, for good. A kernel without filters
-/// has its limit alone, which commands can set to another value.
+/// has its limit alone, which commands can set to another value. So has a process
+/// without `no_new_privs`; whoever starts the agent sees to that, and helpers check.
 pub(super) fn turn_core_dumps_off() -> io::Result<()> {
     // Where it is 0 already only some may set it to 1.
     spawn::limit(libc::RLIMIT_CORE, 1);
-    no_new_privileges()?;
-    match filter::install(&filter::core_dumps()) {
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
-            Err(error)
-        }
-        _ => Ok(()),
-    }
+    let installed = filter::install(&filter::core_dumps());
+    let unable = [libc::ENOSYS, libc::EINVAL, libc::EACCES];
+    installed.or_else(|error| match error.raw_os_error() {
+        Some(errno) if unable.contains(&errno) => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// Makes orphans among the descendants children of this process.

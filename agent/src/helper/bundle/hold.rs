@@ -34,7 +34,8 @@ impl Container {
         if field("NSpid").split_whitespace().last() != Some("1") {
             return Err(lacking("a process namespace"));
         }
-        self.check_bounds(pid, &status, &NAMESPACES)?;
+        // Its own profile, and the agent's that keeps core dumps off.
+        self.check_bounds(pid, &status, &NAMESPACES, 2)?;
         let allowed = CAPABILITIES.iter().fold(0, |set, (_, n)| set | 1_u64 << n);
         for (name, most) in [
             ("CapBnd", allowed),
@@ -69,7 +70,7 @@ impl Container {
         if is_agent().tried("look at the sandbox")? {
             return Err(self.lacking("a kernel of its own"));
         }
-        self.check_bounds(pid, &look(pid, "status")?, &KERNEL_NAMESPACES)?;
+        self.check_bounds(pid, &look(pid, "status")?, &KERNEL_NAMESPACES, 1)?;
         let mounts = look(pid, "mountinfo")?;
         let mut roots = mounts.lines().map(|line| line.split(' ').skip(4));
         let own_root = roots.any(|mut parts| {
@@ -89,7 +90,13 @@ impl Container {
     }
 
     /// What bounds a process for the kernel of the host.
-    fn check_bounds(&self, pid: i32, status: &str, namespaces: &[&str]) -> Result<()> {
+    fn check_bounds(
+        &self,
+        pid: i32,
+        status: &str,
+        namespaces: &[&str],
+        filters: u32,
+    ) -> Result<()> {
         for name in namespaces {
             let of = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/{name}"));
             let own = of("self").tried("look at the namespaces")?;
@@ -108,7 +115,8 @@ impl Container {
         if field(status, "NoNewPrivs") != "1" {
             return Err(self.lacking("no_new_privs"));
         }
-        if field(status, "Seccomp") != "2" {
+        let installed = field(status, "Seccomp_filters").parse().unwrap_or(0);
+        if field(status, "Seccomp") != "2" || installed < filters {
             return Err(self.lacking("the filter of system calls"));
         }
         Ok(())

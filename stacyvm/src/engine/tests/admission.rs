@@ -290,7 +290,11 @@ async fn what_no_provider_serves_says_so() {
     let error = refusal(all_capabilities(), spec).await;
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(error.fact("could_serve"), Some(""));
-    assert!(error.to_string().contains("no configured provider"));
+    let text = error.to_string();
+    assert!(
+        text.contains("no configured provider can serve it; leave it out"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

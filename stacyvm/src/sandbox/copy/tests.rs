@@ -56,7 +56,7 @@ async fn an_archive_of_one_file_holds_that_file_and_nothing_else() {
         archive.resize(archive.len() + 1024, 0);
         let mut data = Archive::from(stream::iter([Ok(archive.into())]).boxed());
         place_one(
-            &target,
+            target,
             b"f".to_vec(),
             kind,
             &mut data,
