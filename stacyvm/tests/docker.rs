@@ -389,6 +389,11 @@ async fn what_a_command_sees_is_hardened() {
     assert_eq!(field("NoNewPrivs"), "1");
     assert_eq!(field("Seccomp"), "2");
 
+    // A handler of the host would run for every limit but 1.
+    let line = "ulimit -c 0; ulimit -c unlimited; grep 'core file' /proc/self/limits | tr -s ' '";
+    let limit = host.sh(&id, line).await;
+    assert_eq!(limit.text().trim(), "Max core file size 1 1 bytes");
+
     let interfaces = host.sh(&id, "tail -n +3 /proc/net/dev | cut -d: -f1").await;
     assert_eq!(interfaces.text().trim(), "lo");
     for forbidden in [

@@ -125,7 +125,9 @@ pub struct Resources {
     pub memory_mib: Option<u64>,
     /// Processors; 0.5 is half of one.
     pub cpus: Option<f64>,
-    /// Processes and threads.
+    /// Processes and threads, those of the agent and its supervisors included. The
+    /// embedded provider keeps a quarter of them, 32 at most, from what commands
+    /// fork.
     pub pids: Option<u32>,
     /// Open files of one process.
     pub open_files: Option<u64>,
