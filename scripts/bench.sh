@@ -18,7 +18,8 @@ if [ -n "${DOCKER_HOST:-}" ] && docker version >/dev/null 2>&1; then
 fi
 STACYVM_STATE_DIR=$(mktemp -d)
 export STACYVM_STATE_DIR
-trap 'rm -rf "$STACYVM_STATE_DIR"' EXIT
+# A helper that was parked last is still going when the program ends.
+trap 'rm -rf "$STACYVM_STATE_DIR" 2>/dev/null || { sleep 1; rm -rf "$STACYVM_STATE_DIR"; }' EXIT
 
 # crun refuses a hybrid set-up of cgroups; without the `unified` mount, which
 # is taken away in a mount namespace of this run alone, it works.
