@@ -270,7 +270,12 @@ pub(crate) fn ask_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
 pub(crate) fn usage_error(error: &clap::Error) -> stacyvm::Error {
     let text = error.render().to_string();
     let text = text.trim().trim_start_matches("error: ");
-    stacyvm::Error::new(stacyvm::ErrorKind::InvalidArgument, text)
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    stacyvm::Error::new(stacyvm::ErrorKind::InvalidArgument, lines.join("; "))
 }
 
 #[cfg(test)]

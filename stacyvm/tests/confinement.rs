@@ -8,8 +8,10 @@
 
 mod common;
 
+use std::future::IntoFuture as _;
+
 use common::soon;
-use stacyvm::sandbox::spec::Lifetime;
+use stacyvm::sandbox::spec::{Lifetime, MountSource};
 use stacyvm::{ErrorKind, SandboxSpec};
 
 #[tokio::test]
@@ -192,5 +194,63 @@ async fn what_the_caller_asked_for_is_not_lowered() {
             assert_eq!(error.fact("field"), Some("open_files"));
             assert!(held < 65_536, "{held}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_a_helper_cannot_be_told_is_refused_at_once() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let value = "x".repeat(100_000);
+    let large = SandboxSpec::host().env("A", &value).env("B", &value);
+    let mut many = SandboxSpec::host();
+    for number in 0..70 {
+        many.mounts.push(stacyvm::sandbox::spec::Mount {
+            target: format!("/m{number}"),
+            source: MountSource::Host("/usr".into()),
+            writable: false,
+        });
+    }
+    for (spec, field) in [(large, "spec"), (many, "mounts")] {
+        let made = soon(
+            host.engine
+                .create(spec.lifetime(Lifetime::Attached))
+                .into_future(),
+        );
+        let error = made.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert_eq!(error.fact("field"), Some(field), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_ended_says_so_whatever_is_asked() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let sandbox = host.sandbox().await;
+    soon(sandbox.exec(["true"]).output()).await.unwrap();
+    let other = common::open(host.state.path().to_path_buf()).await;
+    let again = other.get(sandbox.id().as_str()).await.unwrap();
+    soon(sandbox.kill()).await.unwrap();
+    for sandbox in [&sandbox, &again] {
+        let answers = [
+            soon(sandbox.exec(["true"]).output()).await.map(drop),
+            soon(sandbox.execs()).await.map(drop),
+            soon(sandbox.files().read("/etc/passwd")).await.map(drop),
+            soon(sandbox.processes()).await.map(drop),
+            soon(sandbox.usage()).await.map(drop),
+            soon(sandbox.dial(80)).await.map(drop),
+            soon(sandbox.pause()).await,
+            soon(sandbox.extend(std::time::Duration::from_secs(5)))
+                .await
+                .map(drop),
+        ];
+        for (number, answer) in answers.into_iter().enumerate() {
+            let kind = answer.map_err(|error| error.kind());
+            assert_eq!(kind, Err(ErrorKind::SandboxGone), "call {number}");
+        }
+        soon(sandbox.kill()).await.unwrap();
     }
 }

@@ -5,9 +5,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{eventually, soon};
+use futures_util::StreamExt as _;
+use stacyvm::context::Context;
 use stacyvm::sandbox::exec::{AttachOptions, SignalScope, TtySize};
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{ErrorKind, ExecEvent, ExitStatus, Sandbox, SandboxSpec};
@@ -396,6 +398,49 @@ async fn p4_a_command_can_neither_signal_nor_trace_its_supervisor() {
             .status
             .success()
     );
+}
+
+#[tokio::test]
+async fn p4_a_call_whose_context_ends_takes_the_whole_tree() {
+    sandbox!(host, sandbox);
+    let line = "setsid sleep 7171 & setsid sh -c 'sleep 7171 & wait' & sleep 7171";
+    let soon_over = Instant::now() + Duration::from_millis(400);
+    let late = sandbox.with_context(Context::default().with_deadline(soon_over));
+    let error = soon(late.shell(line).output()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    eventually("nothing of it runs", async || !runs(&sandbox, "7171").await).await;
+
+    let (context, canceller) = Context::default().cancellable();
+    let given_up = sandbox.with_context(context);
+    let (ended, ()) = tokio::join!(soon(given_up.shell(line).output()), async {
+        eventually("it runs", async || runs(&sandbox, "7171").await).await;
+        canceller.cancel();
+    });
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Cancelled);
+    eventually("nothing of it runs", async || !runs(&sandbox, "7171").await).await;
+}
+
+#[tokio::test]
+async fn p4_streams_end_with_the_context_of_their_call() {
+    sandbox!(host, sandbox);
+    let (context, canceller) = Context::default().cancellable();
+    let files = sandbox.with_context(context).files();
+    soon(
+        sandbox
+            .shell("mkfifo /tmp/pipe; truncate -s 1G /tmp/large")
+            .output(),
+    )
+    .await
+    .unwrap();
+    let mut changes = soon(files.watch("/tmp", false)).await.unwrap();
+    let (_, mut data) = soon(files.read_range("/tmp/large", 0, None)).await.unwrap();
+    assert!(soon(data.next()).await.unwrap().is_ok());
+    canceller.cancel();
+    let error = soon(changes.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(soon(changes.next()).await.is_none());
+    let error = soon(data.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 // 5. Survivors and background commands.

@@ -20,6 +20,11 @@ use crate::protocol::{Kind, MAX_PAYLOAD};
 
 /// Workers at once; further requests wait.
 const MAX_WORKERS: usize = 64;
+/// How many of them may be for streams, which last as long as a host wants; the
+/// rest is for what is done at once.
+const MAX_STREAMS: usize = 48;
+/// Watches at once, which end only when a host ends them; more are refused.
+const MAX_WATCHES: usize = 32;
 /// Bytes of kind and length before each reply of a worker.
 const REPLY_HEADER: usize = 5;
 /// Replies read at once.
@@ -67,6 +72,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    fn is_stream(&self) -> bool {
+        use Kind::{ExportTar, ImportTar, ReadFile, Watch, WriteFile};
+        matches!(
+            self.kind,
+            ReadFile | WriteFile | ExportTar | ImportTar | Watch
+        )
+    }
+
     pub(super) fn kill(&self) {
         if self.pid > 1 && !self.collected {
             let _ = sys::kill(self.pid, libc::SIGKILL);
@@ -117,6 +130,14 @@ impl Worker {
 
 impl Agent {
     pub(super) fn start_worker(&mut self, to: (u64, u32), kind: Kind, job: Job) {
+        let watches = |worker: &&Worker| worker.kind == Kind::Watch;
+        if kind == Kind::Watch && self.workers.values().filter(watches).count() >= MAX_WATCHES {
+            let message = format!(
+                "{MAX_WATCHES} watches are open in this sandbox, and it has places for no more; end one"
+            );
+            self.fail(to, &failure(FailureKind::Exhausted, message));
+            return;
+        }
         let key = self.key();
         if let Some(connection) = self.connections.get_mut(&to.0)
             && let Some(stream) = connection.streams.get_mut(&to.1)
@@ -153,7 +174,7 @@ impl Agent {
             .count()
             < MAX_WORKERS
         {
-            let Some(key) = self.queue.pop_front() else {
+            let Some(key) = self.next_queued() else {
                 return;
             };
             match self.fork_worker(key) {
@@ -170,6 +191,16 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// The first request in the queue that may start now.
+    fn next_queued(&mut self) -> Option<u64> {
+        let is_stream = |key: &u64| self.workers.get(key).is_some_and(Worker::is_stream);
+        let running = self.workers.values().filter(|worker| worker.pid != 0);
+        let streams = running.filter(|worker| worker.is_stream()).count();
+        let mut queue = self.queue.iter();
+        let at = queue.position(|key| streams < MAX_STREAMS || !is_stream(key))?;
+        self.queue.remove(at)
     }
 
     /// False where there is no place for one more process until a worker that

@@ -462,8 +462,16 @@ impl Cgroups {
             (_, false) => ("cgroup.freeze", "0"),
         };
         write(&dir.join(file), text).tried("freeze or thaw")?;
-        for _ in 0..400 {
+        for round in 1..400 {
             let seen = if version == 1 {
+                // A freeze that found a process busy stays half done until it is
+                // asked for again, or begun anew
+                // (cgroup-v1/freezer-subsystem.rst in the kernel).
+                if round % 10 == 0 && frozen {
+                    write(&dir.join(file), "THAWED").tried("freeze or thaw")?;
+                    pause(Duration::from_millis(1));
+                }
+                write(&dir.join(file), text).tried("freeze or thaw")?;
                 let state = fs::read_to_string(dir.join(file)).unwrap_or_default();
                 state.trim() == text
             } else {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use env::VARIABLES;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sandbox::spec::check_life;
 use crate::units::format_duration;
 use env::Environment;
 use file::File;
@@ -215,6 +216,12 @@ impl Config {
                 &format!("1 to {MOST_ATTEMPTS}"),
                 "1 turns retries off",
             ));
+        }
+        for (field, life) in [
+            ("policy.max_ttl", self.max_ttl),
+            ("policy.default_ttl", self.default_ttl),
+        ] {
+            life.map_or(Ok(()), |life| check_life(field, life))?;
         }
         let mut roots = self.mount_roots.iter().flatten();
         if let Some(root) = roots.find(|root| !root.is_absolute()) {

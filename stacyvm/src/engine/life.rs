@@ -14,6 +14,7 @@ use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::check_life;
 use crate::sandbox::state::Phase;
 use crate::store::{SandboxRecord, SandboxUpdate};
+use crate::units::LONGEST;
 
 impl Engine {
     /// Ends a sandbox, as a task of its own: once begun it is finished, even
@@ -44,7 +45,7 @@ impl Engine {
             Err(error) if error.kind() == ErrorKind::NoSpace => {}
             Err(error) => return Err(error),
         }
-        sandbox.provider().destroy(context, id).await?;
+        sandbox.provider()?.destroy(context, id).await?;
         match self.finish_destroy(context, id).await {
             // Nothing is left of it, which is what was asked for; the next
             // reconcile sees that and writes it down.
@@ -110,10 +111,13 @@ impl Engine {
     ) -> Result<Option<SystemTime>> {
         if let Some(ends) = ends {
             let left = ends.duration_since(self.0.clock.now()).unwrap_or_default();
+            if left > LONGEST {
+                check_life("ttl", left)?;
+            }
             self.0.policy.check_ttl(Some(left))?;
         }
         let (context, id) = (sandbox.context(), sandbox.id());
-        sandbox.provider().set_deadline(context, id, ends).await?;
+        sandbox.provider()?.set_deadline(context, id, ends).await?;
         let update = SandboxUpdate {
             ends_ms: Some(ends.map(to_ms)),
             ..SandboxUpdate::default()
@@ -125,14 +129,14 @@ impl Engine {
     pub(crate) async fn pause(&self, sandbox: &Sandbox) -> Result<()> {
         self.load_living(sandbox).await?;
         let (context, id) = (sandbox.context(), sandbox.id());
-        sandbox.provider().pause(context, id).await?;
+        sandbox.provider()?.pause(context, id).await?;
         self.move_to(sandbox, Phase::Paused).await
     }
 
     pub(crate) async fn resume(&self, sandbox: &Sandbox) -> Result<()> {
         self.load_living(sandbox).await?;
         let (context, id) = (sandbox.context(), sandbox.id());
-        sandbox.provider().resume(context, id).await?;
+        sandbox.provider()?.resume(context, id).await?;
         self.move_to(sandbox, Phase::Running).await
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::spec::{Mount, MountSource, Source};
 
+/// What providers of this machine keep across state directories.
+const LOCKS: &str = "/run/stacyvm";
 /// What to do about a path that is no directory.
 const REMEDY: &str = "give the absolute path of a directory that exists";
 
@@ -116,6 +118,12 @@ impl Policy {
             return refused(
                 "a directory outside /proc, /sys and /dev",
                 "a sandbox has its own; leave the mount out",
+            );
+        }
+        if real.starts_with(LOCKS) {
+            return refused(
+                "another directory: this one has the locks of sandboxes",
+                "leave the mount out",
             );
         }
         if let Some(state) = &self.state_dir {

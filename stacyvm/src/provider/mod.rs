@@ -71,7 +71,7 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// - An error leaves nothing behind.
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed>;
 
-    /// Tells what is there. An id without a sandbox is `not_found`.
+    /// Tells what is there. An id without a sandbox is `not_found` or `sandbox_gone`.
     async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed>;
 
     /// Lists the sandboxes of this provider's instance in the order of their

@@ -148,13 +148,14 @@ impl Exec {
         let background = self.spec.background;
         let sandbox = &self.sandbox;
         let session = sandbox
-            .provider()
+            .provider()?
             .exec(sandbox.context(), sandbox.id(), &self.spec)
             .await?;
         if background {
             sandbox.record_exec(&self.spec);
         }
-        Ok(Process::new(session, background, self.input))
+        let context = sandbox.context().clone();
+        Ok(Process::new(session, context, background, self.input))
     }
 
     /// Runs the command to its end and gathers its output.
@@ -167,7 +168,9 @@ impl Exec {
     ///
     /// # Errors
     ///
-    /// Those of [`start`](Self::start), and what broke the connection.
+    /// Those of [`start`](Self::start), what broke the connection, and `timeout` or
+    /// `cancelled` where the context of the sandbox's handle ends first; then the
+    /// command is killed, unless it runs in the background.
     ///
     /// # Cancellation
     ///

@@ -12,6 +12,7 @@ use super::files::{
     WriteRequest,
 };
 use super::handle::Sandbox;
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Provider as _;
 
@@ -137,10 +138,11 @@ impl Files {
             length,
         };
         let sandbox = &self.sandbox;
-        sandbox
-            .provider()
+        let (entry, data) = sandbox
+            .provider()?
             .read_file(sandbox.context(), sandbox.id(), &request)
-            .await
+            .await?;
+        Ok((entry, bounded(sandbox.context(), data)))
     }
 
     /// Writes a file in one step, and the directories above it where they
@@ -208,7 +210,7 @@ impl Files {
         };
         let sandbox = &self.sandbox;
         sandbox
-            .provider()
+            .provider()?
             .write_file(sandbox.context(), sandbox.id(), &request, data)
             .await
     }
@@ -403,7 +405,8 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// `unsupported`, `not_found`, `permission_denied`.
+    /// `unsupported`, `not_found`, `permission_denied`, `resource_exhausted` with more
+    /// than 32 open in the sandbox.
     pub async fn watch(
         &self,
         path: impl AsRef<[u8]>,
@@ -415,10 +418,11 @@ impl Files {
             recursive,
         };
         let sandbox = &self.sandbox;
-        sandbox
-            .provider()
+        let changes = sandbox
+            .provider()?
             .watch(sandbox.context(), sandbox.id(), &request)
-            .await
+            .await?;
+        Ok(bounded(sandbox.context(), changes))
     }
 
     /// Sends a path as a tar stream: under its own name, or only what is in
@@ -447,7 +451,7 @@ impl Files {
         request.user = request.user.or_else(|| self.user.clone());
         let sandbox = &self.sandbox;
         sandbox
-            .provider()
+            .provider()?
             .export_tar(sandbox.context(), sandbox.id(), &request)
             .await
     }
@@ -482,7 +486,7 @@ impl Files {
         request.user = request.user.or_else(|| self.user.clone());
         let sandbox = &self.sandbox;
         sandbox
-            .provider()
+            .provider()?
             .import_tar(sandbox.context(), sandbox.id(), &request, data)
             .await
     }
@@ -501,10 +505,28 @@ impl Files {
         };
         let sandbox = &self.sandbox;
         sandbox
-            .provider()
+            .provider()?
             .file(sandbox.context(), sandbox.id(), &request)
             .await
     }
+}
+
+/// The stream until the context of the call ends, with its error last.
+fn bounded<T: Send + 'static>(
+    context: &Context,
+    items: BoxStream<Result<T>>,
+) -> BoxStream<Result<T>> {
+    let next = async |(context, mut items): (Context, BoxStream<Result<T>>)| {
+        let next = context.bound(async { Ok(items.next().await) }).await;
+        match next {
+            Ok(item) => item.map(|item| (item, Some((context, items)))),
+            Err(error) => Some((Err(error), None)),
+        }
+    };
+    let start = Some((context.clone(), items));
+    Box::pin(stream::unfold(start, move |state| async move {
+        next(state?).await
+    }))
 }
 
 fn whole(data: Bytes) -> ByteStream {

@@ -13,9 +13,10 @@ use super::state::{ProcessInfo, Usage};
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::id::{ExecId, SandboxId, SnapshotId};
+use crate::id::{ExecId, SandboxId, SnapshotId, TenantId};
 use crate::layer::Layered;
 use crate::provider::{Connection, Endpoint, PortListener, Provider as _, SnapshotInfo};
+use crate::store::no_sandbox;
 
 /// A sandbox. A cheap handle: clones are the same sandbox, and dropping one
 /// does nothing.
@@ -41,6 +42,8 @@ struct Inner {
     engine: Engine,
     provider: Arc<Layered>,
     context: Context,
+    /// Whose it is; a context of another tenant finds nothing.
+    tenant: TenantId,
 }
 
 impl fmt::Debug for Sandbox {
@@ -59,11 +62,13 @@ impl Sandbox {
         id: SandboxId,
         context: Context,
     ) -> Self {
+        let tenant = context.tenant.clone();
         Self(Arc::new(Inner {
             id,
             engine,
             provider,
             context,
+            tenant,
         }))
     }
 
@@ -75,16 +80,25 @@ impl Sandbox {
     /// The same sandbox, its calls made in this context. The context's tenant
     /// must be the sandbox's own; another one finds nothing.
     pub fn with_context(&self, context: Context) -> Self {
-        Self::new(
-            self.0.engine.clone(),
-            Arc::clone(&self.0.provider),
-            self.0.id.clone(),
+        Self(Arc::new(Inner {
+            id: self.0.id.clone(),
+            engine: self.0.engine.clone(),
+            provider: Arc::clone(&self.0.provider),
             context,
-        )
+            tenant: self.0.tenant.clone(),
+        }))
     }
 
-    pub(crate) fn provider(&self) -> &Layered {
-        &self.0.provider
+    /// Its provider, for calls of its own tenant.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` in the context of another one.
+    pub(crate) fn provider(&self) -> Result<&Layered> {
+        if self.0.context.tenant == self.0.tenant {
+            return Ok(&self.0.provider);
+        }
+        Err(no_sandbox(&self.0.id))
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -127,7 +141,7 @@ impl Sandbox {
     ///
     /// `sandbox_gone`, `unavailable`.
     pub async fn execs(&self) -> Result<Vec<ExecInfo>> {
-        self.provider().list_execs(self.context(), self.id()).await
+        self.provider()?.list_execs(self.context(), self.id()).await
     }
 
     /// Follows a background command: kept output first, then what comes.
@@ -150,10 +164,10 @@ impl Sandbox {
     /// `not_found`, `unsupported`.
     pub async fn attach_with(&self, exec: &ExecId, options: AttachOptions) -> Result<Process> {
         let session = self
-            .provider()
+            .provider()?
             .attach(self.context(), self.id(), exec, options)
             .await?;
-        Ok(Process::new(session, true, None))
+        Ok(Process::new(session, self.context().clone(), true, None))
     }
 
     /// Sends a signal to a command that is not followed.
@@ -162,7 +176,7 @@ impl Sandbox {
     ///
     /// `not_found`, `unsupported` for a signal that the provider cannot send.
     pub async fn signal(&self, exec: &ExecId, signal: i32, scope: SignalScope) -> Result<()> {
-        self.provider()
+        self.provider()?
             .signal_exec(self.context(), self.id(), exec, signal, scope)
             .await
     }
@@ -176,9 +190,9 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// `unavailable` where nothing listens, `unsupported`.
+    /// `not_found` where nothing listens, tried again for a moment; `unsupported`.
     pub async fn dial(&self, port: u16) -> Result<Connection> {
-        self.provider().dial(self.context(), self.id(), port).await
+        self.provider()?.dial(self.context(), self.id(), port).await
     }
 
     /// Listens on a TCP port inside; 0 lets the sandbox choose. Dropping the
@@ -188,7 +202,7 @@ impl Sandbox {
     ///
     /// `already_exists` where the port is taken, `unsupported`.
     pub async fn listen(&self, port: u16) -> Result<PortListener> {
-        self.provider()
+        self.provider()?
             .listen(self.context(), self.id(), port)
             .await
     }
@@ -199,7 +213,7 @@ impl Sandbox {
     ///
     /// `unsupported`, `not_found` for a port that is not published.
     pub async fn endpoint(&self, port: u16) -> Result<Endpoint> {
-        self.provider()
+        self.provider()?
             .endpoint(self.context(), self.id(), port)
             .await
     }
@@ -210,7 +224,7 @@ impl Sandbox {
     ///
     /// `unsupported`, `sandbox_gone`.
     pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
-        self.provider().processes(self.context(), self.id()).await
+        self.provider()?.processes(self.context(), self.id()).await
     }
 
     /// Tells what it uses.
@@ -219,7 +233,7 @@ impl Sandbox {
     ///
     /// `unsupported`, `sandbox_gone`.
     pub async fn usage(&self) -> Result<Usage> {
-        self.provider().usage(self.context(), self.id()).await
+        self.provider()?.usage(self.context(), self.id()).await
     }
 
     /// Moves the end of its life later, and gives the new end; a sandbox
@@ -266,7 +280,7 @@ impl Sandbox {
     /// `unsupported`, `no_space`.
     pub async fn snapshot(&self) -> Result<SnapshotInfo> {
         let snapshot = SnapshotId::random();
-        self.provider()
+        self.provider()?
             .snapshot(self.context(), self.id(), &snapshot)
             .await
     }

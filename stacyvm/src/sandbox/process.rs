@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 
 use super::exec::{ExecControl, ExecEvent, ExecSession, ExitStatus, SignalScope, TtySize};
 use super::exec_builder::{no_end, pieces};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ExecId;
 
@@ -22,6 +23,7 @@ const SIGKILL: i32 = 9;
 /// alone.
 pub struct Process {
     session: ExecSession,
+    context: Context,
     background: bool,
     /// Given input on its way in; written while events are read.
     feeding: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -40,7 +42,12 @@ impl fmt::Debug for Process {
 }
 
 impl Process {
-    pub(super) fn new(session: ExecSession, background: bool, input: Option<Bytes>) -> Self {
+    pub(super) fn new(
+        session: ExecSession,
+        context: Context,
+        background: bool,
+        input: Option<Bytes>,
+    ) -> Self {
         let feeding = input.map(|input| {
             let control = Arc::clone(&session.control);
             let feed = async move {
@@ -57,6 +64,7 @@ impl Process {
         });
         Self {
             session,
+            context,
             background,
             feeding,
             exited: None,
@@ -82,7 +90,9 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// What broke the connection; nothing comes after it.
+    /// What broke the connection; nothing comes after it. `timeout` and `cancelled`
+    /// where the context of the sandbox's handle ends; the command goes on until it
+    /// is killed or its `Process` dropped.
     ///
     /// # Cancellation
     ///
@@ -91,6 +101,11 @@ impl Process {
         if self.exited.is_some() {
             return Ok(None);
         }
+        let context = self.context.clone();
+        context.bound(self.next()).await
+    }
+
+    async fn next(&mut self) -> Result<Option<ExecEvent>> {
         loop {
             let event = match &mut self.feeding {
                 Some(feeding) => tokio::select! {

@@ -306,6 +306,16 @@ impl SandboxSpec {
                     "remove the NUL byte",
                 ));
             }
+            if name.len() + value.len() + "=".len() >= LONGEST_VARIABLE {
+                return Err(Error::invalid(
+                    format!("env.{name}"),
+                    format!("{} bytes", value.len()),
+                    &format!(
+                        "less than {LONGEST_VARIABLE} bytes with its name, as Linux takes no more"
+                    ),
+                    "hand large values over in files",
+                ));
+            }
         }
         for name in self.secrets.keys() {
             check_variable_name("secrets", name)?;
@@ -329,6 +339,14 @@ impl SandboxSpec {
                     "name the port that the program inside listens on",
                 ));
             }
+        }
+        if self.labels.len() > MOST_LABELS {
+            return Err(Error::invalid(
+                "labels",
+                format!("{} labels", self.labels.len()),
+                &format!("at most {MOST_LABELS}"),
+                "keep what is long in a store of your own, by the sandbox's id",
+            ));
         }
         for (key, value) in &self.labels {
             if key.is_empty()
@@ -483,6 +501,12 @@ impl SandboxSpec {
     }
 }
 
+/// Bytes of one variable with its name and the byte that ends it (`MAX_ARG_STRLEN`
+/// of Linux).
+const LONGEST_VARIABLE: usize = 128 * 1024;
+/// Labels of one sandbox.
+const MOST_LABELS: usize = 256;
+
 /// A time to live: long enough to be used, and short enough to have an end.
 pub(crate) fn check_life(field: &str, value: Duration) -> Result<()> {
     if (Duration::from_secs(1)..=LONGEST).contains(&value) {
@@ -553,7 +577,12 @@ mod tests {
             (host().ttl(Duration::ZERO), "ttl"),
             (host().ttl(Duration::MAX), "ttl"),
             (host().env("", "x"), "env"),
+            (host().env("V", "x".repeat(131_070)), "env.V"),
             (host().label("stacyvm.tenant", "x"), "labels"),
+            (
+                (0..257).fold(host(), |spec, n| spec.label(format!("l{n}"), "x")),
+                "labels",
+            ),
             (
                 host().mount(mount("/", MountSource::Host("/a".into()))),
                 "mounts[0].target",

@@ -13,6 +13,7 @@ mod memory;
 mod owner;
 mod record;
 mod rules;
+pub(crate) use rules::no_sandbox;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod state_dir;

@@ -139,7 +139,7 @@ pub(super) fn check_same_exit(exec: &ExecId, known: ExitStatus, told: ExitStatus
     .context("expected", format!("{told:?}")))
 }
 
-pub(super) fn no_sandbox(id: &SandboxId) -> Error {
+pub(crate) fn no_sandbox(id: &SandboxId) -> Error {
     let message = format!(
         "no sandbox {id} in this store; check the id, and which state directory it was made with"
     );

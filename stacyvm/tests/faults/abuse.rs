@@ -283,3 +283,72 @@ async fn more_file_operations_than_have_a_place_wait_for_one() {
     drop(wild);
     soon(sandbox.kill()).await.unwrap();
 }
+
+#[tokio::test]
+async fn streams_that_nobody_ends_leave_places_for_what_is_done_at_once() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Attached).await;
+    let files = sandbox.files();
+    soon(sandbox.shell("truncate -s 1G /tmp/large").output())
+        .await
+        .unwrap();
+    let mut open = Vec::new();
+    for number in 0..40 {
+        match soon(files.watch("/tmp", false)).await {
+            Ok(changes) => open.push(changes),
+            Err(error) => {
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::ResourceExhausted,
+                    "{number}: {error}"
+                );
+                assert!(number >= 32, "{number}");
+            }
+        }
+    }
+    assert_eq!(open.len(), 32);
+    // Reads that nobody goes on with fill what is left for streams.
+    let mut stalled = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let files = files.clone();
+        stalled.spawn(async move {
+            let stream = files.read_range("/tmp/large", 0, None).await;
+            std::future::pending::<()>().await;
+            drop(stream);
+        });
+    }
+    for number in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let entry = soon(files.stat("/tmp/large")).await.unwrap();
+        assert_eq!(entry.size, 1 << 30, "{number}");
+    }
+    soon(sandbox.processes()).await.unwrap();
+    // What ends leaves its place to others.
+    stalled.shutdown().await;
+    drop(open.pop());
+    eventually("there is a place", async || {
+        files.watch("/tmp", false).await.is_ok()
+    })
+    .await;
+    soon(sandbox.kill()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sandbox_is_paused_whatever_its_commands_are_at() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Attached).await;
+    for _ in 0..40 {
+        let line = "trap '' TERM; for i in 1 2 3; do sh -c 'sleep 3' & done; wait";
+        let wild = soon(sandbox.shell(line).start()).await.unwrap();
+        match soon(sandbox.pause()).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                eprintln!("not run: no freezer here");
+                return;
+            }
+            paused => paused.unwrap(),
+        }
+        soon(sandbox.resume()).await.unwrap();
+        drop(wild);
+    }
+    soon(sandbox.kill()).await.unwrap();
+}

@@ -124,6 +124,13 @@ async fn an_end_is_moved_where_it_binds_and_on_record() {
     let ends = sandbox.set_ttl(Some(Duration::from_secs(5))).await.unwrap();
     assert_eq!(ends.map(to_ms), Some(now + 15_000));
     assert_eq!(world.provider.count(OperationKind::SetDeadline), 2);
+    let most = Duration::from_hours(100 * 365 * 24);
+    let error = sandbox.extend(most).await.unwrap_err();
+    assert_eq!(
+        error.fact("field"),
+        Some("ttl"),
+        "both together are too long"
+    );
     for life in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
         for refused in [
             sandbox.set_ttl(Some(life)).await,
@@ -291,4 +298,60 @@ async fn a_living_engine_reconciles_by_itself_until_it_is_dropped() {
     drop((engine, sandbox));
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(weak.upgrade().is_none());
+}
+
+#[tokio::test]
+async fn a_handle_in_the_context_of_another_tenant_finds_nothing() {
+    let world = World::new(Scripted::new()).await;
+    let own = world.engine.create(host()).await.unwrap();
+    let other = own.with_context(Context::new(TenantId::new("other").unwrap()));
+    let exec = crate::id::ExecId::random();
+    let files = other.files();
+    let (entry, none) = (other.exec(["true"]).output().await, Duration::from_secs(5));
+    let answers = [
+        entry.map(drop),
+        other.exec(["true"]).background().start().await.map(drop),
+        other.attach(&exec).await.map(drop),
+        other.execs().await.map(drop),
+        other
+            .signal(&exec, 9, crate::sandbox::exec::SignalScope::Tree)
+            .await,
+        files.stat("/x").await.map(drop),
+        files.read("/x").await.map(drop),
+        files.write("/x", "y").await.map(drop),
+        files.watch("/x", false).await.map(drop),
+        files.export_tar("/x", false).await.map(drop),
+        files
+            .import_tar("/x", Box::pin(futures_util::stream::empty()))
+            .await,
+        other.dial(80).await.map(drop),
+        other.listen(80).await.map(drop),
+        other.endpoint(80).await.map(drop),
+        other.processes().await.map(drop),
+        other.usage().await.map(drop),
+        other.info().await.map(drop),
+        other.extend(none).await.map(drop),
+        other.set_ttl(Some(none)).await.map(drop),
+        other.pause().await,
+        other.resume().await,
+        other.snapshot().await.map(drop),
+        other.kill().await,
+    ];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let kind = answer.map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::NotFound), "call {number}");
+    }
+    for kind in [
+        OperationKind::Exec,
+        OperationKind::File,
+        OperationKind::Usage,
+        OperationKind::SetDeadline,
+        OperationKind::Pause,
+        OperationKind::Destroy,
+    ] {
+        assert_eq!(world.provider.count(kind), 0, "{kind:?}");
+    }
+    // Back in its own it is there.
+    let again = other.with_context(Context::default());
+    again.usage().await.unwrap();
 }

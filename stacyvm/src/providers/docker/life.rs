@@ -299,12 +299,11 @@ impl Life {
         Bridge::open(&self.docker, container, &ticket.program, SOCKET)
             .await
             .map_err(|e| match status(&e) {
-                Some(404) => gone(ErrorKind::NotFound),
                 Some(409) if e.to_string().contains("paused") => Error::new(
                     ErrorKind::Conflict,
                     "the sandbox is paused, expected a running one; resume it",
                 ),
-                Some(409) => gone(ErrorKind::SandboxGone),
+                Some(404 | 409) => gone(ErrorKind::SandboxGone),
                 _ => map(e),
             })
     }

@@ -46,11 +46,12 @@ impl Sandboxes {
     pub(super) fn find(&self, id: &SandboxId) -> Result<OwnedFd> {
         self.find_name(id.as_str())?.ok_or_else(|| {
             Error::new(
-                ErrorKind::NotFound,
-                format!("no sandbox {id} in this state directory"),
+                ErrorKind::SandboxGone,
+                format!(
+                    "nothing of sandbox {id} is in this state directory; it ended, make another one"
+                ),
             )
             .context("sandbox", id)
-            .context("remedy", "list sandboxes with `stacyvm ls --all`")
         })
     }
 

@@ -299,8 +299,11 @@ impl Provider for Oci {
             prepared.bundle(runtime, helper.first_id())?;
         }
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
-        if let Err(error) = helper.send(&launch, &prepared.descriptors()).await {
-            return Err(helper.last_word(error).await);
+        match helper.send(&launch, &prepared.descriptors()).await {
+            Ok(()) => {}
+            // Nothing was sent, and the helper goes on waiting.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => return Err(error),
+            Err(error) => return Err(helper.last_word(error).await),
         }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
