@@ -16,6 +16,8 @@ use crate::id::ExecId;
 
 const SIGKILL: i32 = 9;
 
+type Feeding = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A running command: its events and its control.
 ///
 /// A reader that stops slows the command. Dropping a `Process` before its end
@@ -26,7 +28,7 @@ pub struct Process {
     context: Context,
     background: bool,
     /// Given input on its way in; written while events are read.
-    feeding: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    feeding: Option<Feeding>,
     exited: Option<ExitStatus>,
 }
 
@@ -60,7 +62,7 @@ impl Process {
                 }
                 drop(control.close_stdin().await);
             };
-            Box::pin(feed) as Pin<Box<dyn Future<Output = ()> + Send>>
+            Box::pin(feed) as Feeding
         });
         Self {
             session,
@@ -101,30 +103,18 @@ impl Process {
         if self.exited.is_some() {
             return Ok(None);
         }
-        let context = self.context.clone();
-        context.bound(self.next()).await
-    }
-
-    async fn next(&mut self) -> Result<Option<ExecEvent>> {
-        loop {
-            let event = match &mut self.feeding {
-                Some(feeding) => tokio::select! {
-                    biased;
-                    event = self.session.events.next() => event,
-                    () = feeding => {
-                        self.feeding = None;
-                        continue;
-                    }
-                },
-                None => self.session.events.next().await,
-            };
-            let event = event.transpose()?;
-            if let Some(ExecEvent::Exited(status)) = &event {
-                self.exited = Some(*status);
-                self.feeding = None;
-            }
-            return Ok(event);
+        let Self {
+            session,
+            context,
+            feeding,
+            ..
+        } = self;
+        let event = context.bound(next(session, feeding)).await?;
+        if let Some(ExecEvent::Exited(status)) = &event {
+            self.exited = Some(*status);
+            self.feeding = None;
         }
+        Ok(event)
     }
 
     /// Writes to standard input; waits while the command does not read.
@@ -207,5 +197,26 @@ impl Process {
             ErrorKind::Conflict,
             "only a command started in the background can be detached; start it with `background()`",
         ))
+    }
+}
+
+/// The next event; given input is written meanwhile.
+async fn next(
+    session: &mut ExecSession,
+    feeding: &mut Option<Feeding>,
+) -> Result<Option<ExecEvent>> {
+    loop {
+        let event = match feeding {
+            Some(input) => tokio::select! {
+                biased;
+                event = session.events.next() => event,
+                () = input => {
+                    *feeding = None;
+                    continue;
+                }
+            },
+            None => session.events.next().await,
+        };
+        return event.transpose();
     }
 }
