@@ -27,6 +27,8 @@ static_busybox() {
     local path
     path=$(command -v busybox) && ! ldd "$path" >/dev/null 2>&1
 }
+# What is needed to build youki is not where it is there.
+for_youki() { have youki || "$@"; }
 docker_host() { have dockerd || scripts/docker-host.sh status >/dev/null 2>&1; }
 
 # package | test that says it is there | why
@@ -40,6 +42,8 @@ needs=(
     "runsc|have runsc|gVisor, runtime to test and to compare with"
     "bubblewrap|have bwrap|to compare with"
     "busybox-static|static_busybox|the smallest test image"
+    "libseccomp-dev|for_youki test -e /usr/include/seccomp.h|to build youki, runtime to test"
+    "pkg-config|for_youki have pkg-config|to build youki"
     "strace|have strace|counts the system calls of a start"
     "docker.io|docker_host|Docker Engine, for the docker provider's tests"
     "docker-cli|have docker|talks to it where docker.io does not bring the program"
@@ -150,6 +154,25 @@ for component in rustfmt clippy; do
         say "missing: $component; what needs it fails"
     fi
 done
+
+# No distribution here has it as a package.
+youki=0.7.0
+build_youki() (
+    place=$(mktemp -d)
+    trap 'rm -rf "$place"' EXIT
+    cargo install --quiet --locked --root "$place" --target-dir "$place/target" \
+        --no-default-features --features v1,v2,seccomp "youki@$youki" &&
+        command install -m 755 "$place/bin/youki" /usr/local/bin/youki
+)
+if have youki; then
+    say "youki: there"
+elif $check; then
+    say "would build: youki $youki, runtime to test, into /usr/local/bin"
+elif [[ $(id -u) == 0 ]] && say "building youki $youki, runtime to test; some minutes" && (cd / && build_youki >/dev/null 2>&1); then
+    say "installed: youki $youki in /usr/local/bin"
+else
+    say "youki: missing; what needs it is not run"
+fi
 
 # Runs each test in a process of its own. Building it takes longer than our
 # tests, so it is only taken where it comes ready-made.
