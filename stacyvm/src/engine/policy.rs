@@ -16,8 +16,8 @@ const REMEDY: &str = "give the absolute path of a directory that exists";
 pub struct Policy {
     /// The directories beneath which host directories may be mounted, after
     /// links are resolved; `None` allows every directory but those that are
-    /// always refused: `/`, `/proc`, `/sys`, `/dev`, and whatever contains or
-    /// lies in the state directory.
+    /// always refused: `/`, `/proc`, `/sys`, `/dev`, `/run/stacyvm`, and whatever
+    /// contains or lies in the state directory.
     pub mount_roots: Option<Vec<PathBuf>>,
     /// The longest life; a sandbox that asks for no end gets this one.
     pub max_ttl: Option<Duration>,

@@ -60,7 +60,8 @@ pub enum FileTask {
     /// Unpacks a tar stream.
     Import(ImportRequest),
     /// Unpacks a tar stream that must hold this one member and nothing else; of
-    /// one that does not, nothing is seen. No request asks for it; hosts do, as they do not trust the sender.
+    /// one that does not, nothing is seen. No request asks for it; hosts do, as
+    /// they do not trust the sender.
     ImportOne(ImportRequest, Expected),
 }
 

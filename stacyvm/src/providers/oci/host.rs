@@ -99,21 +99,27 @@ impl Host {
 
     /// Fails where nothing can be made.
     pub(super) fn check(&self) -> Result<()> {
-        let report = self.probe();
+        if self.is_usable() {
+            return Ok(());
+        }
         let needed = ["root", "user_namespaces"];
-        let lacking = report
-            .findings
+        let findings = self.probe().findings;
+        let lacking = findings
             .iter()
             .find(|finding| !finding.fine && needed.contains(&finding.subject.as_str()));
         match lacking {
-            Some(finding) if !report.usable => Err(Error::unsupported(format!(
+            Some(finding) => Err(Error::unsupported(format!(
                 "the embedded provider cannot run here: {} is {}; {}, or use another provider",
                 finding.subject, finding.seen, finding.remedy
             ))
             .context("need", &finding.subject)
             .context("remedy", &finding.remedy)),
-            _ => Ok(()),
+            None => Ok(()),
         }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.root && self.user_namespaces
     }
 
     pub(super) fn probe(&self) -> ProbeReport {
@@ -157,7 +163,7 @@ impl Host {
             ),
         ];
         ProbeReport {
-            usable: self.root && self.user_namespaces,
+            usable: self.is_usable(),
             findings,
         }
     }
