@@ -25,6 +25,10 @@ pub const MOST_OPEN_FILES: u64 = 1 << 20;
 /// Whose files root inside makes in what is the host's: those of `nobody`, as
 /// file servers do.
 pub const NOBODY: u32 = 65_534;
+/// The user and group of a sandbox that has no other.
+pub const SINGLE_USER: u32 = 1000;
+/// How many users and groups a range has.
+pub const RANGE: u32 = 65_536;
 /// The socket in a sandbox's directory.
 pub const SOCKET_NAME: &str = "helper.sock";
 /// The file in a sandbox's directory that a living helper holds locked.
@@ -65,6 +69,10 @@ pub enum ToHelper {
     /// The sandbox no longer ends with the owner channel. Not answered.
     #[n(3)]
     Detach,
+    /// Comes first, instead of all else, with the directory; answered by
+    /// [`FromHelper::Done`], after which the helper ends.
+    #[n(4)]
+    Remove(#[n(0)] Remove),
 }
 
 /// Makes what every sandbox needs: its directory, cgroups and namespaces.
@@ -77,15 +85,71 @@ pub struct Park {
     /// The name of the directory and of the cgroups until a launch renames them.
     #[n(1)]
     pub name: String,
-    /// The first uid and gid of the 65536 that the sandbox gets; absent gives
-    /// it the helper's own as its only one.
+    /// Who users inside are outside.
     #[n(2)]
-    pub first_id: Option<u32>,
+    pub users: Users,
     /// Whether the launch will bring a [`Bundle`]: then cgroups and namespaces
-    /// are its runtime's to make, and needed is a range of ids.
+    /// are its runtime's to make, and needed is a private range of ids.
     #[n(3)]
     #[cbor(default)]
     pub bundle: bool,
+}
+
+/// Who the users and groups of a sandbox are on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Users {
+    /// A range of the sandbox's own, which needs root.
+    #[n(0)]
+    Private {
+        /// The first uid and gid of 65536.
+        #[n(0)]
+        first: u32,
+    },
+    /// A range that the host's administrator gave the helper's user, shared by
+    /// all sandboxes of that user.
+    #[n(1)]
+    Delegated(#[n(0)] Delegated),
+    /// The helper's own user and group, as [`SINGLE_USER`] inside, and no other.
+    #[n(2)]
+    Single,
+}
+
+/// A range of `/etc/subuid` and one of `/etc/subgid`, of 65536 each.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Delegated {
+    /// The first uid.
+    #[n(0)]
+    pub first_uid: u32,
+    /// The first gid.
+    #[n(1)]
+    pub first_gid: u32,
+    /// Which user and group inside is the helper's own instead of one of the
+    /// range; absent keeps the helper's own out of the sandbox.
+    #[n(2)]
+    pub own: Option<u32>,
+    /// The absolute path of `newuidmap`, which may map the range.
+    #[n(3)]
+    pub newuidmap: String,
+    /// The same of `newgidmap`.
+    #[n(4)]
+    pub newgidmap: String,
+}
+
+/// Takes away what a helper that was killed left, where it has other owners
+/// than the user who does it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Remove {
+    /// The sender's [`GENERATION`].
+    #[n(0)]
+    pub generation: u32,
+    /// What is removed of the directory that comes along, with all below it.
+    #[n(1)]
+    pub name: String,
+    /// Whose files it has.
+    #[n(2)]
+    pub users: Users,
 }
 
 /// A sandbox.
@@ -440,7 +504,7 @@ mod tests {
         let park = ToHelper::Park(Park {
             generation: GENERATION,
             name: "parked-1".into(),
-            first_id: Some(100_000),
+            users: Users::Private { first: 100_000 },
             bundle: true,
         });
         let bytes = encode(&park);

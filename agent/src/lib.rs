@@ -12,6 +12,8 @@
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
 
 pub mod confinement;
+#[cfg(all(feature = "files", target_os = "linux"))]
+pub mod delegation;
 pub mod helper_protocol;
 pub mod protocol;
 

@@ -1,5 +1,5 @@
-//! The static program inside and beside every sandbox. Its first name says
-//! which part it plays.
+//! The static program inside and beside every sandbox. Its first name, or the
+//! word that follows, says which part it plays.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -12,6 +12,8 @@ fn main() -> ExitCode {
         return stacyvm_agent::helper::main();
     }
     match arguments.next() {
+        // Where whoever starts it cannot choose its first name.
+        Some(word) if word == "helper" => stacyvm_agent::helper::main(),
         Some(word) if word == "bridge" => {
             let path = arguments.next().unwrap_or_default();
             stacyvm_agent::guest::bridge(&path)

@@ -12,101 +12,20 @@ use rustix::fs::{Mode, OFlags};
 use super::fault::{Result, Tried};
 use super::nested;
 use super::sys::pause;
+use crate::delegation::{Hierarchy, hierarchies};
 use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
 
-/// The controllers that are used. cpuset is stayed out of: a new child of it
-/// has no processors, so that nothing could join.
-const USED: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "freezer"];
-/// The directory below a hierarchy's root that holds all of ours.
+/// The directory below a hierarchy's base that holds all of ours.
 const PARENT: &str = "stacyvm";
 
 /// The nice value of the agent, its supervisors and its workers.
 const AGENT_NICE: i32 = -20;
-
-/// Where a hierarchy is mounted and what it controls.
-#[derive(Clone, Debug)]
-struct Hierarchy {
-    mount: PathBuf,
-    version: u8,
-    controllers: Vec<String>,
-}
 
 /// The cgroups of one sandbox.
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     hierarchies: Vec<Hierarchy>,
     name: String,
-}
-
-/// Finds the hierarchies. On a hybrid host the version 2 tree is left alone
-/// where version 1 holds the controllers.
-fn hierarchies() -> Vec<Hierarchy> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    hierarchies_of(&mounts)
-}
-
-/// Those of a `mountinfo`. One that is mounted more than once counts once.
-fn hierarchies_of(mounts: &str) -> Vec<Hierarchy> {
-    let mut one: Vec<Hierarchy> = Vec::new();
-    let mut two = None;
-    let mut devices = Vec::new();
-    for line in mounts.lines() {
-        let Some((left, right)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut right = right.split(' ');
-        let kind = right.next().filter(|kind| kind.starts_with("cgroup"));
-        let device = left.split(' ').nth(2).unwrap_or_default();
-        if kind.is_none() || devices.contains(&device) {
-            continue;
-        }
-        devices.push(device);
-        let mount = left.split(' ').nth(4).unwrap_or_default();
-        match (kind, right.nth(1)) {
-            (Some("cgroup"), Some(options)) => {
-                let controllers: Vec<String> = options
-                    .split(',')
-                    .filter(|o| USED.contains(o))
-                    .map(str::to_owned)
-                    .collect();
-                if !controllers.is_empty() {
-                    one.push(Hierarchy {
-                        mount: mount.into(),
-                        version: 1,
-                        controllers,
-                    });
-                }
-            }
-            (Some("cgroup2"), _) if two.is_none() => {
-                let all = fs::read_to_string(Path::new(mount).join("cgroup.controllers"));
-                let mut controllers: Vec<String> = all
-                    .unwrap_or_default()
-                    .split_whitespace()
-                    .filter(|o| USED.contains(o))
-                    .map(str::to_owned)
-                    .collect();
-                if !controllers.is_empty() {
-                    controllers.push("freezer".into());
-                    two = Some(Hierarchy {
-                        mount: mount.into(),
-                        version: 2,
-                        controllers,
-                    });
-                }
-            }
-            _ => {}
-        }
-    }
-    match two {
-        Some(two)
-            if !one
-                .iter()
-                .any(|h| h.controllers.contains(&"memory".to_owned())) =>
-        {
-            vec![two]
-        }
-        _ => one,
-    }
 }
 
 /// Where the cgroup of a sandbox is in every hierarchy of this host, used or
@@ -185,7 +104,7 @@ impl Cgroups {
             name: name.to_owned(),
         };
         for hierarchy in hierarchies() {
-            let parent = hierarchy.mount.join(PARENT);
+            let parent = hierarchy.base.join(PARENT);
             let result = (|| {
                 if let Err(error) = fs::create_dir(&parent)
                     && error.kind() != io::ErrorKind::AlreadyExists
@@ -193,7 +112,7 @@ impl Cgroups {
                     return Err(error);
                 }
                 if hierarchy.version == 2 {
-                    for dir in [&hierarchy.mount, &parent] {
+                    for dir in [&hierarchy.base, &parent] {
                         for controller in &hierarchy.controllers {
                             if controller != "freezer" {
                                 write(
@@ -219,7 +138,7 @@ impl Cgroups {
                     made.remove();
                     return Err(error).tried(format!(
                         "make the cgroup {name} in {}",
-                        hierarchy.mount.display()
+                        hierarchy.base.display()
                     ));
                 }
             }
@@ -231,7 +150,7 @@ impl Cgroups {
     pub(crate) fn plan(name: &str) -> Vec<PathBuf> {
         hierarchies()
             .into_iter()
-            .map(|h| h.mount.join(PARENT).join(name))
+            .map(|h| h.base.join(PARENT).join(name))
             .collect()
     }
 
@@ -240,12 +159,12 @@ impl Cgroups {
         self.hierarchies
             .iter()
             .filter(|h| h.version == 1)
-            .map(|h| h.mount.join(PARENT).join(name))
+            .map(|h| h.base.join(PARENT).join(name))
             .collect()
     }
 
     fn dir(&self, hierarchy: &Hierarchy) -> PathBuf {
-        hierarchy.mount.join(PARENT).join(&self.name)
+        hierarchy.base.join(PARENT).join(&self.name)
     }
 
     fn of(&self, controller: &str) -> Option<(PathBuf, u8)> {
@@ -306,10 +225,10 @@ impl Cgroups {
             return Ok(());
         }
         for (done, hierarchy) in self.hierarchies.iter().enumerate() {
-            let parent = hierarchy.mount.join(PARENT);
+            let parent = hierarchy.base.join(PARENT);
             if let Err(error) = fs::rename(parent.join(&self.name), parent.join(name)) {
                 for hierarchy in &self.hierarchies[..done] {
-                    let parent = hierarchy.mount.join(PARENT);
+                    let parent = hierarchy.base.join(PARENT);
                     // Undoing may fail only as the directory is gone, and then nothing is left.
                     let _ = fs::rename(parent.join(name), parent.join(&self.name));
                 }
@@ -532,34 +451,5 @@ impl Cgroups {
             }
         }
         left
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hierarchy_that_is_mounted_twice_counts_once() {
-        let mounts = "\
-30 24 0:26 / /sys/fs/cgroup/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
-31 24 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:10 - cgroup cgroup rw,cpu,cpuacct
-32 24 0:28 / /sys/fs/cgroup/systemd rw shared:11 - cgroup cgroup rw,xattr,name=systemd
-33 24 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
-90 33 0:26 / /copy/memory rw,nosuid shared:9 - cgroup cgroup rw,memory
-91 33 0:27 / /copy/cpu rw shared:10 - cgroup cgroup rw,cpu,cpuacct
-";
-        let found = hierarchies_of(mounts);
-        let seen: Vec<_> = found
-            .iter()
-            .map(|h| (h.mount.to_str().unwrap(), h.controllers.join(",")))
-            .collect();
-        assert_eq!(
-            seen,
-            [
-                ("/sys/fs/cgroup/memory", "memory".to_owned()),
-                ("/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct".to_owned()),
-            ]
-        );
     }
 }

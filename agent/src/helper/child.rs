@@ -15,9 +15,11 @@ use crate::filter;
 use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, Root, ToHelper};
 use crate::protocol::control::CONTROL_FD;
 
-/// What the agent keeps.
-fn agent_capabilities() -> CapabilitySet {
-    let bits = CAPABILITIES.iter().fold(0, |set, (_, n)| set | 1_u64 << n);
+/// What the agent keeps. One with a single user has nobody to become, and its
+/// own rights to all that is there.
+fn agent_capabilities(many_users: bool) -> CapabilitySet {
+    let kept: &[_] = if many_users { &CAPABILITIES } else { &[] };
+    let bits = kept.iter().fold(0, |set, (_, n)| set | 1_u64 << n);
     CapabilitySet::from_bits_truncate(bits)
 }
 
@@ -29,8 +31,8 @@ pub(crate) struct Child {
     pub(crate) control: OwnedFd,
     /// The agent.
     pub(crate) program: OwnedFd,
-    /// Whether a range of ids is mapped.
-    pub(crate) wide: bool,
+    /// Whether a range of ids is mapped, with root in it.
+    pub(crate) many_users: bool,
 }
 
 impl Child {
@@ -63,7 +65,9 @@ impl Child {
         else {
             sys::exit_now(0);
         };
-        sys::become_root(self.wide).tried("take the root id of the namespace")?;
+        if self.many_users {
+            sys::become_root().tried("take the root id of the namespace")?;
+        }
         // After the ids: a change of credentials clears it. A helper that died
         // before it is noticed by the end of the channel below.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -82,7 +86,7 @@ impl Child {
         .tried("make mounts private")?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let scratch = root::scratch()?;
-        kernel_fs::dev(scratch, self.wide)?;
+        kernel_fs::dev(scratch, self.many_users)?;
         kernel_fs::proc(scratch)?;
         kernel_fs::sys(scratch)?;
         // Most launches ask for the view of the host. Where there can be none,
@@ -96,7 +100,7 @@ impl Child {
         // Again, so that nothing open is of the host's file systems.
         standard_streams_to_null()?;
         turn_core_dumps_off()?;
-        narrow_bounding_set()?;
+        narrow_bounding_set(agent_capabilities(self.many_users))?;
         let system_calls = seccomp::program();
         packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
         // Parked here until a sandbox is asked for.
@@ -135,7 +139,7 @@ impl Child {
         launch: &Launch,
         system_calls: &[libc::sock_filter],
     ) -> Result<std::convert::Infallible> {
-        drop_capabilities()?;
+        drop_capabilities(agent_capabilities(self.many_users))?;
         rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
         sys::ignore_signal(libc::SIGPIPE, false);
         sys::unblock_signals();
@@ -183,8 +187,7 @@ fn turn_core_dumps_off() -> Result<()> {
 
 /// What root's exec would otherwise get back. Takes SETPCAP, so it comes
 /// before the capabilities are dropped.
-fn narrow_bounding_set() -> Result<()> {
-    let kept = agent_capabilities();
+fn narrow_bounding_set(kept: CapabilitySet) -> Result<()> {
     for number in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
         if kept.contains(one) {
@@ -200,8 +203,7 @@ fn narrow_bounding_set() -> Result<()> {
     Ok(())
 }
 
-fn drop_capabilities() -> Result<()> {
-    let kept = agent_capabilities();
+fn drop_capabilities(kept: CapabilitySet) -> Result<()> {
     rustix::thread::clear_ambient_capability_set().tried("clear ambient capabilities")?;
     rustix::thread::set_capabilities(
         None,

@@ -64,9 +64,16 @@ impl Layout {
     }
 }
 
-/// Makes what is in `data`. `first_id` is what root inside is outside.
+/// Makes what is in `data`, which becomes the sandbox's too. `first_id` is what
+/// root inside is outside.
 pub(crate) fn make(data: &OwnedFd, layout: Layout, first_id: Option<u32>) -> Result<()> {
     own(data, first_id, 0)?;
+    fill(data, layout, first_id)
+}
+
+/// Makes what is in `data`. `first_id` is what root inside is for this process;
+/// without it all is this process's own.
+pub(crate) fn fill(data: &OwnedFd, layout: Layout, first_id: Option<u32>) -> Result<()> {
     for (path, mode, owner) in layout.places() {
         rustix::fs::mkdirat(data, path, Mode::RWXU).tried(format!("make {path}"))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

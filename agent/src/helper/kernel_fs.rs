@@ -31,8 +31,8 @@ fn put(mount: &OwnedFd, path: &str) -> Result<()> {
     mounts::attach(mount, open(path)?, path)
 }
 
-/// `dev` in the scratch area. `wide` says whether more than one id is mapped.
-pub(crate) fn dev(scratch: &str, wide: bool) -> Result<()> {
+/// `dev` in the scratch area. `many_users` says whether more than one is mapped.
+pub(crate) fn dev(scratch: &str, many_users: bool) -> Result<()> {
     let dev = mounts::make(
         "tmpfs",
         &[("mode", "0755"), ("size", "64k"), ("nr_inodes", "64")],
@@ -52,7 +52,7 @@ pub(crate) fn dev(scratch: &str, wide: bool) -> Result<()> {
             .tried(format!("link /dev/{name}"))?;
     }
     let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
-    if wide {
+    if many_users {
         // The group `tty` of every distribution.
         options.push(("gid", "5"));
     }

@@ -14,6 +14,7 @@ mod data;
 mod disk;
 mod etc;
 mod fault;
+mod inside;
 mod kernel_fs;
 mod monitor;
 mod mounts;
@@ -25,6 +26,7 @@ mod root;
 mod seccomp;
 mod state;
 mod sys;
+mod users;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -32,7 +34,7 @@ use std::process::ExitCode;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, GENERATION, MOST_OPEN_FILES, Park, ToHelper,
+    Failed, FailedKind, FromHelper, GENERATION, MOST_OPEN_FILES, Park, Remove, ToHelper,
 };
 use fault::{Result, Tried};
 
@@ -103,11 +105,18 @@ fn run(owner: &OwnedFd) -> Result<()> {
         return Ok(());
     };
     let mut fds = fds.into_iter();
-    let (ToHelper::Park(park), Some(sandboxes)) = (message, fds.next()) else {
-        return Err(Failed::new(
-            FailedKind::Invalid,
-            "the first packet must be park, with the directory of sandboxes",
-        ));
+    let (park, sandboxes) = match (message, fds.next()) {
+        (ToHelper::Park(park), Some(sandboxes)) => (park, sandboxes),
+        (ToHelper::Remove(remove), Some(directory)) => {
+            remove_for(&remove, &directory)?;
+            return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
+        }
+        _ => {
+            return Err(Failed::new(
+                FailedKind::Invalid,
+                "the first packet must be park or remove, with a directory",
+            ));
+        }
     };
     check(&park)?;
     let mut parked = parked::Parked::make(&park, sandboxes, fds.next(), program)?;
@@ -151,25 +160,34 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn check(park: &Park) -> Result<()> {
-    if park.generation != GENERATION {
+fn check_generation(generation: u32) -> Result<()> {
+    if generation != GENERATION {
         return Err(Failed::new(
             FailedKind::Unsupported,
-            format!(
-                "the host speaks generation {}, the helper {GENERATION}",
-                park.generation
-            ),
+            format!("the host speaks generation {generation}, the helper {GENERATION}"),
         ));
     }
-    if let Some(first) = park.first_id
-        && (first < 65536 || first.checked_add(65536).is_none())
-    {
-        return Err(Failed::new(
-            FailedKind::Invalid,
-            format!("the first id {first} leaves no private range of 65536"),
-        ));
-    }
-    if park.bundle && park.first_id.is_none() {
+    Ok(())
+}
+
+/// Removes what has owners of the range of ids that a sandbox had.
+fn remove_for(asked: &Remove, directory: &OwnedFd) -> Result<()> {
+    check_generation(asked.generation)?;
+    check_name(&asked.name)?;
+    asked.users.check()?;
+    let name = std::ffi::CString::new(asked.name.as_str()).tried("read the name")?;
+    let namespace = users::namespace(|pid| asked.users.map(pid))?;
+    inside::run(namespace.as_fd(), false, || {
+        remove::tree(directory, &name).tried(format!("remove {}", asked.name))?;
+        Ok(Vec::new())
+    })
+    .map(drop)
+}
+
+fn check(park: &Park) -> Result<()> {
+    check_generation(park.generation)?;
+    park.users.check()?;
+    if park.bundle && park.users.private().is_none() {
         return Err(Failed::new(
             FailedKind::Invalid,
             "a bundle needs a private range of ids",

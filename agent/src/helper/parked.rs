@@ -1,12 +1,11 @@
 //! A helper that has made what every sandbox needs, and the launch of one.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::cgroup::Cgroups;
 use super::child::Child;
@@ -14,21 +13,19 @@ use super::fault::{Result, Tried};
 use super::monitor::Sandbox;
 use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
-use super::{bundle, check_name, data, disk, packet, root, sys};
+use super::users::{map_of_host, namespace_of, namespace_with, private_map};
+use super::{bundle, check_name, data, disk, inside, packet, root, sys};
 use crate::helper_protocol::{
     Failed, FailedKind, FromHelper, InForce, Launch, MountSource, NOBODY, Park, Root, SOCKET_NAME,
-    ToHelper,
+    ToHelper, Users,
 };
 use crate::protocol::control::ControlMessage;
-
-/// Ids that a sandbox gets.
-const RANGE: u32 = 65536;
 
 /// Ready for a launch.
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) state: State,
-    first_id: Option<u32>,
+    users: Users,
     /// To the agent.
     control: OwnedFd,
     agent: Agent,
@@ -70,7 +67,7 @@ impl Parked {
         match filled {
             Ok((socket, agent, control)) => Ok(Self {
                 state,
-                first_id: park.first_id,
+                users: park.users.clone(),
                 control,
                 agent,
                 socket,
@@ -117,18 +114,21 @@ impl Parked {
                 sync: child_sync,
                 control: child_control,
                 program,
-                wide: park.first_id.is_some(),
+                many_users: park.users.are_many(),
             }
             .run(),
             sys::Clone::Parent { pid, pidfd } => (pid, pidfd),
         };
         state.init = Some(Init { pid, pidfd });
         drop((child_sync, child_control, program));
-        write_maps(pid, park.first_id)?;
+        park.users.map(pid)?;
+        if park.users.private().is_none() {
+            state.namespace = Some(namespace_of(pid)?);
+        }
         if let Some(cgroups) = &state.cgroups {
             cgroups.join(pid)?;
         }
-        let data = data_directory(&state.directory, data::Layout::Host, park.first_id)?;
+        let data = data_directory(state, data::Layout::Host, &park.users)?;
         packet::send(&sync, &FromHelper::Done, &[data.as_fd()]).tried("let the child go on")?;
         drop(data);
         let mut buffer = Vec::new();
@@ -250,7 +250,12 @@ impl Parked {
         if launch.writes_to_host() {
             in_force.push(InForce {
                 name: "host_directories".into(),
-                value: format!("root is {NOBODY} outside, no set-id bits"),
+                value: match &self.users {
+                    Users::Private { .. } => format!("root is {NOBODY} outside, no set-id bits"),
+                    Users::Delegated(_) | Users::Single => {
+                        "owners as outside, no set-id bits".into()
+                    }
+                },
             });
         }
         if let Some(files) = launch.agent.open_files {
@@ -267,7 +272,7 @@ impl Parked {
             let start = bundle::Start {
                 launch,
                 bundle,
-                first_id: self.first_id.unwrap_or_default(),
+                first_id: self.users.private().unwrap_or_default(),
                 program,
                 control,
             };
@@ -276,11 +281,7 @@ impl Parked {
             return Ok(in_force);
         }
         for (name, value) in [
-            (
-                "user_namespace",
-                self.first_id
-                    .map_or("own id only".into(), |id| format!("{id}+{RANGE}")),
-            ),
+            ("user_namespace", self.users.in_words()),
             ("no_new_privs", "1".into()),
             ("seccomp", "default deny".into()),
             ("network", "lo only".into()),
@@ -301,16 +302,15 @@ impl Parked {
         fds: &mut VecDeque<OwnedFd>,
         in_force: &mut Vec<InForce>,
     ) -> Result<Vec<OwnedFd>> {
-        let namespace = match (self.first_id, &self.state.init) {
-            (Some(_), Some(init)) => Some(user_namespace(init.pid)?),
+        let owners = match (self.users.private(), &self.state.init) {
+            (Some(_), Some(init)) => Some(namespace_of(init.pid)?),
             // The runtime's own does not exist yet.
-            (Some(first), None) => Some(bundle::user_namespace_of(&private_map(first))?),
-            _ => None,
+            (Some(first), None) => Some(namespace_with(&private_map(first))?),
+            // Only root maps owners; without it they are what the namespace says.
+            (None, _) => None,
         };
-        let shared = match self.first_id {
-            Some(first) if launch.writes_to_host() => {
-                Some(bundle::user_namespace_of(&map_of_host(first))?)
-            }
+        let shared = match self.users.private() {
+            Some(first) if launch.writes_to_host() => Some(namespace_with(&map_of_host(first))?),
             _ => None,
         };
         let mut trees = Vec::new();
@@ -321,21 +321,39 @@ impl Parked {
         {
             trees.push(self.data(launch, in_force)?);
         }
-        let mut show = |what: &str, writable: bool, owners: &Option<OwnedFd>| {
-            let from = next(fds, what)?;
-            root::host_tree(&from, what, writable, owners.as_ref())
-        };
+        let mut wanted = Vec::new();
         if launch.root == Root::Directory {
-            trees.push(show("the root", false, &namespace)?);
+            wanted.push(("the root", false, &owners));
         }
         for mount in &launch.mounts {
             if mount.source == MountSource::Host {
-                let owners = if mount.writes_to_host() {
+                let map = if mount.writes_to_host() {
                     &shared
                 } else {
-                    &namespace
+                    &owners
                 };
-                trees.push(show(&mount.target, mount.writable, owners)?);
+                wanted.push((mount.target.as_str(), mount.writable, map));
+            }
+        }
+        let from = wanted
+            .iter()
+            .map(|(what, ..)| next(fds, what))
+            .collect::<Result<Vec<_>>>()?;
+        let wanted = wanted.into_iter().zip(&from);
+        let show = |((what, writable, map), from): ((&str, bool, &Option<OwnedFd>), &OwnedFd)| {
+            root::host_tree(from, what, writable, map.as_ref())
+        };
+        if let Some(namespace) = &self.state.namespace
+            && !from.is_empty()
+        {
+            trees.extend(inside::run(namespace.as_fd(), true, || {
+                wanted
+                    .map(|(mount, from)| show((mount, &inside::reopen(from, mount.0)?)))
+                    .collect()
+            })?);
+        } else {
+            for one in wanted {
+                trees.push(show(one)?);
             }
         }
         Ok(trees)
@@ -390,11 +408,11 @@ impl Parked {
             Root::Directory => data::Layout::Layer,
         };
         let Some(bytes) = launch.limits.disk_bytes else {
-            return data_directory(&self.state.directory, layout, self.first_id);
+            return data_directory(&self.state, layout, &self.users);
         };
         let (mount, device) = disk::make(&mut self.state, bytes)?;
         self.state.loop_device = Some(device);
-        data::make(&mount, layout, self.first_id)?;
+        data::make(&mount, layout, self.users.private())?;
         in_force.push(InForce {
             name: "disk_limit".into(),
             value: format!("{bytes} bytes"),
@@ -404,20 +422,37 @@ impl Parked {
 }
 
 /// The mount of a new directory below the sandbox's, for what it writes.
-fn data_directory(
-    sandbox: &OwnedFd,
-    layout: data::Layout,
-    first_id: Option<u32>,
-) -> Result<OwnedFd> {
+fn data_directory(state: &State, layout: data::Layout, users: &Users) -> Result<OwnedFd> {
     let name = layout.directory();
-    rustix::fs::mkdirat(sandbox, name, Mode::RWXU).tried("make the data directory")?;
+    rustix::fs::mkdirat(&state.directory, name, Mode::RWXU).tried("make the data directory")?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made =
-        rustix::fs::openat(sandbox, name, flags, Mode::empty()).tried("open the data directory")?;
-    data::make(&made, layout, first_id)?;
-    let mount = mounts::copy(&made, "the data directory")?;
-    mounts::restrict_all(&mount, NOSUID | NODEV)?;
-    Ok(mount)
+    let made = rustix::fs::openat(&state.directory, name, flags, Mode::empty())
+        .tried("open the data directory")?;
+    let mount = |of: &OwnedFd| {
+        let mount = mounts::copy(of, "the data directory")?;
+        mounts::restrict_all(&mount, NOSUID | NODEV)?;
+        Ok(mount)
+    };
+    let Some(namespace) = &state.namespace else {
+        data::make(&made, layout, users.private())?;
+        return mount(&made);
+    };
+    // Root inside is somebody else than this user, and must make files there. Nobody
+    // outside comes this far, as the directory above is this user's alone.
+    rustix::fs::fchmod(&made, Mode::from_raw_mode(0o777)).tried("open the data directory up")?;
+    let mut mounts = inside::run(namespace.as_fd(), true, || {
+        let made = inside::reopen(&made, "the data directory")?;
+        if users.are_many() {
+            sys::become_root().tried("take the root id of the namespace")?;
+            data::fill(&made, layout, Some(0))?;
+        } else {
+            data::fill(&made, layout, None)?;
+        }
+        Ok(vec![mount(&made)?])
+    })?;
+    mounts
+        .pop()
+        .ok_or_else(|| Failed::new(FailedKind::Internal, "the data directory has no mount"))
 }
 
 /// The socket for hosts, in the sandbox's directory. Nobody can connect before
@@ -456,50 +491,4 @@ fn missing(what: &str) -> Failed {
 /// The next descriptor of a packet.
 pub(crate) fn next(fds: &mut VecDeque<OwnedFd>, what: &str) -> Result<OwnedFd> {
     fds.pop_front().ok_or_else(|| missing(what))
-}
-
-fn user_namespace(pid: i32) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, format!("/proc/{pid}/ns/user"), flags, Mode::empty())
-        .tried("open the user namespace")
-}
-
-pub(crate) fn write_maps(pid: i32, first_id: Option<u32>) -> Result<()> {
-    if let Some(first) = first_id {
-        return write_map(pid, &private_map(first));
-    }
-    let uid = rustix::process::geteuid().as_raw();
-    let gid = rustix::process::getegid().as_raw();
-    write_file(pid, "setgroups", "deny")?;
-    write_file(pid, "uid_map", &format!("0 {uid} 1\n"))?;
-    write_file(pid, "gid_map", &format!("0 {gid} 1\n"))
-}
-
-/// Maps users and groups in the same way.
-pub(crate) fn write_map(pid: i32, map: &str) -> Result<()> {
-    write_file(pid, "uid_map", map)?;
-    write_file(pid, "gid_map", map)
-}
-
-fn write_file(pid: i32, file: &str, text: &str) -> Result<()> {
-    fs::write(format!("/proc/{pid}/{file}"), text).tried(format!("write {file}"))
-}
-
-/// The ids of a sandbox: all of its own range.
-fn private_map(first: u32) -> String {
-    format!("0 {first} {RANGE}\n")
-}
-
-/// From the ids on a disk that is the host's to those of a sandbox: each its
-/// own, but root inside is nobody there. What is root's there belongs to the
-/// host's root, whom nobody inside is: its mode says what they may do, where an
-/// owner without any place in the map would keep all of them out.
-fn map_of_host(first: u32) -> String {
-    let last = RANGE - 1;
-    format!(
-        "0 0 1\n1 {} {}\n{NOBODY} {first} 1\n{last} {} 1\n",
-        first + 1,
-        NOBODY - 1,
-        first + last,
-    )
 }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use super::bundle::Container;
 use super::cgroup::Cgroups;
 use super::fault::{Result, Tried};
-use super::{disk, remove};
+use super::{disk, inside, remove};
 use crate::helper_protocol::{Failed, FailedKind, LEDGER_NAME, LOCK_NAME};
 
 /// The init process of a sandbox.
@@ -45,6 +45,9 @@ pub(crate) struct State {
     /// What a runtime holds of it.
     pub(crate) container: Option<Container>,
     pub(crate) loop_device: Option<u32>,
+    /// The user namespace of a helper without root: only there it has rights over
+    /// what the sandbox's users own.
+    pub(crate) namespace: Option<OwnedFd>,
 }
 
 impl State {
@@ -72,6 +75,7 @@ impl State {
             init: None,
             container: None,
             loop_device: None,
+            namespace: None,
         })
     }
 
@@ -162,10 +166,7 @@ impl State {
                 // What is frozen dies only once it is let go.
                 cgroups.thaw();
             }
-            let wait = || {
-                rustix::process::waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED)
-            };
-            while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
+            wait_for_end(&init.pidfd);
         }
         if let Some(container) = self.container.take() {
             left.extend(container.delete());
@@ -178,9 +179,8 @@ impl State {
         }
         // The lock's file goes with the directory; the lock itself is held to
         // the end, so that no sweep works on what is being removed.
-        let name = CString::new(self.name.as_str()).unwrap_or_default();
-        if let Err(error) = remove::tree(&self.sandboxes, &name) {
-            left.push(format!("directory {}: {error}", self.name));
+        if let Err(failed) = self.remove_directory() {
+            left.push(format!("directory {}: {}", self.name, failed.message));
         }
         if let Some((range, _)) = &self.range
             && left.is_empty()
@@ -189,6 +189,17 @@ impl State {
             let _ = remove_range(range);
         }
         left
+    }
+
+    fn remove_directory(&self) -> Result<()> {
+        let name = CString::new(self.name.as_str()).unwrap_or_default();
+        let remove = || remove::tree(&self.sandboxes, &name).tried("remove");
+        match &self.namespace {
+            None => remove(),
+            Some(namespace) => {
+                inside::run(namespace.as_fd(), false, || remove().map(|()| Vec::new())).map(drop)
+            }
+        }
     }
 
     /// Whether the init has ended, without waiting; and by which signal.
@@ -200,6 +211,12 @@ impl State {
         );
         seen.ok().flatten()?.terminating_signal()
     }
+}
+
+/// Waits for the end of a child, however long it takes.
+pub(crate) fn wait_for_end(pidfd: &OwnedFd) {
+    let wait = || rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+    while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
 }
 
 /// Notes in the file of a range what runs with its ids, for the time when the

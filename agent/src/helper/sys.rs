@@ -123,12 +123,10 @@ pub(crate) fn execveat(program: BorrowedFd<'_>, name: &CStr) -> io::Error {
 }
 
 /// Takes a uid and gid of 0 and no other groups.
-pub(crate) fn become_root(set_groups: bool) -> io::Result<()> {
+pub(crate) fn become_root() -> io::Result<()> {
     // The raw calls, because there is one thread and nothing to synchronise.
-    if set_groups {
-        // SAFETY: no list is read as its length is 0.
-        check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) })?;
-    }
+    // SAFETY: no list is read as its length is 0.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) })?;
     // SAFETY: these calls take numbers only.
     check(unsafe { libc::syscall(libc::SYS_setresgid, 0, 0, 0) })?;
     // SAFETY: as above.

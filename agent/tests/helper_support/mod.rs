@@ -54,7 +54,11 @@ impl Host {
         let park = Park {
             generation: GENERATION,
             name: name.into(),
-            first_id: is_root().then_some(900_000),
+            users: if is_root() {
+                Users::Private { first: 900_000 }
+            } else {
+                Users::Single
+            },
             bundle: false,
         };
         helper.send(&ToHelper::Park(park), &[self.directory.as_fd()]);

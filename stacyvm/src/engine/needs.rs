@@ -1,6 +1,6 @@
 //! What a spec needs of a provider.
 
-use crate::provider::{Capabilities, Level};
+use crate::provider::{Capabilities, Level, Users};
 use crate::sandbox::spec::{
     Lifetime, MountSource, Network, Privileges, Profile, Resources, SandboxSpec, Source,
 };
@@ -154,7 +154,7 @@ pub(super) fn needs(spec: &SandboxSpec) -> Vec<Need> {
         needs.flag("env", "env", names.join(", "), |c| c.env);
     }
     if let Some(user) = user {
-        needs.flag("exec_user", "user", user, |c| c.exec_user);
+        needs.flag("users", "user", user, |c| c.users == Users::Many);
     }
     match privileges {
         Privileges::None => {}

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, Connection, CreateRequest, Endpoint, Isolation, KillScope, Level, OperationKind,
-    PortListener, ProbeReport, Provider, ProviderInfo, Signals, SnapshotInfo,
+    PortListener, ProbeReport, Provider, ProviderInfo, Signals, SnapshotInfo, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, SignalScope,
@@ -50,7 +50,7 @@ pub(crate) fn all_capabilities() -> Capabilities {
     Capabilities {
         exec_stdin: true,
         exec_tty: true,
-        exec_user: true,
+        users: Users::Many,
         exec_background: true,
         reattach_output: true,
         kill_scope: KillScope::Tree,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{Call, Layer, Next};
 use crate::error::{Error, Result};
-use crate::provider::{Capabilities, OperationKind};
+use crate::provider::{Capabilities, OperationKind, Users};
 use crate::sandbox::exec::ExecSpec;
 
 /// Refuses a call that the provider's capabilities do not cover, with the
@@ -96,9 +96,9 @@ fn admit_exec(capabilities: &Capabilities, spec: &ExecSpec) -> Result<()> {
         return Err(refusal("exec_tty", "tty", &size));
     }
     if let Some(user) = user
-        && !capabilities.exec_user
+        && capabilities.users == Users::One
     {
-        return Err(refusal("exec_user", "user", user));
+        return Err(refusal("users", "user", user));
     }
     if *background && !capabilities.exec_background {
         return Err(refusal("exec_background", "background", "true"));

@@ -71,6 +71,17 @@ pub enum Signals {
     Any,
 }
 
+/// The users of a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Users {
+    /// The default user alone; all commands and files are that user's.
+    #[default]
+    One,
+    /// Root and others, whom a command can run as.
+    Many,
+}
+
 /// What a combination can do, as it stands: no promise for another host.
 ///
 /// Everything is absent by default, so that a provider written against an
@@ -83,8 +94,8 @@ pub struct Capabilities {
     pub exec_stdin: bool,
     /// Terminals, with resize.
     pub exec_tty: bool,
-    /// Commands as another user than the default.
-    pub exec_user: bool,
+    /// Which users there are inside.
+    pub users: Users,
     /// Commands that outlive their caller.
     pub exec_background: bool,
     /// Output of background commands is kept and can be followed again.
@@ -197,7 +208,7 @@ mod tests {
         let claims = value.as_object().unwrap();
         assert!(claims.values().all(|v| {
             v == false
-                || ["absent", "process", "kill", "none"]
+                || ["absent", "process", "kill", "none", "one"]
                     .iter()
                     .any(|text| v == text)
         }));

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals};
+pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 pub use operation::{Operation, OperationKind};
 
 use crate::context::Context;

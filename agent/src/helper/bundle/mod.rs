@@ -22,7 +22,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOption
 use super::cgroup::{self, Cgroups};
 use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOSUID, RDONLY};
-use super::parked::write_map;
 use super::state::{Init, State, own_pid};
 use super::{packet, sys};
 use crate::helper_protocol::{Bundle, Failed, FailedKind, FromHelper, Launch, Limits, Root};
@@ -77,31 +76,6 @@ pub(crate) fn make_cgroups(state: &mut State) -> Result<()> {
     state.record("cgroup", &cgroup::everywhere(&name))?;
     state.cgroups = Some(Cgroups::make(&name)?);
     Ok(())
-}
-
-/// A user namespace of this map, to map the owners of files by: it has no
-/// process and ends with its descriptor.
-pub(crate) fn user_namespace_of(map: &str) -> Result<OwnedFd> {
-    let (ours, theirs) = packet::pair().tried("make a channel")?;
-    let flags = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
-    let (pid, pidfd) = match sys::clone_into(flags, None).tried("make a user namespace")? {
-        sys::Clone::Child => {
-            sys::close_all_but(&mut [theirs.as_raw_fd()]);
-            // Until the helper closes its end, or dies.
-            let _ = rustix::io::read(&theirs, &mut [0; 1]);
-            sys::exit_now(0)
-        }
-        sys::Clone::Parent { pid, pidfd } => (pid, pidfd),
-    };
-    drop(theirs);
-    let found = write_map(pid, map).and_then(|()| {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let path = format!("/proc/{pid}/ns/user");
-        rustix::fs::open(path, flags, Mode::empty()).tried("open the user namespace")
-    });
-    drop(ours);
-    wait_for(&pidfd)?;
-    found
 }
 
 impl Start<'_> {

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::engine::policy::Policy;
 use crate::engine::testing::{Scripted, all_capabilities};
 use crate::error::{Error, ErrorKind};
-use crate::provider::{Capabilities, Level, OperationKind};
+use crate::provider::{Capabilities, Level, OperationKind, Users};
 use crate::sandbox::spec::{
     Lifetime, Mount, MountSource, Network, Port, Privileges, Profile, SandboxSpec, SecretReference,
     Source,
@@ -97,8 +97,8 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             },
         ),
         (host().env("A", "hunter2"), "env", "env", |c| c.env = false),
-        (host().user("nobody"), "user", "exec_user", |c| {
-            c.exec_user = false;
+        (host().user("nobody"), "user", "users", |c| {
+            c.users = Users::One;
         }),
         (
             with(|s| s.privileges = Privileges::NamespacedRoot),

@@ -8,7 +8,7 @@ use super::{World, until};
 use crate::context::Context;
 use crate::engine::testing::{Scripted, all_capabilities};
 use crate::error::ErrorKind;
-use crate::provider::{Capabilities, OperationKind};
+use crate::provider::{Capabilities, OperationKind, Users};
 use crate::sandbox::exec::{ExecEvent, ExitStatus, TtySize};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::SandboxSpec;
@@ -91,7 +91,7 @@ async fn a_command_that_cannot_be_served_is_refused_before_it_starts() {
     let cases: [(&str, Change); 4] = [
         ("exec_tty", |c| c.exec_tty = false),
         ("exec_stdin", |c| c.exec_stdin = false),
-        ("exec_user", |c| c.exec_user = false),
+        ("users", |c| c.users = Users::One),
         ("exec_background", |c| c.exec_background = false),
     ];
     for (need, change) in cases {
@@ -103,7 +103,7 @@ async fn a_command_that_cannot_be_served_is_refused_before_it_starts() {
         let exec = match need {
             "exec_tty" => exec.tty(TtySize::default()),
             "exec_stdin" => exec.stdin("x"),
-            "exec_user" => exec.user("nobody"),
+            "users" => exec.user("nobody"),
             _ => exec.background(),
         };
         let error = exec.start().await.unwrap_err();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bollard::models::SystemInfo;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::provider::{Capabilities, Isolation, KillScope, Level, ProviderInfo, Signals};
+use crate::provider::{Capabilities, Isolation, KillScope, Level, ProviderInfo, Signals, Users};
 
 /// The part of the engine's self-description that decides what can be promised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Facts {
         Capabilities {
             exec_stdin: true,
             exec_tty: true,
-            exec_user: true,
+            users: Users::Many,
             exec_background: true,
             reattach_output: true,
             kill_scope: KillScope::Tree,

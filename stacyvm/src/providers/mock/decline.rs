@@ -1,14 +1,14 @@
 //! What the mock declines, before any effect.
 
 use crate::error::{Error, Result};
-use crate::provider::{Capabilities, Isolation, KillScope, Level, Signals};
+use crate::provider::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 use crate::sandbox::spec::{Network, Privileges, Profile, Resources, SandboxSpec, Source};
 
 /// What the mock can do: everything that is data, nothing that needs a kernel.
 pub(super) fn capabilities() -> Capabilities {
     Capabilities {
         exec_stdin: true,
-        exec_user: true,
+        users: Users::Many,
         exec_background: true,
         reattach_output: true,
         kill_scope: KillScope::Tree,

@@ -16,6 +16,12 @@ pub struct OciConfig {
     /// looked for in the system's directories, or the absolute path of a
     /// binary. `None` is the helper's own set-up, which needs none.
     pub runtime: Option<String>,
+    /// The helper's program instead of the one that this crate carries in
+    /// itself: an absolute path. It must have the same bytes. `None` looks in
+    /// `/usr/libexec/stacyvm` and `/usr/local/libexec/stacyvm`, where an
+    /// administrator puts it on hosts that give rights to programs by their
+    /// path, and else executes a memory file.
+    pub helper: Option<PathBuf>,
 }
 
 impl OciConfig {
@@ -25,6 +31,7 @@ impl OciConfig {
             state_dir: state_dir.into(),
             parked_helpers: 1,
             runtime: None,
+            helper: None,
         }
     }
 }

@@ -11,13 +11,15 @@ use rustix::net::{
     sendmsg,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use stacyvm_agent::helper_protocol::{FromHelper, GENERATION, MAX_PACKET, Park, ToHelper};
+use stacyvm_agent::helper_protocol::{
+    FromHelper, GENERATION, MAX_PACKET, Park, Remove, ToHelper, Users,
+};
 use stacyvm_agent::protocol::message::{decode, encode};
 use tokio::io::unix::AsyncFd;
 
 use super::error::{failed, helper_gone, system};
+use super::identities::Identity;
 use super::program::{Program, owner_channel, unexpected};
-use super::ranges::Range;
 use super::sys;
 use crate::error::{Error, Result};
 
@@ -33,7 +35,7 @@ pub(super) struct Helper {
     channel: OwnedFd,
     /// Taken when it is dropped.
     child: Option<Child>,
-    first_id: u32,
+    users: Users,
 }
 
 /// Helpers that nobody watches any more and that have not ended yet. They
@@ -63,13 +65,13 @@ impl Drop for Helper {
 }
 
 impl Helper {
-    /// Starts a helper and tells it to get ready. Does not wait for it. The
-    /// range of users is the helper's from here on.
+    /// Starts a helper and tells it to get ready. Does not wait for it. A
+    /// private range of users is the helper's from here on.
     pub(super) fn start(
         program: &Program,
         sandboxes: BorrowedFd<'_>,
         name: &str,
-        range: &Range,
+        identity: &Identity,
         bundle: bool,
     ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
@@ -78,27 +80,57 @@ impl Helper {
             name: name.to_owned(),
             channel,
             child: Some(child),
-            first_id: range.first(),
+            users: identity.users.clone(),
         };
         let park = Park {
             generation: GENERATION,
             name: name.to_owned(),
-            first_id: Some(range.first()),
+            users: identity.users.clone(),
             bundle,
         };
+        let descriptors: Vec<_> = [sandboxes].into_iter().chain(identity.lock()).collect();
         // The channel is empty, so this does not block.
         send_now(
             helper.channel.as_fd(),
             &encode(&ToHelper::Park(park)),
-            &[sandboxes, range.lock()],
+            &descriptors,
         )
         .map_err(|e| system("speak to a helper", e))?;
         Ok(helper)
     }
 
-    /// The first of the 65536 ids of the host that its sandbox has.
-    pub(super) fn first_id(&self) -> u32 {
-        self.first_id
+    /// Has a helper remove what lies in the directory of sandboxes under this
+    /// name, files of these users included, and waits for it.
+    pub(super) async fn remove(
+        program: &Program,
+        sandboxes: BorrowedFd<'_>,
+        name: &str,
+        users: Users,
+    ) -> Result<()> {
+        let (channel, theirs) = owner_channel()?;
+        let child = program.start(theirs)?;
+        let helper = Self {
+            name: name.to_owned(),
+            channel,
+            child: Some(child),
+            users: users.clone(),
+        };
+        let remove = ToHelper::Remove(Remove {
+            generation: GENERATION,
+            name: name.to_owned(),
+            users,
+        });
+        helper.send(&remove, &[sandboxes]).await?;
+        match helper.receive().await? {
+            FromHelper::Done => Ok(()),
+            FromHelper::Failed(report) => Err(failed(&report)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Who its sandbox's users are.
+    pub(super) fn users(&self) -> &Users {
+        &self.users
     }
 
     /// Sends a packet.

@@ -3,42 +3,71 @@
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+use stacyvm_agent::delegation;
 
-use crate::error::{Error, Result};
-use crate::provider::{Capabilities, Finding, Isolation, KillScope, Level, ProbeReport, Signals};
+use super::identities::Identities;
+use super::manager::Manager;
+use super::obstacle::{self, Obstacle};
+use crate::error::{Error, ErrorKind, Result};
+use crate::provider::{
+    Capabilities, Finding, Isolation, KillScope, Level, ProbeReport, Signals, Users,
+};
 
 /// What was found out when the provider was opened.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
     root: bool,
-    user_namespaces: bool,
+    /// Why no user namespaces can be made.
+    obstacle: Option<Obstacle>,
+    /// Why a sandbox has one user.
+    single: Option<String>,
     memory: bool,
     pids: bool,
     cpu: bool,
     freezer: bool,
     disk: bool,
+    /// Gives helpers their place among the cgroups.
+    manager: Option<Manager>,
 }
 
 impl Host {
-    pub(super) fn look() -> Self {
-        let unified =
-            std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-        let on_v2 = |name: &str| unified.split_whitespace().any(|c| c == name);
-        let on_v1 = |name: &str| {
-            let path = format!("/sys/fs/cgroup/{name}");
-            Path::new(&path).join("cgroup.procs").exists() && access(path, Access::WRITE_OK).is_ok()
+    /// Looks. `installed`: the helper is one that an administrator installed.
+    pub(super) fn look(identities: &Identities, installed: bool) -> Self {
+        let root = rustix::process::geteuid().is_root();
+        let hierarchies = delegation::hierarchies();
+        let manager = if root || hierarchies.iter().any(|h| h.controls("memory")) {
+            None
+        } else {
+            Manager::find()
         };
-        let controller = |name: &str| on_v2(name) || on_v1(name);
+        let controller = |name: &str| match &manager {
+            Some(manager) => name == "freezer" || manager.controllers.iter().any(|c| c == name),
+            None => hierarchies.iter().any(|h| h.controls(name)),
+        };
+        let obstacle = if root {
+            obstacle::find_for_root()
+        } else {
+            obstacle::find(installed)
+        };
         Self {
-            root: rustix::process::geteuid().is_root(),
-            user_namespaces: std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
-                .is_ok_and(|n| n.trim() != "0"),
+            root,
+            obstacle,
+            single: match identities {
+                Identities::Single(reason) => Some(reason.clone()),
+                Identities::Private(_) | Identities::Delegated(_) => None,
+            },
             memory: controller("memory"),
             pids: controller("pids"),
             cpu: controller("cpu"),
-            freezer: on_v1("freezer") || !unified.is_empty(),
-            disk: access("/dev/loop-control", Access::WRITE_OK).is_ok() && mke2fs(),
+            freezer: controller("freezer"),
+            disk: root && access("/dev/loop-control", Access::WRITE_OK).is_ok() && mke2fs(),
+            manager,
         }
+    }
+
+    /// Who gives helpers their place among the cgroups, where they have none.
+    pub(super) fn manager(&self) -> Option<&Manager> {
+        self.manager.as_ref()
     }
 
     /// What can be promised; `own_kernel` where the runtime has one. Then what
@@ -56,7 +85,11 @@ impl Host {
             exec_stdin: true,
             // Those of gVisor signal no new size, and interrupt one process.
             exec_tty: !own_kernel,
-            exec_user: true,
+            users: if self.single.is_some() {
+                Users::One
+            } else {
+                Users::Many
+            },
             exec_background: true,
             reattach_output: true,
             kill_scope: KillScope::Tree,
@@ -83,7 +116,8 @@ impl Host {
             } else {
                 Isolation::Namespaces
             },
-            root_mapped: held(self.user_namespaces),
+            // Without root, one without a range maps no root.
+            root_mapped: Level::Enforced,
             syscall_filter: Level::Enforced,
             no_new_privileges: Level::Enforced,
             memory_limit: held(self.memory),
@@ -99,27 +133,22 @@ impl Host {
 
     /// Fails where nothing can be made.
     pub(super) fn check(&self) -> Result<()> {
-        if self.is_usable() {
-            return Ok(());
-        }
-        let needed = ["root", "user_namespaces"];
-        let findings = self.probe().findings;
-        let lacking = findings
-            .iter()
-            .find(|finding| !finding.fine && needed.contains(&finding.subject.as_str()));
-        match lacking {
-            Some(finding) => Err(Error::unsupported(format!(
-                "the embedded provider cannot run here: {} is {}; {}, or use another provider",
-                finding.subject, finding.seen, finding.remedy
-            ))
-            .context("need", &finding.subject)
-            .context("remedy", &finding.remedy)),
+        match &self.obstacle {
             None => Ok(()),
+            Some(obstacle) => Err(cannot_run(obstacle)),
         }
     }
 
-    fn is_usable(&self) -> bool {
-        self.root && self.user_namespaces
+    /// Says what a failure to make the first things of a sandbox means.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let expected = [ErrorKind::PermissionDenied, ErrorKind::NoSpace];
+        if self.root || !expected.contains(&error.kind()) {
+            return error;
+        }
+        match obstacle::explain(error.message()) {
+            Some(obstacle) => cannot_run(&obstacle).source(error),
+            None => error,
+        }
     }
 
     pub(super) fn probe(&self) -> ProbeReport {
@@ -134,39 +163,55 @@ impl Host {
             },
         };
         let yes_no = |fine: bool| if fine { "there" } else { "missing" };
-        let limit = "mount the cgroup controller, or leave the limit out";
-        let findings = vec![
-            finding(
-                "root",
-                self.root,
-                if self.root {
-                    "uid 0"
-                } else {
-                    "an ordinary user"
-                },
-                "run as root",
-            ),
-            finding(
-                "user_namespaces",
-                self.user_namespaces,
-                yes_no(self.user_namespaces),
-                "set sysctl user.max_user_namespaces to 1000 or more",
-            ),
+        let limit = if self.root {
+            "mount the cgroup controller, or leave the limit out"
+        } else {
+            "have systemd delegate it to this user (`Delegate=` of user@.service, in a session with a user manager), or leave the limit out"
+        };
+        let mut findings = vec![
+            match &self.obstacle {
+                None => finding("user_namespaces", true, "there", ""),
+                Some(obstacle) => {
+                    finding("user_namespaces", false, &obstacle.seen, &obstacle.remedy)
+                }
+            },
+            match &self.single {
+                None => finding("users", true, "many", ""),
+                Some(reason) => finding(
+                    "users",
+                    false,
+                    &format!("one: {reason}"),
+                    "have the administrator install uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, with a range that nobody has; without it commands run as one user",
+                ),
+            },
             finding("memory_controller", self.memory, yes_no(self.memory), limit),
             finding("pids_controller", self.pids, yes_no(self.pids), limit),
             finding("cpu_controller", self.cpu, yes_no(self.cpu), limit),
-            finding(
-                "disk_limit",
-                self.disk,
-                yes_no(self.disk),
-                "install e2fsprogs and load the loop module, or leave the limit out",
-            ),
         ];
+        findings.push(finding(
+            "disk_limit",
+            self.disk,
+            yes_no(self.disk),
+            if self.root {
+                "install e2fsprogs and load the loop module, or leave the limit out"
+            } else {
+                "run as root, or leave the limit out"
+            },
+        ));
         ProbeReport {
-            usable: self.is_usable(),
+            usable: self.obstacle.is_none(),
             findings,
         }
     }
+}
+
+fn cannot_run(obstacle: &Obstacle) -> Error {
+    Error::unsupported(format!(
+        "the embedded provider cannot run here: user namespaces are {}; {}, or use another provider",
+        obstacle.seen, obstacle.remedy
+    ))
+    .context("need", "user_namespaces")
+    .context("remedy", &obstacle.remedy)
 }
 
 fn mke2fs() -> bool {
@@ -179,33 +224,62 @@ fn mke2fs() -> bool {
 mod tests {
     use super::*;
 
+    fn able() -> Host {
+        Host {
+            root: false,
+            obstacle: None,
+            single: None,
+            memory: true,
+            pids: true,
+            cpu: true,
+            freezer: true,
+            disk: false,
+            manager: None,
+        }
+    }
+
     #[test]
     fn a_host_that_cannot_says_what_it_lacks() {
-        let able = Host {
-            root: true,
-            user_namespaces: true,
-            ..Host::look()
+        able().check().unwrap();
+        let lacking = Host {
+            obstacle: Some(Obstacle {
+                seen: "forbidden".into(),
+                remedy: "allow them".into(),
+            }),
+            ..able()
         };
-        able.check().unwrap();
-        for (host, need) in [
-            (
-                Host {
-                    root: false,
-                    ..able.clone()
-                },
-                "root",
-            ),
-            (
-                Host {
-                    user_namespaces: false,
-                    ..able
-                },
-                "user_namespaces",
-            ),
-        ] {
-            let error = host.check().unwrap_err();
-            assert_eq!(error.fact("need"), Some(need));
-            assert!(!error.fact("remedy").unwrap().is_empty());
-        }
+        let error = lacking.check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.fact("need"), Some("user_namespaces"));
+        assert_eq!(error.fact("remedy"), Some("allow them"));
+        assert!(!lacking.probe().usable);
+    }
+
+    #[test]
+    fn one_user_is_a_capability_and_not_an_obstacle() {
+        let single = Host {
+            single: Some("no range".into()),
+            ..able()
+        };
+        single.check().unwrap();
+        assert_eq!(single.capabilities(false).users, Users::One);
+        assert_eq!(able().capabilities(false).users, Users::Many);
+        let report = single.probe();
+        assert!(report.usable);
+        let users = report.findings.iter().find(|f| f.subject == "users");
+        assert!(users.unwrap().seen.contains("no range"));
+    }
+
+    #[test]
+    fn a_failure_without_rights_is_explained() {
+        let failed = || Error::new(ErrorKind::PermissionDenied, "mount proc: permission denied");
+        let error = able().explain(failed());
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("/proc"), "{error}");
+        let root = Host {
+            root: true,
+            ..able()
+        };
+        assert_eq!(root.explain(failed()).kind(), ErrorKind::PermissionDenied);
     }
 }

@@ -27,6 +27,9 @@ const MAX_EXECS: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) launch: Launch,
+    /// Which user inside must be this one, where this is not root: the default
+    /// one where files of the host are mounted, root where its root is this user's.
+    pub(super) own: Option<u32>,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -35,8 +38,13 @@ impl Prepared {
         self.descriptors.iter().map(AsFd::as_fd).collect()
     }
 
-    /// Has a runtime make it, with ids of the host from `first_id` on.
-    pub(super) fn bundle(&mut self, runtime: &Runtime, first_id: u32) -> Result<()> {
+    /// Has a runtime make it, with these users.
+    pub(super) fn bundle(&mut self, runtime: &Runtime, users: &wire::Users) -> Result<()> {
+        let wire::Users::Private { first: first_id } = *users else {
+            return Err(Error::unsupported(
+                "a runtime needs a private range of users, which only root has",
+            ));
+        };
         self.launch.bundle = Some(wire::Bundle {
             runtime: runtime.path.to_string_lossy().into_owned(),
             config: super::bundle::config(&self.launch, first_id, runtime.has_own_kernel())?,
@@ -57,6 +65,7 @@ pub(super) fn prepare(
     request: &CreateRequest,
     volumes: &Path,
     record: Vec<u8>,
+    many_users: bool,
 ) -> Result<Prepared> {
     let spec = &request.spec;
     let attainable = attainable_open_files();
@@ -71,10 +80,15 @@ pub(super) fn prepare(
         .context("value", asked));
     }
     let mut descriptors = Vec::new();
+    let mut own = None;
     let (root, user) = match &spec.source {
         Source::Image(name) if name == "host" => (Root::Host, "user"),
         Source::Image(path) if path.starts_with('/') => {
-            descriptors.push(open_directory("image", path, ResolveFlags::NO_MAGICLINKS)?);
+            let root = open_directory("image", path, ResolveFlags::NO_MAGICLINKS)?;
+            if is_own(&root) {
+                own = Some(0);
+            }
+            descriptors.push(root);
             (Root::Directory, "1000:1000")
         }
         Source::Image(_) | Source::Template(_) | Source::Snapshot(_) => {
@@ -102,6 +116,9 @@ pub(super) fn prepare(
                 bytes: size_mib << 20,
             },
         };
+        if source == wire::MountSource::Host {
+            own = Some(wire::SINGLE_USER);
+        }
         let writable = mount.writable || matches!(mount.source, MountSource::Tmpfs { .. });
         mounts.push(wire::Mount {
             target: mount.target.clone(),
@@ -120,13 +137,14 @@ pub(super) fn prepare(
         hostname: hostname(request.id.as_str()),
         resolv_conf: String::new(),
         ends_in_ms: request.ends.map(milliseconds_until),
-        agent: agent(request, user, attainable),
+        agent: agent(request, user, attainable, many_users),
         connection: false,
         bundle: None,
     };
     Ok(Prepared {
         launch,
         descriptors,
+        own,
     })
 }
 
@@ -169,7 +187,12 @@ fn limits(spec: &SandboxSpec) -> Limits {
     }
 }
 
-fn agent(request: &CreateRequest, default_user: &str, attainable: u64) -> AgentConfig {
+fn agent(
+    request: &CreateRequest,
+    default_user: &str,
+    attainable: u64,
+    many_users: bool,
+) -> AgentConfig {
     let spec = &request.spec;
     let variable = |(name, value): (&String, &String)| Variable {
         name: name.clone().into_bytes().into(),
@@ -195,7 +218,7 @@ fn agent(request: &CreateRequest, default_user: &str, attainable: u64) -> AgentC
         max_execs: MAX_EXECS,
         open_files: spec.resources.open_files.map(|most| most.min(attainable)),
         supervisor_uid: SUPERVISOR_UID,
-        can_switch_user: true,
+        can_switch_user: many_users,
         socket: None,
     }
 }
@@ -248,9 +271,16 @@ fn open(path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, rus
     }
 }
 
-/// A volume belongs to the default user inside.
+/// Whether a directory belongs to this user.
+fn is_own(directory: &OwnedFd) -> bool {
+    rustix::fs::fstat(directory).is_ok_and(|s| s.st_uid == rustix::process::geteuid().as_raw())
+}
+
+/// A volume belongs to the default user inside, which is this one where it is
+/// not root.
 fn make_volume(path: &Path) -> Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) if !rustix::process::geteuid().is_root() => Ok(()),
         Ok(()) => {
             let (uid, gid) = (
                 rustix::fs::Uid::from_raw(1000),

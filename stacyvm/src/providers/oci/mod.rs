@@ -6,8 +6,11 @@ mod directory;
 mod error;
 mod helper;
 mod host;
+mod identities;
 mod launch;
+mod manager;
 mod monitor;
+mod obstacle;
 mod owned;
 mod program;
 mod ranges;
@@ -34,8 +37,8 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, Endpoint, Level, PortListener, ProbeReport, Provider,
-    ProviderInfo, SnapshotInfo,
+    Capabilities, Connection, CreateRequest, Endpoint, Finding, Level, PortListener, ProbeReport,
+    Provider, ProviderInfo, SnapshotInfo,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
@@ -47,6 +50,7 @@ use crate::sandbox::files::{
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
 use directory::{PARKED, Sandboxes};
 use host::Host;
+use identities::Identities;
 use owned::Owned;
 use program::{Program, unexpected};
 use runtime::Runtime;
@@ -61,6 +65,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Oci {
     volumes: PathBuf,
     host: Host,
+    many_users: bool,
     /// What makes the containers, where the helper does not do it itself.
     runtime: Option<Runtime>,
     sandboxes: Arc<Sandboxes>,
@@ -86,19 +91,32 @@ impl Oci {
     /// is not on this host or cannot serve.
     pub async fn open(config: OciConfig) -> Result<Self> {
         let runtime = match &config.runtime {
+            Some(asked) if !rustix::process::geteuid().is_root() => {
+                return Err(Error::unsupported(format!(
+                    "the runtime {asked} is asked for by an ordinary user, expected root; leave it out: the helper's own set-up needs none"
+                ))
+                .context("field", "runtime")
+                .context("value", asked));
+            }
             Some(asked) => Some(Runtime::find(asked).await?),
             None => None,
         };
         let sandboxes = Arc::new(Sandboxes::open(&config.state_dir)?);
         let cache = config.state_dir.join("cache");
         directory::make_private(&cache)?;
-        let program = Program::prepare(&cache)?;
+        let identities = Identities::look();
+        let many_users = identities.are_many();
+        let mut program = Program::prepare(config.helper.as_deref(), &cache)?;
+        let host = Host::look(&identities, program.is_installed());
+        program.start_by(host.manager());
         let provider = Self {
             volumes: config.state_dir.join("volumes"),
-            host: Host::look(),
+            host,
+            many_users,
             owned: Arc::new(Owned::new(
                 program,
                 Arc::clone(&sandboxes),
+                identities,
                 config.parked_helpers,
                 runtime.is_some(),
             )),
@@ -107,7 +125,7 @@ impl Oci {
             agents: AgentPool::new(),
         };
         for name in provider.sandboxes.names()? {
-            if let Err(error) = sweep::sweep(&provider.sandboxes, &name).await {
+            if let Err(error) = provider.owned.sweep(&name).await {
                 tracing::warn!(sandbox = name, %error, "what is left of a sandbox could not be removed");
             }
         }
@@ -177,7 +195,7 @@ impl Oci {
         }
         // A helper that does not answer is ending, or was killed: its lock tells.
         for _ in 0..1000 {
-            if sweep::sweep(&self.sandboxes, id.as_str()).await? {
+            if self.owned.sweep(id.as_str()).await? {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -245,6 +263,26 @@ impl Provider for Oci {
 
     async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
         let mut report = self.host.probe();
+        if report.usable && self.runtime.is_none() {
+            // What no setting tells, trying does.
+            let tried = self.owned.try_out().await.map_err(|e| self.host.explain(e));
+            report.usable = tried.is_ok();
+            report.findings.push(Finding {
+                subject: "sandbox".into(),
+                fine: tried.is_ok(),
+                seen: match &tried {
+                    Ok(()) => "made and taken away".into(),
+                    Err(error) => error.to_string(),
+                },
+                remedy: match &tried {
+                    Ok(()) => String::new(),
+                    Err(error) => error
+                        .fact("remedy")
+                        .unwrap_or("use another provider")
+                        .into(),
+                },
+            });
+        }
         if let Some(runtime) = &self.runtime {
             runtime.probe(&mut report);
         }
@@ -290,25 +328,25 @@ impl Provider for Oci {
         let record = serde_json::to_vec(&record).map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e)
         })?;
-        let mut prepared = launch::prepare(request, &self.volumes, record)?;
+        let mut prepared = launch::prepare(request, &self.volumes, record, self.many_users)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
-        let (making, parked) = self.owned.take(&request.id)?;
+        let (making, parked) = self.owned.take(&request.id, prepared.own)?;
         let helper = making.helper()?;
         if let Some(runtime) = &self.runtime {
-            prepared.bundle(runtime, helper.first_id())?;
+            prepared.bundle(runtime, helper.users())?;
         }
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
         match helper.send(&launch, &prepared.descriptors()).await {
             Ok(()) => {}
             // Nothing was sent, and the helper goes on waiting.
             Err(error) if error.kind() == ErrorKind::InvalidArgument => return Err(error),
-            Err(error) => return Err(helper.last_word(error).await),
+            Err(error) => return Err(self.host.explain(helper.last_word(error).await)),
         }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
         if !parked {
-            helper.parked().await?;
+            helper.parked().await.map_err(|e| self.host.explain(e))?;
         }
         let report = match helper.receive().await? {
             FromHelper::Started(report) => report,

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::directory::{PARKED, Sandboxes};
 use super::helper::{Helper, has_ended, reap_unwatched};
+use super::identities::Identities;
 use super::program::Program;
-use super::ranges::Ranges;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 
@@ -28,7 +28,7 @@ const BETWEEN: Duration = Duration::from_millis(1);
 pub(super) struct Owned {
     program: Program,
     sandboxes: Arc<Sandboxes>,
-    ranges: Ranges,
+    identities: Identities,
     park: usize,
     /// Whether a runtime's binary makes the containers.
     bundles: bool,
@@ -110,13 +110,14 @@ impl Owned {
     pub(super) fn new(
         program: Program,
         sandboxes: Arc<Sandboxes>,
+        identities: Identities,
         park: usize,
         bundles: bool,
     ) -> Self {
         Self {
             program,
             sandboxes,
-            ranges: Ranges::of_this_machine(),
+            identities,
             park,
             bundles,
             state: Mutex::default(),
@@ -129,18 +130,25 @@ impl Owned {
     }
 
     /// A helper for a new sandbox: one that waits, else a new one, which gets
-    /// ready while its launch is on the way. Tells whether it waited.
-    pub(super) fn take(self: &Arc<Self>, id: &SandboxId) -> Result<(Making, bool)> {
+    /// ready while its launch is on the way. Tells whether it waited. `own` is
+    /// which user inside must be this one.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        own: Option<u32>,
+    ) -> Result<(Making, bool)> {
         self.reap();
         let parked = {
             let mut state = self.state();
             state.creates += 1;
-            state.parked.pop()
+            // Those that wait have this user as nobody.
+            let fits = own.is_none() || !matches!(self.identities, Identities::Delegated(_));
+            if fits { state.parked.pop() } else { None }
         };
         let waited = parked.is_some();
         let helper = match parked {
             Some(helper) => helper,
-            None => self.start()?,
+            None => self.start(own)?,
         };
         let making = Making {
             owned: Arc::clone(self),
@@ -160,7 +168,7 @@ impl Owned {
         }
     }
 
-    fn start(self: &Arc<Self>) -> Result<Helper> {
+    fn start(self: &Arc<Self>, own: Option<u32>) -> Result<Helper> {
         let random = SandboxId::random();
         let name = format!("{PARKED}{random}");
         // Anywhere: most of them are free, and then the first look finds one.
@@ -168,12 +176,12 @@ impl Owned {
             .as_str()
             .bytes()
             .fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()));
-        let range = self.ranges.take(start)?;
+        let identity = self.identities.take(start, own)?;
         let helper = Helper::start(
             &self.program,
             self.sandboxes.descriptor(),
             &name,
-            &range,
+            &identity,
             self.bundles,
         )?;
         // Its end may be somebody else's doing; it must not stay a zombie.
@@ -211,7 +219,7 @@ impl Owned {
             let ready = async {
                 let starter = Arc::clone(owned);
                 // A start blocks until the helper's program runs.
-                let started = tokio::task::spawn_blocking(move || starter.start()).await;
+                let started = tokio::task::spawn_blocking(move || starter.start(None)).await;
                 let helper = started.map_err(|e| {
                     Error::new(ErrorKind::Internal, "starting a helper stopped").source(e)
                 })??;
@@ -225,6 +233,35 @@ impl Owned {
                 Err(error) => tracing::debug!(%error, "no helper could be parked"),
             }
         });
+    }
+
+    /// Removes a sandbox whose helper is dead; false where a living one holds it.
+    pub(super) async fn sweep(&self, name: &str) -> Result<bool> {
+        super::sweep::sweep(self, name).await
+    }
+
+    pub(super) fn sandboxes(&self) -> &Sandboxes {
+        &self.sandboxes
+    }
+
+    /// Removes a directory of a sandbox where that takes the rights of its users;
+    /// false where it does not.
+    pub(super) async fn remove_as_users(&self, name: &str) -> Result<bool> {
+        let Some(users) = self.identities.of_leftovers() else {
+            return Ok(false);
+        };
+        Helper::remove(&self.program, self.sandboxes.descriptor(), name, users).await?;
+        Ok(true)
+    }
+
+    /// Makes what every sandbox needs and takes it away again, as a trial.
+    pub(super) async fn try_out(self: &Arc<Self>) -> Result<()> {
+        let helper = self.start(None)?;
+        let tried = helper.parked().await;
+        let id = SandboxId::random();
+        self.state().give_up(id.clone(), helper);
+        self.given_up_ended(&id).await?;
+        tried
     }
 
     /// Says that there is time to start helpers ahead.
@@ -254,7 +291,7 @@ impl Owned {
                 (parked, state.ending.iter().any(|ending| ending.id == *id))
             };
             for name in parked {
-                super::sweep::sweep(&self.sandboxes, &name).await?;
+                self.sweep(&name).await?;
             }
             if !waiting {
                 return Ok(());

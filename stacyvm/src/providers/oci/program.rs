@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use super::error::{io, system};
+use super::manager::Manager;
+use super::obstacle::LIBEXEC;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Readable by its owner alone, who is the host's. Then the kernel counts a
@@ -23,35 +25,47 @@ const RIGHTS: u32 = 0o511;
 pub(super) struct Program {
     path: PathBuf,
     /// Keeps a memory file open; its path is `/proc/self/fd/N`.
-    _memory: Option<File>,
+    memory: Option<File>,
+    /// Whether somebody put it where it is for this.
+    installed: bool,
+    manager: Option<Manager>,
 }
 
 impl Program {
-    /// Puts the embedded program into a sealed memory file, or, where those
-    /// cannot be executed, into `cache`, a private directory.
-    pub(super) fn prepare(cache: &Path) -> Result<Self> {
+    /// Finds the program: the one that is `configured`, else one that is
+    /// installed, else the embedded one, in a sealed memory file or, where those
+    /// cannot be executed, in `cache`, a private directory.
+    pub(super) fn prepare(configured: Option<&Path>, cache: &Path) -> Result<Self> {
         let bytes = stacyvm_agent::AGENT;
         if bytes.is_empty() {
             return Err(Error::unsupported(
                 "this build of stacyvm carries no agent for this system; build it on Linux with network access or set STACYVM_AGENT_BINARY",
             ));
         }
+        let program = |path: PathBuf, memory: Option<File>, installed: bool| Self {
+            path,
+            memory,
+            installed,
+            manager: None,
+        };
+        if let Some(path) = configured {
+            check_configured(path, bytes)?;
+            return Ok(program(path.to_owned(), None, true));
+        }
+        let installed = LIBEXEC.iter().map(Path::new);
+        if let Some(path) = installed.into_iter().find(|path| is_installed(path, bytes)) {
+            return Ok(program(path.to_owned(), None, true));
+        }
         if let Some(file) = sealed(bytes) {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
             // A host may forbid executing memory files; only trying tells.
             if executes(&path) {
-                return Ok(Self {
-                    path,
-                    _memory: Some(file),
-                });
+                return Ok(program(path, Some(file), false));
             }
         }
         let path = cached(cache, bytes)?;
         if executes(&path) {
-            return Ok(Self {
-                path,
-                _memory: None,
-            });
+            return Ok(program(path, None, false));
         }
         Err(Error::unsupported(
             "this host executes neither memory files nor files of the state directory",
@@ -63,19 +77,89 @@ impl Program {
         ))
     }
 
+    /// Its path for another process than this one.
+    fn path_for_others(&self) -> PathBuf {
+        match &self.memory {
+            Some(file) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
+            None => self.path.clone(),
+        }
+    }
+
+    /// Whether it lies where an administrator put it.
+    pub(super) fn is_installed(&self) -> bool {
+        self.installed
+    }
+
+    /// Has helpers started in a place among the cgroups that this manager gives.
+    pub(super) fn start_by(&mut self, manager: Option<&Manager>) {
+        self.manager = manager.cloned();
+    }
+
     /// Starts a helper whose standard input is this end of its owner channel.
     pub(super) fn start(&self, owner: OwnedFd) -> Result<Child> {
         // No `pre_exec`, `uid` or the like: those would fork this process,
         // which costs as much as it has memory.
-        Command::new(&self.path)
-            .arg0("stacyvm-helper")
-            .env_clear()
+        let mut command = match &self.manager {
+            Some(manager) => manager.command(&self.path_for_others()),
+            None => {
+                let mut command = Command::new(&self.path);
+                command.arg0("stacyvm-helper").env_clear();
+                command
+            }
+        };
+        command
             .stdin(Stdio::from(owner))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| io("start a helper", e))
     }
+}
+
+/// What an administrator installed: root's, and nobody else's to change.
+fn is_installed(path: &Path, bytes: &[u8]) -> bool {
+    let Ok(meta) = std::fs::metadata(path) else {
+        return false;
+    };
+    let roots = meta.uid() == 0 && meta.mode() & 0o022 == 0;
+    if roots && is_same(path, bytes) {
+        return true;
+    }
+    tracing::warn!(path = %path.display(), "an installed helper is not used: it is of another version, or not root's alone");
+    false
+}
+
+/// One that is configured is used or is an error.
+fn check_configured(path: &Path, bytes: &[u8]) -> Result<()> {
+    let refused = |expected: &str, remedy: &str| {
+        Err(Error::invalid("helper", path.display(), expected, remedy))
+    };
+    if !path.is_absolute() {
+        return refused("an absolute path", "write the whole path");
+    }
+    let meta = std::fs::metadata(path).map_err(|e| {
+        Error::invalid(
+            "helper",
+            path.display(),
+            "an existing file",
+            "install it, or leave it out",
+        )
+        .source(e)
+    })?;
+    let trusted = [0, rustix::process::geteuid().as_raw()].contains(&meta.uid());
+    if !trusted || meta.mode() & 0o022 != 0 {
+        return refused(
+            "a file of root or of this user that nobody else can write",
+            "correct its owner and mode",
+        );
+    }
+    if !is_same(path, bytes) {
+        return refused(
+            "the helper of this version of stacyvm",
+            "install it again from this version",
+        );
+    }
+    Ok(())
 }
 
 fn sealed(bytes: &[u8]) -> Option<File> {

@@ -15,15 +15,17 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use stacyvm_agent::helper_protocol::LEDGER_NAME;
 
-use super::directory::{Sandboxes, is_held};
+use super::directory::is_held;
 use super::error::{io, system};
+use super::owned::Owned;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Tries before a cgroup that cannot be removed is an error; 10 ms apart.
 const TRIES: u32 = 500;
 
 /// Removes a sandbox whose helper is dead; false where a living one holds it.
-pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
+pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
+    let sandboxes = owned.sandboxes();
     let Some(directory) = sandboxes.find_name(name)? else {
         return Ok(true);
     };
@@ -45,17 +47,24 @@ pub(super) async fn sweep(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
     }
     let path = sandboxes.path_of(name);
     let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
-    drop(lock);
-    match removal {
+    let removed = match removal {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Ok(Err(error))
+            if error.kind() == std::io::ErrorKind::PermissionDenied
+                && owned.remove_as_users(name).await? =>
+        {
+            Ok(true)
+        }
         Ok(Err(error)) => Err(io("remove the sandbox's directory", error)),
         Err(error) => Err(Error::new(
             ErrorKind::Internal,
             "removing the sandbox's directory stopped",
         )
         .source(error)),
-    }
+    };
+    drop(lock);
+    removed
 }
 
 fn is_young(directory: &OwnedFd) -> bool {

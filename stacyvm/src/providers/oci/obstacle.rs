@@ -1,0 +1,165 @@
+//! Why an ordinary user cannot have user namespaces on a host, and what helps.
+
+use std::path::Path;
+
+/// A cause, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Obstacle {
+    pub(super) seen: String,
+    pub(super) remedy: String,
+}
+
+const MOST_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+
+/// Where a helper lies that AppArmor can give rights to; see the profile in
+/// `docs/apparmor`.
+pub(super) const LIBEXEC: [&str; 2] = [
+    "/usr/libexec/stacyvm/stacyvm-helper",
+    "/usr/local/libexec/stacyvm/stacyvm-helper",
+];
+
+/// What root finds in the kernel's settings.
+pub(super) fn find_for_root() -> Option<Obstacle> {
+    in_settings(
+        |name| {
+            // The others are for users without root.
+            let for_all = name == MOST_NAMESPACES;
+            for_all.then(|| std::fs::read_to_string(name).ok())?
+        },
+        true,
+    )
+}
+
+/// What a user without root finds in the kernel's settings. `installed`: the
+/// helper's program is one that an administrator installed for this.
+pub(super) fn find(installed: bool) -> Option<Obstacle> {
+    in_settings(|name| std::fs::read_to_string(name).ok(), installed)
+}
+
+fn in_settings(read: impl Fn(&str) -> Option<String>, installed: bool) -> Option<Obstacle> {
+    let is = |name: &str, value: &str| read(name).is_some_and(|text| text.trim() == value);
+    if is(MOST_NAMESPACES, "0") {
+        return Some(Obstacle {
+            seen: "forbidden by sysctl user.max_user_namespaces".into(),
+            remedy: "have the administrator set it to 1000 or more".into(),
+        });
+    }
+    // Kernels of Debian and its kin.
+    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        return Some(Obstacle {
+            seen: "forbidden by sysctl kernel.unprivileged_userns_clone".into(),
+            remedy: "have the administrator set it to 1".into(),
+        });
+    }
+    // Kernels of Ubuntu: AppArmor gives them to programs of a profile.
+    let unconfined = read("/proc/self/attr/current")
+        .is_none_or(|profile| profile.trim_end_matches('\0').trim() == "unconfined");
+    if is(
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+    ) && unconfined
+        && !installed
+    {
+        return Some(Obstacle {
+            seen: "forbidden by AppArmor (sysctl kernel.apparmor_restrict_unprivileged_userns)"
+                .into(),
+            remedy: format!(
+                "have the administrator run `stacyvm helper install`, which puts the helper at {} with a profile that allows them",
+                LIBEXEC[0]
+            ),
+        });
+    }
+    None
+}
+
+/// What a helper's failure to make namespaces means where no setting explains it.
+pub(super) fn explain(message: &str) -> Option<Obstacle> {
+    let container = ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|path| Path::new(path).exists());
+    explain_in(message, container)
+}
+
+fn explain_in(message: &str, container: bool) -> Option<Obstacle> {
+    let of = |seen: &str, remedy: &str| {
+        Some(Obstacle {
+            seen: seen.into(),
+            remedy: remedy.into(),
+        })
+    };
+    let denied =
+        message.ends_with("operation not permitted") || message.ends_with("permission denied");
+    if message.starts_with("make the namespaces") && message.contains("no space left") {
+        return of(
+            "used up for this user (sysctl user.max_user_namespaces)",
+            "end sandboxes that nobody needs, or have the administrator raise it",
+        );
+    }
+    if message.starts_with("make the namespaces") && denied && container {
+        return of(
+            "forbidden in the container that this process is in",
+            "start that container with a seccomp profile that allows user namespaces (docker: `--security-opt seccomp=unconfined`)",
+        );
+    }
+    if message.starts_with("make the namespaces") && denied {
+        return of(
+            "forbidden by a security module or a filter of this process",
+            "look for it in the kernel's log, and allow user namespaces to this program",
+        );
+    }
+    if (message.starts_with("mount proc") || message.starts_with("make proc")) && denied {
+        return of(
+            "without a /proc of their own: parts of this host's are covered, so the kernel makes no other",
+            "start the container that this process is in without masked paths (docker: `--security-opt systempaths=unconfined`)",
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(settings: &[(&str, &str)], installed: bool) -> Option<String> {
+        let read = |name: &str| {
+            let found = settings.iter().find(|(file, _)| name.ends_with(file));
+            found.map(|(_, text)| format!("{text}\n"))
+        };
+        in_settings(read, installed).map(|obstacle| obstacle.seen)
+    }
+
+    #[test]
+    fn each_setting_is_named() {
+        let ubuntu = "apparmor_restrict_unprivileged_userns";
+        assert_eq!(with(&[("max_user_namespaces", "96364")], false), None);
+        for (settings, named) in [
+            (&[("max_user_namespaces", "0")][..], "max_user_namespaces"),
+            (
+                &[("unprivileged_userns_clone", "0")],
+                "unprivileged_userns_clone",
+            ),
+            (&[(ubuntu, "1"), ("attr/current", "unconfined")], "AppArmor"),
+            (&[(ubuntu, "1")], "AppArmor"),
+        ] {
+            let seen = with(settings, false).unwrap();
+            assert!(seen.contains(named), "{seen}");
+        }
+        assert_eq!(with(&[(ubuntu, "0")], false), None);
+        assert_eq!(with(&[(ubuntu, "1")], true), None, "an installed helper");
+        let confined = [(ubuntu, "1"), ("attr/current", "my-app (unconfined)")];
+        assert_eq!(with(&confined, false), None, "a profile of its own");
+    }
+
+    #[test]
+    fn a_failure_is_explained_by_where_it_happened() {
+        let seen = |message, container| explain_in(message, container).map(|o| o.seen);
+        let denied = "make the namespaces: operation not permitted";
+        assert!(seen(denied, true).unwrap().contains("container"));
+        assert!(seen(denied, false).unwrap().contains("security module"));
+        let full = "make the namespaces: no space left on device";
+        assert!(seen(full, false).unwrap().contains("used up"));
+        let proc = "mount proc: operation not permitted";
+        assert!(seen(proc, true).unwrap().contains("/proc"));
+        assert_eq!(seen("mount overlay: operation not permitted", false), None);
+    }
+}
