@@ -19,6 +19,9 @@ async fn root_inside_cannot_touch_the_limits_of_the_agent() {
     let Some(host) = common::embedded().await else {
         return;
     };
+    if !host.has_users().await {
+        return;
+    }
     let sandbox = host.sandbox().await;
     let line = "prlimit --pid 1 --nofile=5:5; echo $?; prlimit --pid $$ --nofile; prlimit --nofile=64:64 true && echo own";
     let output = soon(sandbox.shell(line).user("root").output())
@@ -111,6 +114,9 @@ impl Drop for Alias {
 
 #[tokio::test]
 async fn another_name_of_a_refused_directory_is_refused_too() {
+    if !common::is_root() {
+        return;
+    }
     let Some(host) = common::embedded().await else {
         return;
     };

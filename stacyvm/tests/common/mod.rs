@@ -16,6 +16,7 @@ use stacyvm::Sandbox;
 use stacyvm::SandboxSpec;
 use stacyvm::config::Config;
 use stacyvm::engine::Engine;
+use stacyvm::provider::{Capabilities, Level, Users};
 use stacyvm::sandbox::spec::Lifetime;
 
 /// An engine with the embedded provider and a state directory of its own.
@@ -24,10 +25,19 @@ pub struct Host {
     pub state: tempfile::TempDir,
 }
 
+/// Whether this is root; else says that the test needs it.
+pub fn is_root() -> bool {
+    let is = rustix::process::geteuid().is_root();
+    if !is {
+        eprintln!("not run: what this test does to its host needs root");
+    }
+    is
+}
+
 /// Opens the embedded provider, or says why the test does not run.
 pub async fn embedded() -> Option<Host> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("not run: the embedded provider needs root");
+    if stacyvm_agent::AGENT.is_empty() {
+        eprintln!("not run: this build carries no agent");
         return None;
     }
     let state = tempfile::tempdir().unwrap();
@@ -41,6 +51,31 @@ pub async fn open(state: PathBuf) -> Engine {
 }
 
 impl Host {
+    /// What the embedded provider can do for this user of this host.
+    pub async fn can(&self) -> Capabilities {
+        let all = self.engine.providers().await;
+        let embedded = all.into_iter().find(|summary| summary.name == "oci");
+        embedded.unwrap().capabilities
+    }
+
+    /// Whether sandboxes have more users than one; else says so.
+    pub async fn has_users(&self) -> bool {
+        let has = self.can().await.users == Users::Many;
+        if !has {
+            eprintln!("not run: this user has no range of ids in /etc/subuid");
+        }
+        has
+    }
+
+    /// Whether memory can be limited; else says so.
+    pub async fn limits_memory(&self) -> bool {
+        let limits = self.can().await.memory_limit == Level::Enforced;
+        if !limits {
+            eprintln!("not run: no cgroup of this host is this user's to limit memory with");
+        }
+        limits
+    }
+
     /// A sandbox of the image `host` that ends with this process.
     pub async fn sandbox(&self) -> Sandbox {
         self.engine
