@@ -15,6 +15,8 @@ use std::path::Path;
 
 use common::residue::Watch;
 use common::{Host, eventually, soon};
+use stacyvm::config::Config;
+use stacyvm::engine::Engine;
 use stacyvm::provider::Users;
 use stacyvm::sandbox::spec::{Lifetime, Mount, MountSource, SandboxSpec};
 use stacyvm::sandbox::state::Phase;
@@ -26,9 +28,13 @@ async fn rootless() -> Option<(Host, Watch)> {
         eprintln!("not run: this is root, expected an ordinary user (scripts/rootless.sh)");
         return None;
     }
-    let host = common::embedded().await?;
-    let watch = Watch::begin(host.state.path());
-    Some((host, watch))
+    let state = tempfile::tempdir().unwrap();
+    let watch = Watch::begin(state.path());
+    let mut config = Config::for_state_dir(state.path());
+    // One that waits would look like something left.
+    config.parked_helpers = 0;
+    let engine = Engine::open(config).await.unwrap();
+    Some((Host { engine, state }, watch))
 }
 
 fn attached() -> SandboxSpec {

@@ -85,16 +85,17 @@ impl Identities {
         })
     }
 
-    /// What a sandbox that was left had, where others than this user own files
-    /// of it and this user may not remove them.
+    /// Whose files a sandbox that was left has, where this user may not remove
+    /// them all: those of others, and what lies in directories that are closed.
     pub(super) fn of_leftovers(&self) -> Option<Users> {
         match self {
+            Self::Private(_) => None,
             // This user's files are its own to remove, whoever they are inside.
             Self::Delegated(range) => Some(Users::Delegated(Delegated {
                 own: None,
                 ..range.clone()
             })),
-            Self::Private(_) | Self::Single(_) => None,
+            Self::Single(_) => Some(Users::Single),
         }
     }
 
