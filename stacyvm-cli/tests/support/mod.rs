@@ -31,6 +31,15 @@ impl Cli {
         command
     }
 
+    /// Whether the embedded provider can limit memory for this user.
+    pub(crate) fn limits_memory(&self) -> bool {
+        let output = self.run(&["providers", "--json"]);
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = all.as_array().unwrap();
+        let embedded = all.iter().find(|one| one["name"] == "oci").unwrap();
+        embedded["capabilities"]["memory_limit"] == "enforced"
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().unwrap()
     }

@@ -88,7 +88,12 @@ fn status(pid: &str, key: &str) -> Option<String> {
 
 /// The parent of a process.
 pub fn parent(pid: u32) -> u32 {
-    status(&pid.to_string(), "PPid").unwrap().parse().unwrap()
+    parent_of(pid).unwrap()
+}
+
+/// The parent of a process that may end.
+pub fn parent_of(pid: u32) -> Option<u32> {
+    status(&pid.to_string(), "PPid")?.parse().ok()
 }
 
 /// Whether a process is there and not a zombie.

@@ -10,7 +10,7 @@ use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
 
 use super::common::residue::lives;
 use super::common::{eventually, soon};
-use super::{Ground, ground, outside, works};
+use super::{Ground, ground, ground_with_cgroups, outside, works};
 
 /// A pipeline of shells, each of which ends when it cannot fork.
 const PIPELINE: &str = "b() { b | b & }; b & exec sleep 300";
@@ -90,7 +90,9 @@ async fn bomb(ground: &Ground, most: u32, user: &str, bomb: &str) {
 
 #[tokio::test]
 async fn a_fork_bomb_starves_no_other_command_and_is_killed() {
-    let Some(ground) = ground().await else { return };
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
     for most in [64, 256] {
         for user in ["root", "user"] {
             for line in [PIPELINE, LOOP] {
@@ -192,7 +194,9 @@ fn freeze(sandbox: &Sandbox, pid: u32) -> bool {
 
 #[tokio::test]
 async fn a_tree_that_resists_ends_its_sandbox_and_nothing_is_left() {
-    let Some(ground) = ground().await else { return };
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
     let sandbox = ground.sandbox(Lifetime::Detached).await;
     let neighbour = ground.sandbox(Lifetime::Attached).await;
     let (agent, helper) = super::processes_of(&sandbox).await;
@@ -237,7 +241,9 @@ async fn a_tree_that_resists_ends_its_sandbox_and_nothing_is_left() {
 
 #[tokio::test]
 async fn what_a_killed_helper_left_frozen_is_swept() {
-    let Some(ground) = ground().await else { return };
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
     let sandbox = ground.sandbox(Lifetime::Detached).await;
     let (agent, helper) = super::processes_of(&sandbox).await;
     let process = sandbox.exec(["sleep", "300"]).start().await.unwrap();
@@ -258,7 +264,9 @@ async fn what_a_killed_helper_left_frozen_is_swept() {
 
 #[tokio::test]
 async fn more_file_operations_than_have_a_place_wait_for_one() {
-    let Some(ground) = ground().await else { return };
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
     // With the agent itself, and the bomb and its supervisor, few are left.
     let spec = SandboxSpec::host().pids(32).lifetime(Lifetime::Attached);
     let sandbox = ground.engine.create(spec).await.unwrap();

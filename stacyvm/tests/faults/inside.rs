@@ -10,7 +10,7 @@ use stacyvm::{ErrorKind, ExecEvent, SandboxSpec};
 
 use super::common::residue::{lives, memory};
 use super::common::{eventually, soon};
-use super::{ground, processes_of, signal, works};
+use super::{ground, ground_with_cgroups, processes_of, signal, works};
 
 async fn helper_killed(lifetime: Lifetime) {
     let Some(ground) = ground().await else { return };
@@ -152,7 +152,9 @@ async fn a_ttl_ends_the_sandbox_with_no_host_alive() {
 
 #[tokio::test]
 async fn a_fork_bomb_stays_inside_and_goes_with_its_sandbox() {
-    let Some(ground) = ground().await else { return };
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
     let spec = SandboxSpec::host().pids(64).lifetime(Lifetime::Attached);
     let wild = ground.engine.create(spec).await.unwrap();
     let neighbour = ground.sandbox(Lifetime::Attached).await;

@@ -26,6 +26,7 @@ use std::path::Path;
 
 use stacyvm::config::Config;
 use stacyvm::engine::Engine;
+use stacyvm::provider::Level;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Sandbox, SandboxSpec};
 
@@ -57,6 +58,18 @@ async fn ground() -> Option<Ground> {
     })
 }
 
+/// The same, where processes can be limited and frozen.
+async fn ground_with_cgroups() -> Option<Ground> {
+    let ground = ground().await?;
+    let all = ground.engine.providers().await;
+    let embedded = all.into_iter().find(|summary| summary.name == "oci");
+    if embedded.unwrap().capabilities.pids_limit != Level::Enforced {
+        eprintln!("not run: no cgroup of this host is this user's to limit processes with");
+        return None;
+    }
+    Some(ground)
+}
+
 /// An engine without parked helpers: those would look like something left.
 async fn open(state: &Path) -> Engine {
     let mut config = Config::for_state_dir(state);
@@ -81,15 +94,20 @@ async fn processes_of(sandbox: &Sandbox) -> (u32, u32) {
 
 /// The number on the host of a process of a sandbox.
 fn outside(agent: u32, inside: u32) -> Option<u32> {
-    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let ours = space(&agent.to_string())?;
+    let is_below = |pid: &str| {
+        let mut at = pid.parse().ok();
+        while let Some(pid) = at.filter(|pid| *pid > 1 && *pid != agent) {
+            at = common::residue::parent_of(pid);
+        }
+        at == Some(agent)
+    };
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let found = pids.find(|pid| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with("NSpid:"));
         let last = line.and_then(|line| line.split_whitespace().last());
-        last == Some(inside.to_string().as_str()) && space(pid).as_ref() == Some(&ours)
+        last == Some(inside.to_string().as_str()) && is_below(pid)
     });
     found?.parse().ok()
 }
