@@ -165,9 +165,15 @@ impl Sides {
         format!("{}:{name}", self.id)
     }
 
+    /// Runs a line as root, where there is root.
     fn sh(&self, line: &str) -> String {
-        self.cli
-            .ok(&["exec", "-u", "root", &self.id, "sh", "-c", line])
+        let root: &[&str] = if self.cli.has_users() {
+            &["-u", "root"]
+        } else {
+            &[]
+        };
+        let command = [&self.id, "sh", "-c", line];
+        self.cli.ok(&[&["exec"], root, &command].concat())
     }
 
     /// A copy that must be refused for what one of its sides is.

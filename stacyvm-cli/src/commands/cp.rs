@@ -3,6 +3,7 @@
 use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 use stacyvm::engine::Engine;
+use stacyvm::provider::Users;
 use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::files::{ExportRequest, GuestPath, ImportRequest, LeftOut};
 use stacyvm::{Error, ErrorKind, Result};
@@ -123,14 +124,16 @@ fn guest(path: &str) -> String {
     }
 }
 
-/// What is copied out is read with root's rights: whoever may use the sandbox
-/// may see all of it. What is copied in belongs to the default user, who is to
+/// What is copied out is read with root's rights, where there is root: whoever may
+/// use the sandbox may see all of it. What is copied in belongs to the default user, who is to
 /// work with it, unless owners are kept.
 async fn files(engine: &Engine, args: &CpArgs, name: &str, inward: bool) -> Result<stacyvm::Files> {
-    let files = engine.get(name).await?.files();
+    let sandbox = engine.get(name).await?;
+    let has_root = sandbox.capabilities()?.users == Users::Many;
+    let files = sandbox.files();
     Ok(match args.user.as_deref() {
         Some(user) => files.with_user(user),
-        None if inward && !args.archive => files,
+        None if (inward && !args.archive) || !has_root => files,
         None => files.with_user("root"),
     })
 }

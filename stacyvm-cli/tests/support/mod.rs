@@ -31,13 +31,22 @@ impl Cli {
         command
     }
 
-    /// Whether the embedded provider can limit memory for this user.
-    pub(crate) fn limits_memory(&self) -> bool {
+    /// What the embedded provider can do for this user.
+    fn can(&self) -> serde_json::Value {
         let output = self.run(&["providers", "--json"]);
         let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let all = all.as_array().unwrap();
-        let embedded = all.iter().find(|one| one["name"] == "oci").unwrap();
-        embedded["capabilities"]["memory_limit"] == "enforced"
+        all.iter().find(|one| one["name"] == "oci").unwrap()["capabilities"].clone()
+    }
+
+    /// Whether memory can be limited.
+    pub(crate) fn limits_memory(&self) -> bool {
+        self.can()["memory_limit"] == "enforced"
+    }
+
+    /// Whether there are more users inside than one.
+    pub(crate) fn has_users(&self) -> bool {
+        self.can()["users"] == "many"
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {

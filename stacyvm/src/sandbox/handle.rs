@@ -15,7 +15,9 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::id::{ExecId, SandboxId, SnapshotId, TenantId};
 use crate::layer::Layered;
-use crate::provider::{Connection, Endpoint, PortListener, Provider as _, SnapshotInfo};
+use crate::provider::{
+    Capabilities, Connection, Endpoint, PortListener, Provider as _, SnapshotInfo,
+};
 use crate::store::no_sandbox;
 
 /// A sandbox. A cheap handle: clones are the same sandbox, and dropping one
@@ -225,6 +227,15 @@ impl Sandbox {
     /// `unsupported`, `sandbox_gone`.
     pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
         self.provider()?.processes(self.context(), self.id()).await
+    }
+
+    /// Tells what its provider can do here. No input or output.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` in the context of another tenant.
+    pub fn capabilities(&self) -> Result<Capabilities> {
+        Ok(self.provider()?.capabilities())
     }
 
     /// Tells what it uses.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use stacyvm::provider::Users;
 use stacyvm::sandbox::exec::SignalScope;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
@@ -157,6 +158,10 @@ async fn nobody_inside_touches_the_agent_or_its_supervisors() {
     let (agent, _) = super::processes_of(&sandbox).await;
     let adjusted = || std::fs::read_to_string(format!("/proc/{agent}/oom_score_adj")).unwrap();
     let before = adjusted();
+    if sandbox.capabilities().unwrap().users == Users::One {
+        eprintln!("not run: this user has no range of ids in /etc/subuid");
+        return;
+    }
     let targets = own_processes(agent);
     assert_eq!(
         targets.len(),
