@@ -283,14 +283,20 @@ pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// The cgroup directories of a name.
+/// The cgroup directories of a name. Those of version 2 keep the one that they
+/// were parked under.
 pub(crate) fn cgroups(name: &str) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let names = [name.to_owned(), format!("parked-{name}")];
     mounts
         .lines()
         .filter(|line| line.contains(" - cgroup"))
         .filter_map(|line| line.split(' ').nth(4))
-        .map(|mount| Path::new(mount).join("stacyvm").join(name))
+        .flat_map(|mount| {
+            names
+                .each_ref()
+                .map(|name| Path::new(mount).join("stacyvm").join(name))
+        })
         .filter(|path| path.exists())
         .collect()
 }

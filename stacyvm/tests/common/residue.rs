@@ -101,6 +101,24 @@ pub fn lives(pid: u32) -> bool {
     status(&pid.to_string(), "State").is_some_and(|state| !state.starts_with('Z'))
 }
 
+/// The cgroup of a process for a controller: of version 1 in the hierarchy that
+/// has it, else of version 2. `None` where neither is mounted as usual.
+pub fn cgroup(pid: u32, controller: &str) -> Option<PathBuf> {
+    let seen = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let mut lines = seen.lines().map(|line| {
+        let (_, rest) = line.split_once(':').unwrap();
+        rest.split_once(':').unwrap()
+    });
+    let path = match lines
+        .clone()
+        .find(|(kinds, _)| kinds.split(',').any(|kind| kind == controller))
+    {
+        Some((_, path)) => format!("/sys/fs/cgroup/{controller}{path}"),
+        None => format!("/sys/fs/cgroup{}", lines.find(|(k, _)| k.is_empty())?.1),
+    };
+    Some(PathBuf::from(path)).filter(|path| path.exists())
+}
+
 /// Processes that have a file of the state directory open or mounted, and
 /// helpers that this process has not waited for. This process is not one.
 fn processes(needle: &str) -> BTreeSet<String> {

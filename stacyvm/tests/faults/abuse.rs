@@ -9,7 +9,7 @@ use stacyvm::sandbox::exec::SignalScope;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
 
-use super::common::residue::lives;
+use super::common::residue::{cgroup, lives};
 use super::common::{eventually, soon};
 use super::{Ground, ground, ground_with_cgroups, outside, works};
 
@@ -19,17 +19,26 @@ const PIPELINE: &str = "b() { b | b & }; b & exec sleep 300";
 /// ignore what can be ignored.
 const LOOP: &str = "exec perl -MPOSIX -e '$SIG{TERM} = $SIG{HUP} = \"IGNORE\"; while (1) { my $p = fork; POSIX::setsid() if defined $p && $p == 0 }'";
 
-/// The cgroup of processes of a sandbox, on a host of version 1.
-fn pids(sandbox: &Sandbox) -> Option<PathBuf> {
-    let path = PathBuf::from("/sys/fs/cgroup/pids/stacyvm").join(sandbox.id().as_str());
-    path.exists().then_some(path)
-}
+/// The cgroup of the commands of a sandbox whose processes are limited.
+struct Commands(PathBuf);
 
-/// How often the kernel refused a fork to commands.
-fn refusals(sandbox: &Sandbox) -> u64 {
-    let path = pids(sandbox).unwrap().join("commands/pids.events");
-    let text = std::fs::read_to_string(path).unwrap();
-    text.trim().strip_prefix("max ").unwrap().parse().unwrap()
+impl Commands {
+    /// `None`, and a word about it, where there are no limits.
+    async fn of(sandbox: &Sandbox) -> Option<Self> {
+        let (agent, _) = super::processes_of(sandbox).await;
+        let path = cgroup(agent, "pids").map(|path| path.join("commands"));
+        let found = path.filter(|path| path.join("pids.max").exists());
+        if found.is_none() {
+            eprintln!("not run: no cgroup here limits processes");
+        }
+        found.map(Self)
+    }
+
+    /// How often the kernel refused them a fork.
+    fn refusals(&self) -> u64 {
+        let text = std::fs::read_to_string(self.0.join("pids.events")).unwrap();
+        text.trim().strip_prefix("max ").unwrap().parse().unwrap()
+    }
 }
 
 /// Everything that a host asks of an agent works.
@@ -52,20 +61,19 @@ async fn all_works(sandbox: &Sandbox) {
 async fn bomb(ground: &Ground, most: u32, user: &str, bomb: &str) {
     let spec = SandboxSpec::host().pids(most).lifetime(Lifetime::Attached);
     let sandbox = ground.engine.create(spec).await.unwrap();
-    if pids(&sandbox).is_none() {
-        eprintln!("not run: the tests read the limits of cgroup version 1");
+    let Some(commands) = Commands::of(&sandbox).await else {
         return;
-    }
+    };
     let start = |timeout: u64| {
         let command = sandbox.shell(bomb).user(user);
         command.timeout(Duration::from_secs(timeout)).start()
     };
     let mut wild = start(300).await.unwrap();
-    eventually("forks are refused", async || refusals(&sandbox) > 0).await;
+    eventually("forks are refused", async || commands.refusals() > 0).await;
     all_works(&sandbox).await;
     if bomb == LOOP {
-        let before = refusals(&sandbox);
-        eventually("it still goes on", async || refusals(&sandbox) > before).await;
+        let before = commands.refusals();
+        eventually("it still goes on", async || commands.refusals() > before).await;
     }
     soon(wild.kill()).await.unwrap();
     let ended = soon(wild.wait()).await.unwrap();
@@ -75,10 +83,10 @@ async fn bomb(ground: &Ground, most: u32, user: &str, bomb: &str) {
     let seen = soon(sandbox.shell(line).output()).await.unwrap();
     assert_eq!(seen.stdout_text(), "8\n", "{seen:?}");
 
-    let before = refusals(&sandbox);
+    let before = commands.refusals();
     let mut wild = start(1).await.unwrap();
     let ended = soon(wild.wait()).await.unwrap();
-    assert!(refusals(&sandbox) > before, "it did not fill the limit");
+    assert!(commands.refusals() > before, "it did not fill the limit");
     assert_eq!(
         ended,
         ExitStatus::TimedOut {
@@ -183,7 +191,7 @@ async fn nobody_inside_touches_the_agent_or_its_supervisors() {
 }
 
 /// Puts a process into a frozen cgroup that is made below the sandbox's own.
-/// On version 1 nothing kills what is in there.
+/// On version 1 nothing kills what is in there. Version 2 has no such place.
 fn freeze(sandbox: &Sandbox, pid: u32) -> bool {
     let outer = PathBuf::from("/sys/fs/cgroup/freezer/stacyvm").join(sandbox.id().as_str());
     let inner = outer.join("deep/deeper");
@@ -253,7 +261,10 @@ async fn what_a_killed_helper_left_frozen_is_swept() {
     let (agent, helper) = super::processes_of(&sandbox).await;
     let process = sandbox.exec(["sleep", "300"]).start().await.unwrap();
     let pid = outside(agent, process.pid().unwrap()).unwrap();
-    if !freeze(&sandbox, pid) {
+    // Version 2 lets no cgroup be made in which it could be; all are frozen then.
+    let all = cgroup(agent, "freezer").map(|path| path.join("cgroup.freeze"));
+    let frozen = all.is_some_and(|file| std::fs::write(file, "1").is_ok());
+    if !frozen && !freeze(&sandbox, pid) {
         return;
     }
     super::signal(helper, Signal::KILL);
@@ -275,12 +286,11 @@ async fn more_file_operations_than_have_a_place_wait_for_one() {
     // With the agent itself, and the bomb and its supervisor, few are left.
     let spec = SandboxSpec::host().pids(32).lifetime(Lifetime::Attached);
     let sandbox = ground.engine.create(spec).await.unwrap();
-    if pids(&sandbox).is_none() {
-        eprintln!("not run: the test reads the limits of cgroup version 1");
+    let Some(commands) = Commands::of(&sandbox).await else {
         return;
-    }
+    };
     let wild = sandbox.shell(LOOP).start().await.unwrap();
-    eventually("forks are refused", async || refusals(&sandbox) > 0).await;
+    eventually("forks are refused", async || commands.refusals() > 0).await;
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..40 {
         let sandbox = sandbox.clone();
