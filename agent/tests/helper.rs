@@ -293,6 +293,42 @@ fn a_read_only_mount_is_read_only() {
     std::fs::remove_dir_all(shared).unwrap();
 }
 
+/// systemd makes every mount a shared one, so that this is most hosts.
+#[test]
+fn mounts_of_a_sandbox_never_appear_on_a_host_that_shares_its_own() {
+    if !is_root() {
+        println!("not run: only root makes a shared mount");
+        return;
+    }
+    let shared = SharedMount::new();
+    let host = Host::within(&shared.path);
+    let others = traces(&shared.path);
+    let image = image(&host);
+    for root in [Root::Host, Root::Directory] {
+        let launched = host.try_launch(|launch, fds| {
+            launch.root = root;
+            // The root, or a directory of the host.
+            fds.push(open(&image));
+            let mut mount = |target: &str, source| {
+                launch.mounts.push(Mount {
+                    target: target.into(),
+                    source,
+                    writable: true,
+                    of_host: false,
+                });
+            };
+            if root == Root::Host {
+                mount("/workspace/host", MountSource::Host);
+            }
+            mount("/tmp/inside", MountSource::Tmpfs { bytes: 1 << 20 });
+        });
+        let sandbox = launched.unwrap();
+        assert_eq!(traces(&shared.path), others);
+        assert_eq!(sandbox.destroy().left, Vec::<String>::new());
+        assert_eq!(traces(&shared.path), others);
+    }
+}
+
 #[test]
 fn a_file_system_that_cannot_map_owners_is_told_and_leaves_nothing() {
     let host = Host::new();

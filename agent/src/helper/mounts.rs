@@ -35,7 +35,8 @@ pub(crate) fn make(kind: &str, options: &[(&str, &str)], attributes: u64) -> Res
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).tried(format!("mount {kind}"))
 }
 
-/// Copies the mounts from a descriptor on.
+/// Copies the mounts from a descriptor on. A copy of what the host shares is
+/// shared with it until it is restricted.
 pub(crate) fn copy(from: impl AsFd, what: &str) -> Result<OwnedFd> {
     open_tree(
         from,
@@ -60,12 +61,12 @@ pub(crate) fn copy_path(path: &str) -> Result<OwnedFd> {
     .tried(format!("copy the mount of {path}"))
 }
 
-/// Adds attributes to a mount alone.
+/// Adds attributes to a mount alone, and makes it private.
 pub(crate) fn restrict(mount: impl AsFd, attributes: u64) -> Result<()> {
     sys::mount_setattr(mount.as_fd(), attributes, false, None).tried("restrict a mount")
 }
 
-/// Adds attributes to a mount and all below it.
+/// Adds attributes to a mount and all below it, and makes them private.
 pub(crate) fn restrict_all(mount: impl AsFd, attributes: u64) -> Result<()> {
     sys::mount_setattr(mount.as_fd(), attributes, true, None).tried("restrict mounts")
 }

@@ -70,7 +70,9 @@ pub(crate) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
     })
 }
 
-/// Changes the attributes of a mount, and, where asked, of those below it.
+/// Changes the attributes of a mount, and, where asked, of those below it. It
+/// shares no more with the mount that it is a copy of: what is mounted in one
+/// would appear in the other, which may be the host's.
 pub(crate) fn mount_setattr(
     mount: BorrowedFd<'_>,
     set: u64,
@@ -85,7 +87,7 @@ pub(crate) fn mount_setattr(
                 0
             },
         attr_clr: 0,
-        propagation: 0,
+        propagation: libc::MS_PRIVATE,
         userns_fd: user_namespace.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or_default()),
     };
     // SAFETY: the path is an empty C string, the attributes live across the

@@ -36,6 +36,15 @@ impl Host {
             "/var/tmp/svm-helper-{}-{number}",
             std::process::id()
         ));
+        Self::at(path)
+    }
+
+    /// In a directory of a test.
+    pub(crate) fn within(parent: &Path) -> Self {
+        Self::at(parent.join("sandboxes"))
+    }
+
+    fn at(path: PathBuf) -> Self {
         std::fs::create_dir(&path).unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
@@ -113,6 +122,30 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A directory that is a mount which shares what is mounted in it.
+pub(crate) struct SharedMount {
+    pub(crate) path: PathBuf,
+}
+
+impl SharedMount {
+    pub(crate) fn new() -> Self {
+        use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+        let path = PathBuf::from(format!("/var/tmp/svm-shared-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        mount_bind(&path, &path).unwrap();
+        let shared = Self { path };
+        mount_change(&shared.path, MountPropagationFlags::SHARED).unwrap();
+        shared
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH);
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }
