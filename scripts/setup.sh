@@ -48,7 +48,13 @@ needs=(
     "docker.io|docker_host|Docker Engine, for the docker provider's tests"
     "docker-cli|have docker|talks to it where docker.io does not bring the program"
 )
-$debian && needs+=("debootstrap|have debootstrap|makes the Debian test image")
+# The virtual machine is one of x86-64.
+[[ $(uname -m) != x86_64 ]] || needs+=(
+    "qemu-system-x86|have qemu-system-x86_64|boots the virtual machine of scripts/vm-test.sh, without the processor's help"
+)
+if $debian || [[ $(uname -m) == x86_64 ]]; then
+    needs+=("debootstrap|have debootstrap|makes the image of the virtual machine, and the Debian test image")
+fi
 
 missing=()
 for need in "${needs[@]}"; do

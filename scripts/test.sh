@@ -80,16 +80,20 @@ runner() {
     $passed
 }
 
-# `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
-cargo_test() {
+# Of a runner that prints `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+libtest() {
     local result=0 counts skipped
-    runner cargo test --locked --no-fail-fast "$@" -- --show-output ${skip:+--skip "$skip"} || result=1
+    runner "$@" || result=1
     counts=$(sed -nE 's/^test result: [^ ]+ ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$work/log" |
         awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
     skipped=$(declined <"$work/log")
     read -r p f s <<<"$counts"
     note $((p - skipped)) "$f" $((s + skipped))
     return $result
+}
+
+cargo_test() {
+    libtest cargo test --locked --no-fail-fast "$@" -- --show-output ${skip:+--skip "$skip"}
 }
 
 # The report has one <testcase> a test, with what it printed.
@@ -167,6 +171,11 @@ if [[ $(id -u) == 0 ]]; then
 else
     not_run "the README's example: the embedded provider needs root"
     skip=README run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
+fi
+if lacking=$(scripts/vm/image.sh); then
+    run "tests in a virtual machine" libtest scripts/vm-test.sh
+else
+    not_run "tests in a virtual machine: $lacking"
 fi
 run "packages" scripts/package-test.sh
 
