@@ -82,7 +82,11 @@ fn build() -> PathBuf {
         ])
         .args([
             "--features",
-            "guest",
+            if with_faults() {
+                "guest,faults"
+            } else {
+                "guest"
+            },
             "--target",
             &target,
             "--manifest-path",
@@ -129,7 +133,16 @@ fn target_directory() -> PathBuf {
         .and_then(Path::parent)
         .and_then(Path::parent)
         .unwrap_or(&out);
-    target.join("stacyvm-agent")
+    target.join(if with_faults() {
+        "stacyvm-agent-faults"
+    } else {
+        "stacyvm-agent"
+    })
+}
+
+/// Whether the program gets the points at which tests end it.
+fn with_faults() -> bool {
+    std::env::var_os("CARGO_FEATURE_FAULTS").is_some()
 }
 
 /// Whether the standard library of a target is installed.

@@ -11,9 +11,21 @@
 /// systems other than Linux, and where only the documentation is made.
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
 
+/// A point at which tests of the feature `faults` end or stop this process;
+/// nothing at all in every other build.
+#[cfg(feature = "guest")]
+macro_rules! fault_point {
+    ($name:literal) => {
+        #[cfg(feature = "faults")]
+        $crate::faults::reach($name);
+    };
+}
+
 pub mod confinement;
 #[cfg(all(feature = "files", target_os = "linux"))]
 pub mod delegation;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod helper_protocol;
 pub mod protocol;
 

@@ -32,12 +32,24 @@
 //! | [`config`] | settings, each with its origin |
 //! | [`context`], [`error`], [`id`], [`clock`], [`units`] | what all of these share |
 
+/// A point at which tests of the feature `faults` end or stop this process;
+/// nothing at all in every other build.
+macro_rules! fault_point {
+    ($name:literal) => {
+        #[cfg(feature = "faults")]
+        ::stacyvm_agent::faults::reach($name);
+    };
+}
+
 pub mod agent;
 pub mod clock;
 pub mod config;
 pub mod context;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub mod faults;
 pub mod id;
 pub mod layer;
 pub mod provider;

@@ -166,6 +166,7 @@ impl Agent {
         if let Some(control) = &control {
             interests.set(0, Role::Control, control.as_fd(), true, false);
             control::tell(control, &ControlMessage::Ready {});
+            fault_point!("agent.ready");
         }
         if let Some(hosts) = &hosts {
             interests.set(0, Role::Hosts, hosts.as_fd(), true, false);
@@ -314,6 +315,7 @@ impl Agent {
         {
             return;
         }
+        fault_point!("agent.connection");
         let hello = handshake::hello(keyed);
         let key = self.key();
         let mut connection = Connection::new(fd, hello.nonce.clone(), keyed, now_ms());
@@ -349,6 +351,7 @@ impl Agent {
         };
         self.interests
             .forget(key, Role::Connection, connection.fd.as_fd());
+        fault_point!("agent.connection-lost");
         for (number, stream) in connection.streams {
             match stream.target {
                 Target::Exec(exec) => self.exec_lost(exec, (key, number)),

@@ -31,6 +31,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     let signals = sys::take_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
     sys::adopt_orphans()?;
     sys::drop_bounding_early();
+    fault_point!("agent.begun");
     if from_stdin {
         let config = config_from_stdin()?;
         let listener = listen(&config)?;
@@ -46,6 +47,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
         return Err(other("the first control message must be the configuration"));
     };
     make_workdir(&config);
+    fault_point!("agent.configured");
     let commands = if commands { fds.pop() } else { None };
     let counter = fds.pop();
     let mut agent = Agent::new(config, signals, Some(control), None, counter)?;

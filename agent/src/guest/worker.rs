@@ -130,6 +130,7 @@ impl Worker {
 
 impl Agent {
     pub(super) fn start_worker(&mut self, to: (u64, u32), kind: Kind, job: Job) {
+        fault_point!("agent.file.asked");
         let watches = |worker: &&Worker| worker.kind == Kind::Watch;
         if kind == Kind::Watch && self.workers.values().filter(watches).count() >= MAX_WATCHES {
             let message = format!(

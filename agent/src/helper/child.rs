@@ -72,6 +72,7 @@ impl Child {
         // before it is noticed by the end of the channel below.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .tried("tie the sandbox to its helper")?;
+        fault_point!("agent.child.ids");
         // After the ids, or the root of mqueue would belong to nobody; after
         // the cgroups were joined, or the view would begin at the helper's.
         sys::unshare(libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP)
@@ -91,6 +92,7 @@ impl Child {
         kernel_fs::sys(scratch)?;
         // Most launches ask for the view of the host. Where there can be none,
         // one that does says why.
+        fault_point!("agent.child.mounts");
         let view = root::prepare_host(scratch, &data);
         drop(data);
         let view = match view {
@@ -103,6 +105,7 @@ impl Child {
         narrow_bounding_set(agent_capabilities(self.many_users))?;
         let system_calls = seccomp::program();
         packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
+        fault_point!("agent.child.parked");
         // Parked here until a sandbox is asked for.
         let Some((message, fds)) = packet::receive(&self.sync, &mut buffer).tried("wait")? else {
             sys::exit_now(0);
@@ -115,6 +118,7 @@ impl Child {
             ));
         };
         rustix::system::sethostname(launch.hostname.as_bytes()).tried("set the host name")?;
+        fault_point!("agent.child.launch");
         let fds = VecDeque::from(fds);
         match (launch.root, view) {
             (Root::Host, view) => {
@@ -141,6 +145,7 @@ impl Child {
     ) -> Result<std::convert::Infallible> {
         drop_capabilities(agent_capabilities(self.many_users))?;
         rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
+        fault_point!("agent.child.rights");
         sys::ignore_signal(libc::SIGPIPE, false);
         sys::unblock_signals();
         let Self {

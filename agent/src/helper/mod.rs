@@ -93,6 +93,7 @@ fn run(owner: &OwnedFd) -> Result<()> {
         sys::ignore_signal(signal, true);
     }
     let signals = sys::termination_signals().tried("take signals")?;
+    fault_point!("helper.begun");
     let program = rustix::fs::openat(
         CWD,
         "/proc/self/exe",
@@ -124,10 +125,12 @@ fn run(owner: &OwnedFd) -> Result<()> {
         parked.state.tear_down();
         return Err(error).tried("answer the owner");
     }
+    fault_point!("helper.parked");
     // The packet's buffer is not kept while it waits.
     drop(buffer);
     match parked.wait_for_launch(owner, &signals) {
         Ok(Some((launch, fds))) => {
+            fault_point!("helper.launch.heard");
             let sandbox = match parked.launch(*launch, fds) {
                 Ok(sandbox) => sandbox,
                 Err((mut state, failed)) => {

@@ -79,6 +79,7 @@ impl<'a> Monitor<'a> {
             Ok(()) => self.watch(),
             Err(failed) => End::Failed(failed),
         };
+        fault_point!("helper.end");
         let left = self.sandbox.state.tear_down();
         match end {
             End::Cause(cause) => {
@@ -200,11 +201,13 @@ impl<'a> Monitor<'a> {
                 Event::Wait => true,
                 Event::Close => false,
                 Event::Agent => {
+                    fault_point!("helper.connection");
                     self.hand_over(connection.as_fd());
                     // The agent has its own copy.
                     false
                 }
                 Event::Requests(requests) => {
+                    fault_point!("helper.asked");
                     for request in requests {
                         if let Some(reply) = self.answer(request) {
                             if !connection.send(&reply) {
@@ -258,6 +261,7 @@ impl<'a> Monitor<'a> {
                         cgroups.favour(init.pid);
                     }
                     self.ready = true;
+                    fault_point!("helper.ready");
                     let started = FromHelper::Started(self.report());
                     if let Some(owner) = self.owner {
                         // If it is gone, its channel's end tells.
@@ -324,6 +328,7 @@ impl<'a> Monitor<'a> {
         match packet::receive(owner, &mut self.buffer) {
             Ok(Some((ToHelper::Detach, _))) => {
                 self.attached = false;
+                fault_point!("helper.detached");
                 None
             }
             Ok(Some((ToHelper::Monitor(request), _))) => {

@@ -57,6 +57,7 @@ impl Parked {
     ) -> Result<Self> {
         let mut state = State::make(sandboxes, &park.name, range)?;
         let filled = bind(&state.directory).and_then(|socket| {
+            fault_point!("helper.park.socket");
             let (agent, control) = if park.bundle {
                 Self::wait_for_bundle(program)?
             } else {
@@ -94,9 +95,11 @@ impl Parked {
 
     fn fill(state: &mut State, park: &Park, program: OwnedFd) -> Result<(Agent, OwnedFd)> {
         state.record("cgroup", &Cgroups::plan(&park.name))?;
+        fault_point!("helper.park.ledger");
         let cgroups = Cgroups::make(&park.name)?;
         let birthplace = cgroups.birthplace()?;
         state.cgroups = Some(cgroups);
+        fault_point!("helper.park.cgroups");
         let (sync, child_sync) = packet::pair().tried("make a channel")?;
         let (control, child_control) = packet::pair().tried("make a channel")?;
         let flags = libc::CLONE_NEWUSER
@@ -121,6 +124,7 @@ impl Parked {
         };
         state.init = Some(Init { pid, pidfd });
         drop((child_sync, child_control, program));
+        fault_point!("helper.park.child");
         park.users.map(pid)?;
         if park.users.private().is_none() {
             state.namespace = Some(namespace_of(pid)?);
@@ -128,9 +132,11 @@ impl Parked {
         if let Some(cgroups) = &state.cgroups {
             cgroups.join(pid)?;
         }
+        fault_point!("helper.park.ids");
         let data = data_directory(state, data::Layout::Host, &park.users)?;
         packet::send(&sync, &FromHelper::Done, &[data.as_fd()]).tried("let the child go on")?;
         drop(data);
+        fault_point!("helper.park.data");
         let mut buffer = Vec::new();
         match packet::receive(&sync, &mut buffer).tried("hear the child")? {
             Some((FromHelper::Parked, _)) => Ok((Agent::Child(sync), control)),
@@ -240,7 +246,9 @@ impl Parked {
             }
             Agent::Program { .. } => trees,
         };
+        fault_point!("helper.launch.child-told");
         self.state.rename(&launch.id)?;
+        fault_point!("helper.launch.named");
         if launch.bundle.is_some() {
             bundle::make_cgroups(&mut self.state)?;
         }
@@ -266,8 +274,10 @@ impl Parked {
             });
         }
         rustix::net::listen(&self.socket, 64).tried("listen on the helper's socket")?;
+        fault_point!("helper.launch.listening");
         self.tell_agent(launch, fds.pop_front())
             .map_err(|failed| self.word_of_child().unwrap_or(failed))?;
+        fault_point!("helper.launch.agent-told");
         if let (Agent::Program { program, control }, Some(bundle)) = (&self.agent, &launch.bundle) {
             let start = bundle::Start {
                 launch,

@@ -55,6 +55,7 @@ impl State {
     pub(crate) fn make(sandboxes: OwnedFd, name: &str, range: Option<OwnedFd>) -> Result<Self> {
         rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
             .tried(format!("make the directory of {name}"))?;
+        fault_point!("helper.park.directory");
         let (directory, lock) = match Self::claim(&sandboxes, name) {
             Ok(claimed) => claimed,
             Err(failed) => {
@@ -91,6 +92,7 @@ impl State {
             .tried("make the lock")?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .tried("take the lock")?;
+        fault_point!("helper.park.lock");
         rustix::fs::renameat(&directory, &new, &directory, LOCK_NAME).tried("place the lock")?;
         Ok((directory, lock))
     }
@@ -134,6 +136,7 @@ impl State {
             let renamed = cgroups.paths_as(id);
             self.record("cgroup", &renamed)?;
         }
+        fault_point!("helper.launch.ledger");
         match rustix::fs::renameat_with(
             &self.sandboxes,
             &self.name,
@@ -150,6 +153,7 @@ impl State {
             }
             Err(error) => return Err(error).tried("name the sandbox's directory"),
         }
+        fault_point!("helper.launch.directory-named");
         match &mut self.cgroups {
             Some(cgroups) => cgroups.rename(id),
             None => Ok(()),
@@ -168,12 +172,14 @@ impl State {
             }
             wait_for_end(&init.pidfd);
         }
+        fault_point!("helper.end.killed");
         if let Some(container) = self.container.take() {
             left.extend(container.delete());
         }
         if let Some(mut cgroups) = self.cgroups.take() {
             left.extend(cgroups.remove());
         }
+        fault_point!("helper.end.cgroups");
         if let Some(number) = self.loop_device.take() {
             left.extend(disk::wait_free(number));
         }
@@ -182,6 +188,7 @@ impl State {
         if let Err(failed) = self.remove_directory() {
             left.push(format!("directory {}: {}", self.name, failed.message));
         }
+        fault_point!("helper.end.directory");
         if let Some((range, _)) = &self.range
             && left.is_empty()
         {

@@ -108,7 +108,12 @@ pub(crate) fn mount_setattr(
 /// Becomes another program, given by its descriptor. Returns only an error.
 pub(crate) fn execveat(program: BorrowedFd<'_>, name: &CStr) -> io::Error {
     let argv = [name.as_ptr(), std::ptr::null()];
-    let envp: [*const libc::c_char; 1] = [std::ptr::null()];
+    let environment = environment();
+    let envp: Vec<*const libc::c_char> = environment
+        .iter()
+        .map(|variable| variable.as_ptr())
+        .chain([std::ptr::null()])
+        .collect();
     // SAFETY: the argument vectors are ended by null and live until the call
     // succeeds, which ends this program.
     unsafe {
@@ -122,6 +127,16 @@ pub(crate) fn execveat(program: BorrowedFd<'_>, name: &CStr) -> io::Error {
         );
     }
     io::Error::last_os_error()
+}
+
+/// What the agent finds in its environment: nothing, but in tests a fault.
+fn environment() -> Vec<std::ffi::CString> {
+    #[cfg(feature = "faults")]
+    if let Some(fault) = crate::faults::selected() {
+        let variable = format!("{}={fault}", crate::faults::VARIABLE);
+        return std::ffi::CString::new(variable).into_iter().collect();
+    }
+    Vec::new()
 }
 
 /// Takes a uid and gid of 0 and no other groups.

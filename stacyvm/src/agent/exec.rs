@@ -44,13 +44,16 @@ impl AgentClient {
         };
         let deadline = spec.timeout.and_then(|t| Instant::now().checked_add(t));
         let request = message::encode(&convert::exec_request(spec));
+        fault_point!("exec.asking");
         let open = self.open(Kind::Exec, role, request)?;
+        fault_point!("exec.asked");
         let pid = match deadline.and_then(|d| d.checked_add(GRACE)) {
             None => started(&open).await?,
             Some(latest) => tokio::time::timeout_at(latest, started(&open))
                 .await
                 .unwrap_or_else(|_| Err(silent(&open, "start")))?,
         };
+        fault_point!("exec.started");
         let mut session = self.session(open, spec.exec.clone(), pid, spec.stdin, deadline);
         if spec.background {
             session.detach();
@@ -73,6 +76,7 @@ impl AgentClient {
         let mut open = self.open(Kind::Attach, role, request)?;
         open.detach_on_drop();
         let pid = started(&open).await?;
+        fault_point!("exec.attached");
         let session = self.session(open, exec.clone(), pid, options.stdin, None);
         Ok(session.finish())
     }
@@ -228,13 +232,17 @@ impl Guard {
 impl ExecEvents {
     fn take(open: &Open, item: Result<Item, Closed>) -> (Result<ExecEvent>, bool) {
         match item {
-            Ok(Item::Data(Channel::Out, bytes)) => (Ok(ExecEvent::Stdout(bytes)), false),
+            Ok(Item::Data(Channel::Out, bytes)) => {
+                fault_point!("exec.output");
+                (Ok(ExecEvent::Stdout(bytes)), false)
+            }
             Ok(Item::Data(Channel::Err, bytes)) => (Ok(ExecEvent::Stderr(bytes)), false),
             Ok(Item::Message(Kind::Lost, payload)) => match open.decode::<Lost>(&payload) {
                 Ok(Lost { stdout, stderr }) => (Ok(ExecEvent::Lost { stdout, stderr }), false),
                 Err(error) => (Err(error), true),
             },
             Ok(Item::Message(Kind::Exited, payload)) => {
+                fault_point!("exec.exited");
                 let status = open
                     .decode::<Exited>(&payload)
                     .and_then(|e| convert::status(&e).map_err(|closed| open.close(closed)));
@@ -333,12 +341,14 @@ impl ExecControl for Control {
     async fn write_stdin(&self, data: Bytes) -> Result<()> {
         let input = self.input()?;
         let _turn = input.turn.lock().await;
+        fault_point!("exec.input");
         input.feed.send(data).await.map_err(refused)
     }
 
     async fn close_stdin(&self) -> Result<()> {
         let input = self.input()?;
         let _turn = input.turn.lock().await;
+        fault_point!("exec.input-end");
         match input.feed.end() {
             // What has ended has no input to close.
             Ok(()) | Err(SendError::AfterEnd | SendError::StreamEnded) => Ok(()),
@@ -347,6 +357,7 @@ impl ExecControl for Control {
     }
 
     async fn signal(&self, signal: i32, scope: SignalScope) -> Result<()> {
+        fault_point!("exec.signal");
         self.client.signal_exec(&self.exec, signal, scope).await
     }
 

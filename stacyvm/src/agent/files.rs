@@ -71,6 +71,7 @@ impl AgentClient {
         let payload = message::encode(&convert::read_request(request));
         let open = self.open(Kind::ReadFile, Role::Read, payload)?;
         let entry: Entry = open.read().await?;
+        fault_point!("file.read-begun");
         let bytes = Bytestream {
             open: Some(open),
             left: request.length,
@@ -85,7 +86,9 @@ impl AgentClient {
     pub async fn write_file(&self, request: &WriteRequest, data: ByteStream) -> Result<FileEntry> {
         let payload = message::encode(&convert::write_request(request));
         let open = self.open(Kind::WriteFile, Role::Upload(Kind::Entry), payload)?;
+        fault_point!("file.write-asked");
         let answer = upload(&open, data).await?;
+        fault_point!("file.written");
         open.decode::<Entry>(&answer).map(convert::entry)
     }
 
@@ -110,6 +113,7 @@ impl AgentClient {
             left_out: Some(Arc::clone(&left_out)),
         };
         // A path that cannot be sent fails here and not in the stream.
+        fault_point!("file.export-asked");
         bytes.first = bytes.next().await.transpose()?;
         Ok(Archive::new(Box::pin(bytes), left_out))
     }
@@ -118,6 +122,7 @@ impl AgentClient {
     pub async fn import_tar(&self, request: &ImportRequest, data: ByteStream) -> Result<()> {
         let payload = message::encode(&convert::import_request(request));
         let open = self.open(Kind::ImportTar, Role::Upload(Kind::Done), payload)?;
+        fault_point!("file.import-asked");
         upload(&open, data).await.map(drop)
     }
 }
@@ -138,6 +143,7 @@ async fn upload(open: &Open, mut data: ByteStream) -> Result<Bytes> {
             answer = open.message() => return early(open, answer),
             sent = open.send(chunk) => sent,
         };
+        fault_point!("file.chunk-sent");
         match sent {
             Ok(()) => {}
             // The answer says why.
@@ -154,6 +160,7 @@ async fn upload(open: &Open, mut data: ByteStream) -> Result<Bytes> {
         }
         Err(SendError::Closed(closed)) => return Err(closed.error()),
     }
+    fault_point!("file.all-sent");
     open.message().await.map(|(_, payload)| payload)
 }
 
@@ -204,6 +211,7 @@ impl Stream for Bytestream {
         };
         let end = match item {
             Ok(Item::Data(_, bytes)) => {
+                fault_point!("file.chunk-read");
                 let length = bytes.len() as u64;
                 match &mut this.left {
                     Some(left) if length > *left => {
@@ -216,7 +224,10 @@ impl Stream for Bytestream {
                     None => return Poll::Ready(Some(Ok(bytes))),
                 }
             }
-            Ok(Item::Message(Kind::Done, _)) => None,
+            Ok(Item::Message(Kind::Done, _)) => {
+                fault_point!("file.all-read");
+                None
+            }
             Ok(Item::Message(Kind::Failure, payload)) => Some(open.failure(&payload)),
             Ok(Item::Message(..) | Item::Accepted(_) | Item::Overflow) => {
                 Some(open.violation("the agent sent no data"))

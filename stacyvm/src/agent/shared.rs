@@ -310,6 +310,7 @@ impl Shared {
                 return;
             }
         }
+        fault_point!("exec.given-up");
         // A connection whose end was queued still delivers what was written.
         let lingers = stream.role.is_connection() && stream.has_ended();
         let (untaken, credit) = stream.discard(lingers);

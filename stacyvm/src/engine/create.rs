@@ -105,6 +105,7 @@ impl Create {
             };
             let (sandbox, is_new) = done;
             let handed_over = result.send(Ok(sandbox.clone())).is_ok() && confirmed.await.is_ok();
+            fault_point!("create.handed-over");
             if is_new && !handed_over {
                 give_up(&sandbox).await;
             }
@@ -131,6 +132,7 @@ impl Create {
             context,
         } = self;
         let context = context.unwrap_or_else(|| engine.0.context.clone());
+        fault_point!("create.begun");
         context.check().map_err(|e| e.operation("create"))?;
         let name = provider.unwrap_or_else(|| engine.0.default_provider.clone());
         engine.check_provider_options(&spec)?;
@@ -139,6 +141,7 @@ impl Create {
         filled.mounts = engine.0.policy.resolve_mounts(&filled.mounts).await?;
         filled.source = engine.0.policy.resolve_source(&filled.source).await?;
         let secrets = super::secrets::resolve(&filled.secrets).await?;
+        fault_point!("create.admitted");
 
         let id = id.unwrap_or_else(SandboxId::random);
         let ends = filled.ttl.map(|ttl| engine.0.clock.now() + ttl);
@@ -154,6 +157,7 @@ impl Create {
         let (record, _mark) = loop {
             // Marked before it is on record, so that no reconcile takes it for left over.
             let mark = engine.work_on(&id);
+            fault_point!("create.marked");
             let begun = engine
                 .begin_create(
                     &context,
@@ -165,7 +169,10 @@ impl Create {
                 .await
                 .map_err(|e| e.operation("create"))?;
             match begun {
-                Begin::New(record) => break (record, mark),
+                Begin::New(record) => {
+                    fault_point!("create.intended");
+                    break (record, mark);
+                }
                 Begin::Existing(record) => {
                     drop(mark);
                     let settled = context.bound(engine.settle(&context, record));
@@ -177,6 +184,7 @@ impl Create {
         };
         let work = async {
             let observed = provider.create(&context, &request).await?;
+            fault_point!("create.made");
             engine.finish_create(&context, &record, observed).await
         };
         let made = tokio::select! {
@@ -192,6 +200,7 @@ impl Create {
             engine.undo_create(&record, &error).await;
             return Err(error);
         }
+        fault_point!("create.recorded");
         Ok((engine.handle(provider, id, context), true))
     }
 }

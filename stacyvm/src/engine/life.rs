@@ -36,6 +36,7 @@ impl Engine {
     async fn destroy_now(&self, sandbox: &Sandbox) -> Result<()> {
         let (context, id) = (sandbox.context(), sandbox.id());
         let _mark = self.work_on(id);
+        fault_point!("destroy.begun");
         match self.begin_destroy(context, id).await {
             Ok(record) if record.phase.is_final() => return Ok(()),
             Ok(_) => {}
@@ -45,7 +46,9 @@ impl Engine {
             Err(error) if error.kind() == ErrorKind::NoSpace => {}
             Err(error) => return Err(error),
         }
+        fault_point!("destroy.intended");
         sandbox.provider()?.destroy(context, id).await?;
+        fault_point!("destroy.done");
         match self.finish_destroy(context, id).await {
             // Nothing is left of it, which is what was asked for; the next
             // reconcile sees that and writes it down.
@@ -53,7 +56,10 @@ impl Engine {
                 tracing::warn!(sandbox = %id, "a sandbox was ended, but its record has no space");
                 Ok(())
             }
-            done => done.map(drop),
+            done => {
+                fault_point!("destroy.recorded");
+                done.map(drop)
+            }
         }
     }
 

@@ -204,6 +204,7 @@ impl Engine {
         };
         let store = std::sync::Arc::clone(&self.0.store);
         let noted = self.0.tasks.spawn(async move {
+            fault_point!("exec.noting");
             if let Err(error) = store.put_exec(&notes, &record).await {
                 tracing::warn!(sandbox = %record.sandbox, exec = %record.exec,
                     kind = error.kind().code(), "a background command could not be recorded");

@@ -111,7 +111,9 @@ impl Files {
         };
         let import = import(&path, contents, options)?;
         let (data, worker) = local_export(task)?;
+        fault_point!("copy.in-begun");
         let sent = self.import_tar_with(import, data).await;
+        fault_point!("copy.in-sent");
         finish(worker, sent).await
     }
 
@@ -158,6 +160,7 @@ impl Files {
             follow,
         };
         let mut data = self.export_tar_with(request).await?;
+        fault_point!("copy.out-begun");
         let own_name = parent_and_name(from)
             .map(|(_, name)| name)
             .unwrap_or_default();
@@ -505,6 +508,7 @@ async fn local_import(
     let (mut socket, worker) = start(task)?;
     let sent = async {
         while let Some(chunk) = data.next().await {
+            fault_point!("copy.out-chunk");
             if socket.write_all(&chunk?).await.is_err() {
                 // The worker stopped reading; it tells why.
                 break;
@@ -514,6 +518,7 @@ async fn local_import(
     };
     let sent = sent.await;
     drop(socket);
+    fault_point!("copy.out-sent");
     finish(worker, sent).await.map(drop)
 }
 

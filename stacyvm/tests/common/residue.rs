@@ -40,18 +40,29 @@ impl Watch {
         left
     }
 
+    /// How many sandboxes have a directory.
+    pub fn directories(&self) -> usize {
+        names(&self.state.join("sandboxes")).len()
+    }
+
     /// Waits until nothing is left; names what stays for ten seconds.
     pub async fn nothing_left(&self) {
+        let staying = self.left_for_ten_seconds().await;
+        assert!(staying.is_empty(), "this is left: {staying:#?}");
+    }
+
+    /// What stays for ten seconds; returns as soon as nothing does.
+    pub async fn left_for_ten_seconds(&self) -> BTreeSet<String> {
         let mut staying = self.left();
-        for _ in 0..100 {
+        for _ in 0..500 {
             if staying.is_empty() {
-                return;
+                break;
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             // What other tests make and take away is not there every time.
             staying = staying.intersection(&self.left()).cloned().collect();
         }
-        panic!("this is left: {staying:#?}");
+        staying
     }
 
     /// What is left and does not go by itself within half a second: more than

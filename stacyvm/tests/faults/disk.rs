@@ -57,7 +57,7 @@ impl Drop for Small {
 }
 
 /// Fills the disk to the last page, then gives some pages back.
-fn fill(path: &Path, free_pages: u64) {
+pub(super) fn fill(path: &Path, free_pages: u64) {
     let mut file = File::options()
         .create(true)
         .append(true)

@@ -21,6 +21,8 @@ mod creates;
 mod disk;
 mod host_killed;
 mod inside;
+#[cfg(feature = "faults")]
+mod points;
 
 use std::path::Path;
 

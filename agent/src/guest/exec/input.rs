@@ -9,6 +9,7 @@ use crate::protocol::message::{self, Credit};
 
 impl Agent {
     pub(in crate::guest) fn exec_input(&mut self, key: u64, bytes: &[u8]) {
+        fault_point!("agent.input");
         if let Some(exec) = self.execs.get_mut(&key) {
             if exec.follower.is_some_and(|follower| follower.stdin) {
                 exec.sink.push(bytes);

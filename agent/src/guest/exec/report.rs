@@ -57,6 +57,7 @@ impl Agent {
                 }
             }
             Report::Ended(status, survivors) => {
+                fault_point!("agent.exec.ended");
                 exec.status = Some((status, survivors));
                 if exec.kill.is_none() {
                     exec.deadline = None;

@@ -21,6 +21,7 @@ impl Agent {
         if let Err(failure) = launch::validate(&request) {
             return self.fail(to, &failure);
         }
+        fault_point!("agent.exec.asked");
         if self.execs.values().any(|exec| exec.id == request.exec) {
             return self.fail(
                 to,
@@ -83,6 +84,7 @@ impl Agent {
                 supervisor::run(theirs, stdio.child, group, &self.config, &request)
             }
             Fork::Parent(supervisor) => {
+                fault_point!("agent.exec.forked");
                 let ring = self.config.ring_bytes as usize;
                 Ok(Exec {
                     id: request.exec,

@@ -76,6 +76,7 @@ impl Helper {
     ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
         let child = program.start(theirs)?;
+        fault_point!("create.helper");
         let helper = Self {
             name: name.to_owned(),
             channel,
@@ -96,6 +97,7 @@ impl Helper {
             &descriptors,
         )
         .map_err(|e| system("speak to a helper", e))?;
+        fault_point!("create.park-sent");
         Ok(helper)
     }
 

@@ -193,6 +193,7 @@ impl Oci {
             Some(_) => return Err(unexpected()),
             None => {}
         }
+        fault_point!("destroy.answered");
         // A helper that does not answer is ending, or was killed: its lock tells.
         for _ in 0..1000 {
             if self.owned.sweep(id.as_str()).await? {
@@ -331,12 +332,14 @@ impl Provider for Oci {
         let mut prepared = launch::prepare(request, &self.volumes, record, self.many_users)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
+        fault_point!("create.prepared");
         let (making, parked) = self.owned.take(&request.id, prepared.own)?;
         let helper = making.helper()?;
         if let Some(runtime) = &self.runtime {
             prepared.bundle(runtime, helper.users())?;
         }
         let launch = ToHelper::Launch(Box::new(prepared.launch.clone()));
+        fault_point!("create.launching");
         match helper.send(&launch, &prepared.descriptors()).await {
             Ok(()) => {}
             // Nothing was sent, and the helper goes on waiting.
@@ -345,24 +348,30 @@ impl Provider for Oci {
         }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
+        fault_point!("create.launch-sent");
         if !parked {
             helper.parked().await.map_err(|e| self.host.explain(e))?;
         }
+        fault_point!("create.parked");
         let report = match helper.receive().await? {
             FromHelper::Started(report) => report,
             FromHelper::Failed(report) => return Err(error::failed(&report)),
             _ => return Err(unexpected()),
         };
+        fault_point!("create.started");
         let stream = tokio::net::UnixStream::from_std(ours)
             .map_err(|e| error::io("use the agent's connection", e))?;
         let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
+        fault_point!("create.connected");
         self.agents.put(&request.id, client);
         if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
             // From here on it does not end when it is given up, so nothing
             // that can be dropped may come before it is kept.
             helper.send(&ToHelper::Detach, &[]).await?;
         }
+        fault_point!("create.detached");
         making.keep();
+        fault_point!("create.kept");
         self.owned.refill();
         Ok(Self::observe(&request.id, report))
     }
@@ -429,8 +438,10 @@ impl Provider for Oci {
         // maybe not yet under the sandbox's name.
         self.owned.given_up_ended(id).await?;
         if let Some(directory) = self.sandboxes.find_name(id.as_str())? {
+            fault_point!("destroy.found");
             self.take_down(id, &directory).await?;
         }
+        fault_point!("destroy.taken-down");
         self.agents.remove(id);
         self.owned.ended(id).await
     }

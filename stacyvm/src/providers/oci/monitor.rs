@@ -59,6 +59,7 @@ pub(super) async fn ask(
     bytes.extend_from_slice(&body);
     let answer = async {
         stream.write_all(&bytes).await?;
+        fault_point!("monitor.asked");
         let length = stream.read_u32_le().await? as usize;
         let mut body = vec![0; length.min(MAX_PACKET)];
         stream.read_exact(&mut body).await?;

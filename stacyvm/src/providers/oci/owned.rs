@@ -177,6 +177,7 @@ impl Owned {
             .bytes()
             .fold(0_u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()));
         let identity = self.identities.take(start, own)?;
+        fault_point!("create.range");
         let helper = Helper::start(
             &self.program,
             self.sandboxes.descriptor(),

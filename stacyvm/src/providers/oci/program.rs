@@ -107,6 +107,9 @@ impl Program {
                 command
             }
         };
+        #[cfg(feature = "faults")]
+        command
+            .envs(stacyvm_agent::faults::selected().map(|f| (stacyvm_agent::faults::VARIABLE, f)));
         command
             .stdin(Stdio::from(owner))
             .stdout(Stdio::null())

@@ -38,15 +38,19 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
     };
     let ledger = ledger(&directory)?;
     let cgroups = cgroups(&ledger)?;
+    fault_point!("sweep.begun");
     // In all of them first: what is frozen in one dies in none.
     for path in &cgroups {
         thaw(path);
     }
     for path in &cgroups {
         remove_cgroup(path).await?;
+        fault_point!("sweep.cgroup");
     }
+    fault_point!("sweep.cgroups");
     let path = sandboxes.path_of(name);
     let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    fault_point!("sweep.directory");
     let removed = match removal {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),

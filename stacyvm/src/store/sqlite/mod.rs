@@ -151,8 +151,11 @@ fn transact<T>(
     loop {
         let done = (|| {
             let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            fault_point!("store.begun");
             let done = work(&tx)?;
+            fault_point!("store.written");
             tx.commit()?;
+            fault_point!("store.committed");
             Ok(done)
         })();
         match done {
