@@ -53,6 +53,7 @@ pub(crate) struct State {
 impl State {
     /// Makes the directory and takes its lock. An error leaves nothing.
     pub(crate) fn make(sandboxes: OwnedFd, name: &str, range: Option<OwnedFd>) -> Result<Self> {
+        let begins = announce(&sandboxes)?;
         rustix::fs::mkdirat(&sandboxes, name, Mode::RWXU)
             .tried(format!("make the directory of {name}"))?;
         fault_point!("helper.park.directory");
@@ -65,6 +66,7 @@ impl State {
                 return Err(failed);
             }
         };
+        drop(begins);
         Ok(Self {
             sandboxes,
             name: name.to_owned(),
@@ -224,6 +226,19 @@ impl State {
 pub(crate) fn wait_for_end(pidfd: &OwnedFd) {
     let wait = || rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
     while matches!(wait(), Err(rustix::io::Errno::INTR)) {}
+}
+
+/// Says, for as long as what it gives is open, that a directory may be there
+/// whose lock is not yet. Whoever can take the same lock alone knows that the
+/// maker of a directory without one is dead.
+fn announce(sandboxes: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Opened anew: a lock belongs to an opening, and theirs is the host's.
+    let begins = rustix::fs::openat(sandboxes, ".", flags, Mode::empty())
+        .tried("open the directory of sandboxes")?;
+    rustix::fs::flock(&begins, FlockOperation::LockShared)
+        .tried("lock the directory of sandboxes")?;
+    Ok(begins)
 }
 
 /// Notes in the file of a range what runs with its ids, for the time when the

@@ -46,6 +46,8 @@ impl Engine {
     /// - A sandbox whose end somebody began who died is taken down.
     /// - A sandbox that its provider no longer has is recorded as ended.
     /// - What a living owner works on is left alone.
+    /// - What helpers that were killed left without a record is removed where
+    ///   the default provider is the embedded one.
     /// - Records of sandboxes that ended more than a week ago are deleted.
     ///
     /// # Errors
@@ -53,6 +55,11 @@ impl Engine {
     /// What the store could not do. What a provider could not do is in
     /// [`Reconciled::postponed`].
     pub async fn reconcile(&self) -> Result<Reconciled> {
+        // A provider that is opened takes away what its dead helpers left; one
+        // that cannot be has nothing that could be reached.
+        if let Err(error) = self.0.registry.open(&self.0.default_provider).await {
+            tracing::debug!(%error, "the default provider cannot be opened");
+        }
         let mut done = self.finish_interrupted().await?;
         let running = self.all_in(&[Phase::Running, Phase::Paused]).await?;
         for record in running {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -18,6 +19,9 @@ pub(super) struct Sandboxes {
     path: PathBuf,
     directory: OwnedFd,
 }
+
+/// How often it is looked whether no helper begins, a millisecond apart.
+const BEGINNING_TRIES: u32 = 100;
 
 /// The beginning of the names of helpers that wait.
 pub(super) const PARKED: &str = "parked-";
@@ -61,6 +65,23 @@ impl Sandboxes {
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(system("open the sandbox's directory", errno)),
         }
+    }
+
+    /// Whether no helper is between making a directory and putting its lock
+    /// there; each holds a lock of its own on this directory for that time.
+    /// What has no lock then never gets one.
+    pub(super) async fn nobody_begins(&self) -> Result<bool> {
+        let own = open_directory(&self.directory, ".")
+            .map_err(|e| system("open the directory of sandboxes", e))?;
+        for _ in 0..BEGINNING_TRIES {
+            match rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                // Others begin, or look as well; that takes no time.
+                Err(Errno::WOULDBLOCK) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(errno) => return Err(system("lock the directory of sandboxes", errno)),
+            }
+        }
+        Ok(false)
     }
 
     /// The names in it, sorted.

@@ -58,6 +58,13 @@ impl Identities {
         }
     }
 
+    /// Takes away what helpers that were killed left of theirs.
+    pub(super) fn sweep(&self) {
+        if let Self::Private(ranges) = self {
+            ranges.sweep();
+        }
+    }
+
     /// For a helper that parks: `start` is any number. `own` is which user
     /// inside is this one, where that makes a difference.
     pub(super) fn take(&self, start: u32, own: Option<u32>) -> Result<Identity> {

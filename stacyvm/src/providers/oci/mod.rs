@@ -129,6 +129,7 @@ impl Oci {
                 tracing::warn!(sandbox = name, %error, "what is left of a sandbox could not be removed");
             }
         }
+        provider.owned.sweep_identities();
         Ok(provider)
     }
 

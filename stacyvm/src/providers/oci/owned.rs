@@ -265,6 +265,11 @@ impl Owned {
         tried
     }
 
+    /// Takes away what dead helpers left of their users' ranges.
+    pub(super) fn sweep_identities(&self) {
+        self.identities.sweep();
+    }
+
     /// Says that there is time to start helpers ahead.
     pub(super) fn has_time(&self) {
         self.idle.notify_waiters();

@@ -11,7 +11,7 @@ use std::io::ErrorKind as IoKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::error::system;
@@ -90,6 +90,24 @@ impl Ranges {
         ))
     }
 
+    /// Removes the files of ranges that nobody has any more: a helper that was
+    /// killed could not. What cannot be removed now is another time.
+    pub(super) fn sweep(&self) {
+        let Ok(directory) = self.open() else { return };
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
+        for entry in entries.flatten() {
+            let file = entry.file_name();
+            let name = file.to_string_lossy();
+            let number = name.strip_prefix("range-");
+            let number = number.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            if let Some(number) = number.filter(|number| name == name_of(*number))
+                && let Ok(Some(_lock)) = claim(&directory, number)
+            {
+                let _ = rustix::fs::unlinkat(&directory, file, AtFlags::empty());
+            }
+        }
+    }
+
     /// Opens the directory, made if missing. Nobody but root may have a say in
     /// what it is: no link is followed, and what others can enter is refused.
     fn open(&self) -> Result<OwnedFd> {
@@ -122,6 +140,11 @@ impl Ranges {
     }
 }
 
+/// The name of the file of a range.
+fn name_of(number: u32) -> String {
+    format!("range-{number:04x}")
+}
+
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -134,7 +157,7 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
 
 /// Takes the lock of a range, unless somebody has it or its users still run.
 fn claim(directory: &OwnedFd, number: u32) -> Result<Option<OwnedFd>> {
-    let Some(lock) = lock(directory, &format!("range-{number:04x}"))? else {
+    let Some(lock) = lock(directory, &name_of(number))? else {
         return Ok(None);
     };
     let note = read(&lock).map_err(|e| system("read the note of a range of users", e))?;

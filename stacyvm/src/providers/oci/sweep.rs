@@ -32,9 +32,13 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
     let lock = match is_held(&directory) {
         Ok(Some(lock)) => Some(lock),
         Ok(None) => return Ok(false),
-        // The helper makes the lock right after the directory.
-        Err(_) if is_young(&directory) => return Ok(false),
-        Err(_) => None,
+        // The helper makes the lock right after the directory, unless it dies.
+        Err(_) if !sandboxes.nobody_begins().await? => return Ok(false),
+        Err(_) => match is_held(&directory) {
+            Ok(None) => return Ok(false),
+            Ok(lock) => lock,
+            Err(_) => None,
+        },
     };
     let ledger = ledger(&directory)?;
     let cgroups = cgroups(&ledger)?;
@@ -69,14 +73,6 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
     };
     drop(lock);
     removed
-}
-
-fn is_young(directory: &OwnedFd) -> bool {
-    let Ok(stat) = rustix::fs::fstat(directory) else {
-        return true;
-    };
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    now.tv_sec.saturating_sub(stat.st_mtime) < 10
 }
 
 fn ledger(directory: &OwnedFd) -> Result<String> {

@@ -1,6 +1,6 @@
 //! One round: a host process, its end at a point, and what the next start finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -38,6 +38,8 @@ pub(super) struct Scene {
     /// What fills the disk, where the state directory has one of its own.
     filler: Option<PathBuf>,
     watch: Watch,
+    /// Files of ranges of users that nobody held at the beginning.
+    ranges: BTreeSet<String>,
     decoys: Decoys,
     _other: Engine,
     neighbours: Vec<Sandbox>,
@@ -77,6 +79,7 @@ impl Scene {
         let ticking = ticking.detach().unwrap();
         Self {
             watch: Watch::begin(&state),
+            ranges: free_ranges(),
             state,
             filler,
             decoys,
@@ -184,8 +187,22 @@ impl Scene {
         (count, wrong)
     }
 
+    /// Waits until no range of users is left of those that came since and that
+    /// nobody holds. Any engine of the machine takes such ones away.
+    async fn no_range_left(&self) {
+        let mut left = free_ranges();
+        left.retain(|name| !self.ranges.contains(name));
+        eventually(&format!("no range is left: {left:?}"), async || {
+            open(&self.state).await.reconcile().await.unwrap();
+            left.retain(|name| free_ranges().contains(name));
+            left.is_empty()
+        })
+        .await;
+    }
+
     /// Ends the neighbours, who must have lived all the time.
     pub(super) async fn close(self) {
+        self.no_range_left().await;
         let execs = self.neighbours[0].execs().await.unwrap();
         let ticks = execs
             .iter()
@@ -223,6 +240,17 @@ async fn found(point: &str, look: impl Fn() -> Option<u32>) -> u32 {
     })
     .await;
     seen.unwrap()
+}
+
+/// The files of ranges of users whose lock nobody holds.
+fn free_ranges() -> BTreeSet<String> {
+    let entries = std::fs::read_dir("/run/stacyvm").into_iter().flatten();
+    let free = entries.flatten().filter(|entry| {
+        let file = std::fs::File::open(entry.path());
+        file.is_ok_and(|file| file.try_lock_shared().is_ok())
+    });
+    let names = free.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.contains("decoy")).collect()
 }
 
 fn state_of(pid: u32) -> Option<char> {
