@@ -71,6 +71,13 @@ cd "$work"
 build "$work/program"
 build "$work/stacyvm-cli-$version"
 
+# The points at which tests end a process are in no build that is shipped: not
+# in the command line, nor in the program that it carries.
+grep -q STACYVM_STATE_DIR "$target/debug/stacyvm" || die "the names in the program cannot be read"
+for name in STACYVM_FAULT stacyvm-held helper.park.ledger create.intended; do
+    if grep -q "$name" "$target/debug/stacyvm"; then die "the packaged program has points for faults: $name"; fi
+done
+
 if ((EUID != 0)); then
     say "built; not run: the embedded provider needs root"
     exit 0

@@ -239,3 +239,20 @@ fn every_promise_of_the_exec_contract_has_a_mutant() {
         assert!(mutants.contains(number), "{number} has no mutant");
     }
 }
+
+/// The feature `faults` is for this project's tests: neither a default nor the
+/// command line may bring it. `scripts/package-test.sh` looks into the program.
+#[test]
+fn nothing_that_is_shipped_has_points_for_faults() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (manifest, declares) in [("agent", true), ("stacyvm", true), ("stacyvm-cli", false)] {
+        let path = root.join(manifest).join("Cargo.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let uses = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#') && line.contains("faults"))
+            .count();
+        // Its own line is the only one.
+        assert_eq!(uses, usize::from(declares), "{}", path.display());
+    }
+}

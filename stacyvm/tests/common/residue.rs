@@ -33,6 +33,7 @@ impl Watch {
             left.insert(format!("directory {name}"));
         }
         left.extend(processes(&needle));
+        left.extend(mounts_below(&self.state));
         left.extend(loop_devices(&needle));
         left.extend(sockets(&needle));
         left.extend(empty_cgroups().difference(&self.cgroups).cloned());
@@ -161,6 +162,19 @@ fn processes(needle: &str) -> BTreeSet<String> {
     found
 }
 
+/// Mounts below the state directory in this mount namespace; those of others
+/// are told with their processes.
+fn mounts_below(state: &Path) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(4));
+    points
+        .filter(|point| Path::new(point).starts_with(state) && Path::new(point) != state)
+        .map(|point| format!("mount {point}"))
+        .collect()
+}
+
 /// Cgroups of ours that hold no process.
 fn empty_cgroups() -> BTreeSet<String> {
     let roots = names(Path::new("/sys/fs/cgroup"));
@@ -171,6 +185,10 @@ fn empty_cgroups() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for parent in parents {
         for name in names(&parent) {
+            // The agent's own tests name theirs so.
+            if name.starts_with("test-") {
+                continue;
+            }
             let path = parent.join(&name);
             if fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty()) {
                 found.insert(format!("cgroup {}", path.display()));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use stacyvm::engine::{Engine, Filter};
@@ -71,7 +72,9 @@ impl Scene {
         let other = open(&place.path().join("other")).await;
         let mut neighbours = Vec::new();
         for lifetime in [Lifetime::Attached, Lifetime::Detached] {
-            let spec = SandboxSpec::host().lifetime(lifetime);
+            // A test that fails leaves the detached one until then.
+            let ttl = Duration::from_mins(20);
+            let spec = SandboxSpec::host().lifetime(lifetime).ttl(ttl);
             neighbours.push(other.create(spec).await.unwrap());
         }
         let ticking = neighbours[0].shell("while sleep 1; do echo tick; done");
@@ -118,12 +121,14 @@ impl Scene {
                 return String::new();
             }
             Who::Helper => {
-                let helper = found(point, || stopped_child(pid)).await;
-                signal(helper, Signal::KILL);
+                let look = || stopped_child(pid);
+                signal(found(point, look).await, Signal::KILL);
+                return killed_again(&mut host, look).await;
             }
             Who::Agent => {
-                let agent = found(point, || held_grandchild(pid)).await;
-                signal(agent, Signal::KILL);
+                let look = || held_grandchild(pid);
+                signal(found(point, look).await, Signal::KILL);
+                return killed_again(&mut host, look).await;
             }
             Who::Disk => {
                 let stopped = found(point, || {
@@ -139,11 +144,8 @@ impl Scene {
             }
         }
         let said = outcome(&mut host).await;
-        soon(host.wait()).await.unwrap();
-        if let Some(filler) = &self.filler {
-            std::fs::remove_file(filler).unwrap();
-        }
-        said.unwrap_or_else(|| panic!("{deed}, {point}: the host ended without a word"))
+        std::fs::remove_file(self.filler.as_ref().unwrap()).unwrap();
+        said.expect("the host ended without a word")
     }
 
     /// A round; how many sandboxes the next start found, and what is wrong.
@@ -229,6 +231,22 @@ async fn outcome(host: &mut Child) -> Option<String> {
         }
     }
     None
+}
+
+/// What a host says in the end whose creates, which it repeats, are killed at
+/// the same point each.
+async fn killed_again(host: &mut Child, look: impl Fn() -> Option<u32>) -> String {
+    let said = outcome(host);
+    tokio::pin!(said);
+    loop {
+        tokio::select! {
+            said = &mut said => return said.expect("the host ended without a word"),
+            () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+        if let Some(pid) = look() {
+            signal(pid, Signal::KILL);
+        }
+    }
 }
 
 /// Waits until a process is at a point.
