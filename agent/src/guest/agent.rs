@@ -355,6 +355,7 @@ impl Agent {
         for (number, stream) in connection.streams {
             match stream.target {
                 Target::Exec(exec) => self.exec_lost(exec, (key, number)),
+                Target::Log(exec) => self.drop_reader(exec, (key, number)),
                 Target::Worker(worker) => self.cancel_worker(worker),
                 Target::Socket(socket) => self.drop_socket(socket),
                 Target::Listener(listener) => self.drop_listener(listener),
@@ -405,6 +406,7 @@ impl Agent {
     pub(super) fn pump(&mut self, target: Target) {
         match target {
             Target::Exec(key) => self.pump_exec(key),
+            Target::Log(key) => self.pump_logs(key),
             Target::Worker(key) => self.pump_worker(key),
             Target::Socket(key) => self.pump_socket(key),
             Target::Listener(_) | Target::Answer => {}

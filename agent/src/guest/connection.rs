@@ -22,6 +22,8 @@ const MAX_HELLO: u32 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Exec(u64),
+    /// Its kept output is read.
+    Log(u64),
     Worker(u64),
     Socket(u64),
     Listener(u64),
@@ -192,6 +194,11 @@ impl Connection {
             }
         }
         Ok(count)
+    }
+
+    /// The bytes that [`data_from`](Self::data_from) read last.
+    pub(super) fn newest(&self, count: usize) -> &[u8] {
+        &self.out[self.tail - count..self.tail]
     }
 
     /// Writes what the socket takes; false when the host is gone.

@@ -92,6 +92,7 @@ impl Agent {
             | Kind::ListExecs
             | Kind::Signal
             | Kind::Resize
+            | Kind::Logs
             | Kind::File
             | Kind::ReadFile
             | Kind::WriteFile
@@ -148,14 +149,14 @@ impl Agent {
                     Target::Exec(exec) => self.exec_input(exec, &frame.payload),
                     Target::Worker(worker) => self.worker_input(worker, &frame.payload),
                     Target::Socket(socket) => self.socket_input(socket, &frame.payload),
-                    Target::Listener(_) | Target::Answer => {}
+                    Target::Listener(_) | Target::Log(_) | Target::Answer => {}
                 }
             }
             Kind::End => match target {
                 Target::Exec(exec) => self.exec_input_end(exec),
                 Target::Worker(worker) => self.worker_input_end(worker),
                 Target::Socket(socket) => self.socket_input_end(socket),
-                Target::Listener(_) | Target::Answer => {}
+                Target::Listener(_) | Target::Log(_) | Target::Answer => {}
             },
             Kind::Credit => {
                 let credit: message::Credit =
@@ -165,6 +166,10 @@ impl Agent {
             }
             Kind::Cancel => match target {
                 Target::Exec(exec) => self.cancel_exec(exec),
+                Target::Log(exec) => {
+                    self.drop_reader(exec, to);
+                    self.fail(to, &failure(FailureKind::Cancelled, "cancelled"));
+                }
                 Target::Worker(worker) => self.cancel_worker(worker),
                 Target::Socket(socket) => {
                     self.fail(to, &failure(FailureKind::Cancelled, "cancelled"));
@@ -207,6 +212,7 @@ impl Agent {
             Kind::ListExecs => self.list_execs(to),
             Kind::Signal => self.signal(to, &read(frame)?),
             Kind::Resize => self.resize(to, &read(frame)?),
+            Kind::Logs => self.read_log(to, &read(frame)?),
             Kind::Dial => self.dial(to, read::<message::PortRequest>(frame)?.port),
             Kind::Listen => self.listen(to, read::<message::PortRequest>(frame)?.port),
             Kind::Processes => self.start_worker(to, frame.kind, Job::Processes),

@@ -64,6 +64,10 @@ kinds! {
     Signal = 19 since 1;
     /// Sets the size of a command's terminal: [`super::message::ResizeRequest`]. Answered by [`Kind::Done`].
     Resize = 20 since 1;
+    /// Reads what is kept of a command's output without following it: [`super::message::LogRequest`].
+    /// Answered by [`Kind::Started`], then data and [`Kind::Lost`]; last [`Kind::Exited`], or
+    /// [`Kind::Done`] where the command runs and what comes is not wanted.
+    Logs = 21 since 2;
     /// A file operation without data: [`super::message::FileRequest`]. Answered by
     /// [`Kind::Done`], [`Kind::Entry`], or any number of [`Kind::Entries`] and [`Kind::Done`].
     File = 32 since 1;

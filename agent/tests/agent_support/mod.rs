@@ -270,9 +270,12 @@ impl Host {
                 }
                 Kind::Lost => {
                     let lost: Lost = message::decode(&payload).unwrap();
-                    outcome.lost = (lost.stdout, lost.stderr);
+                    outcome.lost.0 += lost.stdout;
+                    outcome.lost.1 += lost.stderr;
                 }
                 Kind::Credit => {}
+                // A log of a command that goes on.
+                Kind::Done => return outcome,
                 Kind::Exited => {
                     outcome.exited = Some(message::decode(&payload).unwrap());
                     return outcome;

@@ -16,6 +16,8 @@ pub(super) enum Role {
         /// Whether it has a terminal, so that there is no standard error.
         tty: bool,
     },
+    /// What is kept of a command's output.
+    Log,
     /// Some files, then done.
     Listing,
     /// A file's entry, then its bytes, then done.
@@ -60,6 +62,7 @@ impl Role {
             Self::Upload(_) | Self::Dial | Self::Accepted => true,
             Self::Exec { stdin, .. } => stdin,
             Self::Reply(_)
+            | Self::Log
             | Self::Listing
             | Self::Read
             | Self::Export
@@ -95,6 +98,9 @@ impl Role {
             (Self::Exec { .. }, Body, Kind::Data | Kind::Lost) => Go(Body),
             (Self::Exec { tty: false, .. }, Body, Kind::DataErr) => Go(Body),
             (Self::Exec { .. }, Body, Kind::Exited) => Last,
+            (Self::Log, Head, Kind::Started) => Go(Body),
+            (Self::Log, Body, Kind::Data | Kind::DataErr | Kind::Lost) => Go(Body),
+            (Self::Log, Body, Kind::Exited | Kind::Done) => Last,
             (Self::Listing, Head | Body, Kind::Entries) => Go(Body),
             (Self::Read, Head, Kind::Entry) => Go(Body),
             (Self::Read, Body, Kind::Data) => Go(Body),
@@ -126,6 +132,7 @@ mod tests {
                 stdin: true,
                 tty: false,
             },
+            Role::Log,
             Role::Listing,
             Role::Read,
             Role::Export,

@@ -28,7 +28,14 @@ impl Agent {
         let Some(exec) = self.execs.get_mut(&key) else {
             return;
         };
-        let begin = exec.rings.each_ref().map(Ring::start);
+        let ends = exec.rings.each_ref().map(Ring::end);
+        let from = if exec.background || exec.exited.is_some() {
+            exec.replayed_from
+        } else {
+            // All of it is its follower's until now.
+            ends
+        };
+        let begin = [0, 1].map(|which| exec.rings[which].start().max(from[which]));
         let old = exec.follower.replace(Follower {
             to,
             replay: request.replay,
@@ -36,8 +43,16 @@ impl Agent {
             stdin: request.stdin,
         });
         let lost = Lost {
-            stdout: if request.replay { begin[0] } else { 0 },
-            stderr: if request.replay { begin[1] } else { 0 },
+            stdout: if request.replay {
+                begin[0] - from[0]
+            } else {
+                0
+            },
+            stderr: if request.replay {
+                begin[1] - from[1]
+            } else {
+                0
+            },
         };
         let pid = exec.pid;
         if exec.exited.is_some() {

@@ -10,8 +10,10 @@ use crate::protocol::message::{self, EndReason, Exited};
 
 /// Ended commands that are remembered.
 const MAX_REMEMBERED: usize = 256;
-/// Bytes that the rings of ended commands hold together.
+/// Bytes that the rings of ended background commands hold together.
 const MAX_REMEMBERED_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes that those of ended foreground commands, whose callers had them, hold.
+const MAX_FOREGROUND_BYTES: usize = 1024 * 1024;
 
 impl Agent {
     /// Sends the one terminal event and keeps it.
@@ -51,6 +53,7 @@ impl Agent {
         };
         exec.exited = Some(exited.clone());
         exec.rest = None;
+        exec.keep_more(self.config.ring_bytes as usize);
         let follower = exec.follower.take();
         exec.sink.give_up();
         if let Some(stdin) = exec.stdin.take() {
@@ -90,13 +93,18 @@ impl Agent {
         for key in &ended[..over] {
             self.forget_exec(*key);
         }
-        let mut bytes = 0;
+        let mut sums = [0; 2];
         for key in ended[over..].iter().rev() {
             if let Some(exec) = self.execs.get_mut(key) {
+                let (bytes, most) = if exec.background {
+                    (&mut sums[0], MAX_REMEMBERED_BYTES)
+                } else {
+                    (&mut sums[1], MAX_FOREGROUND_BYTES)
+                };
                 for ring in &mut exec.rings {
-                    bytes += ring.len();
-                    if bytes > MAX_REMEMBERED_BYTES {
-                        bytes -= ring.len();
+                    *bytes += ring.len();
+                    if *bytes > most {
+                        *bytes -= ring.len();
                         ring.clear();
                     }
                 }
@@ -105,7 +113,8 @@ impl Agent {
     }
 
     pub(super) fn forget_exec(&mut self, key: u64) {
-        if let Some(exec) = self.execs.remove(&key) {
+        if let Some(mut exec) = self.execs.remove(&key) {
+            self.end_readers(&mut exec);
             if let Some(channel) = &exec.channel {
                 self.interests.forget(key, Role::Channel, channel.as_fd());
             }

@@ -4,6 +4,7 @@ mod attach;
 mod control;
 mod end;
 mod input;
+mod logs;
 mod output;
 mod report;
 mod start;
@@ -15,11 +16,13 @@ use std::os::fd::OwnedFd;
 use minicbor::bytes::ByteVec;
 
 use super::agent::Role;
+use super::clock::now_ms;
 use super::ring::Ring;
 use super::sink::Sink;
 use super::sys::Status;
 use crate::protocol::Kind;
 use crate::protocol::message::{EndReason, Exited};
+use logs::Reader;
 
 /// Who gets the output.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +52,13 @@ pub(in crate::guest) struct Exec {
     stdin: Option<OwnedFd>,
     sink: Sink,
     rings: [Ring; 2],
+    /// What was kept before these bytes, a new follower does not get: another
+    /// one got it.
+    replayed_from: [u64; 2],
+    /// The stream that the newest output came from.
+    newest: Option<usize>,
+    /// Who reads what is kept without following.
+    readers: Vec<Reader>,
     follower: Option<Follower>,
     kills_before: Option<u64>,
     status: Option<(Status, u32)>,
@@ -60,6 +70,24 @@ pub(in crate::guest) struct Exec {
     rest: Option<[u64; 2]>,
     exited: Option<Exited>,
     answers: Vec<(u64, (u64, u32))>,
+}
+
+impl Exec {
+    /// From here on nobody has to read the output: more of it is kept.
+    fn keep_more(&mut self, bytes: usize) {
+        if !self.background {
+            self.replayed_from = self.rings.each_ref().map(Ring::end);
+        }
+        for ring in &mut self.rings {
+            ring.grow(bytes);
+        }
+    }
+}
+
+/// Keeps output that was just written to one of the streams of a command.
+fn keep(rings: &mut [Ring; 2], newest: &mut Option<usize>, which: usize, bytes: &[u8]) {
+    let apart = newest.replace(which) != Some(which);
+    rings[which].push(bytes, now_ms(), apart);
 }
 
 const ROLES: [Role; 2] = [Role::Output, Role::ErrorOutput];

@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 
 use rustix::io::Errno;
 
-use super::{KINDS, ROLES};
+use super::{KINDS, ROLES, keep};
 use crate::guest::agent::Agent;
 
 /// Bytes that are still taken from a terminal once its first process has ended.
@@ -101,6 +101,14 @@ impl Agent {
                     Some((follower, connection)) if !exec.background => {
                         let to = follower.to.1;
                         let count = connection.data_from(to, KINDS[which], source.as_fd(), room);
+                        if let Ok(count @ 1..) = count {
+                            keep(
+                                &mut exec.rings,
+                                &mut exec.newest,
+                                which,
+                                connection.newest(count),
+                            );
+                        }
                         // A host that is gone is noticed by the loop.
                         connection.flush();
                         count
@@ -111,9 +119,9 @@ impl Agent {
                         scratch.resize(RING_CHUNK, 0);
                         let most = room.min(RING_CHUNK);
                         let count = rustix::io::read(source, &mut scratch[..most]);
-                        if let Ok(count) = count {
-                            exec.rings[which].push(&scratch[..count]);
-                            if let (Some((follower, connection)), 1..) = (live, count) {
+                        if let Ok(count @ 1..) = count {
+                            keep(&mut exec.rings, &mut exec.newest, which, &scratch[..count]);
+                            if let Some((follower, connection)) = live {
                                 connection.data(follower.to.1, KINDS[which], &scratch[..count]);
                                 connection.flush();
                             }
@@ -155,8 +163,15 @@ impl Agent {
                 .all(|(rest, source)| *rest == 0 || source.is_none())
         });
         let told = exec.follower.is_none_or(|follower| !follower.replay) || exec.discard;
+        if !exec.readers.is_empty() {
+            self.pump_logs(key);
+        }
         if drained && told {
-            if exec.exited.is_none() {
+            if self
+                .execs
+                .get(&key)
+                .is_some_and(|exec| exec.exited.is_none())
+            {
                 self.tell_end(key);
             } else {
                 self.retell_end(key);

@@ -16,6 +16,10 @@ use crate::guest::sys::{self, Fork};
 use crate::guest::{launch, supervisor};
 use crate::protocol::message::{ExecRequest, Failure, FailureKind};
 
+/// Bytes that are kept of each stream of a foreground command, whose caller has
+/// them too.
+const FOREGROUND_RING: usize = 64 * 1024;
+
 impl Agent {
     pub(in crate::guest) fn start_exec(&mut self, to: (u64, u32), request: ExecRequest) {
         if let Err(failure) = launch::validate(&request) {
@@ -85,7 +89,10 @@ impl Agent {
             }
             Fork::Parent(supervisor) => {
                 fault_point!("agent.exec.forked");
-                let ring = self.config.ring_bytes as usize;
+                let mut ring = self.config.ring_bytes as usize;
+                if !request.background {
+                    ring = ring.min(FOREGROUND_RING);
+                }
                 Ok(Exec {
                     id: request.exec,
                     supervisor,
@@ -101,6 +108,9 @@ impl Agent {
                     stdin: stdio.stdin,
                     sink: Sink::default(),
                     rings: [Ring::new(ring), Ring::new(ring)],
+                    replayed_from: [0; 2],
+                    newest: None,
+                    readers: Vec::new(),
                     follower: Some(Follower {
                         to,
                         replay: false,

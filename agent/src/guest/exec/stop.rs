@@ -68,6 +68,7 @@ impl Agent {
     pub(in crate::guest) fn detach(&mut self, key: u64) {
         if let Some(exec) = self.execs.get_mut(&key) {
             exec.follower = None;
+            exec.keep_more(self.config.ring_bytes as usize);
             exec.background = true;
             self.pump_exec(key);
         }

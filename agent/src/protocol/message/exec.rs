@@ -94,6 +94,24 @@ pub struct AttachRequest {
     pub replay: bool,
 }
 
+/// Reads what is kept of a command's output. Nobody is disturbed: whoever
+/// follows the command goes on, and a reader that stops is told what it lost.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LogRequest {
+    /// The command's id.
+    #[n(0)]
+    pub exec: String,
+    /// Whether what comes is sent too, until nothing of the command runs.
+    #[n(1)]
+    pub follow: bool,
+    /// Leaves out what was written longer ago than this many milliseconds, by a
+    /// clock that counts suspend. Output that was written within the same tenth
+    /// of a second may come along, of older output more.
+    #[n(2)]
+    pub age_ms: Option<u64>,
+}
+
 /// The processes a signal is meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
@@ -224,7 +242,7 @@ pub struct Execs {
     pub execs: Vec<ExecInfo>,
 }
 
-/// Output that was overwritten in the ring before anybody read it.
+/// Output that was overwritten in the ring before this reader got it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Lost {

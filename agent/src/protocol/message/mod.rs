@@ -1,8 +1,8 @@
 //! The payloads, in CBOR maps with small integer keys.
 //!
 //! Unknown keys are skipped and a missing optional key takes its default, so
-//! a message may grow without a new kind. `schema/generation-1.txt` holds
-//! every message as it was released; a test demands that it only grows.
+//! a message may grow without a new kind. `schema/generation-N.txt` holds what
+//! generation N brought, as it was released; a test demands that it only grows.
 
 mod connection;
 mod exec;
@@ -14,8 +14,8 @@ use minicbor::{Decode, Encode};
 
 pub use connection::{AgentConfig, Credit, DeadlineRequest, Failure, FailureKind, Hello, Welcome};
 pub use exec::{
-    AttachRequest, EndReason, ExecInfo, ExecRequest, Execs, Exited, Lost, ResizeRequest, Scope,
-    SignalRequest, Size, Started, Stdin, Variable,
+    AttachRequest, EndReason, ExecInfo, ExecRequest, Execs, Exited, LogRequest, Lost,
+    ResizeRequest, Scope, SignalRequest, Size, Started, Stdin, Variable,
 };
 pub use file::{
     Entries, Entry, ExportRequest, FileKind, FileOperation, FileRequest, ImportRequest, LeftOut,

@@ -1,0 +1,199 @@
+//! What commands wrote, read again.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::SelectAll;
+
+use super::exec::{BoxStream, ExecEvent, ExecInfo, LogOptions};
+use super::handle::Sandbox;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ExecId;
+
+/// How often commands that started since are looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Which output is read, to build with [`Sandbox::logs`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogsRequest {
+    /// Of this command; of all that are known if none.
+    pub exec: Option<ExecId>,
+    /// Whether what comes is read too. It ends when nothing of the command
+    /// runs; of all commands, when the sandbox ends.
+    pub follow: bool,
+    /// What was written before this time is left out, to about a tenth of a
+    /// second; of a command that writes much, to one part in 128 of what is kept.
+    pub since: Option<SystemTime>,
+}
+
+/// Something of a command's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEvent {
+    /// The command.
+    pub exec: ExecId,
+    /// Output, output that is lost, or the command's end, which is its last. A
+    /// command that runs has no end unless it is followed.
+    pub event: ExecEvent,
+}
+
+/// Kept output as it is read: see [`Sandbox::logs`].
+pub struct Logs {
+    sandbox: Sandbox,
+    options: LogOptions,
+    /// Commands that are read, in the order of their start.
+    known: HashSet<ExecId>,
+    commands: Vec<ExecInfo>,
+    /// Commands that come next, where nothing is followed: one after the other.
+    next: std::vec::IntoIter<ExecId>,
+    streams: SelectAll<BoxStream<Result<LogEvent>>>,
+    /// When commands that started since are looked for; none where one is named.
+    look: Option<tokio::time::Interval>,
+}
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Logs")
+            .field("sandbox", self.sandbox.id())
+            .field("commands", &self.known.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Logs {
+    pub(super) async fn open(sandbox: Sandbox, request: LogsRequest) -> Result<Self> {
+        let options = LogOptions {
+            follow: request.follow,
+            age: request
+                .since
+                .map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
+        };
+        let mut logs = Self {
+            sandbox,
+            options,
+            known: HashSet::new(),
+            commands: Vec::new(),
+            next: Vec::new().into_iter(),
+            streams: SelectAll::new(),
+            look: None,
+        };
+        let mut ids: Vec<ExecId> = logs.look_for_commands().await?;
+        if let Some(exec) = request.exec {
+            ids = vec![logs.find(&exec)?];
+        } else if request.follow {
+            let mut look = tokio::time::interval(LOOK_AGAIN);
+            look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            logs.look = Some(look);
+        }
+        if request.follow {
+            for id in ids {
+                logs.read(id).await?;
+            }
+        } else {
+            logs.next = ids.into_iter();
+        }
+        Ok(logs)
+    }
+
+    /// The commands that were found so far, oldest first.
+    pub fn commands(&self) -> &[ExecInfo] {
+        &self.commands
+    }
+
+    /// What comes next; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_gone` where the sandbox ended before all was read, `unavailable`.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is lost: the next call goes on.
+    pub async fn next(&mut self) -> Result<Option<LogEvent>> {
+        loop {
+            tokio::select! {
+                biased;
+                event = self.streams.next(), if !self.streams.is_empty() => match event {
+                    Some(event) => return event.map(Some),
+                    None => continue,
+                },
+                () = tick(&mut self.look) => match self.look_for_commands().await {
+                    Ok(new) => for id in new {
+                        self.read(id).await?;
+                    },
+                    Err(error) if error.kind() == ErrorKind::SandboxGone => return Ok(None),
+                    Err(error) => return Err(error),
+                },
+                else => {}
+            }
+            if self.streams.is_empty() && self.look.is_none() {
+                match self.next.next() {
+                    Some(id) => self.read(id).await?,
+                    None => return Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Commands that were not known yet.
+    async fn look_for_commands(&mut self) -> Result<Vec<ExecId>> {
+        let mut new = Vec::new();
+        for info in self.sandbox.execs().await? {
+            if self.known.insert(info.exec.clone()) {
+                new.push(info.exec.clone());
+                self.commands.push(info);
+            }
+        }
+        Ok(new)
+    }
+
+    /// The command of this id, or of an id that begins so.
+    fn find(&self, wanted: &ExecId) -> Result<ExecId> {
+        let mut alike = self
+            .commands
+            .iter()
+            .map(|info| &info.exec)
+            .filter(|exec| exec.as_str().starts_with(wanted.as_str()));
+        match (alike.next(), alike.next()) {
+            _ if self.known.contains(wanted) => Ok(wanted.clone()),
+            (Some(exec), None) => Ok(exec.clone()),
+            (None, _) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no command {wanted} runs or is remembered in the sandbox, expected one that `ps` or `logs` names"),
+            )
+            .context("field", "process")
+            .context("value", wanted)),
+            (Some(one), Some(two)) => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("{wanted} is the beginning of several commands, among them {one} and {two}; give more of the id"),
+            )
+            .context("field", "process")
+            .context("value", wanted)),
+        }
+    }
+
+    async fn read(&mut self, exec: ExecId) -> Result<()> {
+        let stream = self.sandbox.read_log(&exec, self.options).await;
+        let stream = match stream {
+            Ok(stream) => stream,
+            // It was forgotten since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let events = stream.map(move |event| {
+            event.map(|event| LogEvent {
+                exec: exec.clone(),
+                event,
+            })
+        });
+        self.streams.push(Box::pin(events));
+        Ok(())
+    }
+}
+
+async fn tick(look: &mut Option<tokio::time::Interval>) {
+    match look {
+        Some(look) => drop(look.tick().await),
+        None => std::future::pending().await,
+    }
+}
