@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Inspect(IdsArgs),
     /// List the commands and processes of a sandbox
     Ps(IdArgs),
+    /// Show what commands of a sandbox wrote, as far as it is kept
+    Logs(LogsArgs),
     /// Copy files in or out; one side is SANDBOX:PATH, `-` is a tar stream
     Cp(CpArgs),
     /// End sandboxes and remove all that is theirs
@@ -238,6 +240,21 @@ pub(crate) struct ExtendArgs {
     /// How long it lives from now (30s, 5m, 2h)
     #[arg(allow_hyphen_values = true)]
     pub(crate) ttl: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The sandbox's id, or its beginning
+    pub(crate) sandbox: String,
+    /// Of this command alone, as it was written: an id that `ps` shows, or its beginning
+    #[arg(short, long, value_name = "ID")]
+    pub(crate) process: Option<String>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Leave out what is older than this (30s, 5m), or than this time (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "DURATION|TIME", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -79,6 +79,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Ls(args) => commands::show::ls(&engine, args, json).await,
         Command::Inspect(args) => commands::show::inspect(&engine, args).await,
         Command::Ps(args) => commands::show::ps(&engine, args, json).await,
+        Command::Logs(args) => commands::logs::logs(&engine, args, json).await,
         Command::Cp(args) => commands::cp::cp(&engine, args, json).await,
         Command::Kill(args) => commands::life::kill(&engine, args, json).await,
         Command::Extend(args) => commands::life::extend(&engine, args, json).await,

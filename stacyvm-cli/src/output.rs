@@ -13,6 +13,13 @@ pub(crate) fn json(value: &impl Serialize) -> std::io::Result<()> {
     writeln!(out)
 }
 
+/// Writes a value as one line of JSON.
+pub(crate) fn json_line(value: &Value) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}")?;
+    out.flush()
+}
+
 /// Adds bytes to an object under `name`: as text where they are UTF-8, else in
 /// base64. `{name}_encoding` says which: `utf-8` or `base64`.
 pub(crate) fn bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {

@@ -67,6 +67,7 @@ pub use sandbox::exec_builder::{Exec, Output};
 pub use sandbox::files_handle::Files;
 pub use sandbox::handle::Sandbox;
 pub use sandbox::info::SandboxInfo;
+pub use sandbox::logs::{LogEvent, Logs, LogsRequest};
 pub use sandbox::process::Process;
 pub use sandbox::spec::SandboxSpec;
 pub use sandbox::state::Phase;

@@ -1,6 +1,6 @@
 //! Durations and sizes as people write them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
@@ -89,6 +89,99 @@ pub fn format_duration(duration: Duration) -> String {
     out
 }
 
+/// Reads a moment: a duration before `now`, or a time as RFC 3339 has it
+/// (`2026-01-31T12:00:00Z`, with an offset such as `+01:00` instead of `Z`).
+///
+/// # Errors
+///
+/// `invalid_argument` naming `field`.
+///
+/// ```
+/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+/// let now = SystemTime::now();
+/// let parse = |text| stacyvm::units::parse_moment("since", text, now);
+/// assert_eq!(parse("90s").unwrap(), now - Duration::from_secs(90));
+/// assert_eq!(parse("1970-01-02T01:00:00+01:00").unwrap(), UNIX_EPOCH + Duration::from_secs(86_400));
+/// ```
+pub fn parse_moment(field: &str, text: &str, now: SystemTime) -> Result<SystemTime> {
+    let moment = match parse_duration(field, text) {
+        Ok(ago) => now.checked_sub(ago),
+        Err(_) => parse_time(text),
+    };
+    moment.ok_or_else(|| {
+        Error::invalid(
+            field,
+            text,
+            "how long ago, such as 30s or 1h30m, or a time such as 2026-01-31T12:00:00Z",
+            "write a duration with its unit, or date, time and Z",
+        )
+    })
+}
+
+/// A time since 1970 as RFC 3339 has it.
+fn parse_time(text: &str) -> Option<SystemTime> {
+    let number = |text: &str, digits: usize, most: u64| {
+        let plain = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| text.parse().ok())?.filter(|n| *n <= most)
+    };
+    let (date, time) = text.split_once(['T', 't', ' '])?;
+    let mut date = date.splitn(3, '-');
+    let year = number(date.next()?, 4, 9999)?;
+    let month = number(date.next()?, 2, 12)?;
+    let day = number(date.next()?, 2, 31)?;
+    let (clock, offset) = match time.find(['Z', 'z', '+', '-']) {
+        Some(at) => time.split_at(at),
+        None => return None,
+    };
+    let offset: i64 = if matches!(offset, "Z" | "z") {
+        0
+    } else {
+        let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+        let seconds = number(hours, 2, 23)? * 3_600 + number(minutes, 2, 59)? * 60;
+        let seconds = i64::try_from(seconds).ok()?;
+        if offset.starts_with('-') {
+            -seconds
+        } else {
+            seconds
+        }
+    };
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let mut clock = clock.splitn(3, ':');
+    let hours = number(clock.next()?, 2, 23)?;
+    let minutes = number(clock.next()?, 2, 59)?;
+    let seconds = number(clock.next()?, 2, 60)?;
+    let nanoseconds = number(fraction, fraction.len().clamp(1, 9), 999_999_999)?;
+    let nanoseconds = nanoseconds * 10_u64.pow(u32::try_from(9 - fraction.len()).ok()?);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let lengths = [
+        31,
+        if leap(year) { 29 } else { 28 },
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ];
+    let before = usize::try_from(month.checked_sub(1)?).ok()?;
+    if year < 1970 || day == 0 || day > *lengths.get(before)? {
+        return None;
+    }
+    let years: u64 = (1970..year)
+        .map(|year| if leap(year) { 366 } else { 365 })
+        .sum();
+    let days = years + lengths[..before].iter().sum::<u64>() + day - 1;
+    let local = days * 86_400 + hours * 3_600 + minutes * 60 + seconds;
+    let seconds = u64::try_from(i64::try_from(local).ok()? - offset).ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds))
+}
+
 /// Reads an amount of memory or disk as mebibytes: a whole number of MiB, or
 /// with a unit (`512m`, `512MiB`, `2g`, `2GiB`).
 ///
@@ -160,6 +253,43 @@ mod tests {
         for text in ["500ms", "30s", "1h30m", "2d", "1d2h3m4s5ms"] {
             let duration = parse_duration("x", text).unwrap();
             assert_eq!(format_duration(duration), text);
+        }
+    }
+
+    #[test]
+    fn moments_are_durations_ago_or_times() {
+        let now = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let parse = |text| parse_moment("since", text, now);
+        let at =
+            |seconds, ms| UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(ms);
+        for (text, moment) in [
+            ("0", now),
+            ("1m", at(1_999_999_940, 0)),
+            ("2000-02-29T23:59:59Z", at(951_868_799, 0)),
+            ("2026-11-26T08:11:12.5Z", at(1_795_680_672, 500)),
+            ("2026-11-26 09:11:12+01:00", at(1_795_680_672, 0)),
+            ("2026-11-25t23:11:12-09:00", at(1_795_680_672, 0)),
+        ] {
+            assert_eq!(parse(text).unwrap(), moment, "{text}");
+        }
+        for text in [
+            "",
+            "soon",
+            "-5s",
+            "2026-11-26",
+            "2026-11-26T08:11:12",
+            "2026-13-01T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00.Z",
+            "2026-01-01T00:00:00.1234567890Z",
+            "+026-01-01T00:00:00Z",
+            "2026-01-01T00:00:00+1:00",
+            "1969-12-31T23:59:59Z",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.fact("field"), Some("since"), "{text}");
         }
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod about;
 pub(crate) mod cp;
 pub(crate) mod exec;
 pub(crate) mod life;
+pub(crate) mod logs;
 pub(crate) mod run;
 pub(crate) mod show;
 

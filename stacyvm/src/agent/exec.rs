@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use stacyvm_agent::protocol::Kind;
 use stacyvm_agent::protocol::message::{
-    self, AttachRequest, Execs, Exited, Lost, ResizeRequest, SignalRequest, Started,
+    self, AttachRequest, Execs, Exited, LogRequest, Lost, ResizeRequest, SignalRequest, Started,
 };
 use tokio::time::{Instant, Sleep};
 
@@ -23,12 +23,15 @@ use super::stream::{Channel, Item, SendError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ExecId;
 use crate::sandbox::exec::{
-    AttachOptions, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, ExitStatus,
-    SignalScope, TtySize,
+    AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, ExitStatus,
+    LogOptions, SignalScope, TtySize,
 };
 
 /// How long after a command's deadline an agent may take to report its end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What to do about an agent that cannot be asked for kept output.
+const OLDER: &str = "the sandbox was made by an older stacyvm: attach to a background command instead, or make the sandbox anew";
 
 impl AgentClient {
     /// Starts a command; see [`Provider::exec`](crate::provider::Provider::exec).
@@ -79,6 +82,33 @@ impl AgentClient {
         fault_point!("exec.attached");
         let session = self.session(open, exec.clone(), pid, options.stdin, None);
         Ok(session.finish())
+    }
+
+    /// Reads what is kept of a command's output; see
+    /// [`Provider::read_log`](crate::provider::Provider::read_log).
+    pub async fn read_log(
+        &self,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        let request = message::encode(&LogRequest {
+            exec: exec.as_str().to_owned(),
+            follow: options.follow,
+            age_ms: options
+                .age
+                .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        });
+        let open =
+            self.open(Kind::Logs, Role::Log, request)
+                .map_err(|error| match error.kind() {
+                    ErrorKind::Unsupported => error.context("remedy", OLDER),
+                    _ => error,
+                })?;
+        started(&open).await?;
+        Ok(Box::pin(ExecEvents {
+            open: Some(open),
+            guard: None,
+        }))
     }
 
     /// Lists commands: those that run, those with survivors, those remembered.
@@ -268,6 +298,11 @@ impl Stream for ExecEvents {
             return Poll::Ready(None);
         };
         match open.poll_item(cx) {
+            // Kept output of a command that goes on, which is not followed.
+            Poll::Ready(Ok(Item::Message(Kind::Done, _))) => {
+                this.open = None;
+                Poll::Ready(None)
+            }
             Poll::Ready(item) => {
                 let (event, last) = Self::take(open, item);
                 if last {

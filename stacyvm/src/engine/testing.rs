@@ -18,8 +18,8 @@ use crate::provider::{
     PortListener, ProbeReport, Provider, ProviderInfo, Signals, SnapshotInfo, Users,
 };
 use crate::sandbox::exec::{
-    AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, SignalScope,
-    TtySize,
+    AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions,
+    SignalScope, TtySize,
 };
 use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
@@ -298,6 +298,15 @@ impl Provider for Scripted {
         _: &ExecId,
         _: AttachOptions,
     ) -> Result<ExecSession> {
+        no()
+    }
+    async fn read_log(
+        &self,
+        _: &Context,
+        _: &SandboxId,
+        _: &ExecId,
+        _: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
         no()
     }
     async fn list_execs(&self, _: &Context, _: &SandboxId) -> Result<Vec<ExecInfo>> {

@@ -57,6 +57,7 @@ fn need(kind: OperationKind) -> Option<Need> {
         | Kind::SignalExec
         | Kind::SetDeadline
         | Kind::DeleteSnapshot => None,
+        Kind::ReadLog => need("reattach_output", |c| c.reattach_output),
         Kind::Attach => need("exec_background", |c| c.exec_background),
         Kind::Pause | Kind::Resume => need("pause", |c| c.pause),
         Kind::File | Kind::ReadFile | Kind::WriteFile => need("files", |c| c.files),

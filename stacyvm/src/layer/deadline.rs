@@ -56,6 +56,7 @@ impl Deadline {
             | Kind::SetDeadline
             | Kind::Exec
             | Kind::Attach
+            | Kind::ReadLog
             | Kind::ListExecs
             | Kind::SignalExec
             | Kind::ReadFile

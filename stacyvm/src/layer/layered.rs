@@ -16,7 +16,7 @@ use crate::provider::{
     ProbeReport, Provider, ProviderInfo, SnapshotInfo,
 };
 use crate::sandbox::exec::{
-    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
 };
 use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
@@ -268,6 +268,19 @@ impl Provider for Layered {
     ) -> Result<ExecSession> {
         self.call(cx, OperationKind::Attach, Some(id), move |p, cx| {
             Box::pin(async move { p.attach(&cx, id, exec, options).await })
+        })
+        .await
+    }
+
+    async fn read_log(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        self.call(cx, OperationKind::ReadLog, Some(id), move |p, cx| {
+            Box::pin(async move { p.read_log(&cx, id, exec, options).await })
         })
         .await
     }

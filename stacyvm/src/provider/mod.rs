@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId};
 use crate::sandbox::exec::{
-    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
 };
 use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
@@ -117,6 +117,28 @@ pub trait Provider: Debug + Send + Sync + 'static {
         exec: &ExecId,
         options: AttachOptions,
     ) -> Result<ExecSession>;
+
+    /// Reads what is kept of a command's output, while it runs or afterwards.
+    ///
+    /// # Behavior
+    ///
+    /// - Nobody is disturbed: the command waits for no such reader, and its
+    ///   follower goes on.
+    /// - Output comes in about the order in which it was written; what is not
+    ///   kept any more is counted as [`ExecEvent::Lost`].
+    /// - The last event is [`ExecEvent::Exited`]. Where the command runs and
+    ///   is not followed, the stream ends without it.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`; `unsupported` where the agent inside is older.
+    async fn read_log(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>>;
 
     /// Lists commands: those that run, those with survivors, those remembered.
     async fn list_execs(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>>;

@@ -51,6 +51,8 @@ operations! {
     Exec = "exec", idempotent: false, streams: true;
     /// `attach`.
     Attach = "attach", idempotent: true, streams: true;
+    /// `read_log`.
+    ReadLog = "read_log", idempotent: true, streams: true;
     /// `list_execs`.
     ListExecs = "list_execs", idempotent: true, streams: false;
     /// `signal_exec`.

@@ -227,7 +227,7 @@ pub enum ExecEvent {
     /// Bytes of standard error.
     Stderr(Bytes),
     /// Output that nobody read in time and that is gone. Only when attaching
-    /// to a background command.
+    /// to a background command, or reading what is kept.
     Lost {
         /// Bytes of standard output.
         stdout: u64,
@@ -384,6 +384,16 @@ pub struct AttachOptions {
     pub stdin: bool,
     /// Whether kept output is sent first.
     pub replay: bool,
+}
+
+/// Which of a command's kept output is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Whether what comes is read too, until nothing of the command runs.
+    pub follow: bool,
+    /// Leaves out what was written longer ago than this, by a clock that
+    /// counts suspend.
+    pub age: Option<Duration>,
 }
 
 #[cfg(test)]

@@ -4,10 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::exec::{AttachOptions, ExecInfo, ExecSpec, SignalScope};
+use super::exec::{
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSpec, LogOptions, SignalScope,
+};
 use super::exec_builder::Exec;
 use super::files_handle::Files;
 use super::info::SandboxInfo;
+use super::logs::{Logs, LogsRequest};
 use super::process::Process;
 use super::state::{ProcessInfo, Usage};
 use crate::context::Context;
@@ -170,6 +173,35 @@ impl Sandbox {
             .attach(self.context(), self.id(), exec, options)
             .await?;
         Ok(Process::new(session, self.context().clone(), true, None))
+    }
+
+    /// Reads what is kept of the output of its commands, while they run or
+    /// afterwards. Nobody is disturbed: no command waits for such a reader, and
+    /// whoever follows one goes on.
+    ///
+    /// Of a background command and of survivors as much is kept as for
+    /// [`attach`](Self::attach); of a foreground command, whose caller has it,
+    /// the last 64 KiB of each stream; of ended commands 16 MiB in all and
+    /// 1 MiB of foreground ones. Commands of one that ended are forgotten from
+    /// the 257th on.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` for a command that is not known, `conflict` for a beginning
+    /// of an id that several share, `sandbox_gone`, `unsupported` where the
+    /// agent inside is older than this.
+    pub async fn logs(&self, request: LogsRequest) -> Result<Logs> {
+        Logs::open(self.clone(), request).await
+    }
+
+    pub(super) async fn read_log(
+        &self,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        self.provider()?
+            .read_log(self.context(), self.id(), exec, options)
+            .await
     }
 
     /// Sends a signal to a command that is not followed.

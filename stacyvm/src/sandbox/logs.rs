@@ -1,6 +1,6 @@
 //! What commands wrote, read again.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -41,11 +41,10 @@ pub struct LogEvent {
 pub struct Logs {
     sandbox: Sandbox,
     options: LogOptions,
-    /// Commands that are read, in the order of their start.
     known: HashSet<ExecId>,
     commands: Vec<ExecInfo>,
-    /// Commands that come next, where nothing is followed: one after the other.
-    next: std::vec::IntoIter<ExecId>,
+    /// Commands that are known and not read yet.
+    next: VecDeque<ExecId>,
     streams: SelectAll<BoxStream<Result<LogEvent>>>,
     /// When commands that started since are looked for; none where one is named.
     look: Option<tokio::time::Interval>,
@@ -73,24 +72,17 @@ impl Logs {
             options,
             known: HashSet::new(),
             commands: Vec::new(),
-            next: Vec::new().into_iter(),
+            next: VecDeque::new(),
             streams: SelectAll::new(),
             look: None,
         };
-        let mut ids: Vec<ExecId> = logs.look_for_commands().await?;
+        logs.look_for_commands().await?;
         if let Some(exec) = request.exec {
-            ids = vec![logs.find(&exec)?];
+            logs.next = VecDeque::from([logs.find(&exec)?]);
         } else if request.follow {
             let mut look = tokio::time::interval(LOOK_AGAIN);
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             logs.look = Some(look);
-        }
-        if request.follow {
-            for id in ids {
-                logs.read(id).await?;
-            }
-        } else {
-            logs.next = ids.into_iter();
         }
         Ok(logs)
     }
@@ -111,40 +103,38 @@ impl Logs {
     /// Nothing is lost: the next call goes on.
     pub async fn next(&mut self) -> Result<Option<LogEvent>> {
         loop {
+            // What is not followed is read one command after the other.
+            while (self.options.follow || self.streams.is_empty())
+                && let Some(exec) = self.next.front().cloned()
+            {
+                self.read(exec).await?;
+                self.next.pop_front();
+            }
+            if self.streams.is_empty() && self.look.is_none() {
+                return Ok(None);
+            }
             tokio::select! {
                 biased;
-                event = self.streams.next(), if !self.streams.is_empty() => match event {
-                    Some(event) => return event.map(Some),
-                    None => continue,
-                },
-                () = tick(&mut self.look) => match self.look_for_commands().await {
-                    Ok(new) => for id in new {
-                        self.read(id).await?;
-                    },
+                Some(event) = self.streams.next() => return event.map(Some),
+                () = tick(&mut self.look), if self.look.is_some() => match self.look_for_commands().await {
+                    Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::SandboxGone => return Ok(None),
                     Err(error) => return Err(error),
                 },
+                // The last stream ended, and nothing is looked for.
                 else => {}
-            }
-            if self.streams.is_empty() && self.look.is_none() {
-                match self.next.next() {
-                    Some(id) => self.read(id).await?,
-                    None => return Ok(None),
-                }
             }
         }
     }
 
-    /// Commands that were not known yet.
-    async fn look_for_commands(&mut self) -> Result<Vec<ExecId>> {
-        let mut new = Vec::new();
+    async fn look_for_commands(&mut self) -> Result<()> {
         for info in self.sandbox.execs().await? {
             if self.known.insert(info.exec.clone()) {
-                new.push(info.exec.clone());
+                self.next.push_back(info.exec.clone());
                 self.commands.push(info);
             }
         }
-        Ok(new)
+        Ok(())
     }
 
     /// The command of this id, or of an id that begins so.
@@ -191,6 +181,7 @@ impl Logs {
     }
 }
 
+/// Waits until it is time to look again; for ever where nothing is looked for.
 async fn tick(look: &mut Option<tokio::time::Interval>) {
     match look {
         Some(look) => drop(look.tick().await),

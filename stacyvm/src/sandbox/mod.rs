@@ -8,6 +8,7 @@ pub mod files;
 pub mod files_handle;
 pub mod handle;
 pub mod info;
+pub mod logs;
 pub mod process;
 pub mod spec;
 pub mod state;

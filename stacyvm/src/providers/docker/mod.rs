@@ -31,7 +31,7 @@ use crate::provider::{
     ProbeReport, Provider, ProviderInfo, SnapshotInfo,
 };
 use crate::sandbox::exec::{
-    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
 };
 use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
@@ -239,6 +239,19 @@ impl Provider for DockerProvider {
     ) -> Result<ExecSession> {
         self.inside(cx, id, OperationKind::Attach, |client| async move {
             client.attach(exec, options).await
+        })
+        .await
+    }
+
+    async fn read_log(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        self.inside(cx, id, OperationKind::ReadLog, |client| async move {
+            client.read_log(exec, options).await
         })
         .await
     }

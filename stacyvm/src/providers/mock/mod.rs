@@ -7,6 +7,7 @@ mod exec;
 mod fault;
 mod files;
 mod glob;
+mod log;
 mod output;
 mod ports;
 mod process;

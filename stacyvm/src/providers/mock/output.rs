@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::task::AbortHandle;
 
 use super::fault::OutputFault;
+use super::log::Log;
 use super::sandbox::{Ended, Sandbox, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ExecId;
@@ -57,6 +58,8 @@ pub(super) struct Exec {
     /// What was lost before the follower came, and was not said yet.
     untold: [u64; 2],
     ring_bytes: usize,
+    /// All of it, for readers that do not follow.
+    pub(super) log: Log,
     pub(super) fault: OutputFault,
 }
 
@@ -89,6 +92,7 @@ impl Exec {
             lost: [0; 2],
             untold: [0; 2],
             ring_bytes,
+            log: Log::new(ring_bytes),
             fault: OutputFault::default(),
         }
     }
@@ -105,7 +109,8 @@ impl Exec {
     }
 
     /// Takes output. With nobody to read it, the oldest goes when the ring is full.
-    pub(super) fn push(&mut self, channel: Channel, bytes: Bytes) {
+    pub(super) fn push(&mut self, channel: Channel, bytes: Bytes, at: SystemTime) {
+        self.log.push(channel, bytes.clone(), at);
         self.bytes += bytes.len();
         self.chunks.push_back((channel, bytes));
         // What was written before the end is never dropped under a follower.

@@ -183,7 +183,7 @@ impl Task {
                             if exec.is_full() {
                                 return None;
                             }
-                            exec.push(*channel, piece.take()?);
+                            exec.push(*channel, piece.take()?, self.sandbox.now());
                         }
                     }
                     Some(())

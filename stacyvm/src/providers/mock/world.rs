@@ -14,7 +14,7 @@ use super::fault::{Decided, FaultPlan, LogEntry, injected};
 use super::sandbox::{Fixed, Sandbox};
 use super::tree::{Credentials, Tree};
 use super::users::Users;
-use super::{exec, files, ports, tar, tar_read, watch};
+use super::{exec, files, log, ports, tar, tar_read, watch};
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,7 +24,7 @@ use crate::provider::{
     ProbeReport, Provider, ProviderInfo, SnapshotInfo,
 };
 use crate::sandbox::exec::{
-    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
 };
 use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
@@ -484,6 +484,19 @@ impl Provider for Mock {
     ) -> Result<ExecSession> {
         self.call(cx, OperationKind::Attach, Some(id), |_| async move {
             exec::attach(&self.get(cx, id)?, exec, options)
+        })
+        .await
+    }
+
+    async fn read_log(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        self.call(cx, OperationKind::ReadLog, Some(id), |_| async move {
+            log::read(&self.get(cx, id)?, exec, options)
         })
         .await
     }

@@ -41,7 +41,7 @@ use crate::provider::{
     Provider, ProviderInfo, SnapshotInfo,
 };
 use crate::sandbox::exec::{
-    AttachOptions, BoxStream, ExecInfo, ExecSession, ExecSpec, SignalScope,
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
 };
 use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
@@ -471,6 +471,20 @@ impl Provider for Oci {
     ) -> Result<ExecSession> {
         self.on_agent(id, |agent| async move { agent.attach(exec, options).await })
             .await
+    }
+
+    async fn read_log(
+        &self,
+        _cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        self.on_agent(
+            id,
+            |agent| async move { agent.read_log(exec, options).await },
+        )
+        .await
     }
 
     async fn list_execs(&self, _cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>> {
