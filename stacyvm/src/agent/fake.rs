@@ -26,21 +26,34 @@ pub(super) struct Got {
 impl Fake {
     /// A client and its agent, past the handshake.
     pub(super) async fn connected() -> (AgentClient, Self) {
+        Self::connected_as(GENERATION).await
+    }
+
+    /// The same, with an agent that speaks up to this generation.
+    pub(super) async fn connected_as(generation: u32) -> (AgentClient, Self) {
         let (host, agent) = duplex(64 * 1024);
         let mut fake = Self { stream: agent };
         let (client, ()) = tokio::join!(
             AgentClient::connect(host, ConnectOptions::default()),
-            fake.welcome()
+            fake.welcome_as(generation)
         );
         (client.unwrap(), fake)
     }
 
     /// Plays the agent's part of a handshake without a key.
     pub(super) async fn welcome(&mut self) {
-        self.send(0, Kind::Hello, &hello()).await;
+        self.welcome_as(GENERATION).await;
+    }
+
+    async fn welcome_as(&mut self, generation: u32) {
+        let newest = Hello {
+            newest: generation,
+            ..hello()
+        };
+        self.send(0, Kind::Hello, &newest).await;
         assert_eq!(self.next().await.kind, Kind::Hello);
         let welcome = Welcome {
-            generation: GENERATION,
+            generation,
             proof: Vec::new(),
             can_switch_user: true,
         };

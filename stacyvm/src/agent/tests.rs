@@ -18,9 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::fake::{Fake, hello};
 use super::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
-use crate::error::{Error, ErrorKind};
-use crate::id::SandboxId;
-use crate::sandbox::exec::{AttachOptions, ExecEvent, ExecSpec, ExitStatus};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ExecId, SandboxId};
+use crate::sandbox::exec::{AttachOptions, ExecEvent, ExecSpec, ExitStatus, LogOptions};
 use crate::sandbox::files::{GuestPath, WriteMode, WriteRequest};
 
 fn spec() -> ExecSpec {
@@ -510,6 +510,50 @@ async fn silence_is_noticed_at_the_greeting_and_later() {
     client.closed().await;
     let error = client.usage().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn an_agent_of_the_last_generation_is_driven_and_what_it_lacks_is_refused() {
+    let (client, mut fake) = Fake::connected_as(1).await;
+    let spec = ExecSpec::new(["true"]);
+    let error = client
+        .read_log(&spec.exec, LogOptions::default())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("generation 1, this needs 2"));
+    assert!(error.fact("remedy").unwrap().contains("older stacyvm"));
+    // Nothing of it was sent, and the connection goes on.
+    let mut session = fake.start(&client, &spec).await;
+    fake.exited(1, EndReason::Code, 0).await;
+    let end = session.events.next().await.unwrap().unwrap();
+    assert_eq!(end, ExecEvent::Exited(ExitStatus::Code { code: 0 }));
+}
+
+#[tokio::test]
+async fn kept_output_ends_with_the_command_or_where_nothing_more_is_wanted() {
+    let (client, mut fake) = Fake::connected().await;
+    let exec = ExecId::random();
+    for (last, ends) in [(Kind::Exited, true), (Kind::Done, false)] {
+        let serve = async {
+            let got = fake.expect(Kind::Logs).await;
+            fake.started(got.stream).await;
+            fake.raw(got.stream, Kind::DataErr, b"x").await;
+            match last {
+                Kind::Exited => fake.exited(got.stream, EndReason::Code, 3).await,
+                last => fake.raw(got.stream, last, &[]).await,
+            }
+        };
+        let options = LogOptions::default();
+        let (log, ()) = tokio::join!(client.read_log(&exec, options), serve);
+        let events: Vec<_> = log.unwrap().map(Result::unwrap).collect().await;
+        let mut expected = vec![ExecEvent::Stderr("x".into())];
+        if ends {
+            expected.push(ExecEvent::Exited(ExitStatus::Code { code: 3 }));
+        }
+        assert_eq!(events, expected);
+    }
 }
 
 #[tokio::test]

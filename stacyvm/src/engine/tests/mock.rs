@@ -8,9 +8,11 @@ use futures_util::StreamExt as _;
 use super::until;
 use crate::engine::Engine;
 use crate::error::ErrorKind;
+use crate::id::ExecId;
 use crate::providers::mock::Mock;
-use crate::sandbox::exec::{ExecEvent, ExitStatus};
+use crate::sandbox::exec::{ExecEvent, ExecSpec, ExitStatus};
 use crate::sandbox::handle::Sandbox;
+use crate::sandbox::logs::{LogEvent, LogsRequest};
 use crate::sandbox::spec::SandboxSpec;
 
 async fn sandbox() -> (Arc<Mock>, Sandbox) {
@@ -148,4 +150,86 @@ async fn a_killed_sandbox_leaves_nothing_and_says_so() {
     let error = sandbox.exec(["true"]).output().await.unwrap_err();
     let gone = [ErrorKind::NotFound, ErrorKind::SandboxGone];
     assert!(gone.contains(&error.kind()), "{error}");
+}
+
+/// What a log says of each command, in order; `!` before what is lost, `.` for the end.
+async fn read(sandbox: &Sandbox, request: LogsRequest) -> Vec<(ExecId, String)> {
+    let mut logs = sandbox.logs(request).await.unwrap();
+    let mut all: Vec<(ExecId, String)> = Vec::new();
+    while let Some(LogEvent { exec, event }) = logs.next().await.unwrap() {
+        if all.last().is_none_or(|(last, _)| *last != exec) {
+            all.push((exec, String::new()));
+        }
+        let text = &mut all.last_mut().unwrap().1;
+        match event {
+            ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => {
+                text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            ExecEvent::Lost { stdout, stderr } => *text += &format!("!{stdout},{stderr} "),
+            ExecEvent::Exited(_) => text.push('.'),
+        }
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_show_what_commands_wrote_and_whose_it_is() {
+    let (_mock, sandbox) = sandbox().await;
+    let spec = ExecSpec::shell("echo one; echo two >&2");
+    let foreground = spec.exec.clone();
+    sandbox.exec_spec(spec).output().await.unwrap();
+    let second = sandbox.shell("echo up; sleep 5; echo late").background();
+    let second = second.start().await.unwrap().detach().unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let all = read(&sandbox, LogsRequest::default()).await;
+    let expected = [(&foreground, "one\ntwo\n."), (&second, "up\n")];
+    assert_eq!(all.len(), 2, "{all:?}");
+    for ((exec, text), expected) in all.iter().zip(expected) {
+        assert_eq!((exec, text.as_str()), expected);
+    }
+    // By the beginning of its id, and with what comes.
+    let request = LogsRequest {
+        exec: Some(ExecId::new(&second.as_str()[..8]).unwrap()),
+        follow: true,
+        since: None,
+    };
+    assert_eq!(
+        read(&sandbox, request).await,
+        [(second.clone(), "up\nlate\n.".to_owned())]
+    );
+    let unknown = LogsRequest {
+        exec: Some(ExecId::new("none").unwrap()),
+        ..LogsRequest::default()
+    };
+    let error = sandbox.logs(unknown).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.fact("field"), Some("process"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_that_are_followed_show_new_commands_and_end_with_the_sandbox() {
+    let (_mock, sandbox) = sandbox().await;
+    let request = LogsRequest {
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let mut logs = sandbox.logs(request).await.unwrap();
+    let later = sandbox.clone();
+    let work = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        later.shell("echo hello").output().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        later.kill().await.unwrap();
+    });
+    let event = logs.next().await.unwrap().unwrap().event;
+    assert_eq!(event, ExecEvent::Stdout("hello\n".into()));
+    let event = logs.next().await.unwrap().unwrap().event;
+    assert_eq!(event, ExecEvent::Exited(ExitStatus::Code { code: 0 }));
+    match logs.next().await {
+        Ok(None) => {}
+        // The record is gone before the provider says so.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+        Ok(Some(event)) => panic!("{event:?}"),
+    }
+    work.await.unwrap();
 }
