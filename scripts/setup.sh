@@ -36,6 +36,7 @@ needs=(
     "build-essential|have cc|links the library; its static libc goes into the agent"
     "git|have git|lists the source files that are checked"
     "e2fsprogs|have mke2fs|makes the file systems of sandboxes with a disk limit"
+    "uidmap|have newuidmap|maps the range of ids of a user without root"
     "iproute2|have ip|brings up the loopback of the private Docker host"
     "runc|have runc|runtime to test and to compare with"
     "crun|have crun|runtime to test and to compare with"

@@ -93,7 +93,7 @@ libtest() {
 }
 
 cargo_test() {
-    libtest cargo test --locked --no-fail-fast "$@" -- --show-output ${skip:+--skip "$skip"}
+    libtest cargo test --locked --no-fail-fast "$@" -- --show-output
 }
 
 # The report has one <testcase> a test, with what it printed.
@@ -165,13 +165,23 @@ run "tests" tests --workspace --exclude stacyvm-agent --all-features
 run "tests without features" tests -p stacyvm --no-default-features --lib
 run "tests of the agent" tests -p stacyvm-agent
 run "tests of the program inside" tests -p stacyvm-agent --features guest
-# The README's example makes a sandbox of the embedded provider.
-if [[ $(id -u) == 0 ]]; then
-    run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
+# The same tests as an ordinary user. Where they ran as one already, that was it.
+without_root() {
+    local user=$1 which=$2
+    tests --workspace --exclude stacyvm-agent --all-features \
+        --config "target.'cfg(unix)'.runner = ['$root/scripts/rootless.sh', '$user']" -E "$which"
+}
+if [[ $(id -u) != 0 ]]; then
+    say "these were the tests without root"
+elif ! have cargo-nextest; then
+    not_run "tests without root: no cargo-nextest"
 else
-    not_run "the README's example: the embedded provider needs root"
-    skip=README run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
+    run "tests without root" without_root --range \
+        'binary(/^(rootless|exec_contract|confinement|probes|host_directories|cli|copies|terminal)$/) | (binary(faults) & not test(/^points::/))'
+    run "tests without root and a range of ids" without_root --single \
+        'binary(/^(rootless|exec_contract|confinement|probes|cli|copies)$/)'
 fi
+run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
 if lacking=$(scripts/vm/image.sh); then
     run "tests in a virtual machine" libtest scripts/vm-test.sh
 else

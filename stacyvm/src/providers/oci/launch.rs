@@ -143,8 +143,8 @@ pub(super) fn prepare(
     };
     Ok(Prepared {
         launch,
-        descriptors,
         own,
+        descriptors,
     })
 }
 

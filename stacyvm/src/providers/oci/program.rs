@@ -99,13 +99,12 @@ impl Program {
     pub(super) fn start(&self, owner: OwnedFd) -> Result<Child> {
         // No `pre_exec`, `uid` or the like: those would fork this process,
         // which costs as much as it has memory.
-        let mut command = match &self.manager {
-            Some(manager) => manager.command(&self.path_for_others()),
-            None => {
-                let mut command = Command::new(&self.path);
-                command.arg0("stacyvm-helper").env_clear();
-                command
-            }
+        let mut command = if let Some(manager) = &self.manager {
+            manager.command(&self.path_for_others())
+        } else {
+            let mut command = Command::new(&self.path);
+            command.arg0("stacyvm-helper").env_clear();
+            command
         };
         #[cfg(feature = "faults")]
         command
