@@ -93,6 +93,11 @@ pub struct Park {
     #[n(3)]
     #[cbor(default)]
     pub bundle: bool,
+    /// Whether the last descriptor is the agent's program, because the helper's own
+    /// file can be read by others; else that file is.
+    #[n(4)]
+    #[cbor(default)]
+    pub program: bool,
 }
 
 /// Who the users and groups of a sandbox are on the host.
@@ -506,6 +511,7 @@ mod tests {
             name: "parked-1".into(),
             users: Users::Private { first: 100_000 },
             bundle: true,
+            program: false,
         });
         let bytes = encode(&park);
         assert_eq!(decode::<ToHelper>(&bytes).unwrap(), park);

@@ -58,12 +58,27 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Install the program that makes embedded sandboxes, as root
+    Helper {
+        #[command(subcommand)]
+        command: HelperCommand,
+    },
     /// Show versions
     Version,
     /// Print a completion script
     Completion {
         /// For this shell
         shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HelperCommand {
+    /// Put it at /usr/libexec/stacyvm, with an AppArmor profile where that is needed
+    Install {
+        /// Below this directory instead of /
+        #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
+        root: PathBuf,
     },
 }
 

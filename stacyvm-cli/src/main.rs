@@ -15,7 +15,7 @@ use stacyvm::config::{Config, Overrides};
 use stacyvm::engine::Engine;
 use stacyvm::{Error, ErrorKind, Result};
 
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, Command, ConfigCommand, HelperCommand};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -44,6 +44,9 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> Result<u8> {
     match &cli.command {
         Command::Version => return commands::about::version(cli.json),
+        Command::Helper {
+            command: HelperCommand::Install { root },
+        } => return commands::about::install_helper(root, cli.json),
         Command::Completion { shell } => return commands::about::completion(*shell, cli.json),
         _ => {}
     }
@@ -84,7 +87,10 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Kill(args) => commands::life::kill(&engine, args, json).await,
         Command::Extend(args) => commands::life::extend(&engine, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
-        Command::Config { .. } | Command::Version | Command::Completion { .. } => Ok(0),
+        Command::Config { .. }
+        | Command::Helper { .. }
+        | Command::Version
+        | Command::Completion { .. } => Ok(0),
     };
     let closed = engine.close().await;
     let code = done?;

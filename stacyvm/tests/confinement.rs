@@ -11,6 +11,8 @@ mod common;
 use std::future::IntoFuture as _;
 
 use common::soon;
+use stacyvm::config::Config;
+use stacyvm::engine::Engine;
 use stacyvm::sandbox::spec::{Lifetime, MountSource};
 use stacyvm::{ErrorKind, SandboxSpec};
 
@@ -258,5 +260,41 @@ async fn a_sandbox_that_ended_says_so_whatever_is_asked() {
             assert_eq!(kind, Err(ErrorKind::SandboxGone), "call {number}");
         }
         soon(sandbox.kill()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_installed_helper_is_used_and_gives_root_inside_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let written = stacyvm::providers::oci::install_helper(place.path()).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let open = async |helper: &std::path::Path| {
+        let mut config = Config::for_state_dir(state.path());
+        config.helper = Some(helper.to_owned());
+        Engine::open(config).await.unwrap()
+    };
+    let engine = open(&written[0]).await;
+    let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
+    let sandbox = engine.create(spec.clone()).await.unwrap();
+    let agent = sandbox.info().await.unwrap().host_pid.unwrap();
+    let helper = common::residue::parent(agent);
+    if common::is_root() {
+        let program = std::fs::read_link(format!("/proc/{helper}/exe")).unwrap();
+        assert_eq!(program, written[0]);
+    }
+    // The file can be read by everybody; what the agent executes must not be.
+    let owner = soon(
+        sandbox
+            .exec(["stat", "-c", "%u", "/proc/1/environ"])
+            .output(),
+    );
+    assert_eq!(owner.await.unwrap().stdout_text(), "65534\n");
+    sandbox.kill().await.unwrap();
+
+    for other in ["/bin/true", "helper", "/no/such/file"] {
+        let engine = open(other.as_ref()).await;
+        let error = engine.create(spec.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{other}");
+        assert_eq!(error.fact("field"), Some("helper"), "{other}");
     }
 }

@@ -120,6 +120,12 @@ fn run(owner: &OwnedFd) -> Result<()> {
         }
     };
     check(&park)?;
+    let program = if park.program {
+        let given = fds.next_back();
+        given.ok_or_else(|| Failed::new(FailedKind::Invalid, "a descriptor is missing: program"))?
+    } else {
+        program
+    };
     let mut parked = parked::Parked::make(&park, sandboxes, fds.next(), program)?;
     if let Err(error) = packet::send(owner, &FromHelper::Parked, &[]) {
         parked.state.tear_down();

@@ -69,6 +69,7 @@ impl Host {
                 Users::Single
             },
             bundle: false,
+            program: false,
         };
         helper.send(&ToHelper::Park(park), &[self.directory.as_fd()]);
         assert_eq!(helper.receive(), Some(FromHelper::Parked));

@@ -1,4 +1,6 @@
-//! `version`, `completion`: what needs no engine.
+//! `version`, `helper`, `completion`: what needs no engine.
+
+use std::path::Path;
 
 use clap::CommandFactory;
 use serde_json::json;
@@ -16,6 +18,18 @@ pub(crate) fn version(json: bool) -> Result<u8> {
         output::line(&format!(
             "stacyvm {version} (agent protocol generation {generation})"
         ))
+    })?;
+    Ok(0)
+}
+
+pub(crate) fn install_helper(root: &Path, json: bool) -> Result<u8> {
+    let written = stacyvm::providers::oci::install_helper(root)?;
+    super::printed(if json {
+        output::json(&json!({ "written": written }))
+    } else {
+        written
+            .iter()
+            .try_for_each(|path| output::line(&path.display().to_string()))
     })?;
     Ok(0)
 }

@@ -9,6 +9,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("STACYVM_STATE_DIR", "state_dir"),
     ("STACYVM_PROVIDER", "default_provider"),
     ("STACYVM_PARKED_HELPERS", "parked_helpers"),
+    ("STACYVM_HELPER", "helper"),
     (
         "XDG_CONFIG_HOME",
         "where the user's configuration file is looked for",
@@ -24,6 +25,7 @@ pub(super) struct Environment {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) provider: Option<OsString>,
     pub(super) parked_helpers: Option<OsString>,
+    pub(super) helper: Option<PathBuf>,
     pub(super) docker_host: Option<OsString>,
     pub(super) config_home: Option<PathBuf>,
     pub(super) state_home: Option<PathBuf>,
@@ -50,6 +52,7 @@ impl Environment {
             state_dir: value("STACYVM_STATE_DIR").map(PathBuf::from),
             provider: value("STACYVM_PROVIDER"),
             parked_helpers: value("STACYVM_PARKED_HELPERS"),
+            helper: value("STACYVM_HELPER").map(PathBuf::from),
             docker_host: value("DOCKER_HOST"),
             config_home: base("XDG_CONFIG_HOME", ".config"),
             state_home: base("XDG_STATE_HOME", ".local/state"),

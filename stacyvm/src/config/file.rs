@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) default_provider: Option<String>,
     pub(super) parked_helpers: Option<usize>,
+    pub(super) helper: Option<PathBuf>,
     pub(super) providers: BTreeMap<String, ProviderConfig>,
     pub(super) policy: Policy,
     pub(super) retry: Retry,

@@ -36,6 +36,9 @@ pub struct Config {
     pub default_provider: String,
     /// Helpers of the embedded provider that wait for the next create.
     pub parked_helpers: usize,
+    /// The program of the embedded provider's helpers, where an administrator
+    /// gave rights to a path: see [`OciConfig::helper`](crate::providers::oci::OciConfig::helper).
+    pub helper: Option<PathBuf>,
     /// The providers, by the name that callers use.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// Beneath which host directories may be mounted; `None` leaves that to
@@ -139,6 +142,7 @@ impl Config {
             state_dir: state_dir.into(),
             default_provider: "oci".to_owned(),
             parked_helpers: 1,
+            helper: None,
             providers: ["oci", "docker"]
                 .map(|kind| (kind.to_owned(), provider(kind)))
                 .into(),
@@ -260,6 +264,7 @@ impl Config {
         take("state_dir", file.state_dir.is_some());
         take("default_provider", file.default_provider.is_some());
         take("parked_helpers", file.parked_helpers.is_some());
+        take("helper", file.helper.is_some());
         take("policy.mount_roots", file.policy.mount_roots.is_some());
         take("policy.max_ttl", file.policy.max_ttl.is_some());
         take("policy.default_ttl", file.policy.default_ttl.is_some());
@@ -274,6 +279,7 @@ impl Config {
             .default_provider
             .unwrap_or_else(|| std::mem::take(&mut self.default_provider));
         self.parked_helpers = file.parked_helpers.unwrap_or(self.parked_helpers);
+        self.helper = file.helper.or(self.helper.take());
         self.providers.extend(file.providers);
         self.mount_roots = file.policy.mount_roots.or(self.mount_roots.take());
         self.max_ttl = file.policy.max_ttl.or(self.max_ttl);
@@ -303,6 +309,10 @@ impl Config {
             })?;
             self.set("parked_helpers", from("STACYVM_PARKED_HELPERS"));
         }
+        if let Some(helper) = environment.helper {
+            self.helper = Some(helper);
+            self.set("helper", from("STACYVM_HELPER"));
+        }
         if let (Some(host), Some(docker)) =
             (environment.docker_host, self.providers.get_mut("docker"))
             && docker.kind == "docker"
@@ -320,6 +330,12 @@ impl Config {
             ("state_dir".to_owned(), self.state_dir.display().to_string()),
             ("default_provider".to_owned(), self.default_provider.clone()),
             ("parked_helpers".to_owned(), self.parked_helpers.to_string()),
+            (
+                "helper".to_owned(),
+                self.helper
+                    .as_ref()
+                    .map_or_else(|| "its own".to_owned(), |path| path.display().to_string()),
+            ),
             (
                 "policy.mount_roots".to_owned(),
                 show_roots(self.mount_roots.as_deref()),

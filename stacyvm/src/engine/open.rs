@@ -1,5 +1,6 @@
 //! An engine from settings.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -82,6 +83,7 @@ fn factory(
         kind: (*kind).to_owned(),
         settings: settings.clone(),
         parked_helpers: config.parked_helpers,
+        helper: config.helper.clone(),
     };
     let with_oci = cfg!(all(feature = "oci", target_os = "linux"));
     let with_docker = cfg!(feature = "docker");
@@ -109,6 +111,7 @@ struct Configured {
     kind: String,
     settings: ProviderConfig,
     parked_helpers: usize,
+    helper: Option<PathBuf>,
 }
 
 #[async_trait]
@@ -126,6 +129,7 @@ impl ProviderFactory for Configured {
                 use crate::providers::oci::{Oci, OciConfig};
                 let mut config = OciConfig::new(around.root()?.path());
                 config.parked_helpers = self.parked_helpers;
+                config.helper.clone_from(&self.helper);
                 config.runtime = self.settings.runtime.clone().filter(|r| r != "stacyvm");
                 Ok(Arc::new(Oci::open(config).await?))
             }

@@ -88,8 +88,13 @@ impl Helper {
             name: name.to_owned(),
             users: identity.users.clone(),
             bundle,
+            program: program.agent().is_some(),
         };
-        let descriptors: Vec<_> = [sandboxes].into_iter().chain(identity.lock()).collect();
+        let descriptors: Vec<_> = [sandboxes]
+            .into_iter()
+            .chain(identity.lock())
+            .chain(program.agent())
+            .collect();
         // The channel is empty, so this does not block.
         send_now(
             helper.channel.as_fd(),

@@ -7,6 +7,7 @@ mod error;
 mod helper;
 mod host;
 mod identities;
+mod install;
 mod launch;
 mod manager;
 mod monitor;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use stacyvm_agent::helper_protocol::{FromHelper, MonitorRequest, Report, ToHelper};
 
 pub use config::OciConfig;
+pub use install::install_helper;
 
 use crate::agent::{AgentClient, AgentPool, ConnectOptions};
 use crate::clock::{from_ms, to_ms};

@@ -9,10 +9,11 @@ pub(super) struct Obstacle {
     pub(super) remedy: String,
 }
 
+/// Present on kernels whose AppArmor can restrict user namespaces.
+pub(super) const RESTRICTED: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
 const MOST_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
 
-/// Where a helper lies that AppArmor can give rights to; see the profile in
-/// `docs/apparmor`.
+/// Where a helper lies that AppArmor can give rights to.
 pub(super) const LIBEXEC: [&str; 2] = [
     "/usr/libexec/stacyvm/stacyvm-helper",
     "/usr/local/libexec/stacyvm/stacyvm-helper",
@@ -54,12 +55,7 @@ fn in_settings(read: impl Fn(&str) -> Option<String>, installed: bool) -> Option
     // Kernels of Ubuntu: AppArmor gives them to programs of a profile.
     let unconfined = read("/proc/self/attr/current")
         .is_none_or(|profile| profile.trim_end_matches('\0').trim() == "unconfined");
-    if is(
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-    ) && unconfined
-        && !installed
-    {
+    if is(RESTRICTED, "1") && unconfined && !installed {
         return Some(Obstacle {
             seen: "forbidden by AppArmor (sysctl kernel.apparmor_restrict_unprivileged_userns)"
                 .into(),

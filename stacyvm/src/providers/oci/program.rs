@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,8 @@ const RIGHTS: u32 = 0o511;
 #[derive(Debug)]
 pub(super) struct Program {
     path: PathBuf,
-    /// Keeps a memory file open; its path is `/proc/self/fd/N`.
+    /// A memory file: where it is the program, its path is `/proc/self/fd/N`;
+    /// beside an installed one, it is the agent's.
     memory: Option<File>,
     /// Whether somebody put it where it is for this.
     installed: bool,
@@ -50,11 +51,11 @@ impl Program {
         };
         if let Some(path) = configured {
             check_configured(path, bytes)?;
-            return Ok(program(path.to_owned(), None, true));
+            return Ok(program(path.to_owned(), sealed(bytes), true));
         }
         let installed = LIBEXEC.iter().map(Path::new);
         if let Some(path) = installed.into_iter().find(|path| is_installed(path, bytes)) {
-            return Ok(program(path.to_owned(), None, true));
+            return Ok(program(path.to_owned(), sealed(bytes), true));
         }
         if let Some(file) = sealed(bytes) {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -80,9 +81,18 @@ impl Program {
     /// Its path for another process than this one.
     fn path_for_others(&self) -> PathBuf {
         match &self.memory {
-            Some(file) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
-            None => self.path.clone(),
+            Some(file) if !self.installed => {
+                format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+            }
+            _ => self.path.clone(),
         }
+    }
+
+    /// The agent's program, where it is not the helper's file: one that everybody
+    /// may read would make root inside the owner of the agent in `/proc`.
+    pub(super) fn agent(&self) -> Option<BorrowedFd<'_>> {
+        let memory = self.memory.as_ref().filter(|_| self.installed);
+        memory.map(AsFd::as_fd)
     }
 
     /// Whether it lies where an administrator put it.
