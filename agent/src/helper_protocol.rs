@@ -29,6 +29,9 @@ pub const NOBODY: u32 = 65_534;
 pub const SINGLE_USER: u32 = 1000;
 /// How many users and groups a range has.
 pub const RANGE: u32 = 65_536;
+/// The static program carries these bytes: a process is stacyvm's where its
+/// executable does, whatever its title.
+pub const PROGRAM_MARK: &[u8] = b"stacyvm static program 7f1c2a90-3f0e";
 /// The socket in a sandbox's directory.
 pub const SOCKET_NAME: &str = "helper.sock";
 /// The file in a sandbox's directory that a living helper holds locked.

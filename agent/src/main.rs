@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Kept in the program, so that its processes are told by it.
+    std::hint::black_box(stacyvm_agent::helper_protocol::PROGRAM_MARK);
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     if Path::new(&name).file_name() == Some(OsStr::new("stacyvm-helper")) {

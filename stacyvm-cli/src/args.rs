@@ -51,6 +51,14 @@ pub(crate) enum Command {
     Kill(KillArgs),
     /// Give a sandbox more time
     Extend(ExtendArgs),
+    /// List what of stacyvm nobody accounts for any more; exits with 3 where there is something
+    Leaks(LeaksArgs),
+    /// Make records agree with what there is, and take away what dead helpers left
+    Reconcile,
+    /// Show what takes room on the disk
+    Df,
+    /// Remove records of ended sandboxes and what nobody needs
+    Prune(PruneArgs),
     /// List the providers and whether this host can run them
     Providers,
     /// Show settings
@@ -246,6 +254,32 @@ pub(crate) struct KillArgs {
     /// End every sandbox of this state directory
     #[arg(long, conflicts_with = "sandboxes")]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaksArgs {
+    /// Everything of stacyvm on this host, of whatever state directory, with what is accounted for
+    #[arg(long, conflicts_with = "remove")]
+    pub(crate) all: bool,
+    /// Remove the one with this id; never what a living owner holds
+    #[arg(long, value_name = "ID")]
+    pub(crate) remove: Option<String>,
+    /// Do not ask
+    #[arg(long, requires = "remove")]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Keep records of sandboxes that ended later than this ago (1h, 7d)
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) older_than: Option<String>,
+    /// Remove volumes that no sandbox has, too
+    #[arg(long)]
+    pub(crate) volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use stacyvm::{Error, ErrorKind, ExitStatus};
 
+/// `leaks` found something.
+pub(crate) const LEAKS: u8 = 3;
 /// The command timed out.
 pub(crate) const TIMED_OUT: u8 = 124;
 /// stacyvm failed, or its arguments were wrong.

@@ -86,6 +86,10 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Cp(args) => commands::cp::cp(&engine, args, json).await,
         Command::Kill(args) => commands::life::kill(&engine, args, json).await,
         Command::Extend(args) => commands::life::extend(&engine, args, json).await,
+        Command::Leaks(args) => commands::upkeep::leaks(&engine, args, json).await,
+        Command::Reconcile => commands::upkeep::reconcile(&engine, json).await,
+        Command::Df => commands::upkeep::df(&engine, json).await,
+        Command::Prune(args) => commands::upkeep::prune(&engine, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
         Command::Config { .. }
         | Command::Helper { .. }

@@ -7,6 +7,7 @@ pub(crate) mod life;
 pub(crate) mod logs;
 pub(crate) mod run;
 pub(crate) mod show;
+pub(crate) mod upkeep;
 
 use stacyvm::engine::{Engine, Filter};
 use stacyvm::{Error, ErrorKind, Result, SandboxInfo};

@@ -17,6 +17,7 @@ mod tasks;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod view;
 
 use std::collections::HashMap;
@@ -41,6 +42,7 @@ pub use builder::EngineBuilder;
 pub use create::Create;
 pub use policy::Policy;
 pub use reconcile::Reconciled;
+pub use upkeep::{DiskReport, LeakReport, PruneRequest, Pruned};
 pub use view::{Filter, ProviderSummary};
 
 use owner::Owner;

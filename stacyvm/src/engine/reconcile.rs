@@ -160,7 +160,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn all_in(&self, phases: &[Phase]) -> Result<Vec<SandboxRecord>> {
+    pub(super) async fn all_in(&self, phases: &[Phase]) -> Result<Vec<SandboxRecord>> {
         let filter = SandboxFilter {
             all_tenants: true,
             phases: phases.to_vec(),

@@ -14,8 +14,9 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, Endpoint, Isolation, KillScope, Level, OperationKind,
-    PortListener, ProbeReport, Provider, ProviderInfo, Signals, SnapshotInfo, Users,
+    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope, Leftover,
+    Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, Signals,
+    SnapshotInfo, TidyRequest, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions,
@@ -381,6 +382,18 @@ impl Provider for Scripted {
         Ok(Usage::default())
     }
     async fn snapshot(&self, _: &Context, _: &SandboxId, _: &SnapshotId) -> Result<SnapshotInfo> {
+        no()
+    }
+    async fn leftovers(&self, _: &Context, _: Reach) -> Result<Vec<Leftover>> {
+        no()
+    }
+    async fn remove_leftover(&self, _: &Context, _: &str) -> Result<()> {
+        no()
+    }
+    async fn disk_use(&self, _: &Context) -> Result<Vec<DiskUse>> {
+        no()
+    }
+    async fn tidy(&self, _: &Context, _: &TidyRequest) -> Result<Vec<DiskUse>> {
         no()
     }
     async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {

@@ -56,7 +56,11 @@ fn need(kind: OperationKind) -> Option<Need> {
         | Kind::ListExecs
         | Kind::SignalExec
         | Kind::SetDeadline
-        | Kind::DeleteSnapshot => None,
+        | Kind::DeleteSnapshot
+        | Kind::Leftovers
+        | Kind::RemoveLeftover
+        | Kind::DiskUse
+        | Kind::Tidy => None,
         Kind::ReadLog => need("reattach_output", |c| c.reattach_output),
         Kind::Attach => need("exec_background", |c| c.exec_background),
         Kind::Pause | Kind::Resume => need("pause", |c| c.pause),

@@ -49,7 +49,9 @@ impl Deadline {
             | Kind::Pause
             | Kind::Resume => Some(self.lifecycle),
             Kind::File => Some(self.files),
-            Kind::WriteFile | Kind::ImportTar => None,
+            // Directories of any size are walked.
+            Kind::WriteFile | Kind::ImportTar | Kind::DiskUse | Kind::Tidy => None,
+            Kind::Leftovers | Kind::RemoveLeftover => Some(self.lifecycle),
             Kind::Probe
             | Kind::Inspect
             | Kind::List

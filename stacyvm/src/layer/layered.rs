@@ -12,8 +12,8 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, Endpoint, Operation, OperationKind, PortListener,
-    ProbeReport, Provider, ProviderInfo, SnapshotInfo,
+    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Leftover, Operation, OperationKind,
+    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -435,6 +435,34 @@ impl Provider for Layered {
     async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()> {
         self.call(cx, OperationKind::DeleteSnapshot, None, |p, cx| {
             Box::pin(async move { p.delete_snapshot(&cx, snapshot).await })
+        })
+        .await
+    }
+
+    async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
+        self.call(cx, OperationKind::Leftovers, None, move |p, cx| {
+            Box::pin(async move { p.leftovers(&cx, reach).await })
+        })
+        .await
+    }
+
+    async fn remove_leftover(&self, cx: &Context, id: &str) -> Result<()> {
+        self.call(cx, OperationKind::RemoveLeftover, None, move |p, cx| {
+            Box::pin(async move { p.remove_leftover(&cx, id).await })
+        })
+        .await
+    }
+
+    async fn disk_use(&self, cx: &Context) -> Result<Vec<DiskUse>> {
+        self.call(cx, OperationKind::DiskUse, None, |p, cx| {
+            Box::pin(async move { p.disk_use(&cx).await })
+        })
+        .await
+    }
+
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>> {
+        self.call(cx, OperationKind::Tidy, None, move |p, cx| {
+            Box::pin(async move { p.tidy(&cx, request).await })
         })
         .await
     }

@@ -3,6 +3,7 @@
 mod capabilities;
 mod operation;
 pub mod registry;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 pub use operation::{Operation, OperationKind};
+pub use upkeep::{DiskUse, Leftover, Reach, TidyRequest};
 
 use crate::context::Context;
 use crate::error::Result;
@@ -225,6 +227,25 @@ pub trait Provider: Debug + Send + Sync + 'static {
 
     /// Deletes a snapshot. An absent one is success.
     async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()>;
+
+    /// Lists what is on the host, whether somebody accounts for it or not.
+    /// Changes nothing.
+    async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>>;
+
+    /// Removes one that [`leftovers`](Self::leftovers) lists, after looking
+    /// again. An absent one is success.
+    ///
+    /// # Errors
+    ///
+    /// `conflict` where its owner lives; `unsupported` for a kind that only
+    /// its remedy removes.
+    async fn remove_leftover(&self, cx: &Context, id: &str) -> Result<()>;
+
+    /// Tells what takes room on the disk.
+    async fn disk_use(&self, cx: &Context) -> Result<Vec<DiskUse>>;
+
+    /// Removes what nobody needs, and tells what it was and what it took.
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>>;
 }
 
 /// Names a provider and its runtime.

@@ -83,6 +83,14 @@ operations! {
     Snapshot = "snapshot", idempotent: true, streams: false;
     /// `delete_snapshot`.
     DeleteSnapshot = "delete_snapshot", idempotent: true, streams: false;
+    /// `leftovers`.
+    Leftovers = "leftovers", idempotent: true, streams: false;
+    /// `remove_leftover`.
+    RemoveLeftover = "remove_leftover", idempotent: true, streams: false;
+    /// `disk_use`.
+    DiskUse = "disk_use", idempotent: true, streams: false;
+    /// `tidy`. Another attempt would not tell what the first one removed.
+    Tidy = "tidy", idempotent: false, streams: false;
 }
 
 /// One call, as layers see it.

@@ -9,6 +9,7 @@
 #[cfg(test)]
 mod contract;
 mod digest;
+mod file_system;
 mod memory;
 mod owner;
 mod record;

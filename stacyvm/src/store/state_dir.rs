@@ -9,8 +9,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// A directory that this user alone can enter, checked when it was opened.
 ///
 /// Files made through it are 0600 and directories 0700, whatever the umask.
-/// It does not tell local disks from network file systems, on which locks may
-/// not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
     path: PathBuf,
@@ -24,7 +22,8 @@ impl StateDir {
     /// `invalid_argument` for a relative path; `permission_denied` where it
     /// belongs to another user, is a link, could be written by others, or lies
     /// below a directory that another user can write (one with the sticky bit,
-    /// as `/tmp`, is fine); `not_directory`; `no_space`.
+    /// as `/tmp`, is fine); `unsupported` on a network file system, where locks
+    /// may not hold; `not_directory`; `no_space`.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.is_absolute() {
             return Err(Error::invalid(
@@ -33,6 +32,9 @@ impl StateDir {
                 "an absolute path",
                 "set STACYVM_STATE_DIR or state_dir to an absolute path",
             ));
+        }
+        if let Some(there) = path.ancestors().find(|path| path.exists()) {
+            super::file_system::check(there)?;
         }
         if let Some(parent) = path.parent() {
             make_all(parent)?;

@@ -27,8 +27,8 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, Endpoint, Finding, OperationKind, PortListener,
-    ProbeReport, Provider, ProviderInfo, SnapshotInfo,
+    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, OperationKind,
+    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -402,6 +402,66 @@ impl Provider for DockerProvider {
 
     async fn snapshot(&self, _: &Context, _: &SandboxId, _: &SnapshotId) -> Result<SnapshotInfo> {
         unsupported(OperationKind::Snapshot, "snapshots")
+    }
+
+    async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
+        let work = async {
+            let label = match reach {
+                Reach::Own => format!("{}={}", create::INSTANCE, self.life.config.instance),
+                Reach::Host => create::INSTANCE.to_owned(),
+            };
+            let options = ListContainersOptions {
+                all: true,
+                filters: Some([("label".to_owned(), vec![label])].into()),
+                ..ListContainersOptions::default()
+            };
+            let docker = &self.life.docker;
+            let seen = docker.list_containers(Some(options)).await;
+            let seen = seen.map_err(error::map)?;
+            Ok(seen.iter().filter_map(observe::leftover).collect())
+        };
+        self.outside(cx, OperationKind::Leftovers, work).await
+    }
+
+    async fn remove_leftover(&self, cx: &Context, id: &str) -> Result<()> {
+        let found = self.leftovers(cx, Reach::Host).await?;
+        let Some(leftover) = found.into_iter().find(|leftover| leftover.id == id) else {
+            return Ok(());
+        };
+        if leftover.owner_lives {
+            return Err(named(
+                Error::new(
+                    ErrorKind::Conflict,
+                    format!("{id} runs, expected a container that has ended"),
+                )
+                .context("remedy", &leftover.remedy),
+                OperationKind::RemoveLeftover,
+            ));
+        }
+        let work = async {
+            let removed = self
+                .life
+                .docker
+                .remove_container(&leftover.name, None)
+                .await;
+            match removed.map_err(error::map) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        };
+        self.outside(cx, OperationKind::RemoveLeftover, work).await
+    }
+
+    async fn disk_use(&self, _cx: &Context) -> Result<Vec<DiskUse>> {
+        unsupported(
+            OperationKind::DiskUse,
+            "what containers take on the engine's disk; `docker system df` tells it",
+        )
+    }
+
+    /// The engine removes what ended by itself; nothing is cached.
+    async fn tidy(&self, _cx: &Context, _request: &TidyRequest) -> Result<Vec<DiskUse>> {
+        Ok(Vec::new())
     }
 
     async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {

@@ -11,7 +11,7 @@ use bollard::models::{
 use super::create::{INSTANCE, SANDBOX, TENANT};
 use super::facts::Facts;
 use crate::id::{InstanceId, SandboxId, TenantId};
-use crate::provider::{Capabilities, Level};
+use crate::provider::{Capabilities, Leftover, Level};
 use crate::sandbox::state::{Effective, Observed, ObservedState, Usage};
 
 /// Whether a container is the sandbox of this id that this store made.
@@ -84,6 +84,31 @@ pub(super) fn listed(seen: &ContainerSummary) -> Option<Observed> {
         ends: None,
         host_pid: None,
         effective: BTreeMap::new(),
+    })
+}
+
+/// A container of stacyvm: one that has all of its labels, with sensible values.
+pub(super) fn leftover(seen: &ContainerSummary) -> Option<Leftover> {
+    let observed = listed(seen)?;
+    observed.tenant.as_ref()?;
+    let labels = seen.labels.as_ref()?;
+    let instance = InstanceId::new(labels.get(INSTANCE)?.as_str()).ok()?;
+    let name = seen.id.clone()?;
+    let lives = observed.state != ObservedState::Ended;
+    Some(Leftover {
+        id: format!("container:{name}"),
+        kind: "container".to_owned(),
+        remedy: if lives {
+            format!("none: it ends by its deadline, or by `docker rm --force {name}`")
+        } else {
+            "remove it by its id".to_owned()
+        },
+        name,
+        instance: Some(instance),
+        state_dir: None,
+        sandbox: Some(observed.id),
+        owner_lives: lives,
+        evidence: "it has the labels of instance, tenant and sandbox".to_owned(),
     })
 }
 

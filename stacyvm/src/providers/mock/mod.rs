@@ -20,6 +20,7 @@ mod tar;
 mod tar_read;
 mod tree;
 mod tree_edit;
+mod upkeep;
 mod users;
 mod watch;
 mod world;

@@ -14,14 +14,15 @@ use super::fault::{Decided, FaultPlan, LogEntry, injected};
 use super::sandbox::{Fixed, Sandbox};
 use super::tree::{Credentials, Tree};
 use super::users::Users;
-use super::{exec, files, log, ports, tar, tar_read, watch};
+use super::{exec, files, log, ports, tar, tar_read, upkeep, watch};
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, Endpoint, Finding, Level, OperationKind, PortListener,
-    ProbeReport, Provider, ProviderInfo, SnapshotInfo,
+    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
+    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo,
+    TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -685,6 +686,66 @@ impl Provider for Mock {
                 memory: false,
                 size_bytes: Some(size),
             })
+        })
+        .await
+    }
+
+    async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
+        self.call(cx, OperationKind::Leftovers, None, |_| async {
+            // Nothing of it is outside of this process.
+            let _ = reach;
+            let world = self.lock();
+            Ok(world
+                .sandboxes
+                .values()
+                .map(|s| upkeep::leftover(s))
+                .collect())
+        })
+        .await
+    }
+
+    async fn remove_leftover(&self, cx: &Context, id: &str) -> Result<()> {
+        self.call(cx, OperationKind::RemoveLeftover, None, |_| async {
+            let mut world = self.lock();
+            let found = world
+                .sandboxes
+                .iter()
+                .find(|(_, sandbox)| upkeep::leftover(sandbox).id == id)
+                .map(|(key, sandbox)| (key.clone(), Arc::clone(sandbox)));
+            if let Some((key, sandbox)) = found {
+                upkeep::check_removal(&upkeep::leftover(&sandbox))?;
+                world.sandboxes.remove(&key);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn disk_use(&self, cx: &Context) -> Result<Vec<DiskUse>> {
+        self.call(cx, OperationKind::DiskUse, None, |_| async {
+            let world = self.lock();
+            Ok(world
+                .sandboxes
+                .values()
+                .map(|s| upkeep::disk_use(s))
+                .collect())
+        })
+        .await
+    }
+
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>> {
+        self.call(cx, OperationKind::Tidy, None, |_| async {
+            let mut world = self.lock();
+            // It has neither programs nor volumes; what ended is all there is.
+            let mut ended = Vec::new();
+            world.sandboxes.retain(|_, sandbox| {
+                let goes = request.dead && sandbox.lock().gone;
+                if goes {
+                    ended.push(upkeep::disk_use(sandbox));
+                }
+                !goes || request.dry_run
+            });
+            Ok(ended)
         })
         .await
     }

@@ -3,27 +3,31 @@
 mod bundle;
 mod config;
 mod directory;
+mod disk_use;
 mod error;
 mod helper;
 mod host;
 mod identities;
 mod install;
 mod launch;
+mod leftovers;
 mod manager;
 mod monitor;
 mod obstacle;
 mod owned;
+mod processes;
 mod program;
 mod ranges;
 mod runtime;
 mod seccomp;
 mod sweep;
 mod sys;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -39,8 +43,8 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, Endpoint, Finding, Level, PortListener, ProbeReport,
-    Provider, ProviderInfo, SnapshotInfo,
+    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
+    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -65,7 +69,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The embedded provider. Cheap to share; one for each state directory.
 #[derive(Debug)]
 pub struct Oci {
+    state_dir: PathBuf,
     volumes: PathBuf,
+    /// What was left by helpers that were killed, and taken away when this was opened.
+    swept: Mutex<Vec<DiskUse>>,
     host: Host,
     many_users: bool,
     /// What makes the containers, where the helper does not do it itself.
@@ -113,6 +120,9 @@ impl Oci {
         program.start_by(host.manager());
         let provider = Self {
             volumes: config.state_dir.join("volumes"),
+            state_dir: std::fs::canonicalize(&config.state_dir)
+                .unwrap_or_else(|_| config.state_dir.clone()),
+            swept: Mutex::default(),
             host,
             many_users,
             owned: Arc::new(Owned::new(
@@ -127,8 +137,23 @@ impl Oci {
             agents: AgentPool::new(),
         };
         for name in provider.sandboxes.names()? {
-            if let Err(error) = provider.owned.sweep(&name).await {
-                tracing::warn!(sandbox = name, %error, "what is left of a sandbox could not be removed");
+            match provider.owned.sweep(&name).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    let mut swept = provider
+                        .swept
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    swept.push(DiskUse {
+                        kind: "sandbox".to_owned(),
+                        name,
+                        bytes: 0,
+                        complete: false,
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(sandbox = name, %error, "what is left of a sandbox could not be removed");
+                }
             }
         }
         provider.owned.sweep_identities();
@@ -626,5 +651,21 @@ impl Provider for Oci {
         Err(Error::unsupported(
             "the embedded provider saves no snapshots",
         ))
+    }
+
+    async fn leftovers(&self, _cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
+        self.look(reach).await
+    }
+
+    async fn remove_leftover(&self, _cx: &Context, id: &str) -> Result<()> {
+        self.remove(id).await
+    }
+
+    async fn disk_use(&self, _cx: &Context) -> Result<Vec<DiskUse>> {
+        self.weigh().await
+    }
+
+    async fn tidy(&self, _cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>> {
+        self.tidy_up(request).await
     }
 }

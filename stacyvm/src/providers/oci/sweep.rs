@@ -75,7 +75,37 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
     removed
 }
 
-fn ledger(directory: &OwnedFd) -> Result<String> {
+/// Removes a sandbox of another state directory whose helper is dead; false
+/// where a living one holds it.
+pub(super) async fn sweep_at(path: &Path) -> Result<bool> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let directory = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(true),
+        opened => opened.map_err(|e| system("open the sandbox's directory", e))?,
+    };
+    let Some(lock) = is_held(&directory)? else {
+        return Ok(false);
+    };
+    let ledger = ledger(&directory)?;
+    let cgroups = cgroups(&ledger)?;
+    for path in &cgroups {
+        thaw(path);
+    }
+    for path in &cgroups {
+        remove_cgroup(path).await?;
+    }
+    let path = path.to_owned();
+    let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    drop(lock);
+    match removal {
+        Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io("remove the sandbox's directory", error))
+        }
+        _ => Ok(true),
+    }
+}
+
+pub(super) fn ledger(directory: &OwnedFd) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, LEDGER_NAME, flags, Mode::empty()) {
         Ok(file) => std::io::read_to_string(std::fs::File::from(file))
@@ -86,7 +116,7 @@ fn ledger(directory: &OwnedFd) -> Result<String> {
 }
 
 /// The cgroups that a ledger names.
-fn cgroups(ledger: &str) -> Result<Vec<&Path>> {
+pub(super) fn cgroups(ledger: &str) -> Result<Vec<&Path>> {
     let lines = ledger.split_inclusive('\n');
     let paths = lines
         // One that was not finished may name something else.
@@ -129,7 +159,7 @@ fn remove_below(path: &Path) {
 }
 
 /// Kills what is in a cgroup and removes it, its children first.
-async fn remove_cgroup(path: &Path) -> Result<()> {
+pub(super) async fn remove_cgroup(path: &Path) -> Result<()> {
     for _ in 0..TRIES {
         remove_below(path);
         kill_all(path);
@@ -148,7 +178,7 @@ async fn remove_cgroup(path: &Path) -> Result<()> {
 
 /// What is frozen does not die, in a cgroup below neither. Neither file is
 /// there on every host.
-fn thaw(path: &Path) {
+pub(super) fn thaw(path: &Path) {
     for child in children(path) {
         thaw(&child);
     }

@@ -1,0 +1,275 @@
+//! `leaks`, `reconcile`, `df`, `prune`: what is left, and what is not needed.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use serde_json::json;
+use stacyvm::engine::{Engine, PruneRequest, Pruned};
+use stacyvm::provider::{DiskUse, Leftover, Reach};
+use stacyvm::units::parse_duration;
+use stacyvm::{Error, Result};
+
+use crate::args::{LeaksArgs, PruneArgs};
+use crate::{exit, output};
+
+pub(crate) async fn leaks(engine: &Engine, args: &LeaksArgs, json: bool) -> Result<u8> {
+    if let Some(id) = &args.remove {
+        if !args.yes {
+            return Err(unconfirmed("remove", id));
+        }
+        engine.remove_leak(id).await?;
+        if json {
+            super::printed(output::json(&json!({ "removed": id })))?;
+        }
+        return Ok(0);
+    }
+    let reach = if args.all { Reach::Host } else { Reach::Own };
+    let report = engine.leaks(reach).await?;
+    let code = if report.leaks.is_empty() {
+        0
+    } else {
+        exit::LEAKS
+    };
+    if json {
+        super::printed(output::json(&report))?;
+        return Ok(code);
+    }
+    tell_failed(engine, &report.not_asked, args.all).await?;
+    let all: Vec<&Leftover> = report.leaks.iter().chain(&report.accounted).collect();
+    if all.is_empty() {
+        super::printed(output::line("nothing"))?;
+        return Ok(code);
+    }
+    // An id is there to be copied, so nothing of it may be cut off.
+    for leftover in all {
+        let owner = if leftover.owner_lives {
+            "alive"
+        } else {
+            "dead"
+        };
+        let mut text = format!("{}\n  owner: {owner}", leftover.id);
+        if let Some(instance) = &leftover.instance {
+            text.push_str(&format!(", instance {instance}"));
+        }
+        if let Some(state_dir) = &leftover.state_dir {
+            text.push_str(&format!(", state directory {state_dir}"));
+        }
+        if let Some(sandbox) = &leftover.sandbox {
+            text.push_str(&format!(", sandbox {sandbox}"));
+        }
+        text.push_str(&format!(
+            "\n  known by: {}\n  remedy: {}",
+            leftover.evidence, leftover.remedy
+        ));
+        let lines: Vec<String> = text.split('\n').map(stacyvm::error::escape).collect();
+        super::printed(output::line(&lines.join("\n")))?;
+    }
+    Ok(code)
+}
+
+pub(crate) async fn reconcile(engine: &Engine, json: bool) -> Result<u8> {
+    let swept = engine.sweep().await;
+    let done = engine.reconcile().await?;
+    if json {
+        let postponed = done
+            .postponed
+            .iter()
+            .map(|(id, why)| json!({ "sandbox": id, "reason": why }))
+            .collect::<Vec<_>>();
+        super::printed(output::json(&json!({
+            "finished": done.finished,
+            "ended": done.ended,
+            "postponed": postponed,
+            "swept": swept.items,
+            "not_asked": swept.not_asked,
+        })))?;
+        return Ok(0);
+    }
+    tell_failed(engine, &swept.not_asked, false).await?;
+    let mut lines = Vec::new();
+    for id in &done.finished {
+        lines.push(format!(
+            "{id} was half made or half ended; nothing of it is left"
+        ));
+    }
+    for id in &done.ended {
+        lines.push(format!("{id} had ended; its record says so now"));
+    }
+    for item in &swept.items {
+        lines.push(format!(
+            "{} {} of a dead helper was removed",
+            item.kind, item.name
+        ));
+    }
+    for (id, why) in &done.postponed {
+        lines.push(format!("{id} could not be judged now: {why}"));
+    }
+    if lines.is_empty() {
+        lines.push("nothing to do".to_owned());
+    }
+    super::printed(
+        lines
+            .iter()
+            .try_for_each(|line| output::line(&stacyvm::error::escape(line))),
+    )?;
+    Ok(0)
+}
+
+pub(crate) async fn df(engine: &Engine, json: bool) -> Result<u8> {
+    let report = engine.disk_use().await?;
+    if json {
+        let total: u64 = report.items.iter().map(|item| item.bytes).sum();
+        super::printed(output::json(&json!({
+            "items": report.items,
+            "total_bytes": total,
+            "not_asked": report.not_asked,
+        })))?;
+        return Ok(0);
+    }
+    tell_failed(engine, &report.not_asked, false).await?;
+    super::printed(output::table(
+        &["KIND", "NAME", "ON DISK"],
+        &rows(&report.items),
+    ))?;
+    Ok(0)
+}
+
+pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Result<u8> {
+    let older_than = match args.older_than.as_deref() {
+        Some(text) => parse_duration("older-than", text)?,
+        None => Duration::ZERO,
+    };
+    let mut request = PruneRequest {
+        older_than,
+        volumes: args.volumes,
+        dry_run: true,
+    };
+    if !args.yes {
+        let wanted = engine.prune(&request).await?;
+        let for_ever = wanted.records > 0 || wanted.items.iter().any(|item| item.kind == "volume");
+        if for_ever && !confirmed(&wanted)? {
+            return Err(unconfirmed("prune", &summary(&wanted)));
+        }
+    }
+    request.dry_run = false;
+    let pruned = engine.prune(&request).await?;
+    let bytes: u64 = pruned.items.iter().map(|item| item.bytes).sum();
+    if json {
+        super::printed(output::json(&json!({
+            "records": pruned.records,
+            "items": pruned.items,
+            "freed_bytes": bytes,
+            "not_asked": pruned.not_asked,
+        })))?;
+        return Ok(0);
+    }
+    tell_failed(engine, &pruned.not_asked, false).await?;
+    if !pruned.items.is_empty() {
+        super::printed(output::table(
+            &["KIND", "NAME", "FREED"],
+            &rows(&pruned.items),
+        ))?;
+    }
+    super::printed(output::line(&format!(
+        "freed {} and the records of {} ended sandboxes",
+        size(bytes),
+        pruned.records
+    )))?;
+    Ok(0)
+}
+
+/// Asks a person; nobody is there where standard input is no terminal.
+fn confirmed(wanted: &Pruned) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut err = std::io::stderr().lock();
+    let asked = write!(
+        err,
+        "stacyvm: {}; this cannot be had back. Go on? [y/N] ",
+        summary(wanted)
+    );
+    super::printed(asked.and_then(|()| err.flush()))?;
+    let mut answer = String::new();
+    super::printed(std::io::stdin().read_line(&mut answer).map(drop))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn summary(wanted: &Pruned) -> String {
+    let volumes: Vec<&str> = wanted
+        .items
+        .iter()
+        .filter(|item| item.kind == "volume")
+        .map(|item| item.name.as_str())
+        .collect();
+    let mut text = format!("up to {} records of ended sandboxes", wanted.records);
+    if !volumes.is_empty() {
+        text.push_str(&format!(", the volumes {}", volumes.join(", ")));
+    }
+    text
+}
+
+fn unconfirmed(what: &str, value: &str) -> Error {
+    Error::invalid(
+        what,
+        value,
+        "a yes, because it cannot be had back",
+        "add --yes",
+    )
+}
+
+/// Names the providers that could not be asked, where something of them may be there.
+async fn tell_failed(
+    engine: &Engine,
+    failed: &BTreeMap<String, String>,
+    always: bool,
+) -> Result<()> {
+    for (name, why) in failed {
+        if always || engine.uses(name).await? {
+            output::remark(&format!("provider {name} was not asked: {why}"));
+        }
+    }
+    Ok(())
+}
+
+fn rows(items: &[DiskUse]) -> Vec<Vec<String>> {
+    let row = |item: &DiskUse| {
+        let at_least = if item.complete { "" } else { "at least " };
+        let bytes = format!("{at_least}{}", size(item.bytes));
+        vec![item.kind.clone(), item.name.clone(), bytes]
+    };
+    items.iter().map(row).collect()
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let unit = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+        .into_iter()
+        .find(|(_, shift)| bytes >= 1 << shift);
+    match unit {
+        Some((unit, shift)) => {
+            let tenths = u128::from(bytes) * 10 >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_shown_by_their_largest_unit() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (5 << 20, "5.0 MiB"),
+            (u64::MAX, "17179869183.9 GiB"),
+        ] {
+            assert_eq!(size(bytes), shown);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What of embedded sandboxes lies on the host, in whatever state directory.
+//!
+//! A name proves nothing. A directory is a sandbox's by the lock in it, a
+//! cgroup by a line in a ledger or in the note of a range of users, a device by
+//! its file, a process by its executable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use stacyvm_agent::helper_protocol::LOCK_NAME;
+
+use super::directory::PARKED;
+use super::processes::{Processes, Role};
+use super::{ranges, sweep};
+use crate::id::SandboxId;
+use crate::provider::{Leftover, Reach};
+
+/// What is found on the host.
+#[derive(Debug)]
+pub(super) struct Look {
+    own: PathBuf,
+    reach: Reach,
+    processes: Processes,
+    /// State directories, in the order in which they were found; the own first.
+    places: Vec<PathBuf>,
+    /// The names that a living helper holds, in any of them.
+    living: BTreeSet<String>,
+    found: BTreeMap<String, Leftover>,
+}
+
+impl Look {
+    /// Looks around. Changes nothing.
+    pub(super) fn around(own: &Path, reach: Reach) -> Vec<Leftover> {
+        let mut look = Self {
+            own: own.to_owned(),
+            reach,
+            processes: Processes::scan(),
+            places: vec![own.to_owned()],
+            living: BTreeSet::new(),
+            found: BTreeMap::new(),
+        };
+        if reach == Reach::Host {
+            look.find_places();
+        }
+        for place in look.places.clone() {
+            look.directories(&place);
+        }
+        if reach == Reach::Host {
+            look.notes();
+        }
+        look.loop_devices();
+        look.processes();
+        look.mounts();
+        look.found.into_values().collect()
+    }
+
+    /// Where living helpers work, and where each user's state is by default.
+    fn find_places(&mut self) {
+        let homes = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let homes = homes.lines().filter_map(|line| line.split(':').nth(5));
+        let default = homes.map(|home| Path::new(home).join(".local/state/stacyvm"));
+        let helpers = self.processes.all.values();
+        let of_helpers = helpers.filter_map(|process| process.state_dir.clone());
+        for place in of_helpers.chain(default) {
+            if place.join("sandboxes").is_dir() && !self.places.contains(&place) {
+                self.places.push(place);
+            }
+        }
+    }
+
+    fn add(&mut self, kind: &str, name: &str, place: Option<&Path>, told: Told) {
+        let id = format!("{kind}:{name}");
+        self.found.entry(id.clone()).or_insert_with(|| Leftover {
+            id,
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            instance: None,
+            state_dir: place.map(|place| place.display().to_string()),
+            sandbox: told.sandbox.and_then(|name| SandboxId::new(name).ok()),
+            owner_lives: told.lives,
+            evidence: told.evidence,
+            remedy: told.remedy,
+        });
+    }
+
+    fn directories(&mut self, place: &Path) {
+        let entries = fs::read_dir(place.join("sandboxes"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            let path = entry.path();
+            let Some((directory, held)) = lock_of(&path) else {
+                continue;
+            };
+            if held {
+                self.living.insert(name.clone());
+            }
+            let remedy = if held {
+                "none: it ends by its deadline, with its owner, or by kill".to_owned()
+            } else {
+                format!(
+                    "`stacyvm --state-dir {} reconcile` takes it away",
+                    place.display()
+                )
+            };
+            let sandbox = (!name.starts_with(PARKED)).then(|| name.clone());
+            let told = Told {
+                sandbox: sandbox.clone(),
+                lives: held,
+                evidence: if held {
+                    "a living helper holds the lock in it".to_owned()
+                } else {
+                    "the lock in it is free, so its helper is dead".to_owned()
+                },
+                remedy,
+            };
+            self.add("directory", &path.display().to_string(), Some(place), told);
+            if held {
+                continue;
+            }
+            let ledger = sweep::ledger(&directory).unwrap_or_default();
+            let evidence = format!("the ledger in {} names it", path.display());
+            self.cgroups(&ledger, sandbox.as_deref(), Some(place), &evidence);
+        }
+    }
+
+    /// Cgroups that a ledger or a note names and that are there.
+    fn cgroups(&mut self, text: &str, sandbox: Option<&str>, place: Option<&Path>, evidence: &str) {
+        for path in sweep::cgroups(text).unwrap_or_default() {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let Some(name) = name.filter(|name| !self.living.contains(*name)) else {
+                continue;
+            };
+            if !path.is_dir() {
+                continue;
+            }
+            let sandbox = sandbox.or(Some(name)).filter(|n| !n.starts_with(PARKED));
+            let told = Told {
+                sandbox: sandbox.map(str::to_owned),
+                lives: false,
+                evidence: evidence.to_owned(),
+                remedy: "remove it by its id: what runs in it is killed".to_owned(),
+            };
+            self.add("cgroup", &path.display().to_string(), place, told);
+        }
+    }
+
+    /// Notes of ranges of users whose helper is dead.
+    fn notes(&mut self) {
+        for (path, note) in ranges::free_notes() {
+            let evidence = format!("the note of a range of users, {}, names it", path.display());
+            self.cgroups(&note, None, None, &evidence);
+        }
+    }
+
+    fn loop_devices(&mut self) {
+        let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        for device in devices {
+            let Ok(file) = fs::read_to_string(device.path().join("loop/backing_file")) else {
+                continue;
+            };
+            let file = file.trim_end();
+            let file = file.strip_suffix(" (deleted)").unwrap_or(file);
+            let Some((place, name)) = self.sandbox_of(Path::new(file)) else {
+                continue;
+            };
+            let node = Path::new("/dev").join(device.file_name());
+            let told = Told {
+                sandbox: Some(name),
+                lives: false,
+                evidence: format!("its file is {file}"),
+                remedy: format!("losetup --detach {}", node.display()),
+            };
+            self.add(
+                "loop_device",
+                &node.display().to_string(),
+                Some(&place),
+                told,
+            );
+        }
+    }
+
+    /// Agents that go on without their helper, and helpers that nobody reaches.
+    fn processes(&mut self) {
+        let all: Vec<_> = self.processes.all.values().cloned().collect();
+        for process in all {
+            let (sandbox, evidence) = match process.role {
+                Role::Helper => {
+                    let Some(place) = &process.state_dir else {
+                        continue;
+                    };
+                    let ours = self.reach == Reach::Host || *place == self.own;
+                    if process.reachable || !ours {
+                        continue;
+                    }
+                    (
+                        process.sandbox.clone(),
+                        "its executable is stacyvm's, and its directory has gone",
+                    )
+                }
+                Role::Agent => {
+                    let parent = self.processes.all.get(&process.parent);
+                    let Some(sandbox) = process.sandbox.clone() else {
+                        continue;
+                    };
+                    // Its own processes, and those of a living helper.
+                    if parent.is_some() || self.living.contains(&sandbox) {
+                        continue;
+                    }
+                    let known = self
+                        .found
+                        .values()
+                        .any(|l| l.sandbox.as_ref().is_some_and(|id| id.as_str() == sandbox));
+                    if self.reach == Reach::Own && !known {
+                        continue;
+                    }
+                    (
+                        Some(sandbox),
+                        "its executable is stacyvm's, and its helper is dead",
+                    )
+                }
+            };
+            let told = Told {
+                sandbox,
+                lives: false,
+                evidence: evidence.to_owned(),
+                remedy: "remove it by its id: it is killed".to_owned(),
+            };
+            self.add(
+                "process",
+                &process.pid.to_string(),
+                process.state_dir.as_deref(),
+                told,
+            );
+        }
+    }
+
+    /// Mounts of sandboxes whose helper is dead, in any mount namespace.
+    fn mounts(&mut self) {
+        for (namespace, pid) in super::processes::mount_namespaces() {
+            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
+                continue;
+            };
+            let mut counts: BTreeMap<(PathBuf, String), usize> = BTreeMap::new();
+            for line in text.lines() {
+                let mut fields = line.split(' ');
+                let paths = [fields.nth(3), fields.next()];
+                let of = paths.into_iter().flatten();
+                if let Some(of) = of.map(Path::new).find_map(|path| self.sandbox_of(path)) {
+                    *counts.entry(of).or_default() += 1;
+                }
+            }
+            for ((place, name), count) in counts {
+                let what = format!("{namespace} {name}");
+                let told = Told {
+                    sandbox: Some(name),
+                    lives: false,
+                    evidence: format!("{count} mounts of its directory, seen by process {pid}"),
+                    remedy: format!("end what is in that mount namespace: process {pid} is"),
+                };
+                self.add("mount", &what, Some(&place), told);
+            }
+        }
+    }
+
+    /// The state directory and the name of the sandbox that a path belongs to,
+    /// unless its helper lives.
+    fn sandbox_of(&self, path: &Path) -> Option<(PathBuf, String)> {
+        let (place, rest) = self
+            .places
+            .iter()
+            .find_map(|place| Some((place, path.strip_prefix(place.join("sandboxes")).ok()?)))?;
+        let name = rest.iter().next()?.to_str()?;
+        (!self.living.contains(name)).then(|| (place.clone(), name.to_owned()))
+    }
+}
+
+struct Told {
+    sandbox: Option<String>,
+    lives: bool,
+    evidence: String,
+    remedy: String,
+}
+
+/// The directory of a sandbox, and whether a living helper holds its lock.
+/// `None` where it has no lock: then it is no sandbox's.
+fn lock_of(path: &Path) -> Option<(OwnedFd, bool)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, path, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+    let flags = flags | OFlags::NONBLOCK;
+    let lock = rustix::fs::openat(&directory, LOCK_NAME, flags, Mode::empty()).ok()?;
+    let kind = rustix::fs::fstat(&lock).ok()?.st_mode;
+    if !rustix::fs::FileType::from_raw_mode(kind).is_file() {
+        return None;
+    }
+    // A shared lock disturbs nobody who asks the same.
+    let held = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => false,
+        Err(Errno::WOULDBLOCK) => true,
+        Err(_) => return None,
+    };
+    Some((directory, held))
+}

@@ -1,0 +1,237 @@
+//! The helpers and agents of the machine, told by what they execute.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use stacyvm_agent::helper_protocol::{LOCK_NAME, PROGRAM_MARK};
+
+/// The largest program that is looked into.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// Which part a process plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Helper,
+    Agent,
+}
+
+/// A process that executes a program of stacyvm, of whatever version.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) parent: u32,
+    pub(super) role: Role,
+    /// The state directory that a helper works in.
+    pub(super) state_dir: Option<PathBuf>,
+    /// The name of its sandbox or of its directory.
+    pub(super) sandbox: Option<String>,
+    /// Whether a helper's directory is there.
+    pub(super) reachable: bool,
+}
+
+/// Those of the machine, by number.
+#[derive(Debug)]
+pub(super) struct Processes {
+    pub(super) all: BTreeMap<u32, Process>,
+}
+
+impl Processes {
+    pub(super) fn scan() -> Self {
+        let mut programs = HashMap::new();
+        let all = pids()
+            .filter_map(|pid| look_at(pid, &mut programs))
+            .map(|process| (process.pid, process));
+        Self { all: all.collect() }
+    }
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn look_at(pid: u32, programs: &mut HashMap<(u64, u64), bool>) -> Option<Process> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let role = titled(&proc)?;
+    if !is_program(&proc.join("exe"), programs) {
+        return None;
+    }
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    // Behind the name, which may hold anything.
+    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+    let mut process = Process {
+        pid,
+        parent,
+        role,
+        state_dir: None,
+        sandbox: None,
+        reachable: false,
+    };
+    match role {
+        Role::Helper => {
+            if let Some((state_dir, name, reachable)) = lock_held_by(&proc) {
+                process.state_dir = Some(state_dir);
+                process.sandbox = Some(name);
+                process.reachable = reachable;
+            }
+        }
+        Role::Agent => process.sandbox = cgroup_of(&proc),
+    }
+    Some(process)
+}
+
+/// The part that a process says to play, by its title.
+fn titled(proc: &Path) -> Option<Role> {
+    let comm = fs::read_to_string(proc.join("comm")).ok()?;
+    let line = fs::read(proc.join("cmdline")).unwrap_or_default();
+    let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    let says = |title: &str| comm.trim_end() == title || first == title.as_bytes();
+    if says("stacyvm-helper") {
+        Some(Role::Helper)
+    } else {
+        says("stacyvm-agent").then_some(Role::Agent)
+    }
+}
+
+/// Whether a file is stacyvm's static program: it carries its mark.
+pub(super) fn is_program(path: &Path, programs: &mut HashMap<(u64, u64), bool>) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    let Ok(found) = file.metadata() else {
+        return false;
+    };
+    *programs
+        .entry((found.dev(), found.ino()))
+        .or_insert_with(|| {
+            let mut bytes = Vec::new();
+            found.len() <= LARGEST
+                && file.take(LARGEST).read_to_end(&mut bytes).is_ok()
+                && bytes
+                    .windows(PROGRAM_MARK.len())
+                    .any(|part| part == PROGRAM_MARK)
+        })
+}
+
+/// The state directory and the name under which a helper holds its lock, and
+/// whether its directory is still there.
+fn lock_held_by(proc: &Path) -> Option<(PathBuf, String, bool)> {
+    let descriptors = fs::read_dir(proc.join("fd")).ok()?.flatten();
+    descriptors.into_iter().find_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let text = link.to_str()?;
+        let (path, gone) = match text.strip_suffix(" (deleted)") {
+            Some(path) => (Path::new(path), true),
+            None => (link.as_path(), false),
+        };
+        if path.file_name()? != LOCK_NAME {
+            return None;
+        }
+        let directory = path.parent()?;
+        let sandboxes = directory.parent()?;
+        if sandboxes.file_name()? != "sandboxes" {
+            return None;
+        }
+        let name = directory.file_name()?.to_str()?.to_owned();
+        Some((sandboxes.parent()?.to_owned(), name, !gone))
+    })
+}
+
+/// The name of the sandbox whose cgroups a process is in.
+fn cgroup_of(proc: &Path) -> Option<String> {
+    let text = fs::read_to_string(proc.join("cgroup")).ok()?;
+    text.lines().find_map(|line| {
+        let mut parts = Path::new(line.splitn(3, ':').nth(2)?).iter();
+        parts.find(|part| *part == "stacyvm")?;
+        parts.next()?.to_str().map(str::to_owned)
+    })
+}
+
+/// Every mount namespace of the machine, with a process that is in it.
+pub(super) fn mount_namespaces() -> BTreeMap<String, u32> {
+    let mut all = BTreeMap::new();
+    for pid in pids() {
+        if let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/mnt")) {
+            all.entry(namespace.display().to_string()).or_insert(pid);
+        }
+    }
+    all
+}
+
+/// The files that processes of this machine execute.
+pub(super) fn executed() -> HashSet<PathBuf> {
+    let links = pids().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+    links.collect()
+}
+
+/// What is mounted anywhere, as paths within its file system.
+pub(super) fn mounted_paths() -> HashSet<PathBuf> {
+    let mut all = HashSet::new();
+    for pid in mount_namespaces().into_values() {
+        let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let roots = text.lines().filter_map(|line| line.split(' ').nth(3));
+        all.extend(roots.filter(|root| *root != "/").map(PathBuf::from));
+    }
+    all
+}
+
+/// Kills a process, if it still executes a program of stacyvm.
+pub(super) fn kill(pid: u32) -> Result<(), rustix::io::Errno> {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    let process = match pidfd_open(number, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        opened => opened?,
+    };
+    // Behind the descriptor: the number may have become another's before it.
+    if !is_program(Path::new(&format!("/proc/{pid}/exe")), &mut HashMap::new()) {
+        return Ok(());
+    }
+    pidfd_send_signal(process, Signal::KILL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_by_what_it_executes_and_not_by_its_title() {
+        use std::os::unix::process::CommandExt as _;
+        let mut decoy = Command::new("sleep")
+            .arg0("stacyvm-helper")
+            .arg("300")
+            .spawn()
+            .unwrap();
+        let proc = PathBuf::from(format!("/proc/{}", decoy.id()));
+        for _ in 0..1000 {
+            if titled(&proc).is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let titled = titled(&proc);
+        let looked_at = look_at(decoy.id(), &mut HashMap::new());
+        decoy.kill().unwrap();
+        decoy.wait().unwrap();
+        assert_eq!(titled, Some(Role::Helper));
+        assert!(looked_at.is_none(), "{looked_at:?}");
+    }
+
+    #[test]
+    fn the_program_carries_its_mark_and_others_do_not() {
+        let home = tempfile::tempdir().unwrap();
+        let ours = home.path().join("program");
+        fs::write(&ours, stacyvm_agent::AGENT).unwrap();
+        let mut programs = HashMap::new();
+        assert!(is_program(&ours, &mut programs));
+        assert!(!is_program(Path::new("/bin/sh"), &mut programs));
+        assert!(!is_program(&home.path().join("none"), &mut programs));
+    }
+}
