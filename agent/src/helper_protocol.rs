@@ -392,6 +392,10 @@ pub struct Report {
     /// The process number of the helper, on the host.
     #[n(6)]
     pub helper_pid: u32,
+    /// Milliseconds until it ends unless it is used; absent while it is in use,
+    /// and where idleness does not end it.
+    #[n(7)]
+    pub idle_ends_in_ms: Option<u64>,
 }
 
 /// Something that the kernel holds against the sandbox.
@@ -452,6 +456,9 @@ pub enum EndCause {
     /// Its helper was told to stop by a signal.
     #[n(6)]
     HelperStopped,
+    /// It was not in use for as long as it may be.
+    #[n(7)]
+    Idle,
 }
 
 /// A sandbox ended.

@@ -397,6 +397,25 @@ fn produced() -> String {
             supervisor_uid: 5,
             can_switch_user: true,
             socket: Some(bytes("/s")),
+            idle_ms: None,
+        },
+    );
+    line(
+        &mut out,
+        "AgentConfig",
+        &AgentConfig {
+            user: "u".into(),
+            workdir: bytes("/w"),
+            env: Vec::new(),
+            key: Vec::new(),
+            deadline_ms: None,
+            ring_bytes: 2,
+            max_execs: 3,
+            open_files: None,
+            supervisor_uid: 5,
+            can_switch_user: false,
+            socket: None,
+            idle_ms: Some(8),
         },
     );
     out

@@ -146,6 +146,9 @@ pub(crate) struct SpecArgs {
     /// How long the sandbox lives (30s, 5m, 2h)
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) ttl: Option<String>,
+    /// How long the sandbox lives without use (5m); what runs inside is use
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) idle_timeout: Option<String>,
     /// KEY=VALUE
     #[arg(short, long = "label", value_name = "LABEL")]
     pub(crate) labels: Vec<String>,

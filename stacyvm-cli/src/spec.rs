@@ -30,6 +30,7 @@ pub(crate) fn sandbox(args: &SpecArgs) -> Result<SandboxSpec> {
         .transpose()?;
     spec.resources.pids = args.pids.map(pids).transpose()?;
     spec.ttl = duration("ttl", args.ttl.as_deref())?;
+    spec.idle_timeout = duration("idle-timeout", args.idle_timeout.as_deref())?;
     spec.network = args.network.as_deref().map(network).transpose()?;
     if let Some(profile) = &args.profile {
         spec.profile = match profile.as_str() {

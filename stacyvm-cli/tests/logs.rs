@@ -14,10 +14,9 @@ fn start(cli: &Cli, sandbox: &str, script: &str, shows: &str) -> String {
     let exec = cli.ok(&["exec", "--detach", sandbox, "sh", "-c", script]);
     let exec = exec.trim().to_owned();
     for _ in 0..1000 {
-        if cli
-            .ok(&["logs", "--process", &exec, sandbox])
-            .contains(shows)
-        {
+        let output = cli.run(&["logs", "--process", &exec, sandbox]);
+        assert!(output.status.success(), "{}", output.status);
+        if String::from_utf8_lossy(&output.stdout).contains(shows) {
             return exec;
         }
     }

@@ -82,6 +82,7 @@ impl Agent {
             open_files: None,
             supervisor_uid: 65_533,
             can_switch_user: true,
+            idle_ms: None,
             socket: None,
         };
         agent.tell(

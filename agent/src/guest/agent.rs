@@ -138,6 +138,8 @@ pub(super) struct Agent {
     pub(super) scratch: Vec<u8>,
     pub(super) deadline: Option<u64>,
     pub(super) control: Option<OwnedFd>,
+    /// What the helper was told last of the sandbox's use.
+    told_use: bool,
     /// Why the loop is about to end.
     pub(super) ending: Option<String>,
     /// Connections to close after the events at hand.
@@ -165,7 +167,7 @@ impl Agent {
         interests.set(0, Role::Timer, timer.fd.as_fd(), true, false);
         if let Some(control) = &control {
             interests.set(0, Role::Control, control.as_fd(), true, false);
-            control::tell(control, &ControlMessage::Ready {});
+            let _ = control::tell(control, &ControlMessage::Ready {});
             fault_point!("agent.ready");
         }
         if let Some(hosts) = &hosts {
@@ -187,6 +189,7 @@ impl Agent {
             scratch: Vec::new(),
             deadline,
             control,
+            told_use: false,
             ending: None,
             dead: Vec::new(),
             hosts,
@@ -206,6 +209,7 @@ impl Agent {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(64);
         while self.ending.is_none() {
             self.after_events();
+            self.tell_use();
             if self.ending.is_some() {
                 break;
             }
@@ -230,6 +234,20 @@ impl Agent {
             }
         }
         self.end();
+    }
+
+    /// Tells the helper when the sandbox begins or ceases to be in use. A word
+    /// that it does not take is said again after the next event.
+    fn tell_use(&mut self) {
+        let (Some(_), Some(control)) = (self.config.idle_ms, &self.control) else {
+            return;
+        };
+        let in_use = self.execs.values().any(Exec::has_processes)
+            || self.workers.values().any(Worker::is_use)
+            || !self.sockets.is_empty();
+        if in_use != self.told_use && control::tell(control, &ControlMessage::Use { in_use }) {
+            self.told_use = in_use;
+        }
     }
 
     fn on_event(&mut self, key: u64, role: Role) {

@@ -50,11 +50,13 @@ pub(super) fn receive(
     Ok(Some((decoded, fds)))
 }
 
-/// Sends one packet. A helper that is gone is noticed by the next receive.
-pub(super) fn tell(control: &OwnedFd, say: &ControlMessage) {
-    let _ = send(
+/// Sends one packet; false where the helper does not take it now. One that is
+/// gone is noticed by the next receive.
+pub(super) fn tell(control: &OwnedFd, say: &ControlMessage) -> bool {
+    send(
         control,
         &message::encode(say),
         SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-    );
+    )
+    .is_ok()
 }

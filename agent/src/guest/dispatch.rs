@@ -232,7 +232,7 @@ impl Agent {
     fn set_deadline(&mut self, to: (u64, u32), in_ms: Option<u64>) {
         if let Some(control) = &self.control {
             // The helper's timer binds.
-            super::control::tell(control, &ControlMessage::Deadline { in_ms });
+            let _ = super::control::tell(control, &ControlMessage::Deadline { in_ms });
         } else {
             self.deadline = in_ms.map(|wait| now_ms().saturating_add(wait));
         }

@@ -80,6 +80,11 @@ impl Worker {
         )
     }
 
+    /// Whether it uses the sandbox, and does not only look at it.
+    pub(super) fn is_use(&self) -> bool {
+        !matches!(self.kind, Kind::Processes | Kind::Usage)
+    }
+
     pub(super) fn kill(&self) {
         if self.pid > 1 && !self.collected {
             let _ = sys::kill(self.pid, libc::SIGKILL);

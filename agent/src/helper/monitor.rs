@@ -36,6 +36,8 @@ pub(crate) struct Sandbox {
     pub(crate) record: ByteVec,
     pub(crate) started_ms: u64,
     pub(crate) ends_in_ms: Option<u64>,
+    /// How long it may be without use.
+    pub(crate) idle_ms: Option<u64>,
 }
 
 /// The one loop of the helper.
@@ -46,6 +48,9 @@ pub(crate) struct Monitor<'a> {
     signals: BorrowedFd<'a>,
     connections: Vec<Connection>,
     timer: Option<OwnedFd>,
+    /// Runs while the sandbox is not in use.
+    idle_timer: Option<OwnedFd>,
+    in_use: bool,
     attached: bool,
     ready: bool,
     paused: bool,
@@ -66,6 +71,8 @@ impl<'a> Monitor<'a> {
             signals,
             connections: Vec::new(),
             timer: None,
+            idle_timer: None,
+            in_use: false,
             attached: true,
             ready: false,
             paused: false,
@@ -134,6 +141,10 @@ impl<'a> Monitor<'a> {
                 self.timer.as_ref().map_or(stand_in, AsFd::as_fd),
                 PollFlags::IN,
             ),
+            PollFd::from_borrowed_fd(
+                self.idle_timer.as_ref().map_or(stand_in, AsFd::as_fd),
+                PollFlags::IN,
+            ),
         ];
         let fixed = fds.len();
         for connection in &self.connections {
@@ -181,6 +192,10 @@ impl<'a> Monitor<'a> {
         }
         if seen[6] && self.timer.is_some() {
             return Ok(Some(EndCause::Deadline));
+        }
+        // It may have been used since the timer was looked at.
+        if seen[7] && self.idle_timer.is_some() && has_fired(self.idle_timer.as_ref()) {
+            return Ok(Some(EndCause::Idle));
         }
         if seen[4]
             && self.owner.is_some()
@@ -261,6 +276,7 @@ impl<'a> Monitor<'a> {
                         cgroups.favour(init.pid);
                     }
                     self.ready = true;
+                    self.count_idleness()?;
                     fault_point!("helper.ready");
                     let started = FromHelper::Started(self.report());
                     if let Some(owner) = self.owner {
@@ -277,6 +293,16 @@ impl<'a> Monitor<'a> {
                     && self.ends_in_ms().is_none_or(|left| ms < left)
                 {
                     self.set_deadline(Some(ms))?;
+                }
+                Ok(None)
+            }
+            Ok(Some((ControlMessage::Use { in_use }, _))) => {
+                if self.in_use != in_use {
+                    self.in_use = in_use;
+                    // What stands still is not in use, whatever was begun in it.
+                    if !self.paused {
+                        self.count_idleness()?;
+                    }
                 }
                 Ok(None)
             }
@@ -413,43 +439,25 @@ impl<'a> Monitor<'a> {
             None => return Ok(()),
         }
         self.paused = frozen;
+        self.count_idleness()
+    }
+
+    /// Begins to count the time without use anew, or ceases while it is in use.
+    fn count_idleness(&mut self) -> Result<()> {
+        self.idle_timer = match self.sandbox.idle_ms {
+            Some(ms) if self.paused || !self.in_use => Some(timer(ms)?),
+            _ => None,
+        };
         Ok(())
     }
 
     fn set_deadline(&mut self, in_ms: Option<u64>) -> Result<()> {
-        let Some(ms) = in_ms else {
-            self.timer = None;
-            return Ok(());
-        };
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        // A clock that counts the time in which the host was suspended.
-        let timer =
-            timerfd_create(TimerfdClockId::Boottime, flags).tried("make the deadline's timer")?;
-        let zero = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let value = Timespec {
-            // A hundred years are as good as more, and do not overflow.
-            tv_sec: i64::try_from(ms / 1000)
-                .unwrap_or(i64::MAX)
-                .min(3_000_000_000),
-            // A value of zero would disarm it.
-            tv_nsec: i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000 + i64::from(ms == 0),
-        };
-        let spec = Itimerspec {
-            it_interval: zero,
-            it_value: value,
-        };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &spec).tried("set the deadline")?;
-        self.timer = Some(timer);
+        self.timer = in_ms.map(timer).transpose()?;
         Ok(())
     }
 
     fn ends_in_ms(&self) -> Option<u64> {
-        let left = timerfd_gettime(self.timer.as_ref()?).ok()?.it_value;
-        let seconds = u64::try_from(left.tv_sec).unwrap_or(0);
-        Some(seconds * 1000 + u64::try_from(left.tv_nsec).unwrap_or(0) / 1_000_000)
+        left_ms(self.timer.as_ref()?)
     }
 
     fn report(&self) -> Report {
@@ -466,6 +474,44 @@ impl<'a> Monitor<'a> {
             paused: self.paused,
             in_force: sandbox.in_force.clone(),
             helper_pid: own_pid(),
+            idle_ends_in_ms: self.idle_timer.as_ref().and_then(left_ms),
         }
     }
+}
+
+/// A timer that becomes readable in so many milliseconds, those included in
+/// which the host was suspended.
+fn timer(ms: u64) -> Result<OwnedFd> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let timer = timerfd_create(TimerfdClockId::Boottime, flags).tried("make a timer")?;
+    let zero = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let value = Timespec {
+        // A hundred years are as good as more, and do not overflow.
+        tv_sec: i64::try_from(ms / 1000)
+            .unwrap_or(i64::MAX)
+            .min(3_000_000_000),
+        // A value of zero would disarm it.
+        tv_nsec: i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000 + i64::from(ms == 0),
+    };
+    let spec = Itimerspec {
+        it_interval: zero,
+        it_value: value,
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &spec).tried("set a timer")?;
+    Ok(timer)
+}
+
+/// Milliseconds until a timer fires.
+fn left_ms(timer: &OwnedFd) -> Option<u64> {
+    let left = timerfd_gettime(timer).ok()?.it_value;
+    let seconds = u64::try_from(left.tv_sec).unwrap_or(0);
+    Some(seconds * 1000 + u64::try_from(left.tv_nsec).unwrap_or(0) / 1_000_000)
+}
+
+/// Whether a timer has fired.
+fn has_fired(timer: Option<&OwnedFd>) -> bool {
+    timer.and_then(left_ms).is_some_and(|left| left == 0)
 }

@@ -215,6 +215,7 @@ impl Parked {
                     record: launch.record,
                     started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
                     ends_in_ms: launch.ends_in_ms,
+                    idle_ms: launch.agent.idle_ms,
                 })
             }
             Err(failed) => Err((self.state, failed)),

@@ -54,4 +54,14 @@ pub enum ControlMessage {
         #[n(0)]
         in_ms: Option<u64>,
     },
+    /// Agent to helper, where a sandbox ends by idleness: whether it is in use
+    /// from here on. It begins unused.
+    #[n(5)]
+    #[cbor(map)]
+    Use {
+        /// Whether a command or a process of one runs, a file is worked on, or
+        /// a connection to a port is open.
+        #[n(0)]
+        in_use: bool,
+    },
 }

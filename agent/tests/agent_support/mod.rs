@@ -36,6 +36,7 @@ pub fn config() -> AgentConfig {
         open_files: Some(256),
         supervisor_uid: 65_533,
         can_switch_user: true,
+        idle_ms: None,
         socket: None,
     }
 }

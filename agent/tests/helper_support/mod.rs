@@ -173,6 +173,7 @@ pub(crate) fn plain(id: &str) -> Launch {
             open_files: None,
             supervisor_uid: 65000,
             can_switch_user: true,
+            idle_ms: None,
             socket: None,
         },
         connection: false,

@@ -36,7 +36,7 @@ pub(crate) async fn logs(engine: &Engine, args: &LogsArgs, json: bool) -> Result
             (true, true) => each(&mut logs, |event| output::json_line(&event_json(&event))).await,
             (false, _) if args.process.is_some() => each(&mut logs, print).await,
             (false, _) => {
-                let mut lines = Lines::default();
+                let mut lines = Lines::new(!args.follow);
                 let code = each(&mut logs, |event| lines.print(event)).await?;
                 super::printed(lines.finish())?;
                 Ok(code)
@@ -87,14 +87,33 @@ fn tell_lost(exec: &ExecId, stdout: u64, stderr: u64) {
 }
 
 /// The output of several commands, in whole lines that say whose they are.
-#[derive(Default)]
-struct Lines(BTreeMap<(ExecId, bool), Vec<u8>>);
+struct Lines {
+    begun: BTreeMap<(ExecId, bool), Vec<u8>>,
+    /// Whether commands come one after the other: with the next one, all lines
+    /// of the last have come.
+    one_by_one: bool,
+    last: Option<ExecId>,
+}
 
 /// A longer line is shown in parts.
 const LONGEST_LINE: usize = 64 * 1024;
 
 impl Lines {
+    fn new(one_by_one: bool) -> Self {
+        Self {
+            begun: BTreeMap::new(),
+            one_by_one,
+            last: None,
+        }
+    }
+
     fn print(&mut self, event: LogEvent) -> std::io::Result<()> {
+        if self.last.as_ref() != Some(&event.exec) {
+            if self.one_by_one {
+                self.finish()?;
+            }
+            self.last = Some(event.exec.clone());
+        }
         let (bytes, is_error) = match event.event {
             ExecEvent::Stdout(bytes) => (bytes, false),
             ExecEvent::Stderr(bytes) => (bytes, true),
@@ -104,14 +123,14 @@ impl Lines {
             }
             ExecEvent::Exited(_) => {
                 for is_error in [false, true] {
-                    let rest = self.0.remove(&(event.exec.clone(), is_error));
+                    let rest = self.begun.remove(&(event.exec.clone(), is_error));
                     print_line(&event.exec, is_error, &rest.unwrap_or_default())?;
                 }
                 return Ok(());
             }
         };
         let key = (event.exec, is_error);
-        let begun = self.0.entry(key.clone()).or_default();
+        let begun = self.begun.entry(key.clone()).or_default();
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             begun.extend_from_slice(line);
             if line.ends_with(b"\n") || begun.len() >= LONGEST_LINE {
@@ -123,8 +142,8 @@ impl Lines {
     }
 
     /// Shows lines that have no end.
-    fn finish(self) -> std::io::Result<()> {
-        for ((exec, is_error), line) in self.0 {
+    fn finish(&mut self) -> std::io::Result<()> {
+        for ((exec, is_error), line) in std::mem::take(&mut self.begun) {
             print_line(&exec, is_error, &line)?;
         }
         Ok(())

@@ -32,7 +32,7 @@ pub(crate) async fn ls(engine: &Engine, args: &LsArgs, json: bool) -> Result<u8>
                     format!("{}/{}", s.provider, s.runtime),
                     source(&s.source),
                     ago(Some(s.created)),
-                    until(s.ends),
+                    until(s.ends.into_iter().chain(s.idle_ends).min()),
                     s.labels
                         .iter()
                         .map(|(k, v)| format!("{k}={v}"))

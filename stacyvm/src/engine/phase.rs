@@ -59,6 +59,7 @@ mod tests {
             state,
             created: None,
             ends: None,
+            idle_ends: None,
             host_pid: None,
             effective: BTreeMap::new(),
         }))

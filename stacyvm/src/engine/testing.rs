@@ -186,6 +186,7 @@ impl Scripted {
             state: *state,
             created: None,
             ends: *ends,
+            idle_ends: None,
             host_pid: None,
             effective: BTreeMap::new(),
         })

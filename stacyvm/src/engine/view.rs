@@ -205,6 +205,8 @@ impl Engine {
             source: spec.source,
             created,
             ends,
+            idle_timeout: spec.idle_timeout,
+            idle_ends: None,
             ended,
             lifetime: spec.lifetime,
             profile: spec.profile,
@@ -229,6 +231,7 @@ impl Engine {
         match seen {
             Seen::There(observed) => {
                 info.ends = observed.ends.or(info.ends);
+                info.idle_ends = observed.idle_ends;
                 info.host_pid = observed.host_pid;
                 info.effective.extend(observed.effective);
             }

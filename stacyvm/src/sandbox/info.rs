@@ -1,13 +1,14 @@
 //! What is shown of a sandbox.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::spec::{Lifetime, Mount, Network, Profile, Resources, Source};
 use super::state::{Effective, Phase};
 use crate::id::{SandboxId, TenantId};
+use crate::units::serde_duration;
 
 /// What is known of a sandbox. Values of variables and secrets are not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,11 @@ pub struct SandboxInfo {
     pub created: SystemTime,
     /// When it will be ended.
     pub ends: Option<SystemTime>,
+    /// How long it lives without use.
+    #[serde(default, with = "serde_duration")]
+    pub idle_timeout: Option<Duration>,
+    /// When it will be ended unless it is used; none while it is in use.
+    pub idle_ends: Option<SystemTime>,
     /// When it ended.
     pub ended: Option<SystemTime>,
     /// Whether it ends with its owner.

@@ -53,7 +53,11 @@ pub struct SandboxSpec {
     /// How long it lives.
     #[serde(with = "serde_duration")]
     pub ttl: Option<Duration>,
-    /// How long it lives without a command.
+    /// How long it lives without use. In use it is while a command or a process
+    /// that one left runs, a file is read, written or watched, or a connection to
+    /// a port is open; not while it is paused, and not by looks at it (`info`,
+    /// `logs`, `processes`). What runs inside can so postpone this end, and
+    /// [`ttl`](Self::ttl) binds all the same.
     #[serde(with = "serde_duration")]
     pub idle_timeout: Option<Duration>,
     /// Whether it ends with its owner.
@@ -81,6 +85,7 @@ impl fmt::Debug for SandboxSpec {
             .field("ports", &self.ports)
             .field("labels", &self.labels)
             .field("ttl", &self.ttl)
+            .field("idle_timeout", &self.idle_timeout)
             .field("lifetime", &self.lifetime)
             .field("profile", &self.profile)
             .finish_non_exhaustive()
@@ -254,6 +259,8 @@ setters! {
     network(value: Network) => |s| s.network = Some(value);
     /// Sets how long it lives.
     ttl(value: Duration) => |s| s.ttl = Some(value);
+    /// Sets how long it lives without use.
+    idle_timeout(value: Duration) => |s| s.idle_timeout = Some(value);
     /// Sets whether it ends with its owner.
     lifetime(value: Lifetime) => |s| s.lifetime = value;
     /// Sets what is added to what is written.

@@ -102,6 +102,9 @@ pub struct Observed {
     pub created: Option<SystemTime>,
     /// When it will be ended by the binding timer.
     pub ends: Option<SystemTime>,
+    /// When it will be ended unless it is used; none while it is in use, and
+    /// where idleness does not end it.
+    pub idle_ends: Option<SystemTime>,
     /// The process number of its first process on the host, where it has one.
     pub host_pid: Option<u32>,
     /// What is in force, by the name of the need (`memory_limit`, `seccomp`, ...).

@@ -73,6 +73,11 @@ pub(in crate::guest) struct Exec {
 }
 
 impl Exec {
+    /// Whether it runs, or left processes that do.
+    pub(in crate::guest) fn has_processes(&self) -> bool {
+        self.channel.is_some()
+    }
+
     /// From here on nobody has to read the output: more of it is kept.
     fn keep_more(&mut self, bytes: usize) {
         if !self.background {

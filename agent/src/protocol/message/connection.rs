@@ -182,6 +182,10 @@ pub struct AgentConfig {
     /// A directory owned by root for sockets of bridges; absent where connections are handed over.
     #[n(10)]
     pub socket: Option<ByteVec>,
+    /// Milliseconds without use after which the helper ends the sandbox. Where
+    /// it is set, the agent tells the helper whether the sandbox is in use.
+    #[n(11)]
+    pub idle_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for AgentConfig {

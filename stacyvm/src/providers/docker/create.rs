@@ -270,6 +270,7 @@ pub(super) fn agent_config(
         open_files: spec.resources.open_files,
         supervisor_uid: SUPERVISOR,
         can_switch_user: true,
+        idle_ms: None,
         socket: Some(SOCKET.as_bytes().to_vec().into()),
     })
 }

@@ -51,6 +51,7 @@ pub(super) fn inspected(
         },
         created: seen.created.as_deref().and_then(time),
         ends,
+        idle_ends: None,
         host_pid: seen
             .state
             .as_ref()
@@ -82,6 +83,7 @@ pub(super) fn listed(seen: &ContainerSummary) -> Option<Observed> {
             .and_then(|s| u64::try_from(s).ok())
             .map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s)),
         ends: None,
+        idle_ends: None,
         host_pid: None,
         effective: BTreeMap::new(),
     })

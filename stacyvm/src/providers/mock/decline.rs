@@ -24,6 +24,7 @@ pub(super) fn capabilities() -> Capabilities {
         // It is memory of the process that owns it: nothing outlives that.
         attached_lifetime: true,
         ttl: Level::BestEffort,
+        idle_timeout: Level::BestEffort,
         processes: true,
         usage: true,
         image_host: true,
@@ -57,7 +58,7 @@ pub(super) fn check(name: &str, spec: &SandboxSpec) -> Result<()> {
         ports,
         labels: _,
         ttl: _,
-        idle_timeout,
+        idle_timeout: _,
         lifetime: _,
         secrets: _,
         read_only_root,
@@ -126,13 +127,6 @@ pub(super) fn check(name: &str, spec: &SandboxSpec) -> Result<()> {
             "ports",
             port.guest,
             "it publishes nothing on the host; dial instead",
-        ));
-    }
-    if idle_timeout.is_some() {
-        return Err(decline(
-            "idle_timeout",
-            "set",
-            "it does not measure idleness",
         ));
     }
     if *read_only_root {

@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) paused: bool,
     pub(super) gone: bool,
     pub(super) ends: Option<SystemTime>,
+    /// When it was last in use, as far as it was looked at.
+    pub(super) used: SystemTime,
     pub(super) oom_kills: u64,
 }
 
@@ -122,6 +124,7 @@ impl fmt::Debug for Sandbox {
 
 impl Sandbox {
     pub(super) fn new(fixed: Fixed, tree: Tree, ends: Option<SystemTime>) -> Self {
+        let used = fixed.clock.now();
         Self {
             fixed,
             state: Mutex::new(State {
@@ -136,6 +139,7 @@ impl Sandbox {
                 paused: false,
                 gone: false,
                 ends,
+                used,
                 oom_kills: 0,
             }),
             changed: watch::Sender::new(0),
@@ -155,7 +159,9 @@ impl Sandbox {
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let done = {
             let mut state = self.lock();
+            self.note_use(&mut state);
             let done = change(&mut state);
+            self.note_use(&mut state);
             state.tell_watchers();
             done
         };
@@ -178,6 +184,20 @@ impl Sandbox {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Notes that it is in use, if something runs in it.
+    fn note_use(&self, state: &mut State) {
+        if !state.paused && !state.processes.is_empty() {
+            state.used = self.now();
+        }
+    }
+
+    /// When it ends unless it is used; none while it is in use, and where
+    /// idleness does not end it.
+    pub(super) fn idle_ends(&self, state: &State) -> Option<SystemTime> {
+        let idle = self.fixed.spec.idle_timeout?;
+        (state.paused || state.processes.is_empty()).then(|| state.used + idle)
     }
 
     /// The state of a sandbox that lives.
@@ -205,8 +225,11 @@ impl Sandbox {
     /// Ends it if its time has come; tells whether it is over.
     pub(super) fn expire(&self) -> bool {
         let over = {
-            let state = self.lock();
-            state.gone || state.ends.is_some_and(|ends| ends <= self.now())
+            let mut state = self.lock();
+            self.note_use(&mut state);
+            let idle = self.idle_ends(&state);
+            let ends = state.ends.into_iter().chain(idle).min();
+            state.gone || ends.is_some_and(|ends| ends <= self.now())
         };
         if over {
             self.end();

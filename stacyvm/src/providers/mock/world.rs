@@ -122,6 +122,13 @@ impl Mock {
         Ok(sandbox)
     }
 
+    /// The same, to do something in it: that is use.
+    fn in_use(&self, cx: &Context, id: &SandboxId) -> Result<Arc<Sandbox>> {
+        let sandbox = self.get(cx, id)?;
+        sandbox.lock().used = sandbox.now();
+        Ok(sandbox)
+    }
+
     /// A sandbox of this tenant. Another tenant's is not there.
     fn known(&self, cx: &Context, id: &SandboxId) -> Result<Arc<Sandbox>> {
         self.lock()
@@ -324,12 +331,20 @@ fn watch_over(sandbox: &Arc<Sandbox>) {
     let weak: Weak<Sandbox> = Arc::downgrade(sandbox);
     tokio::spawn(async move {
         while let Some(sandbox) = weak.upgrade() {
-            let Some(ends) = sandbox.lock().ends else {
-                return;
-            };
             if sandbox.expire() {
                 return;
             }
+            let ends = {
+                let state = sandbox.lock();
+                let idle = sandbox.fixed.spec.idle_timeout;
+                // While it is in use it is looked at again after as long.
+                let idle =
+                    idle.map(|idle| sandbox.idle_ends(&state).unwrap_or(sandbox.now() + idle));
+                state.ends.into_iter().chain(idle).min()
+            };
+            let Some(ends) = ends else {
+                return;
+            };
             let left = ends.duration_since(sandbox.now()).unwrap_or_default();
             drop(sandbox);
             // A manual clock may stand still; then this looks again later.
@@ -350,6 +365,7 @@ fn observe(sandbox: &Sandbox) -> Observed {
         },
         created: Some(sandbox.fixed.created),
         ends: state.ends,
+        idle_ends: sandbox.idle_ends(&state),
         host_pid: None,
         effective: BTreeMap::from([(
             "isolation".to_owned(),
@@ -471,7 +487,7 @@ impl Provider for Mock {
 
     async fn exec(&self, cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
         self.call(cx, OperationKind::Exec, Some(id), |decided| async move {
-            exec::start(&self.get(cx, id)?, spec, decided.output)
+            exec::start(&self.in_use(cx, id)?, spec, decided.output)
         })
         .await
     }
@@ -525,7 +541,7 @@ impl Provider for Mock {
 
     async fn file(&self, cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply> {
         self.call(cx, OperationKind::File, Some(id), |_| async {
-            files::operate(&*self.get(cx, id)?, request)
+            files::operate(&*self.in_use(cx, id)?, request)
                 .map_err(|error| error.operation(request.operation.name()))
         })
         .await
@@ -542,7 +558,7 @@ impl Provider for Mock {
             OperationKind::ReadFile,
             Some(id),
             |decided| async move {
-                let (entry, data) = files::read(&*self.get(cx, id)?, request)?;
+                let (entry, data) = files::read(&*self.in_use(cx, id)?, request)?;
                 Ok((entry, files::spoil(data, decided.output)))
             },
         )
@@ -557,7 +573,7 @@ impl Provider for Mock {
         data: ByteStream,
     ) -> Result<FileEntry> {
         self.call(cx, OperationKind::WriteFile, Some(id), |_| async {
-            let sandbox = self.get(cx, id)?;
+            let sandbox = self.in_use(cx, id)?;
             files::write(&sandbox, request, data, self.settings.disk_bytes).await
         })
         .await
@@ -570,7 +586,7 @@ impl Provider for Mock {
         request: &WatchRequest,
     ) -> Result<BoxStream<Result<WatchEvent>>> {
         self.call(cx, OperationKind::Watch, Some(id), |_| async {
-            watch::watch(&self.get(cx, id)?, request)
+            watch::watch(&self.in_use(cx, id)?, request)
         })
         .await
     }
@@ -586,7 +602,7 @@ impl Provider for Mock {
             OperationKind::ExportTar,
             Some(id),
             |decided| async move {
-                let data = tar::export(&*self.get(cx, id)?, request)?;
+                let data = tar::export(&*self.in_use(cx, id)?, request)?;
                 Ok(files::spoil(data, decided.output).into())
             },
         )
@@ -601,7 +617,7 @@ impl Provider for Mock {
         data: ByteStream,
     ) -> Result<()> {
         self.call(cx, OperationKind::ImportTar, Some(id), |_| async {
-            let sandbox = self.get(cx, id)?;
+            let sandbox = self.in_use(cx, id)?;
             tar_read::import(&sandbox, request, data, self.settings.disk_bytes).await
         })
         .await
@@ -609,7 +625,7 @@ impl Provider for Mock {
 
     async fn dial(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Connection> {
         self.call(cx, OperationKind::Dial, Some(id), |_| async move {
-            let connection = ports::dial(&*self.get(cx, id)?, port)?;
+            let connection = ports::dial(&*self.in_use(cx, id)?, port)?;
             Ok(Box::new(connection) as Connection)
         })
         .await
@@ -617,7 +633,7 @@ impl Provider for Mock {
 
     async fn listen(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener> {
         self.call(cx, OperationKind::Listen, Some(id), |_| async move {
-            ports::listen(&self.get(cx, id)?, port)
+            ports::listen(&self.in_use(cx, id)?, port)
         })
         .await
     }

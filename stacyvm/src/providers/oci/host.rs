@@ -103,6 +103,8 @@ impl Host {
             pause: self.freezer,
             attached_lifetime: true,
             ttl: Level::Enforced,
+            // What runs inside is in use for as long as it likes; the TTL binds.
+            idle_timeout: Level::BestEffort,
             processes: true,
             usage: true,
             image_host: true,

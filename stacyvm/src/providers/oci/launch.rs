@@ -220,6 +220,9 @@ fn agent(
         supervisor_uid: SUPERVISOR_UID,
         can_switch_user: many_users,
         socket: None,
+        idle_ms: spec
+            .idle_timeout
+            .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 

@@ -262,6 +262,9 @@ impl Oci {
             ends: report
                 .ends_in_ms
                 .map(|ms| from_ms(to_ms(SystemTime::now()).saturating_add(ms))),
+            idle_ends: report
+                .idle_ends_in_ms
+                .map(|ms| from_ms(to_ms(SystemTime::now()).saturating_add(ms))),
             host_pid: Some(report.pid),
             effective,
         }

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::ErrorKind;
 use crate::id::{SandboxId, SnapshotId, TenantId};
 use crate::provider::{Isolation, Level, Provider, Secrets};
-use crate::sandbox::exec::{ExecSpec, ExitStatus};
+use crate::sandbox::exec::{ExecSpec, ExitStatus, SignalScope};
 use crate::sandbox::files::WriteMode;
 use crate::sandbox::spec::{
     Mount, MountSource, Network, Port, Privileges, Profile, SandboxSpec, Source,
@@ -51,7 +51,6 @@ async fn what_needs_a_kernel_is_declined_before_any_effect() {
             with(&|s| s.ports = vec![Port { guest: 80, host: 0 }]),
             "ports",
         ),
-        (with(&|s| s.idle_timeout = Some(secs(9))), "idle_timeout"),
         (with(&|s| s.read_only_root = true), "read_only_root"),
     ];
     let mock = Mock::default();
@@ -300,4 +299,38 @@ async fn an_unknown_image_is_not_found() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(mock.leftovers().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idleness_ends_it_and_use_postpones_that() {
+    let clock = Arc::new(ManualClock::at_ms(1_000_000));
+    let mock = Mock::builder().clock(Arc::clone(&clock) as _).build();
+    let cx = Context::default();
+    let mut spec = SandboxSpec::image("any");
+    spec.idle_timeout = Some(secs(10));
+    let request = request(spec);
+    mock.create(&cx, &request).await.unwrap();
+    let state = async || mock.inspect(&cx, &request.id).await.unwrap();
+    let pass = async |seconds| {
+        clock.advance(secs(seconds));
+        tokio::time::sleep(secs(seconds)).await;
+    };
+    pass(9).await;
+    assert!(state().await.idle_ends.is_some());
+    let mut long = ExecSpec::shell("sleep 1000000");
+    long.background = true;
+    let session = mock.exec(&cx, &request.id, &long).await.unwrap();
+    pass(60).await;
+    let seen = state().await;
+    assert_eq!((seen.state, seen.idle_ends), (ObservedState::Running, None));
+    mock.signal_exec(&cx, &request.id, &long.exec, 9, SignalScope::Tree)
+        .await
+        .unwrap();
+    drop(session);
+    pass(9).await;
+    assert_eq!(state().await.state, ObservedState::Running);
+    // What stands still is not in use, and a look is no use.
+    mock.pause(&cx, &request.id).await.unwrap();
+    pass(2).await;
+    assert_eq!(state().await.state, ObservedState::Ended);
 }

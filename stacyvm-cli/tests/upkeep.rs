@@ -1,0 +1,244 @@
+//! `leaks`, `reconcile`, `df`, `prune`, on the embedded provider.
+#![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that panics has failed, and processes are polled"
+)]
+
+mod support;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Cli, cli, shown};
+
+fn json(cli: &Cli, arguments: &[&str]) -> Value {
+    let output = cli.run(&[&["--json"], arguments].concat());
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)))
+}
+
+/// Whether something of a state directory is among the leaks of the host.
+fn host_leaks(cli: &Cli, of: &Path) -> Vec<Value> {
+    let report = json(cli, &["leaks", "--all"]);
+    let of = of.canonicalize().unwrap();
+    let mine = |leak: &&Value| leak.to_string().contains(of.to_str().unwrap());
+    let leaks = report["leaks"].as_array().unwrap();
+    leaks.iter().filter(mine).cloned().collect()
+}
+
+/// The helper of a sandbox: whoever holds its directory's lock open.
+fn helper_of(cli: &Cli, sandbox: &str) -> rustix::process::Pid {
+    let state = cli.state.path().canonicalize().unwrap();
+    let lock = state.join("sandboxes").join(sandbox).join("helper.lock");
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pid = pids
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| {
+            let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+            let open = open.into_iter().flatten().flatten();
+            let mut links = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+            links.any(|link| link == lock)
+        });
+    rustix::process::Pid::from_raw(pid.unwrap()).unwrap()
+}
+
+/// Kills the helper of a sandbox, and waits until its lock is free.
+fn kill_helper(cli: &Cli, sandbox: &str) {
+    let directory = cli.state.path().join("sandboxes").join(sandbox);
+    // Before this process has the file open, too.
+    let helper = helper_of(cli, sandbox);
+    let lock = std::fs::File::open(directory.join("helper.lock")).unwrap();
+    rustix::process::kill_process(helper, rustix::process::Signal::KILL).unwrap();
+    for _ in 0..2000 {
+        if lock.try_lock_shared().is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the lock is not free");
+}
+
+#[test]
+fn what_is_accounted_for_is_no_leak() {
+    let Some(cli) = cli() else { return };
+    assert_eq!(cli.ok(&["leaks"]), "nothing\n");
+    let id = cli.create(&[]);
+    assert_eq!(cli.ok(&["leaks"]), "nothing\n");
+    assert_eq!(cli.code(&["leaks"]), 0);
+    let all = json(&cli, &["leaks", "--all"]);
+    let accounted = all["accounted"].as_array().unwrap();
+    let own = accounted.iter().find(|it| it["sandbox"] == id.as_str());
+    let own = own.unwrap_or_else(|| panic!("{all}"));
+    assert_eq!(own["owner_lives"], true);
+    assert_eq!(own["kind"], "directory");
+    // What a living owner holds is not removed, whoever asks.
+    let name = own["id"].as_str().unwrap();
+    let output = cli.run(&["leaks", "--remove", name]);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--yes"),
+        "{}",
+        shown(&output)
+    );
+    let output = cli.run(&["leaks", "--remove", name, "--yes"]);
+    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("living owner"));
+    assert_eq!(cli.ok(&["exec", &id, "echo", "fine"]), "fine\n");
+    let output = cli.run(&["leaks", "--remove", "cgroup:/none", "--yes"]);
+    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+}
+
+#[test]
+fn reconcile_tells_what_a_killed_helper_left_and_takes_it_away() {
+    let (Some(left), Some(other)) = (cli(), cli()) else {
+        return;
+    };
+    let id = left.create(&[]);
+    kill_helper(&left, &id);
+    let living = left.state.path().join("sandboxes").join(&id);
+    assert!(living.exists());
+    let reconciled = json(&left, &["reconcile"]);
+    let swept = reconciled["swept"].as_array().unwrap();
+    assert!(
+        swept.iter().any(|it| it["name"] == id.as_str()),
+        "{reconciled}"
+    );
+    assert_eq!(reconciled["ended"][0], id.as_str());
+    assert!(!living.exists());
+    assert_eq!(left.ok(&["reconcile"]), "nothing to do\n");
+    assert_eq!(left.ok(&["leaks"]), "nothing\n");
+    assert!(host_leaks(&other, left.state.path()).is_empty());
+}
+
+#[test]
+fn a_dead_directory_beside_a_living_one_is_seen_from_elsewhere() {
+    let (Some(left), Some(other)) = (cli(), cli()) else {
+        return;
+    };
+    let (dead, living) = (left.create(&[]), left.create(&[]));
+    kill_helper(&left, &dead);
+    let leaks = host_leaks(&other, left.state.path());
+    let directory = leaks.iter().find(|leak| leak["kind"] == "directory");
+    let directory = directory.unwrap_or_else(|| panic!("{leaks:?}"));
+    assert_eq!(directory["sandbox"], dead.as_str());
+    assert_eq!(directory["owner_lives"], false);
+    assert_eq!(other.code(&["leaks", "--all"]), 3);
+    // The own instance of the other state directory has nothing of it.
+    assert_eq!(other.ok(&["leaks"]), "nothing\n");
+    let name = directory["id"].as_str().unwrap();
+    other.ok(&["leaks", "--remove", name, "--yes"]);
+    assert!(host_leaks(&other, left.state.path()).is_empty());
+    assert!(!left.state.path().join("sandboxes").join(&dead).exists());
+    assert_eq!(left.ok(&["exec", &living, "echo", "fine"]), "fine\n");
+}
+
+#[test]
+fn near_misses_are_not_called_ours() {
+    let (Some(left), Some(other)) = (cli(), cli()) else {
+        return;
+    };
+    let living = left.create(&[]);
+    let state = left.state.path().canonicalize().unwrap();
+    // Directories without a lock, and one beside the sandboxes with one.
+    let alike = [
+        state.join("sandboxes/salike"),
+        state.join("sandboxesx/slock"),
+    ];
+    for directory in &alike {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    std::fs::write(alike[1].join("helper.lock"), "").unwrap();
+    // Cgroups that no ledger names.
+    let cgroups: Vec<PathBuf> = ["stacyvmx/sdecoy", "stacyvm/sdecoy-of-a-test"]
+        .iter()
+        .map(|name| Path::new("/sys/fs/cgroup/pids").join(name))
+        .filter(|path| std::fs::create_dir_all(path).is_ok())
+        .collect();
+    let mut processes: Vec<_> = ["stacyvm-helper", "stacyvm-helper2", "stacyvm-agent"]
+        .iter()
+        .map(|title| {
+            let mut command = Command::new("sleep");
+            command.arg0(title).arg("300").stdin(Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let report = json(&other, &["leaks", "--all"]).to_string();
+    let pids: Vec<u32> = processes.iter().map(std::process::Child::id).collect();
+    for process in &mut processes {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    for path in &cgroups {
+        std::fs::remove_dir(path).unwrap();
+    }
+    let _ = std::fs::remove_dir("/sys/fs/cgroup/pids/stacyvmx");
+    assert!(report.contains(&living), "{report}");
+    for wrong in ["salike", "slock", "stacyvmx", "sdecoy"] {
+        assert!(!report.contains(wrong), "{wrong}: {report}");
+    }
+    for pid in pids {
+        assert!(!report.contains(&format!("\"process:{pid}\"")), "{report}");
+    }
+}
+
+#[test]
+fn df_tells_what_lies_on_the_disk() {
+    let Some(cli) = cli() else { return };
+    let id = cli.create(&["--mount", "volume:data:/data:rw"]);
+    cli.ok(&["exec", &id, "sh", "-c", "head -c 3000000 /dev/zero > /workspace/a; truncate -s 1T /workspace/hole; head -c 2000000 /dev/zero > /data/b; sync"]);
+    let report = json(&cli, &["df"]);
+    let bytes = |kind: &str, name: &str| {
+        let items = report["items"].as_array().unwrap();
+        let found = items
+            .iter()
+            .find(|it| it["kind"] == kind && it["name"] == name);
+        found.unwrap_or_else(|| panic!("{kind} {name}: {report}"))["bytes"]
+            .as_u64()
+            .unwrap()
+    };
+    assert!(
+        (3_000_000..20_000_000).contains(&bytes("sandbox", &id)),
+        "{report}"
+    );
+    assert!(
+        (2_000_000..3_000_000).contains(&bytes("volume", "data")),
+        "{report}"
+    );
+    let store = std::fs::metadata(cli.state.path().join("store.db")).unwrap();
+    assert_eq!(bytes("store", "store.db"), store.blocks() * 512);
+    let text = cli.ok(&["df"]);
+    assert!(text.starts_with("KIND ") && text.contains("MiB"), "{text}");
+}
+
+#[test]
+fn prune_needs_a_yes_for_what_cannot_be_had_back() {
+    let Some(cli) = cli() else { return };
+    let id = cli.create(&["--mount", "volume:used:/data:rw"]);
+    let ended = cli.create(&["--mount", "volume:unused:/data:rw"]);
+    cli.ok(&["kill", &ended]);
+    let volumes = cli.state.path().join("volumes");
+    let cached = cli.state.path().join("cache/helper-0123");
+    std::fs::write(&cached, vec![1; 100_000]).unwrap();
+    let output = cli.run(&["prune", "--volumes"]);
+    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("--yes") && text.contains("unused"), "{text}");
+    assert!(volumes.join("unused").exists() && cached.exists());
+    assert_eq!(json(&cli, &["ls", "--all"]).as_array().unwrap().len(), 2);
+    // Too young to go, and then there is nothing for ever.
+    let output = cli.run(&["prune", "--older-than", "1h"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert!(!cached.exists());
+    assert_eq!(json(&cli, &["ls", "--all"]).as_array().unwrap().len(), 2);
+    let report = json(&cli, &["prune", "--volumes", "--yes"]);
+    assert_eq!(report["records"], 1, "{report}");
+    assert_eq!(report["items"][0]["name"], "unused");
+    assert!(!volumes.join("unused").exists() && volumes.join("used").exists());
+    let left = json(&cli, &["ls", "--all"]);
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    assert_eq!(cli.ok(&["exec", &id, "echo", "fine"]), "fine\n");
+}
