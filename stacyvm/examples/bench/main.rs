@@ -2,10 +2,12 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy]...
+//! scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
+mod abuse;
+mod crowd;
 mod measures;
 mod memory;
 mod peers;

@@ -13,7 +13,7 @@ use crate::peers::{self, Blocked, Bundle};
 use crate::stats::{Samples, print_bound, print_ratio, print_samples};
 use crate::{Plan, memory};
 
-type Outcome = Result<(), String>;
+pub(crate) type Outcome = Result<(), String>;
 type Measure = fn(&Plan) -> Pin<Box<dyn Future<Output = Outcome> + '_>>;
 
 pub(crate) const ALL: &[(&str, Measure)] = &[
@@ -23,17 +23,19 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("idle", |plan| Box::pin(idle(plan))),
     ("fork", |plan| Box::pin(fork(plan))),
     ("destroy", |plan| Box::pin(destroy(plan))),
+    ("crowd", |plan| Box::pin(crate::crowd::crowd(plan))),
+    ("abuse", |plan| Box::pin(crate::abuse::abuse(plan))),
 ];
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(crate) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-async fn engine() -> Result<Engine, String> {
+pub(crate) async fn engine() -> Result<Engine, String> {
     Engine::open_default().await.map_err(text)
 }
 
-fn spec() -> SandboxSpec {
+pub(crate) fn spec() -> SandboxSpec {
     SandboxSpec::host()
         .memory_mib(512)
         .pids(1024)
@@ -53,7 +55,7 @@ async fn cold(engine: &Engine) -> Result<(Sandbox, Duration), String> {
     }
 }
 
-async fn fill(engine: &Engine, count: usize) -> Result<Vec<Sandbox>, String> {
+pub(crate) async fn fill(engine: &Engine, count: usize) -> Result<Vec<Sandbox>, String> {
     let mut live = Vec::new();
     while live.len() < count {
         live.push(cold(engine).await?.0);
@@ -61,7 +63,7 @@ async fn fill(engine: &Engine, count: usize) -> Result<Vec<Sandbox>, String> {
     Ok(live)
 }
 
-async fn empty(live: Vec<Sandbox>) -> Outcome {
+pub(crate) async fn empty(live: Vec<Sandbox>) -> Outcome {
     for sandbox in live {
         sandbox.kill().await.map_err(text)?;
     }

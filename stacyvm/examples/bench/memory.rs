@@ -55,3 +55,13 @@ pub(crate) fn processes(title: &str) -> Vec<u32> {
         })
         .collect()
 }
+
+/// How many processes of this title are in this state.
+pub(crate) fn in_state(state: char, title: &str) -> usize {
+    let is = |pid: &&u32| {
+        let stat = read(format!("/proc/{pid}/stat"));
+        let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned());
+        rest.is_some_and(|rest| rest.starts_with(state))
+    };
+    processes(title).iter().filter(is).count()
+}
