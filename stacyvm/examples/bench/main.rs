@@ -11,6 +11,7 @@ mod crowd;
 mod measures;
 mod memory;
 mod peers;
+mod rootless;
 mod stats;
 
 use std::process::ExitCode;
@@ -31,6 +32,17 @@ pub(crate) struct Plan {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, count] = wanted.as_slice()
+        && first == rootless::SUBJECT
+    {
+        return match rootless::subject(count.parse().unwrap_or(1)).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("failed: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let quick = wanted.iter().any(|w| w == "--quick");
     wanted.retain(|w| !w.starts_with("--"));
     let all = wanted.is_empty();
