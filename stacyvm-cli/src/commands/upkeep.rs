@@ -48,22 +48,35 @@ pub(crate) async fn leaks(engine: &Engine, args: &LeaksArgs, json: bool) -> Resu
         } else {
             "dead"
         };
-        let mut text = format!("{}\n  owner: {owner}", leftover.id);
-        if let Some(instance) = &leftover.instance {
-            text.push_str(&format!(", instance {instance}"));
-        }
-        if let Some(state_dir) = &leftover.state_dir {
-            text.push_str(&format!(", state directory {state_dir}"));
-        }
-        if let Some(sandbox) = &leftover.sandbox {
-            text.push_str(&format!(", sandbox {sandbox}"));
-        }
-        text.push_str(&format!(
-            "\n  known by: {}\n  remedy: {}",
-            leftover.evidence, leftover.remedy
-        ));
-        let lines: Vec<String> = text.split('\n').map(stacyvm::error::escape).collect();
-        super::printed(output::line(&lines.join("\n")))?;
+        let facts = [
+            (
+                "instance",
+                leftover.instance.as_ref().map(ToString::to_string),
+            ),
+            ("state directory", leftover.state_dir.clone()),
+            (
+                "sandbox",
+                leftover.sandbox.as_ref().map(ToString::to_string),
+            ),
+        ];
+        let owner: Vec<String> = std::iter::once(owner.to_owned())
+            .chain(
+                facts
+                    .into_iter()
+                    .filter_map(|(what, value)| Some(format!("{what} {}", value?))),
+            )
+            .collect();
+        let lines = [
+            leftover.id.clone(),
+            format!("  owner: {}", owner.join(", ")),
+            format!("  known by: {}", leftover.evidence),
+            format!("  remedy: {}", leftover.remedy),
+        ];
+        super::printed(
+            lines
+                .iter()
+                .try_for_each(|line| output::line(&stacyvm::error::escape(line))),
+        )?;
     }
     Ok(code)
 }
@@ -203,11 +216,11 @@ fn summary(wanted: &Pruned) -> String {
         .filter(|item| item.kind == "volume")
         .map(|item| item.name.as_str())
         .collect();
-    let mut text = format!("up to {} records of ended sandboxes", wanted.records);
-    if !volumes.is_empty() {
-        text.push_str(&format!(", the volumes {}", volumes.join(", ")));
+    let records = format!("up to {} records of ended sandboxes", wanted.records);
+    if volumes.is_empty() {
+        return records;
     }
-    text
+    format!("{records}, the volumes {}", volumes.join(", "))
 }
 
 fn unconfirmed(what: &str, value: &str) -> Error {

@@ -47,11 +47,12 @@ impl Deadline {
             | Kind::Snapshot
             | Kind::DeleteSnapshot
             | Kind::Pause
-            | Kind::Resume => Some(self.lifecycle),
+            | Kind::Resume
+            | Kind::Leftovers
+            | Kind::RemoveLeftover => Some(self.lifecycle),
             Kind::File => Some(self.files),
             // Directories of any size are walked.
             Kind::WriteFile | Kind::ImportTar | Kind::DiskUse | Kind::Tidy => None,
-            Kind::Leftovers | Kind::RemoveLeftover => Some(self.lifecycle),
             Kind::Probe
             | Kind::Inspect
             | Kind::List

@@ -53,9 +53,7 @@ impl Reader {
         if lost == [0; 2] {
             return;
         }
-        for which in 0..2 {
-            self.sent[which] += lost[which];
-        }
+        self.sent = [0, 1].map(|which| self.sent[which] + lost[which]);
         let [stdout, stderr] = lost;
         let lost = message::encode(&Lost { stdout, stderr });
         connection.frame(self.to.1, Kind::Lost, &lost);

@@ -88,7 +88,7 @@ async fn records_of_ended_sandboxes_are_pruned_when_they_are_old_enough() {
     let ended = engine.create(SandboxSpec::image("any")).await.unwrap();
     ended.kill().await.unwrap();
     let young = PruneRequest {
-        older_than: Duration::from_secs(3600),
+        older_than: Duration::from_hours(1),
         ..PruneRequest::default()
     };
     assert_eq!(engine.prune(&young).await.unwrap().records, 0);

@@ -131,33 +131,37 @@ pub(super) fn read(
         }
         let event = sandbox
             .until(|state| next(state, &exec, &mut sent, options.follow))
-            .await?;
+            .await;
+        let Next::Event(event) = event else {
+            return None;
+        };
         let done = matches!(event, Ok(ExecEvent::Exited(_)) | Err(_));
         Some((event, (sandbox, exec, sent, done)))
     };
     Ok(Box::pin(futures_util::stream::unfold(reader, next)))
 }
 
-/// The next event; an inner `None` is the end of the stream.
-fn next(
-    state: &State,
-    id: &ExecId,
-    sent: &mut [u64; 2],
-    follow: bool,
-) -> Option<Option<Result<ExecEvent>>> {
+/// What comes next for a reader.
+enum Next {
+    Event(Result<ExecEvent>),
+    End,
+}
+
+/// What is there for a reader; `None` where it has to wait.
+fn next(state: &State, id: &ExecId, sent: &mut [u64; 2], follow: bool) -> Option<Next> {
     let Some(exec) = state.execs.get(id) else {
-        return Some(Some(Err(gone())));
+        return Some(Next::Event(Err(gone())));
     };
     if let Some(event) = exec.log.next(sent) {
-        return Some(Some(Ok(event)));
+        return Some(Next::Event(Ok(event)));
     }
     if state.gone && exec.exited.is_none() {
-        return Some(Some(Ok(ExecEvent::Exited(ExitStatus::SandboxGone))));
+        return Some(Next::Event(Ok(ExecEvent::Exited(ExitStatus::SandboxGone))));
     }
     let over = exec.exited.is_some() && state.members(id).is_empty();
     match exec.exited {
-        Some(status) if over || !follow => Some(Some(Ok(ExecEvent::Exited(status)))),
+        Some(status) if over || !follow => Some(Next::Event(Ok(ExecEvent::Exited(status)))),
         _ if follow => None,
-        _ => Some(None),
+        _ => Some(Next::End),
     }
 }

@@ -210,11 +210,11 @@ mod tests {
             .spawn()
             .unwrap();
         let proc = PathBuf::from(format!("/proc/{}", decoy.id()));
-        for _ in 0..1000 {
+        for _ in 0..1_000_000 {
             if titled(&proc).is_some() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::yield_now();
         }
         let titled = titled(&proc);
         let looked_at = look_at(decoy.id(), &mut HashMap::new());

@@ -68,9 +68,9 @@ impl Oci {
     }
 
     pub(super) async fn weigh(&self) -> Result<Vec<DiskUse>> {
-        let mut places = self.named("sandbox", &self.state_dir.join("sandboxes"));
-        places.extend(self.named("volume", &self.volumes));
-        places.extend(self.named("cache", &self.state_dir.join("cache")));
+        let mut places = named("sandbox", &self.state_dir.join("sandboxes"));
+        places.extend(named("volume", &self.volumes));
+        places.extend(named("cache", &self.state_dir.join("cache")));
         blocking(move || {
             let mut scale = Scale::default();
             let weighed = places.iter().map(|(kind, path)| {
@@ -80,13 +80,6 @@ impl Oci {
             weighed.collect()
         })
         .await
-    }
-
-    fn named(&self, kind: &'static str, directory: &Path) -> Vec<(&'static str, PathBuf)> {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let mut all: Vec<_> = entries.map(|entry| (kind, entry.path())).collect();
-        all.sort_unstable();
-        all
     }
 
     pub(super) async fn tidy_up(&self, request: &TidyRequest) -> Result<Vec<DiskUse>> {
@@ -119,7 +112,7 @@ impl Oci {
     async fn unneeded(&self, request: &TidyRequest) -> Result<Vec<(&'static str, PathBuf)>> {
         let mut all = Vec::new();
         if request.dead {
-            let mut dead = self.named("sandbox", &self.state_dir.join("sandboxes"));
+            let mut dead = named("sandbox", &self.state_dir.join("sandboxes"));
             dead.retain(|(_, path)| {
                 let name = path.file_name().and_then(|name| name.to_str());
                 let found = name.and_then(|name| self.sandboxes.find_name(name).ok().flatten());
@@ -129,7 +122,7 @@ impl Oci {
             all.extend(dead);
         }
         if request.cache {
-            let cached = self.named("cache", &self.state_dir.join("cache"));
+            let cached = named("cache", &self.state_dir.join("cache"));
             let executed = blocking(processes::executed).await?;
             all.extend(cached.into_iter().filter(|(_, path)| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -137,7 +130,7 @@ impl Oci {
             }));
         }
         if request.volumes {
-            let volumes = self.named("volume", &self.volumes);
+            let volumes = named("volume", &self.volumes);
             let mounted: HashSet<PathBuf> = blocking(processes::mounted_paths).await?;
             all.extend(volumes.into_iter().filter(|(_, path)| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -170,6 +163,14 @@ impl Oci {
             Ok(()) => Ok(true),
         }
     }
+}
+
+/// What is in a directory, each under this kind.
+fn named(kind: &'static str, directory: &Path) -> Vec<(&'static str, PathBuf)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut all: Vec<_> = entries.map(|entry| (kind, entry.path())).collect();
+    all.sort_unstable();
+    all
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
