@@ -21,6 +21,7 @@ mod creates;
 mod disk;
 mod host_killed;
 mod inside;
+mod lifetimes;
 #[cfg(feature = "faults")]
 mod points;
 

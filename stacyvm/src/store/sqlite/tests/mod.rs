@@ -2,6 +2,7 @@
 
 mod damage;
 mod process;
+mod versions;
 
 use super::super::contract::{record, tenant};
 use super::*;
