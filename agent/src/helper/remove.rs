@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::helper_protocol::LOCK_NAME;
+
 fn open(parent: impl AsFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
@@ -20,7 +22,8 @@ fn open(parent: impl AsFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd>
 
 /// Removes `name` in `parent` with all that is in it. Nothing is followed, and
 /// depth costs neither stack nor descriptors: directories found below the
-/// first level are moved up to it before they are emptied.
+/// first level are moved up to it before they are emptied. The helper's lock
+/// goes last: while it is there nobody else takes the directory for left over.
 pub(crate) fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
     let top = match open(&parent, name) {
         Ok(top) => top,
@@ -33,6 +36,7 @@ pub(crate) fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
     let mut moved = 0_u64;
     loop {
         let mut emptied = true;
+        let mut locked = false;
         let mut entries = Dir::read_from(&top)?;
         while let Some(entry) = entries.read() {
             let entry = entry?;
@@ -40,14 +44,34 @@ pub(crate) fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
             if name == c"." || name == c".." {
                 continue;
             }
+            if name.to_bytes() == LOCK_NAME.as_bytes() {
+                locked = true;
+                continue;
+            }
             emptied = false;
             remove_one(&top, &top, name, &mut moved)?;
         }
         if emptied {
+            if locked {
+                gone(rustix::fs::unlinkat(&top, LOCK_NAME, AtFlags::empty()))?;
+            }
             break;
         }
     }
-    Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
+    // Without its lock somebody may have removed it already.
+    Ok(gone(rustix::fs::unlinkat(
+        &parent,
+        name,
+        AtFlags::REMOVEDIR,
+    ))?)
+}
+
+/// What is not there is removed.
+fn gone(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match removed {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
 }
 
 fn remove_one(
