@@ -43,7 +43,7 @@ packages=(
     # file systems with a limit, and AppArmor as on most hosts.
     uidmap e2fsprogs apparmor
     # What tests call inside.
-    procps python3
+    procps python3 busybox-static
 )
 
 mkdir -p "$root/target/vm"

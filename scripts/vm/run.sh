@@ -4,8 +4,10 @@
 # line says that all of it was.
 #
 # A line: WHO PROGRAM ARGUMENT...
-# WHO: a user, then what is different for this line, each after a `+`:
-#   delegated      in a scope of the user's own manager, which may make cgroups
+# WHO: a user, in a cgroup that is root's while a manager of the user's own
+# runs, as after a login; then what is different for this line, after a `+` each:
+#   delegated      in a scope of that manager, where the user may make cgroups
+#   alone          without such a manager
 #   NAME=VALUE     with this sysctl
 set -u
 stty -F /dev/ttyS1 raw -echo 2>/dev/null
@@ -23,7 +25,6 @@ as() {
     local identity=(setpriv --reuid "$id" --regid "$id" --init-groups env -i "USER=$user" "PATH=$PATH"
         "HOME=$(getent passwd "$user" | cut -d: -f6)")
     if $delegated; then
-        systemctl start "user@$id.service"
         "${identity[@]}" "XDG_RUNTIME_DIR=/run/user/$id" \
             systemd-run --user --scope --quiet -p Delegate=yes -- "$@"
     else
@@ -38,9 +39,11 @@ while read -r who program arguments; do
     IFS=+ read -ra parts <<<"$who"
     delegated=false
     restore=()
+    [[ ${parts[0]} == root ]] || systemctl start "user@$(id -u "${parts[0]}").service"
     for part in "${parts[@]:1}"; do
         case $part in
             delegated) delegated=true ;;
+            alone) systemctl stop "user@$(id -u "${parts[0]}").service" ;;
             *=*)
                 if before=$(sysctl -n "${part%%=*}" 2>/dev/null) && sysctl -qw "$part"; then
                     restore+=("${part%%=*}=$before")

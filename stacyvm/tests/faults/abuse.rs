@@ -113,6 +113,28 @@ async fn a_fork_bomb_starves_no_other_command_and_is_killed() {
     assert!(left.is_empty(), "{left:#?}");
 }
 
+/// As above with commands that stand still, for hosts that are slow.
+#[tokio::test]
+async fn commands_that_fill_their_limit_leave_the_agent_its_places() {
+    let Some(ground) = ground().await else { return };
+    let spec = SandboxSpec::host().pids(64).lifetime(Lifetime::Attached);
+    let sandbox = ground.engine.create(spec).await.unwrap();
+    let Some(commands) = Commands::of(&sandbox).await else {
+        return;
+    };
+    // The shell that cannot fork any more ends.
+    let line = "(while :; do sleep 300 & done); exec sleep 300";
+    let mut full = sandbox.shell(line).start().await.unwrap();
+    eventually("a fork is refused", async || commands.refusals() > 0).await;
+    all_works(&sandbox).await;
+    soon(full.kill()).await.unwrap();
+    let ended = soon(full.wait()).await.unwrap();
+    assert_eq!(ended, ExitStatus::Signal { signal: 9 });
+    soon(sandbox.kill()).await.unwrap();
+    let left = ground.watch.left_at_once().await;
+    assert!(left.is_empty(), "{left:#?}");
+}
+
 /// Tries everything on the processes of the agent (`$@`) and tells what it got.
 const ATTACK: &str = r#"
     for pid in "$@"; do

@@ -230,6 +230,11 @@ fn read(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
 
 /// Whether a process is in a cgroup or below it; true where that cannot be told.
 fn is_populated(cgroup: &Path) -> bool {
+    // Version 2 says it itself, for what is below as well; there the commands'
+    // cgroup does not tell its processes.
+    if let Ok(events) = std::fs::read_to_string(cgroup.join("cgroup.events")) {
+        return !events.lines().any(|line| line == "populated 0");
+    }
     match std::fs::read_to_string(cgroup.join("cgroup.procs")) {
         Ok(text) if text.is_empty() => {}
         Err(error) if error.kind() == IoKind::NotFound => return false,
@@ -332,6 +337,11 @@ mod tests {
             }
             let pid = child.id().to_string();
             if std::fs::write(path.join("cgroup.procs"), pid).is_ok() {
+                // As the helper does for commands, on version 2.
+                if path.join("cgroup.type").exists() {
+                    std::fs::create_dir(path.join("commands")).unwrap();
+                    std::fs::write(path.join("commands/cgroup.type"), "threaded").unwrap();
+                }
                 return Some(path);
             }
             let _ = std::fs::remove_dir(&path);
@@ -368,6 +378,8 @@ mod tests {
             b""
         );
         drop(taken);
+        // Only version 2 has it.
+        let _ = std::fs::remove_dir(cgroup.join("commands"));
         std::fs::remove_dir(cgroup).unwrap();
     }
 

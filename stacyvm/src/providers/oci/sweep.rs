@@ -194,6 +194,15 @@ pub(super) fn thaw(path: &Path) {
 }
 
 fn kill_all(path: &Path) {
+    // Version 2 kills at once what is in a cgroup and below it, so that no
+    // process can fork away; from Linux 5.14 on.
+    let whole = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.kill"))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"1"));
+    if whole.is_ok() {
+        return;
+    }
     let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     for pid in text
         .lines()
