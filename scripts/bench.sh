@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures stacyvm beside its peers in one run and prints ratios.
 #
-#   scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse]...
+#   scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing
 # are printed as `blocked`; scripts/setup.sh installs them. With a Docker

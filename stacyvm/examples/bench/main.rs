@@ -2,7 +2,7 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse]...
+//! scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 

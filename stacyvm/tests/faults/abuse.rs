@@ -116,7 +116,9 @@ async fn a_fork_bomb_starves_no_other_command_and_is_killed() {
 /// As above with commands that stand still, for hosts that are slow.
 #[tokio::test]
 async fn commands_that_fill_their_limit_leave_the_agent_its_places() {
-    let Some(ground) = ground().await else { return };
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
     let spec = SandboxSpec::host().pids(64).lifetime(Lifetime::Attached);
     let sandbox = ground.engine.create(spec).await.unwrap();
     let Some(commands) = Commands::of(&sandbox).await else {
