@@ -13,7 +13,7 @@ use stacyvm_agent::protocol::message::{
     self, Accepted, Credit, EndReason, Entries, Exited, Failure, FailureKind, Listening, Lost,
     Started,
 };
-use stacyvm_agent::protocol::{AGENT_STREAM, INITIAL_CREDIT, Kind};
+use stacyvm_agent::protocol::{AGENT_STREAM, GENERATION, INITIAL_CREDIT, Kind};
 use tokio::io::{AsyncWriteExt, duplex};
 
 use super::fake::{Fake, frame, hello};
@@ -761,7 +761,7 @@ async fn bad_handshakes_are_refused() {
         ),
         (
             "another generation",
-            [greet(), welcome(2)].concat(),
+            [greet(), welcome(GENERATION + 1)].concat(),
             ErrorKind::Protocol,
         ),
     ];
