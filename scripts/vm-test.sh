@@ -3,7 +3,7 @@
 # 2, systemd, AppArmor, users without rights. Software emulation serves, so
 # that it needs no rights of the processor's, but patience.
 #
-#   scripts/vm-test.sh                the list in scripts/vm/tests
+#   scripts/vm-test.sh                the list in scripts/vm/tests, or of STACYVM_VM_TESTS
 #   scripts/vm-test.sh WHO PROGRAM [FILTER]...
 #                                     these tests of one program, as one line of it
 #   scripts/vm-test.sh --shell        a console of the machine, as root; `poweroff` ends it
@@ -26,7 +26,7 @@ case ${1-} in
     -*) die "unknown argument $1, expected --shell or WHO PROGRAM [FILTER]..." ;;
 esac
 if $shell || (($# == 0)); then
-    sed 's/ *#.*//; /^$/d' scripts/vm/tests >"$work/plan"
+    sed 's/ *#.*//; /^$/d' "${STACYVM_VM_TESTS:-scripts/vm/tests}" >"$work/plan"
 elif (($# == 1)); then
     die "what is to run as $1? expected WHO PROGRAM [FILTER]..."
 else
@@ -71,6 +71,7 @@ for program in $wanted; do
     [[ -e $disk/bin/deps/$program ]] || die "there is no test program $program"
 done
 cp scripts/vm/run.sh "$disk/run"
+cp scripts/vm/no-namespaces "$disk/"
 cp "$work/plan" "$disk/plan"
 mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$disk" "$work/tests.ext4" "$(($(du -sm "$disk" | cut -f1) * 5 / 4 + 16))M"
 

@@ -8,6 +8,7 @@
 # runs, as after a login; then what is different for this line, after a `+` each:
 #   delegated      in a scope of that manager, where the user may make cgroups
 #   alone          without such a manager
+#   confined       under the profile of AppArmor in scripts/vm/no-namespaces
 #   NAME=VALUE     with this sysctl
 set -u
 stty -F /dev/ttyS1 raw -echo 2>/dev/null
@@ -38,11 +39,16 @@ while read -r who program arguments; do
     runs=$((runs + 1))
     IFS=+ read -ra parts <<<"$who"
     delegated=false
+    confined=()
     restore=()
     [[ ${parts[0]} == root ]] || systemctl start "user@$(id -u "${parts[0]}").service"
     for part in "${parts[@]:1}"; do
         case $part in
             delegated) delegated=true ;;
+            confined)
+                apparmor_parser --replace /tests/no-namespaces
+                confined=(aa-exec -p stacyvm-no-namespaces --)
+                ;;
             alone) systemctl stop "user@$(id -u "${parts[0]}").service" ;;
             *=*)
                 if before=$(sysctl -n "${part%%=*}" 2>/dev/null) && sysctl -qw "$part"; then
@@ -57,7 +63,7 @@ while read -r who program arguments; do
     printf '\nvm: %s: %s %s\n' "$who" "$program" "$arguments"
     began=$SECONDS
     read -ra arguments <<<"$arguments"
-    cd /tmp && as "${parts[0]}" "$delegated" "/tests/bin/deps/$program" --color=never --test-threads=1 --show-output "${arguments[@]}" </dev/null
+    cd /tmp && as "${parts[0]}" "$delegated" "${confined[@]}" "/tests/bin/deps/$program" --color=never --test-threads=1 --show-output "${arguments[@]}" </dev/null
     code=$?
     ((code == 0)) || failed=$((failed + 1))
     for setting in "${restore[@]}"; do sysctl -qw "$setting"; done

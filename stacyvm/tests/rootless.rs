@@ -310,3 +310,33 @@ async fn rootless_limits_are_enforced_or_refused() {
     soon(sandbox.kill()).await.unwrap();
     watch.nothing_left().await;
 }
+
+/// Runs where the host forbids namespaces to this process, in one of three ways
+/// that `scripts/vm-test.sh` brings about.
+#[tokio::test]
+async fn rootless_refusals_name_what_forbids_user_namespaces() {
+    let Some((host, watch)) = rootless().await else {
+        return;
+    };
+    let is = |file: &str, value: &str| {
+        std::fs::read_to_string(file).is_ok_and(|text| text.starts_with(value))
+    };
+    let named = if is("/proc/sys/user/max_user_namespaces", "0") {
+        "user.max_user_namespaces"
+    } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "kernel.unprivileged_userns_clone"
+    } else if is("/proc/self/attr/current", "stacyvm-no-namespaces") {
+        "security module"
+    } else {
+        eprintln!("not run: nothing forbids user namespaces here (scripts/vm-test.sh)");
+        return;
+    };
+    let error = soon(async { host.engine.create(attached()).await })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    assert_eq!(error.fact("need"), Some("user_namespaces"), "{error:?}");
+    assert!(error.to_string().contains(named), "{error}");
+    assert!(!error.fact("remedy").unwrap().is_empty());
+    watch.nothing_left().await;
+}

@@ -26,12 +26,11 @@ impl Commands {
     /// `None`, and a word about it, where there are no limits.
     async fn of(sandbox: &Sandbox) -> Option<Self> {
         let (agent, _) = super::processes_of(sandbox).await;
-        let path = cgroup(agent, "pids").map(|path| path.join("commands"));
-        let found = path.filter(|path| path.join("pids.max").exists());
-        if found.is_none() {
+        let outer = cgroup(agent, "pids").filter(|path| path.join("pids.max").exists());
+        if outer.is_none() {
             eprintln!("not run: no cgroup here limits processes");
         }
-        found.map(Self)
+        outer.map(|path| Self(path.join("commands")))
     }
 
     /// How often the kernel refused them a fork.
