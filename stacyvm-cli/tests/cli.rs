@@ -17,7 +17,7 @@ use support::{cli, shown};
 
 #[test]
 fn run_prints_what_the_command_prints_and_leaves_nothing() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let output = cli.run(&[
         "run",
         "--",
@@ -41,7 +41,7 @@ fn run_prints_what_the_command_prints_and_leaves_nothing() {
 
 #[test]
 fn exit_codes_are_those_of_the_manual() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     let table: &[(&[&str], i32)] = &[
         (&["exec", &id, "true"], 0),
@@ -83,7 +83,7 @@ fn exit_codes_are_those_of_the_manual() {
 
 #[test]
 fn output_that_cannot_be_written_is_no_success() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let full = std::fs::File::options()
         .write(true)
         .open("/dev/full")
@@ -99,7 +99,7 @@ fn output_that_cannot_be_written_is_no_success() {
 
 #[test]
 fn an_unknown_option_is_not_taken_for_the_command() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let output = cli.run(&["run", "--memry", "64m", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--memry"));
@@ -107,7 +107,7 @@ fn an_unknown_option_is_not_taken_for_the_command() {
 
 #[test]
 fn a_sandbox_lives_on_between_commands_until_it_is_killed() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&["--label", "team=a", "--env", "COLOR=green"]);
     cli.ok(&["exec", &id, "sh", "-c", "echo kept > /workspace/file"]);
     assert_eq!(
@@ -151,7 +151,7 @@ fn a_sandbox_lives_on_between_commands_until_it_is_killed() {
 
 #[test]
 fn standard_input_is_forwarded_only_when_asked_for() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let feed = |arguments: &[&str]| {
         let mut child = cli
             .command()
@@ -172,7 +172,7 @@ fn standard_input_is_forwarded_only_when_asked_for() {
 
 #[test]
 fn a_detached_command_is_listed_by_ps() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     let exec = cli.ok(&["exec", "--detach", &id, "sleep", "7171"]);
     let listed = cli.ok(&["ps", &id]);
@@ -188,7 +188,7 @@ fn a_detached_command_is_listed_by_ps() {
 
 #[test]
 fn everything_speaks_json() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
     let ran = parse(&cli.ok(&["run", "--json", "--", "echo", "hi"]));
@@ -215,7 +215,7 @@ fn everything_speaks_json() {
 
 #[test]
 fn json_holds_input_and_output_as_they_were() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let feed = |input: &[u8]| {
         let mut child = cli
             .command()
@@ -241,7 +241,7 @@ fn json_holds_input_and_output_as_they_were() {
 
 #[test]
 fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let state = cli.state.path().to_str().unwrap().to_owned();
     let of_state = format!("{state}:/x");
     let table: &[(&[&str], &[&str])] = &[
@@ -382,7 +382,7 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
 
 #[test]
 fn the_same_idempotency_key_gives_the_same_sandbox() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let first = cli.create(&["--idempotency-key", "k1"]);
     assert_eq!(cli.create(&["--idempotency-key", "k1"]), first);
     let other = cli.run(&[
@@ -400,7 +400,7 @@ fn the_same_idempotency_key_gives_the_same_sandbox() {
 
 #[test]
 fn an_interrupt_reaches_the_command_and_a_second_one_kills() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let start = |line: &str| {
         let mut child = cli
             .command()
@@ -431,7 +431,7 @@ fn an_interrupt_reaches_the_command_and_a_second_one_kills() {
 
 #[test]
 fn an_attached_sandbox_ends_with_a_command_line_that_is_killed() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let mut child = cli
         .command()
         .args(["run", "--", "sh", "-c", "echo; sleep 8181"])
@@ -458,7 +458,7 @@ fn an_attached_sandbox_ends_with_a_command_line_that_is_killed() {
 
 #[test]
 fn text_of_a_sandbox_cannot_drive_the_terminal_in_a_table() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     cli.ok(&[
         "exec",
@@ -480,7 +480,7 @@ fn text_of_a_sandbox_cannot_drive_the_terminal_in_a_table() {
 
 #[test]
 fn a_sandbox_that_nobody_is_told_of_is_not_kept() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let full = || std::fs::File::create("/dev/full").unwrap();
     let create = |arguments: &[&str]| {
         let mut create = cli.command();
@@ -496,7 +496,7 @@ fn a_sandbox_that_nobody_is_told_of_is_not_kept() {
 
 #[test]
 fn arguments_that_make_no_sense_are_told_in_json_too() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     for arguments in [
         &["--json", "run"][..],
         &["run", "--json", "--no-such-option"],
@@ -514,7 +514,7 @@ fn arguments_that_make_no_sense_are_told_in_json_too() {
 
 #[test]
 fn files_of_the_working_directory_are_no_configuration() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let here = tempfile::tempdir().unwrap();
     for place in [
         "",

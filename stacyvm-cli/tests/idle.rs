@@ -32,7 +32,7 @@ fn gone(cli: &Cli, sandbox: &str) {
 
 #[test]
 fn a_sandbox_that_is_not_used_ends_with_no_host_alive() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&["--idle-timeout", "2s"]);
     gone(&cli, &id);
     assert_eq!(inspect(&cli, &id)["phase"], "ended");
@@ -49,7 +49,7 @@ fn a_sandbox_that_is_not_used_ends_with_no_host_alive() {
 
 #[test]
 fn what_runs_in_the_background_is_use() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&["--idle-timeout", "3s"]);
     let exec = cli.ok(&["exec", "--detach", &id, "sleep", "6"]);
     // In use, it has no such end.

@@ -106,7 +106,7 @@ const LOOP: &str = "while :; do sleep 0.05; done";
 
 #[test]
 fn the_terminal_is_as_before_however_the_command_line_ends() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     let exec = |terminal: &Terminal, line: &str| {
         terminal.start(&cli, &["exec", "-i", "-t", &id, "sh", "-c", line])
@@ -153,7 +153,7 @@ fn the_terminal_is_as_before_however_the_command_line_ends() {
 
 #[test]
 fn a_terminal_that_closes_hangs_up_on_the_command() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     // One that is silent, and one that writes without end and while it cleans up.
     for (name, body) in [("silent", LOOP), ("loud", "while :; do echo x; done")] {
@@ -171,7 +171,7 @@ fn a_terminal_that_closes_hangs_up_on_the_command() {
 
 #[test]
 fn what_is_typed_interrupts_also_when_json_is_asked_for() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let id = cli.create(&[]);
     let terminal = Terminal::open();
     let run = |name: &str, line: &str| {
@@ -193,7 +193,7 @@ fn what_is_typed_interrupts_also_when_json_is_asked_for() {
 
 #[test]
 fn json_holds_what_a_terminal_showed() {
-    let Some(cli) = cli() else { return };
+    let cli = cli();
     let mut terminal = Terminal::open();
     let mut command = cli.command();
     let mut child = command

@@ -287,7 +287,7 @@ async fn entry() {
     .await;
     search.state(&state, true);
     search.processes();
-    containers(&mut search).await;
+    containers(&mut search);
     soon(sandbox.signal(&lasting, 9, SignalScope::Tree))
         .await
         .unwrap();
@@ -387,7 +387,7 @@ async fn work(engine: &Engine, sandbox: &Sandbox, search: &mut Search) {
 }
 
 /// What a Docker engine tells of the containers.
-async fn containers(search: &mut Search) {
+fn containers(search: &mut Search) {
     let Some(host) = parameter(PROVIDER) else {
         return;
     };

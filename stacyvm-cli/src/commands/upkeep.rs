@@ -262,7 +262,7 @@ fn size(bytes: u64) -> String {
         .find(|(_, shift)| bytes >= 1 << shift);
     match unit {
         Some((unit, shift)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes} B"),

@@ -12,11 +12,10 @@ pub(crate) struct Cli {
     pub(crate) state: tempfile::TempDir,
 }
 
-/// `None` and a word about it where the embedded provider cannot run.
-pub(crate) fn cli() -> Option<Cli> {
-    Some(Cli {
+pub(crate) fn cli() -> Cli {
+    Cli {
         state: tempfile::tempdir().unwrap(),
-    })
+    }
 }
 
 impl Cli {

@@ -25,7 +25,9 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("destroy", |plan| Box::pin(destroy(plan))),
     ("crowd", |plan| Box::pin(crate::crowd::crowd(plan))),
     ("abuse", |plan| Box::pin(crate::abuse::abuse(plan))),
-    ("rootless", |plan| Box::pin(crate::rootless::rootless(plan))),
+    ("rootless", |plan| {
+        Box::pin(async { crate::rootless::rootless(plan) })
+    }),
 ];
 
 pub(crate) fn text(error: impl std::fmt::Display) -> String {

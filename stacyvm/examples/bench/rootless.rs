@@ -42,7 +42,7 @@ pub(crate) async fn subject(count: usize) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn rootless(plan: &Plan) -> Outcome {
+pub(crate) fn rootless(plan: &Plan) -> Outcome {
     let program = std::env::current_exe().map_err(text)?;
     let mut subjects = [
         ("root", None, Samples::default()),

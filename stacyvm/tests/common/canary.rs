@@ -43,17 +43,26 @@ impl Canary {
     }
 }
 
+fn hex_of(bytes: &[u8]) -> String {
+    let digits = |byte: &u8| [byte >> 4, byte & 15];
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    bytes.iter().flat_map(digits).map(digit).collect()
+}
+
 /// Six encodings: as it is, base64 (both alphabets, wherever it begins), hex
 /// (both cases), percent, JSON, and UTF-16.
 fn forms(value: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let text = String::from_utf8(value.to_vec()).unwrap();
-    let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex_of(value);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let percent: String = value
         .iter()
-        .map(|byte| match plain(*byte) {
-            true => char::from(*byte).to_string(),
-            false => format!("%{byte:02X}"),
+        .map(|byte| {
+            if plain(*byte) {
+                char::from(*byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
         })
         .collect();
     let json = serde_json::to_string(&text).unwrap();
@@ -130,7 +139,7 @@ pub fn files_below(path: &Path, left_out: &[&Path], each: &mut dyn FnMut(&Path, 
 fn a_canary_is_found_in_every_encoding() {
     let canary = Canary::new("a test");
     let text = canary.value.as_bytes();
-    let hex: String = text.iter().map(|byte| format!("{byte:02X}")).collect();
+    let hex = hex_of(text).to_uppercase();
     assert_eq!(canary.found_in(&[b"xx", text, b"y"].concat()), ["as it is"]);
     assert_eq!(canary.found_in(format!("a{hex}b").as_bytes()), ["hex"]);
     let json = serde_json::to_string(&[&canary.value]).unwrap();
