@@ -21,11 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Peer;
 
 impl Peer {
-    /// Whether the peer is root or the user that the helper runs as.
+    /// Whether the peer is root or the user that the helper runs as. Without root
+    /// a command may be that user too, in its sandbox's user namespace.
     pub(crate) fn may_ask(socket: &OwnedFd) -> bool {
-        rustix::net::sockopt::socket_peercred(socket)
-            .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+        let own = rustix::process::geteuid();
+        rustix::net::sockopt::socket_peercred(socket).is_ok_and(|peer| {
+            peer.uid.is_root() || (peer.uid == own && is_of_this_namespace(peer.pid))
+        })
     }
+}
+
+/// Whether a process is in the user namespace of the helper. What cannot be
+/// looked at is not.
+fn is_of_this_namespace(pid: rustix::process::Pid) -> bool {
+    let identity =
+        |of: &str| rustix::fs::stat(format!("/proc/{of}/ns/user")).map(|s| (s.st_dev, s.st_ino));
+    let pid = pid.as_raw_nonzero().to_string();
+    matches!((identity("self"), identity(&pid)), (Ok(own), Ok(other)) if own == other)
 }
 
 /// What reading brought.

@@ -185,7 +185,8 @@ fn remove_for(asked: &Remove, directory: &OwnedFd) -> Result<()> {
     check_name(&asked.name)?;
     asked.users.check()?;
     let name = std::ffi::CString::new(asked.name.as_str()).tried("read the name")?;
-    let namespace = users::namespace(|pid| asked.users.map(pid))?;
+    let users = asked.users.clone().of_leftovers();
+    let namespace = users::namespace(|pid| users.map(pid))?;
     inside::run(namespace.as_fd(), false, || {
         remove::tree(directory, &name).tried(format!("remove {}", asked.name))?;
         Ok(Vec::new())

@@ -98,6 +98,7 @@ fn remove_one(
         {
             continue;
         }
+        let mut opened = false;
         loop {
             *moved += 1;
             let up = format!(".moved-{moved}");
@@ -111,8 +112,10 @@ fn remove_one(
                 Ok(()) => break,
                 // A name that the hostile program chose too.
                 Err(Errno::EXIST) => {}
-                Err(Errno::ACCESS) => {
+                Err(Errno::ACCESS) if !opened => {
                     rustix::fs::chmodat(&directory, inner, Mode::RWXU, AtFlags::empty())?;
+                    // Where that does not help, nothing else does.
+                    opened = true;
                 }
                 Err(error) => return Err(error.into()),
             }

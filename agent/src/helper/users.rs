@@ -4,12 +4,16 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::fault::{Result, Tried};
 use super::{packet, sys};
 use crate::helper_protocol::{Delegated, Failed, FailedKind, NOBODY, RANGE, SINGLE_USER, Users};
 
+/// Seconds that a program which maps ids may take.
+const PATIENCE: i64 = 10;
 /// The most of what a program said that is passed on.
 const MOST_SAID: usize = 200;
 
@@ -63,6 +67,18 @@ impl Users {
         }
     }
 
+    /// Those of leftovers: beside a delegated range the helper's own user has a
+    /// place too, as rights over a file take both of its owners.
+    pub(crate) fn of_leftovers(self) -> Self {
+        match self {
+            Self::Delegated(range) => Self::Delegated(Delegated {
+                own: Some(RANGE),
+                ..range
+            }),
+            other => other,
+        }
+    }
+
     /// Maps users and groups of the namespace of a process.
     pub(crate) fn map(&self, pid: i32) -> Result<()> {
         match self {
@@ -84,27 +100,30 @@ impl Delegated {
     fn map(&self, pid: i32) -> Result<()> {
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
-        let users = start(&self.newuidmap, pid, &self.parts(self.first_uid, uid))?;
-        let groups = start(&self.newgidmap, pid, &self.parts(self.first_gid, gid))?;
+        let users = start(&self.newuidmap, pid, &self.parts(self.first_uid, uid));
+        let groups = start(&self.newgidmap, pid, &self.parts(self.first_gid, gid));
         // Both are waited for, whatever the first one did.
-        let (users, groups) = (
-            finish(users, &self.newuidmap),
-            finish(groups, &self.newgidmap),
-        );
+        let users = users.and_then(|child| finish(child, &self.newuidmap));
+        let groups = groups.and_then(|child| finish(child, &self.newgidmap));
         users.and(groups)
     }
 
-    /// Inside, outside, count: one part, or three around the own id.
+    /// Inside, outside, count. An own id takes the place of one of the range; as
+    /// root it comes before the range, as every other tool has it, and past its end
+    /// beside it.
     fn parts(&self, first: u32, own_outside: u32) -> Vec<[u32; 3]> {
         let Some(own) = self.own else {
             return vec![[0, first, RANGE]];
         };
-        let parts = [
-            [0, first, own],
-            [own, own_outside, 1],
-            [own + 1, first + own + 1, RANGE - own - 1],
-        ];
-        parts.into_iter().filter(|part| part[2] > 0).collect()
+        match own {
+            0 => vec![[0, own_outside, 1], [1, first, RANGE - 1]],
+            RANGE.. => vec![[0, first, RANGE], [RANGE, own_outside, 1]],
+            _ => vec![
+                [0, first, own],
+                [own, own_outside, 1],
+                [own + 1, first + own + 1, RANGE - own - 1],
+            ],
+        }
     }
 }
 
@@ -120,7 +139,25 @@ fn start(program: &str, pid: i32, parts: &[[u32; 3]]) -> Result<Child> {
         .tried(format!("start {program}"))
 }
 
-fn finish(child: Child, program: &str) -> Result<()> {
+/// Waits for one of them, but not for ever: what it asks for accounts may hang.
+fn finish(mut child: Child, program: &str) -> Result<()> {
+    let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(Ok(pidfd)) = number.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        let limit = Timespec {
+            tv_sec: PATIENCE,
+            tv_nsec: 0,
+        };
+        let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+        if matches!(poll(&mut ended, Some(&limit)), Ok(0)) {
+            // It may end at this moment.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Failed::new(
+                FailedKind::Internal,
+                format!("{program} did not end within {PATIENCE} s"),
+            ));
+        }
+    }
     let output = child.wait_with_output().tried(format!("hear {program}"))?;
     if output.status.success() {
         return Ok(());
@@ -218,7 +255,11 @@ mod tests {
         );
         assert_eq!(
             range(Some(0)).parts(100_000, 501),
-            [[0, 501, 1], [1, 100_001, 65_535]]
+            [[0, 501, 1], [1, 100_000, 65_535]]
+        );
+        assert_eq!(
+            range(Some(RANGE)).parts(100_000, 501),
+            [[0, 100_000, 65_536], [65_536, 501, 1]]
         );
     }
 

@@ -186,7 +186,8 @@ async fn gather(logs: &mut Logs) -> Result<Vec<Value>> {
             ExecEvent::Stdout(bytes) => of.streams[0].add_all(&bytes),
             ExecEvent::Stderr(bytes) => of.streams[1].add_all(&bytes),
             ExecEvent::Lost { stdout, stderr } => {
-                of.lost = [of.lost[0] + stdout, of.lost[1] + stderr];
+                let [out, err] = of.lost;
+                of.lost = [out.saturating_add(stdout), err.saturating_add(stderr)];
             }
             ExecEvent::Exited(status) => of.status = Some(status),
         }

@@ -28,6 +28,10 @@ impl Reader {
     /// as credit allows.
     fn send(&mut self, rings: &[Ring; 2], connection: &mut Connection) {
         loop {
+            // What is lost meanwhile is told at once when there is room again.
+            if connection.room(self.to.1) == 0 {
+                return;
+            }
             self.tell_lost(rings.each_ref().map(Ring::start), connection);
             let next = |which: usize| {
                 let (at, end) = rings[which].stretch(self.sent[which])?;

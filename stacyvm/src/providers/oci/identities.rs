@@ -117,7 +117,15 @@ fn delegated(uid: u32) -> std::result::Result<Delegated, String> {
     if has_no_new_privileges() {
         return Err("no_new_privs is set, so newuidmap has no rights".into());
     }
-    let name = name_of(uid);
+    let account = account_of(uid);
+    if let Some((_, gid)) = &account
+        && *gid != rustix::process::getegid().as_raw()
+    {
+        return Err(
+            "the current group is not the account's own, so newgidmap refuses; leave it (newgrp, Group=)".into(),
+        );
+    }
+    let name = account.map(|(name, _)| name);
     let range = |file: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         range_of(&text, name.as_deref(), uid)
@@ -141,13 +149,15 @@ fn has_no_new_privileges() -> bool {
     })
 }
 
-/// The name of a local account.
-fn name_of(uid: u32) -> Option<String> {
+/// The name and the group of a local account.
+fn account_of(uid: u32) -> Option<(String, u32)> {
     let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+        let is_meant = fields.nth(1)? == uid.to_string();
+        let gid = fields.next()?.parse().ok()?;
+        is_meant.then(|| (name.to_owned(), gid))
     })
 }
 

@@ -7,7 +7,7 @@
 //! the runtime's state goes with the directory.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -52,18 +52,17 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
         fault_point!("sweep.cgroup");
     }
     fault_point!("sweep.cgroups");
+    // Without root, rights over some of it are its users' alone.
+    if owned.remove_as_users(name).await? {
+        drop(lock);
+        return Ok(true);
+    }
     let path = sandboxes.path_of(name);
     let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
     fault_point!("sweep.directory");
     let removed = match removal {
         Ok(Ok(())) => Ok(true),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Ok(Err(error))
-            if error.kind() == std::io::ErrorKind::PermissionDenied
-                && owned.remove_as_users(name).await? =>
-        {
-            Ok(true)
-        }
         Ok(Err(error)) => Err(io("remove the sandbox's directory", error)),
         Err(error) => Err(Error::new(
             ErrorKind::Internal,
@@ -77,7 +76,13 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
 
 /// Removes a sandbox of another state directory whose helper is dead; false
 /// where a living one holds it.
+///
+/// # Errors
+///
+/// `permission_denied` where another user than this one or root may change the
+/// path: what was looked at could become another directory.
 pub(super) async fn sweep_at(path: &Path) -> Result<bool> {
+    check_path(path)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let directory = match rustix::fs::open(path, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(true),
@@ -105,11 +110,46 @@ pub(super) async fn sweep_at(path: &Path) -> Result<bool> {
     }
 }
 
+/// Every part of the path is a directory of root's or this user's, and nobody
+/// else can put another in its place.
+fn check_path(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let own = rustix::process::geteuid().as_raw();
+    for part in path.ancestors() {
+        let found = match std::fs::symlink_metadata(part) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            found => found.map_err(|e| io("look at the sandbox's directory", e))?,
+        };
+        let is_owned = [0, own].contains(&found.uid());
+        let is_closed = found.mode() & 0o022 == 0 || found.mode() & 0o1000 != 0;
+        if !path.is_absolute() || !found.is_dir() || !is_owned || !is_closed {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "another user has a say in what this directory is",
+            )
+            .context("path", part.display())
+            .context("remedy", format!("run it as uid {}", found.uid())));
+        }
+    }
+    Ok(())
+}
+
+/// What a ledger holds at most; a helper writes some lines.
+const LONGEST_LEDGER: u64 = 1 << 20;
+
 pub(super) fn ledger(directory: &OwnedFd) -> Result<String> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Whoever made the directory chose what has this name: it may be a pipe.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, LEDGER_NAME, flags, Mode::empty()) {
-        Ok(file) => std::io::read_to_string(std::fs::File::from(file))
-            .map_err(|e| io("read the sandbox's ledger", e)),
+        Ok(file) => {
+            let file = std::fs::File::from(file);
+            let is_file = file.metadata().is_ok_and(|found| found.is_file());
+            if !is_file {
+                return Err(Error::new(ErrorKind::Corrupt, "the ledger is no file"));
+            }
+            std::io::read_to_string(std::io::Read::take(file, LONGEST_LEDGER))
+                .map_err(|e| io("read the sandbox's ledger", e))
+        }
         Err(Errno::NOENT) => Ok(String::new()),
         Err(errno) => Err(system("open the sandbox's ledger", errno)),
     }
@@ -129,7 +169,10 @@ pub(super) fn cgroups(ledger: &str) -> Result<Vec<&Path>> {
 fn check_ours(path: &Path) -> Result<()> {
     let parent = path.parent().and_then(Path::file_name);
     let is_child = path.file_name().is_some() && parent.is_some_and(|name| name == "stacyvm");
-    if !path.starts_with("/sys/fs/cgroup") || !is_child {
+    let is_plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.starts_with("/sys/fs/cgroup") || !is_child || !is_plain {
         return Err(Error::new(
             ErrorKind::Corrupt,
             "the ledger names a cgroup that is not stacyvm's",
@@ -240,6 +283,7 @@ mod tests {
             "/sys/fs/cgroup/pids/stacyvm/..",
             "/sys/fs/cgroup/pids/system.slice/ssh.service",
             "/tmp/stacyvm/a",
+            "/sys/fs/cgroup/../../../home/stacyvm/a",
         ] {
             let error = cgroups(&format!("cgroup\t{path}\n")).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{path}");
