@@ -261,11 +261,27 @@ async fn rootless_leftovers_of_a_killed_helper_are_swept() {
     let Some((host, watch)) = rootless().await else {
         return;
     };
-    let spec = SandboxSpec::host().lifetime(Lifetime::Detached);
+    // With a volume this user is inside, so that files can have mixed owners.
+    let spec = SandboxSpec::host()
+        .lifetime(Lifetime::Detached)
+        .mount(Mount {
+            target: "/keep".into(),
+            source: MountSource::Volume("kept".into()),
+            writable: true,
+        });
     let sandbox = soon(async { host.engine.create(spec).await })
         .await
         .unwrap();
     say(&sandbox, "mkdir -m 700 x; touch x/y; chmod 0 x").await;
+    if host.can().await.users == Users::Many {
+        for (user, line) in [
+            ("0:0", "mkdir -m 777 /tmp/y"),
+            ("0:1000", "mkdir -p /tmp/y/x/z"),
+        ] {
+            let made = soon(sandbox.shell(line).user(user).output()).await.unwrap();
+            assert!(made.status.success(), "{made:?}");
+        }
+    }
     let agent = sandbox.info().await.unwrap().host_pid.unwrap();
     let helper = common::residue::parent(agent);
     let pid = rustix::process::Pid::from_raw(i32::try_from(helper).unwrap()).unwrap();
@@ -339,4 +355,35 @@ async fn rootless_refusals_name_what_forbids_user_namespaces() {
     assert!(error.to_string().contains(named), "{error}");
     assert!(!error.fact("remedy").unwrap().is_empty());
     watch.nothing_left().await;
+}
+
+#[tokio::test]
+async fn rootless_commands_reach_no_helper_that_they_see() {
+    let Some((host, _watch)) = rootless().await else {
+        return;
+    };
+    let other = common::embedded().await.unwrap();
+    let victim = other.sandbox().await;
+    let seen = mount(&other.state.path().join("sandboxes"), "/seen", false);
+    let sandbox = soon(async { host.engine.create(attached().mount(seen)).await })
+        .await
+        .unwrap();
+    // A helper that takes the connection waits for a request after these bytes.
+    let line = format!(
+        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(10)\n\
+         s.connect('/seen/{}/helper.sock')\n\
+         try:\n s.send(b'SVMmoni1')\n print('closed' if s.recv(1) == b'' else 'answer')\n\
+         except TimeoutError:\n print('open')\n\
+         except OSError:\n print('closed')\n",
+        victim.id()
+    );
+    let output = soon(sandbox.exec(["python3", "-c", &line]).output()).await;
+    let Ok(output) = output else {
+        eprintln!("not run: no python3 on this host");
+        return;
+    };
+    let text = output.stdout_text() + &output.stderr_text();
+    // The same user outside, but not of the helper's namespace.
+    assert_eq!(text, "closed\n");
+    assert_eq!(say(&victim, "echo well").await, "well\n");
 }
