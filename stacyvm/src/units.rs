@@ -119,7 +119,7 @@ pub fn parse_moment(field: &str, text: &str, now: SystemTime) -> Result<SystemTi
 }
 
 /// A time since 1970 as RFC 3339 has it.
-fn parse_time(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse_time(text: &str) -> Option<SystemTime> {
     let number = |text: &str, digits: usize, most: u64| {
         let plain = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
         plain.then(|| text.parse().ok())?.filter(|n| *n <= most)

@@ -26,16 +26,18 @@ pub(crate) async fn leaks(engine: &Engine, args: &LeaksArgs, json: bool) -> Resu
     }
     let reach = if args.all { Reach::Host } else { Reach::Own };
     let report = engine.leaks(reach).await?;
-    let code = if report.leaks.is_empty() {
-        0
-    } else {
+    let lacking = tell_failed(engine, &report.not_asked, args.all, json).await?;
+    let code = if !report.leaks.is_empty() {
         exit::LEAKS
+    } else if lacking {
+        exit::FAILED
+    } else {
+        0
     };
     if json {
         super::printed(output::json(&report))?;
         return Ok(code);
     }
-    tell_failed(engine, &report.not_asked, args.all).await?;
     let all: Vec<&Leftover> = report.leaks.iter().chain(&report.accounted).collect();
     if all.is_empty() {
         super::printed(output::line("nothing"))?;
@@ -84,6 +86,12 @@ pub(crate) async fn leaks(engine: &Engine, args: &LeaksArgs, json: bool) -> Resu
 pub(crate) async fn reconcile(engine: &Engine, json: bool) -> Result<u8> {
     let swept = engine.sweep().await;
     let done = engine.reconcile().await?;
+    let lacking = tell_failed(engine, &swept.not_asked, false, json).await?;
+    let code = if lacking || !done.postponed.is_empty() {
+        exit::FAILED
+    } else {
+        0
+    };
     if json {
         let postponed = done
             .postponed
@@ -97,9 +105,8 @@ pub(crate) async fn reconcile(engine: &Engine, json: bool) -> Result<u8> {
             "swept": swept.items,
             "not_asked": swept.not_asked,
         })))?;
-        return Ok(0);
+        return Ok(code);
     }
-    tell_failed(engine, &swept.not_asked, false).await?;
     let mut lines = Vec::new();
     for id in &done.finished {
         lines.push(format!(
@@ -126,11 +133,13 @@ pub(crate) async fn reconcile(engine: &Engine, json: bool) -> Result<u8> {
             .iter()
             .try_for_each(|line| output::line(&stacyvm::error::escape(line))),
     )?;
-    Ok(0)
+    Ok(code)
 }
 
 pub(crate) async fn df(engine: &Engine, json: bool) -> Result<u8> {
     let report = engine.disk_use().await?;
+    let lacking = tell_failed(engine, &report.not_asked, false, json).await?;
+    let code = if lacking { exit::FAILED } else { 0 };
     if json {
         let total: u64 = report.items.iter().map(|item| item.bytes).sum();
         super::printed(output::json(&json!({
@@ -138,14 +147,13 @@ pub(crate) async fn df(engine: &Engine, json: bool) -> Result<u8> {
             "total_bytes": total,
             "not_asked": report.not_asked,
         })))?;
-        return Ok(0);
+        return Ok(code);
     }
-    tell_failed(engine, &report.not_asked, false).await?;
     super::printed(output::table(
         &["KIND", "NAME", "ON DISK"],
         &rows(&report.items),
     ))?;
-    Ok(0)
+    Ok(code)
 }
 
 pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Result<u8> {
@@ -168,6 +176,8 @@ pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Resu
     request.dry_run = false;
     let pruned = engine.prune(&request).await?;
     let bytes: u64 = pruned.items.iter().map(|item| item.bytes).sum();
+    let lacking = tell_failed(engine, &pruned.not_asked, false, json).await?;
+    let code = if lacking { exit::FAILED } else { 0 };
     if json {
         super::printed(output::json(&json!({
             "records": pruned.records,
@@ -175,9 +185,8 @@ pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Resu
             "freed_bytes": bytes,
             "not_asked": pruned.not_asked,
         })))?;
-        return Ok(0);
+        return Ok(code);
     }
-    tell_failed(engine, &pruned.not_asked, false).await?;
     if !pruned.items.is_empty() {
         super::printed(output::table(
             &["KIND", "NAME", "FREED"],
@@ -189,7 +198,7 @@ pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Resu
         size(bytes),
         pruned.records
     )))?;
-    Ok(0)
+    Ok(code)
 }
 
 /// Asks a person; nobody is there where standard input is no terminal.
@@ -232,18 +241,23 @@ fn unconfirmed(what: &str, value: &str) -> Error {
     )
 }
 
-/// Names the providers that could not be asked, where something of them may be there.
+/// Names the providers that could not be asked, where something of them may be
+/// there; true where one of those is in use, so that the answer is not whole.
 async fn tell_failed(
     engine: &Engine,
     failed: &BTreeMap<String, String>,
     always: bool,
-) -> Result<()> {
+    json: bool,
+) -> Result<bool> {
+    let mut lacking = false;
     for (name, why) in failed {
-        if always || engine.uses(name).await? {
+        let uses = engine.uses(name).await?;
+        lacking |= uses;
+        if !json && (always || uses) {
             output::remark(&format!("provider {name} was not asked: {why}"));
         }
     }
-    Ok(())
+    Ok(lacking)
 }
 
 fn rows(items: &[DiskUse]) -> Vec<Vec<String>> {

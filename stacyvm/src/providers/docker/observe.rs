@@ -13,6 +13,7 @@ use super::facts::Facts;
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::{Capabilities, Leftover, Level};
 use crate::sandbox::state::{Effective, Observed, ObservedState, Usage};
+use crate::units::parse_time;
 
 /// Whether a container is the sandbox of this id that this store made.
 pub(super) fn is_ours(
@@ -49,7 +50,7 @@ pub(super) fn inspected(
             Some(ContainerStateStatusEnum::PAUSED) => ObservedState::Paused,
             _ => ObservedState::Ended,
         },
-        created: seen.created.as_deref().and_then(time),
+        created: seen.created.as_deref().and_then(parse_time),
         ends,
         idle_ends: None,
         host_pid: seen
@@ -224,72 +225,15 @@ pub(super) fn usage(stats: &ContainerStatsResponse, processes: Option<u32>) -> U
     }
 }
 
-/// Reads the engine's form of a time, `2026-01-31T12:00:00.123456789Z`.
-fn time(text: &str) -> Option<SystemTime> {
-    let (date, rest) = text.split_once('T')?;
-    let clock = rest.strip_suffix('Z')?;
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let numbers = |text: &str, by: char| {
-        text.split(by)
-            .map(str::parse::<u32>)
-            .collect::<Result<Vec<_>, _>>()
-            .ok()
-    };
-    let (date, clock) = (numbers(date, '-')?, numbers(clock, ':')?);
-    let ([year, month, day], [hour, minute, second]) = (date.as_slice(), clock.as_slice()) else {
-        return None;
-    };
-    if !(1970..=9999).contains(year)
-        || !(1..=12).contains(month)
-        || !(1..=31).contains(day)
-        || *hour > 23
-        || *minute > 59
-        || *second > 60
-    {
-        return None;
-    }
-    let nanos: String = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect();
-    let seconds = days(*year, *month, *day) * 86_400
-        + u64::from(*hour) * 3600
-        + u64::from(*minute) * 60
-        + u64::from(*second);
-    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos.parse().ok()?))
-}
-
-/// Days since 1970-01-01 in the Gregorian calendar, from 1970 on.
-fn days(year: u32, month: u32, day: u32) -> u64 {
-    let leap = |y: u32| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
-    let lengths = [
-        31,
-        if leap(year) { 29 } else { 28 },
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let before: u64 = (1970..year).map(|y| if leap(y) { 366 } else { 365 }).sum();
-    let months: u64 = lengths.iter().take(month as usize - 1).sum();
-    before + months + u64::from(day) - 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn times_of_the_engine_are_read() {
-        let at =
-            |text| time(text).map(|t| t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos());
+        let at = |text| {
+            parse_time(text).map(|t| t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos())
+        };
         assert_eq!(at("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(at("2000-03-01T00:00:00Z"), Some(951_868_800_000_000_000));
         assert_eq!(

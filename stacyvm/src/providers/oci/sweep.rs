@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use stacyvm_agent::helper_protocol::LEDGER_NAME;
 
-use super::directory::is_held;
+use super::directory::{PARKED, is_held};
 use super::error::{io, system};
 use super::owned::Owned;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,18 +40,7 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
             Err(_) => None,
         },
     };
-    let ledger = ledger(&directory)?;
-    let cgroups = cgroups(&ledger)?;
-    fault_point!("sweep.begun");
-    // In all of them first: what is frozen in one dies in none.
-    for path in &cgroups {
-        thaw(path);
-    }
-    for path in &cgroups {
-        remove_cgroup(path).await?;
-        fault_point!("sweep.cgroup");
-    }
-    fault_point!("sweep.cgroups");
+    end_cgroups(&directory, name).await?;
     // Without root, rights over some of it are its users' alone.
     if owned.remove_as_users(name).await? {
         drop(lock);
@@ -91,14 +80,8 @@ pub(super) async fn sweep_at(path: &Path) -> Result<bool> {
     let Some(lock) = is_held(&directory)? else {
         return Ok(false);
     };
-    let ledger = ledger(&directory)?;
-    let cgroups = cgroups(&ledger)?;
-    for path in &cgroups {
-        thaw(path);
-    }
-    for path in &cgroups {
-        remove_cgroup(path).await?;
-    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    end_cgroups(&directory, &name).await?;
     let path = path.to_owned();
     let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
     drop(lock);
@@ -108,6 +91,32 @@ pub(super) async fn sweep_at(path: &Path) -> Result<bool> {
         }
         _ => Ok(true),
     }
+}
+
+/// Ends what is in the cgroups that the ledger in a sandbox's directory names.
+async fn end_cgroups(directory: &OwnedFd, name: &str) -> Result<()> {
+    let ledger = ledger(directory)?;
+    let mut cgroups = cgroups(&ledger)?;
+    cgroups.retain(|path| is_of(path, name));
+    fault_point!("sweep.begun");
+    // In all of them first: what is frozen in one dies in none.
+    for path in &cgroups {
+        thaw(path);
+    }
+    for path in &cgroups {
+        remove_cgroup(path).await?;
+        fault_point!("sweep.cgroup");
+    }
+    fault_point!("sweep.cgroups");
+    Ok(())
+}
+
+/// Whether a cgroup is that of the directory with this name, or one of before it
+/// had its name. A helper that was killed when its new name was taken has left
+/// the other one's in its ledger.
+pub(super) fn is_of(cgroup: &Path, name: &str) -> bool {
+    let cgroup = cgroup.file_name().and_then(|name| name.to_str());
+    cgroup.is_some_and(|cgroup| cgroup == name || cgroup.starts_with(PARKED))
 }
 
 /// Every part of the path is a directory of root's or this user's, and nobody
@@ -273,6 +282,16 @@ mod tests {
             assert_eq!(cgroups(&format!("{ledger}{cut}")).unwrap(), whole);
         }
         assert_eq!(cgroups("").unwrap(), <[&Path; 0]>::default());
+    }
+
+    #[test]
+    fn a_ledger_takes_down_no_other_sandbox_that_it_names() {
+        let is = |cgroup: &str, name: &str| is_of(Path::new(cgroup), name);
+        assert!(is("/sys/fs/cgroup/pids/stacyvm/a", "a"));
+        assert!(is("/sys/fs/cgroup/stacyvm/parked-x", "a"));
+        assert!(is("/sys/fs/cgroup/stacyvm/parked-x", "parked-x"));
+        assert!(!is("/sys/fs/cgroup/stacyvm/a", "parked-x"));
+        assert!(!is("/sys/fs/cgroup/stacyvm/a", "ab"));
     }
 
     #[test]

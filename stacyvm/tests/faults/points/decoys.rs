@@ -175,19 +175,18 @@ impl Decoys {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let kept = format!("/proc/{}/root/mnt/kept", child.id());
+        let process = Path::new("/proc").join(child.id().to_string());
+        let kept = process.join("root").join("mnt/kept");
         self.processes.push(child);
         // Until it is there it cannot be missed.
         for _ in 0..1000 {
-            if Path::new(&kept).exists() {
+            if kept.exists() {
                 break;
             }
             std::thread::yield_now();
             let _ = Command::new("sleep").arg("0.01").status();
         }
-        self.add("a mount of another namespace", move || {
-            Path::new(&kept).exists()
-        });
+        self.add("a mount of another namespace", move || kept.exists());
     }
 
     /// What this machine can make of an interface and a loop device.
