@@ -202,6 +202,11 @@ pub struct Launch {
     /// Has a runtime make the sandbox, from a bundle whose root is [`root`](Self::root).
     #[n(11)]
     pub bundle: Option<Bundle>,
+    /// How many descriptors come behind those of the mounts that are locks of
+    /// volumes. The helper keeps them open until nothing of the sandbox runs.
+    #[n(12)]
+    #[cbor(default)]
+    pub volume_locks: u32,
 }
 
 /// What an OCI runtime is told beyond a root.

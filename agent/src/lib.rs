@@ -28,6 +28,8 @@ pub mod delegation;
 pub mod faults;
 pub mod helper_protocol;
 pub mod protocol;
+#[cfg(all(feature = "files", target_os = "linux"))]
+pub mod remove;
 
 #[cfg(feature = "guest")]
 mod filter;

@@ -209,6 +209,32 @@ fn df_tells_what_lies_on_the_disk() {
 }
 
 #[test]
+fn a_volume_is_its_sandboxes_for_as_long_as_they_live() {
+    let cli = cli();
+    let id = cli.create(&["--mount", "volume:used:/data:rw"]);
+    cli.ok(&["exec", &id, "touch", "/data/kept"]);
+    let path = cli.state.path().join("volume-locks/used");
+    let lock = std::fs::File::open(&path).unwrap();
+    // No host of it lives: the helper has the lock.
+    assert!(lock.try_lock().is_err(), "nobody has the lock");
+    cli.ok(&["kill", &id]);
+    lock.try_lock().unwrap();
+    lock.unlock().unwrap();
+    // As a create has it that opened the volume and has no helper yet.
+    lock.lock_shared().unwrap();
+    let report = json(&cli, &["prune", "--volumes", "--yes"]);
+    assert!(!report.to_string().contains("used"), "{report}");
+    assert!(cli.state.path().join("volumes/used/kept").exists());
+    drop(lock);
+    let report = json(&cli, &["prune", "--volumes", "--yes"]);
+    assert_eq!(report["items"][0]["name"], "used", "{report}");
+    assert!(!cli.state.path().join("volumes/used").exists());
+    assert!(!path.exists());
+    let id = cli.create(&["--mount", "volume:used:/data:rw"]);
+    assert_eq!(cli.ok(&["exec", &id, "ls", "/data"]), "");
+}
+
+#[test]
 fn prune_needs_a_yes_for_what_cannot_be_had_back() {
     let cli = cli();
     let id = cli.create(&["--mount", "volume:used:/data:rw"]);

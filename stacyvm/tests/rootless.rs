@@ -215,6 +215,46 @@ async fn rootless_volumes_outlive_sandboxes() {
 }
 
 #[tokio::test]
+async fn rootless_volumes_with_files_of_others_are_pruned() {
+    let Some((host, watch)) = rootless().await else {
+        return;
+    };
+    let spec = ["first", "second"].iter().fold(attached(), |spec, name| {
+        spec.mount(Mount {
+            target: format!("/{name}"),
+            source: MountSource::Volume((*name).into()),
+            writable: true,
+        })
+    });
+    let sandbox = soon(async { host.engine.create(spec).await })
+        .await
+        .unwrap();
+    say(
+        &sandbox,
+        "chmod 777 /first; mkdir -m 700 /second/x; touch /second/x/y; chmod 0 /second/x",
+    )
+    .await;
+    if host.can().await.users == Users::Many {
+        let line = "mkdir -m 700 /first/x && touch /first/x/y && mkdir -m 0 /first/x/z";
+        let made = soon(sandbox.shell(line).user("1234:1234").output()).await;
+        let made = made.unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+    soon(sandbox.kill()).await.unwrap();
+    let request = stacyvm::engine::PruneRequest {
+        volumes: true,
+        ..Default::default()
+    };
+    let pruned = soon(host.engine.prune(&request)).await.unwrap();
+    assert!(pruned.not_removed.is_empty(), "{pruned:?}");
+    let names: Vec<_> = pruned.items.iter().map(|item| &item.name).collect();
+    assert_eq!(names, ["first", "second"]);
+    let volumes = std::fs::read_dir(host.state.path().join("volumes")).unwrap();
+    assert_eq!(volumes.count(), 0);
+    watch.nothing_left().await;
+}
+
+#[tokio::test]
 async fn rootless_root_directories_stay_as_they_are() {
     let Some((host, watch)) = rootless().await else {
         return;

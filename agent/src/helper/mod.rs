@@ -21,7 +21,6 @@ mod mounts;
 mod nested;
 mod packet;
 mod parked;
-mod remove;
 mod root;
 mod seccomp;
 mod state;
@@ -36,6 +35,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::helper_protocol::{
     Failed, FailedKind, FromHelper, GENERATION, MOST_OPEN_FILES, Park, Remove, ToHelper,
 };
+use crate::remove;
 use fault::{Result, Tried};
 
 /// Runs the helper until its sandbox is gone: with the owner channel as

@@ -14,7 +14,7 @@ use crate::helper_protocol::MAX_PACKET;
 use crate::protocol::message::{decode, encode};
 
 /// The most descriptors that travel with one packet.
-const MAX_FDS: usize = 64;
+const MAX_FDS: usize = 128;
 
 /// Sends one packet, or the bytes of a frame's part.
 pub(crate) fn send_bytes(

@@ -233,6 +233,10 @@ impl Parked {
         let mut fds = VecDeque::from(fds);
         let mut in_force = Vec::new();
         let trees = self.trees(launch, &mut fds, &mut in_force)?;
+        for _ in 0..launch.volume_locks {
+            let lock = next(&mut fds, "the lock of a volume")?;
+            self.state.volumes.push(lock);
+        }
         let trees = match &self.agent {
             // The child goes ahead: the agent that it becomes does nothing
             // before it is told its configuration, below.

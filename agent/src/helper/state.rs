@@ -13,8 +13,9 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use super::bundle::Container;
 use super::cgroup::Cgroups;
 use super::fault::{Result, Tried};
-use super::{disk, inside, remove};
+use super::{disk, inside};
 use crate::helper_protocol::{Failed, FailedKind, LEDGER_NAME, LOCK_NAME};
+use crate::remove;
 
 /// The init process of a sandbox.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct State {
     /// What a runtime holds of it.
     pub(crate) container: Option<Container>,
     pub(crate) loop_device: Option<u32>,
+    /// The locks of its volumes, held for as long as something may write to them.
+    pub(crate) volumes: Vec<OwnedFd>,
     /// The user namespace of a helper without root: only there it has rights over
     /// what the sandbox's users own.
     pub(crate) namespace: Option<OwnedFd>,
@@ -78,6 +81,7 @@ impl State {
             init: None,
             container: None,
             loop_device: None,
+            volumes: Vec::new(),
             namespace: None,
         })
     }
@@ -185,6 +189,8 @@ impl State {
         if let Some(number) = self.loop_device.take() {
             left.extend(disk::wait_free(number));
         }
+        // Before the directory goes: who sees that it went may have the volumes.
+        self.volumes.clear();
         // The lock's file goes with the directory; the lock itself is held to
         // the end, so that no sweep works on what is being removed.
         if let Err(failed) = self.remove_directory() {

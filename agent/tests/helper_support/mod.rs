@@ -178,6 +178,7 @@ pub(crate) fn plain(id: &str) -> Launch {
         },
         connection: false,
         bundle: None,
+        volume_locks: 0,
     }
 }
 

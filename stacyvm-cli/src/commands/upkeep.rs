@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use stacyvm::engine::{Engine, PruneRequest, Pruned};
@@ -87,6 +87,7 @@ pub(crate) async fn reconcile(engine: &Engine, json: bool) -> Result<u8> {
     let swept = engine.sweep().await;
     let done = engine.reconcile().await?;
     let lacking = tell_failed(engine, &swept.not_asked, false, json).await?;
+    let lacking = tell_not_removed(&swept, json) || lacking;
     let code = if lacking || !done.postponed.is_empty() {
         exit::FAILED
     } else {
@@ -103,6 +104,7 @@ pub(crate) async fn reconcile(engine: &Engine, json: bool) -> Result<u8> {
             "ended": done.ended,
             "postponed": postponed,
             "swept": swept.items,
+            "not_removed": swept.not_removed,
             "not_asked": swept.not_asked,
         })))?;
         return Ok(code);
@@ -163,8 +165,10 @@ pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Resu
     };
     let mut request = PruneRequest {
         older_than,
+        at: Some(SystemTime::now()),
         volumes: args.volumes,
         dry_run: true,
+        ..PruneRequest::default()
     };
     if !args.yes {
         let wanted = engine.prune(&request).await?;
@@ -172,17 +176,21 @@ pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Resu
         if for_ever && !confirmed(&wanted)? {
             return Err(unconfirmed("prune", &summary(&wanted)));
         }
+        // What was asked for is what goes, whatever is there by now.
+        request.only_volumes = Some(volumes(&wanted).map(str::to_owned).collect());
     }
     request.dry_run = false;
     let pruned = engine.prune(&request).await?;
     let bytes: u64 = pruned.items.iter().map(|item| item.bytes).sum();
     let lacking = tell_failed(engine, &pruned.not_asked, false, json).await?;
+    let lacking = tell_not_removed(&pruned, json) || lacking;
     let code = if lacking { exit::FAILED } else { 0 };
     if json {
         super::printed(output::json(&json!({
             "records": pruned.records,
             "items": pruned.items,
             "freed_bytes": bytes,
+            "not_removed": pruned.not_removed,
             "not_asked": pruned.not_asked,
         })))?;
         return Ok(code);
@@ -218,13 +226,13 @@ fn confirmed(wanted: &Pruned) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+fn volumes(wanted: &Pruned) -> impl Iterator<Item = &str> {
+    let volumes = wanted.items.iter().filter(|item| item.kind == "volume");
+    volumes.map(|item| item.name.as_str())
+}
+
 fn summary(wanted: &Pruned) -> String {
-    let volumes: Vec<&str> = wanted
-        .items
-        .iter()
-        .filter(|item| item.kind == "volume")
-        .map(|item| item.name.as_str())
-        .collect();
+    let volumes: Vec<&str> = volumes(wanted).collect();
     let records = format!("up to {} records of ended sandboxes", wanted.records);
     if volumes.is_empty() {
         return records;
@@ -258,6 +266,19 @@ async fn tell_failed(
         }
     }
     Ok(lacking)
+}
+
+/// Says what could not be removed; true where there is something.
+fn tell_not_removed(pruned: &Pruned, json: bool) -> bool {
+    for item in &pruned.not_removed {
+        if !json {
+            output::remark(&format!(
+                "{} {} could not be removed: {}",
+                item.kind, item.name, item.reason
+            ));
+        }
+    }
+    !pruned.not_removed.is_empty()
 }
 
 fn rows(items: &[DiskUse]) -> Vec<Vec<String>> {

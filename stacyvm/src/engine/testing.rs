@@ -16,7 +16,7 @@ use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope, Leftover,
     Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, Signals,
-    SnapshotInfo, TidyRequest, Users,
+    SnapshotInfo, Tidied, TidyRequest, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions,
@@ -394,7 +394,7 @@ impl Provider for Scripted {
     async fn disk_use(&self, _: &Context) -> Result<Vec<DiskUse>> {
         no()
     }
-    async fn tidy(&self, _: &Context, _: &TidyRequest) -> Result<Vec<DiskUse>> {
+    async fn tidy(&self, _: &Context, _: &TidyRequest) -> Result<Tidied> {
         no()
     }
     async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What is left on the host, what takes room, and what nobody needs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::Engine;
 use super::records::spec_of;
 use crate::clock::to_ms;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provider::{DiskUse, Leftover, Provider as _, Reach, TidyRequest};
+use crate::provider::{DiskUse, Leftover, NotRemoved, Provider as _, Reach, Tidied, TidyRequest};
 use crate::sandbox::spec::MountSource;
 use crate::sandbox::state::Phase;
 use crate::store::SandboxFilter;
@@ -43,8 +43,13 @@ pub struct PruneRequest {
     /// Records of sandboxes that ended longer ago than this. A record whose
     /// idempotency key is kept stays for a day.
     pub older_than: Duration,
+    /// The moment that ages are counted from; now, if it is left out. The
+    /// moment of a dry run here prunes no record that the dry run did not count.
+    pub at: Option<SystemTime>,
     /// Whether volumes that no sandbox has go too.
     pub volumes: bool,
+    /// The volumes that may go; all of them, if it is left out.
+    pub only_volumes: Option<Vec<String>>,
     /// Whether it is only told what would go.
     pub dry_run: bool,
 }
@@ -52,11 +57,12 @@ pub struct PruneRequest {
 /// What was pruned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
-    /// Records of ended sandboxes; of a dry run, those that are old enough,
-    /// kept idempotency keys or not.
+    /// Records of ended sandboxes.
     pub records: u64,
     /// What was removed from the disk.
     pub items: Vec<DiskUse>,
+    /// What should have gone and could not be removed, and why.
+    pub not_removed: Vec<NotRemoved>,
     /// Providers that could not be asked, and why.
     pub not_asked: BTreeMap<String, String>,
 }
@@ -174,7 +180,7 @@ impl Engine {
     ///
     /// What was removed until then is gone; the rest stays.
     pub async fn prune(&self, request: &PruneRequest) -> Result<Pruned> {
-        let now = to_ms(self.0.clock.now());
+        let now = to_ms(request.at.unwrap_or_else(|| self.0.clock.now()));
         let age = u64::try_from(request.older_than.as_millis()).unwrap_or(u64::MAX);
         // One that ends in this millisecond is old enough for an age of nothing.
         let before = now.saturating_sub(age).saturating_add(1);
@@ -184,16 +190,14 @@ impl Engine {
                 cache: true,
                 volumes: request.volumes,
                 kept_volumes,
+                only_volumes: request.only_volumes.clone(),
                 dry_run: request.dry_run,
                 ..TidyRequest::default()
             })
             .await;
         if request.dry_run {
-            let ended = self.all_in(&[Phase::Ended, Phase::Failed]).await?;
-            let old = ended
-                .iter()
-                .filter(|record| record.ended_ms.is_some_and(|at| at < before));
-            pruned.records = old.count() as u64;
+            let (context, store) = (&self.0.context, &self.0.store);
+            pruned.records = store.count_prunable(context, before, now).await?;
             return Ok(pruned);
         }
         loop {
@@ -212,11 +216,15 @@ impl Engine {
         let asked = self
             .ask_each(|provider| async move { provider.tidy(&self.0.context, request).await })
             .await;
-        Pruned {
-            records: 0,
-            items: asked.answers.into_iter().flatten().collect(),
+        let mut pruned = Pruned {
             not_asked: asked.failed,
+            ..Pruned::default()
+        };
+        for Tidied { gone, failed } in asked.answers {
+            pruned.items.extend(gone);
+            pruned.not_removed.extend(failed);
         }
+        pruned
     }
 
     async fn living_records(&self) -> Result<BTreeSet<String>> {

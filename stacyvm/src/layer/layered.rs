@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Leftover, Operation, OperationKind,
-    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, TidyRequest,
+    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -460,7 +460,7 @@ impl Provider for Layered {
         .await
     }
 
-    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>> {
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied> {
         self.call(cx, OperationKind::Tidy, None, move |p, cx| {
             Box::pin(async move { p.tidy(&cx, request).await })
         })

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 pub use operation::{Operation, OperationKind};
-pub use upkeep::{DiskUse, Leftover, Reach, TidyRequest};
+pub use upkeep::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
 use crate::context::Context;
 use crate::error::Result;
@@ -244,8 +244,9 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Tells what takes room on the disk.
     async fn disk_use(&self, cx: &Context) -> Result<Vec<DiskUse>>;
 
-    /// Removes what nobody needs, and tells what it was and what it took.
-    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>>;
+    /// Removes what nobody needs, and tells what it was and what it took. What
+    /// cannot be removed keeps nothing else from being removed.
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied>;
 }
 
 /// Names a provider and its runtime.

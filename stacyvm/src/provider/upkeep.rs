@@ -65,6 +65,28 @@ pub struct TidyRequest {
     pub volumes: bool,
     /// Volumes to keep: those of the engine's records.
     pub kept_volumes: Vec<String>,
+    /// The volumes that may go; without it all may.
+    pub only_volumes: Option<Vec<String>>,
     /// Whether it is only told what would be removed.
     pub dry_run: bool,
+}
+
+/// What was tidied up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// What was removed, and what it took.
+    pub gone: Vec<DiskUse>,
+    /// What could not be removed; the rest was, all the same.
+    pub failed: Vec<NotRemoved>,
+}
+
+/// Something that should have been removed and is still there, in part maybe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotRemoved {
+    /// As in [`DiskUse`].
+    pub kind: String,
+    /// As in [`DiskUse`].
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }

@@ -651,10 +651,12 @@ pub(super) async fn prune_spares_what_is_kept(store: Any) {
     let prune = |before, now| {
         let store = store.clone();
         async move {
-            store
-                .prune_sandboxes(&cx(), before, now, 100)
-                .await
-                .unwrap()
+            // What is counted before is what goes.
+            let counted = store.count_prunable(&cx(), before, now).await.unwrap();
+            let pruned = store.prune_sandboxes(&cx(), before, now, 100).await;
+            let pruned = pruned.unwrap();
+            assert_eq!(counted, u64::from(pruned));
+            pruned
         }
     };
     assert_eq!(prune(5_000, 6_000).await, 0, "it ended at that very time");

@@ -51,6 +51,16 @@ impl Row {
         seq
     }
 
+    /// Whether it may go: ended before a time, without a key that is kept and
+    /// without anything left of it.
+    fn is_prunable(&self, cx: &Context, ended_before_ms: u64, now_ms: u64) -> bool {
+        let r = &self.record;
+        r.tenant == cx.tenant
+            && r.ended_ms.is_some_and(|at| at < ended_before_ms)
+            && (r.idempotency_key.is_none() || !rules::keeps_key(r, now_ms))
+            && self.resources.values().all(|s| *s == ResourceState::Gone)
+    }
+
     fn put(&mut self, resources: &[Resource]) {
         for r in resources {
             self.resources
@@ -187,13 +197,7 @@ impl Store for MemoryStore {
         let old: Vec<SandboxId> = tables
             .sandboxes
             .values()
-            .filter(|row| {
-                let r = &row.record;
-                r.tenant == cx.tenant
-                    && r.ended_ms.is_some_and(|at| at < ended_before_ms)
-                    && (r.idempotency_key.is_none() || !rules::keeps_key(r, now_ms))
-                    && row.resources.values().all(|s| *s == ResourceState::Gone)
-            })
+            .filter(|row| row.is_prunable(cx, ended_before_ms, now_ms))
             .take(rules::page(limit))
             .map(|row| row.record.id.clone())
             .collect();
@@ -206,6 +210,13 @@ impl Store for MemoryStore {
             }
         }
         Ok(u32::try_from(old.len()).unwrap_or(u32::MAX))
+    }
+
+    async fn count_prunable(&self, cx: &Context, ended_before_ms: u64, now_ms: u64) -> Result<u64> {
+        let tables = self.lock(cx)?;
+        let rows = tables.sandboxes.values();
+        let old = rows.filter(|row| row.is_prunable(cx, ended_before_ms, now_ms));
+        Ok(old.count() as u64)
     }
 
     async fn append_journal(

@@ -137,6 +137,10 @@ pub trait Store: Debug + Send + Sync + 'static {
         limit: u32,
     ) -> Result<u32>;
 
+    /// Counts the records that [`prune_sandboxes`](Self::prune_sandboxes) would
+    /// delete without a limit.
+    async fn count_prunable(&self, cx: &Context, ended_before_ms: u64, now_ms: u64) -> Result<u64>;
+
     /// Appends to the journal of a sandbox and gives the entry's number, from 1.
     ///
     /// # Errors

@@ -82,6 +82,36 @@ async fn what_ended_and_was_not_taken_away_is_removed_by_its_id() {
 }
 
 #[tokio::test]
+async fn a_trial_counts_what_the_prune_removes() {
+    let (_mock, engine) = engine().await;
+    let spec = || SandboxSpec::image("any");
+    let keyed = engine.create(spec()).idempotency_key("k").await.unwrap();
+    let plain = engine.create(spec()).await.unwrap();
+    for sandbox in [&keyed, &plain] {
+        sandbox.kill().await.unwrap();
+    }
+    let at = std::time::SystemTime::now();
+    let trial = PruneRequest {
+        dry_run: true,
+        at: Some(at),
+        ..PruneRequest::default()
+    };
+    // The key of the other one is kept, and its record with it.
+    assert_eq!(engine.prune(&trial).await.unwrap().records, 1);
+    // What ends after the moment of the trial is not what was asked for.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    engine.create(spec()).await.unwrap().kill().await.unwrap();
+    let real = PruneRequest {
+        dry_run: false,
+        ..trial
+    };
+    assert_eq!(engine.prune(&real).await.unwrap().records, 1);
+    assert!(engine.get(keyed.id()).await.is_ok());
+    let later = PruneRequest::default();
+    assert_eq!(engine.prune(&later).await.unwrap().records, 1);
+}
+
+#[tokio::test]
 async fn records_of_ended_sandboxes_are_pruned_when_they_are_old_enough() {
     let (_mock, engine) = engine().await;
     let living = engine.create(SandboxSpec::image("any")).await.unwrap();

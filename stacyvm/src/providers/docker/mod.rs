@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, OperationKind,
-    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, TidyRequest,
+    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -460,8 +460,8 @@ impl Provider for DockerProvider {
     }
 
     /// The engine removes what ended by itself; nothing is cached.
-    async fn tidy(&self, _cx: &Context, _request: &TidyRequest) -> Result<Vec<DiskUse>> {
-        Ok(Vec::new())
+    async fn tidy(&self, _cx: &Context, _request: &TidyRequest) -> Result<Tidied> {
+        Ok(Tidied::default())
     }
 
     async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {

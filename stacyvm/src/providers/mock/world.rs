@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
-    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo,
+    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
     TidyRequest,
 };
 use crate::sandbox::exec::{
@@ -749,7 +749,7 @@ impl Provider for Mock {
         .await
     }
 
-    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>> {
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied> {
         self.call(cx, OperationKind::Tidy, None, |_| async {
             let mut world = self.lock();
             // It has neither programs nor volumes; what ended is all there is.
@@ -761,7 +761,10 @@ impl Provider for Mock {
                 }
                 !goes || request.dry_run
             });
-            Ok(ended)
+            Ok(Tidied {
+                gone: ended,
+                ..Tidied::default()
+            })
         })
         .await
     }

@@ -42,10 +42,6 @@ impl Sandboxes {
         self.directory.as_fd()
     }
 
-    pub(super) fn path_of(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
     /// Opens the directory of a sandbox.
     pub(super) fn find(&self, id: &SandboxId) -> Result<OwnedFd> {
         self.find_name(id.as_str())?.ok_or_else(|| {

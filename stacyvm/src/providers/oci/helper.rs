@@ -24,7 +24,7 @@ use super::sys;
 use crate::error::{Error, Result};
 
 /// The most descriptors that travel with one packet.
-const MAX_DESCRIPTORS: usize = 64;
+const MAX_DESCRIPTORS: usize = 128;
 
 /// A helper. Dropping it closes the owner channel, which ends the sandbox
 /// unless it was detached.
@@ -167,7 +167,7 @@ impl Helper {
             return Err(Error::invalid(
                 "mounts",
                 descriptors.len(),
-                "at most 62 host directories and volumes",
+                "at most 126 host directories, where a volume counts as two",
                 "mount a common parent",
             ));
         }

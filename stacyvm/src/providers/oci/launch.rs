@@ -1,7 +1,6 @@
 //! From a request to what a helper is told, with the descriptors that go along.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::time::SystemTime;
 
 use minicbor::bytes::ByteVec;
@@ -9,10 +8,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, MOST_OPEN_FILES, Root};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
-use super::directory::make_private;
 use super::error::system;
 use super::runtime::Runtime;
-use crate::error::{Error, ErrorKind, Result};
+use super::volumes::Volumes;
+use crate::error::{Error, Result};
 use crate::provider::CreateRequest;
 use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
 
@@ -60,10 +59,12 @@ impl Prepared {
     }
 }
 
-/// Translates a request and opens what it names on the host.
+/// Translates a request and opens what it names on the host; `locks` are those
+/// of its volumes.
 pub(super) fn prepare(
     request: &CreateRequest,
-    volumes: &Path,
+    volumes: &Volumes,
+    locks: Vec<OwnedFd>,
     record: Vec<u8>,
     many_users: bool,
 ) -> Result<Prepared> {
@@ -106,9 +107,8 @@ pub(super) fn prepare(
                 wire::MountSource::Host
             }
             MountSource::Volume(name) => {
-                let path = volumes.join(name);
-                make_private(volumes)?;
-                make_volume(&path)?;
+                let path = volumes.path_of(name);
+                volumes.make(name)?;
                 descriptors.push(open_mount(&field, &path.to_string_lossy())?);
                 wire::MountSource::Host
             }
@@ -140,7 +140,9 @@ pub(super) fn prepare(
         agent: agent(request, user, attainable, many_users),
         connection: false,
         bundle: None,
+        volume_locks: u32::try_from(locks.len()).unwrap_or(u32::MAX),
     };
+    descriptors.extend(locks);
     Ok(Prepared {
         launch,
         own,
@@ -277,27 +279,4 @@ fn open(path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, rus
 /// Whether a directory belongs to this user.
 fn is_own(directory: &OwnedFd) -> bool {
     rustix::fs::fstat(directory).is_ok_and(|s| s.st_uid == rustix::process::geteuid().as_raw())
-}
-
-/// A volume belongs to the default user inside, which is this one where it is
-/// not root.
-fn make_volume(path: &Path) -> Result<()> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-        Ok(()) if !rustix::process::geteuid().is_root() => Ok(()),
-        Ok(()) => {
-            let (uid, gid) = (
-                rustix::fs::Uid::from_raw(1000),
-                rustix::fs::Gid::from_raw(1000),
-            );
-            rustix::fs::chown(path, Some(uid), Some(gid))
-                .map_err(|e| system("give a volume its owner", e))
-        }
-        Err(rustix::io::Errno::EXIST) if path.is_dir() => Ok(()),
-        Err(rustix::io::Errno::EXIST) => Err(Error::new(
-            ErrorKind::Corrupt,
-            "a volume's directory is no directory",
-        )
-        .context("path", path.display())),
-        Err(errno) => Err(system("make a volume", errno)),
-    }
 }

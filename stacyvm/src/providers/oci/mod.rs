@@ -23,6 +23,7 @@ mod seccomp;
 mod sweep;
 mod sys;
 mod upkeep;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -44,7 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{
     Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
-    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, TidyRequest,
+    PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -53,6 +54,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
+use crate::sandbox::spec::MountSource;
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
 use directory::{PARKED, Sandboxes};
 use host::Host;
@@ -60,6 +62,7 @@ use identities::Identities;
 use owned::Owned;
 use program::{Program, unexpected};
 use runtime::Runtime;
+use volumes::Volumes;
 
 const NAME: &str = "oci";
 
@@ -70,7 +73,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Oci {
     state_dir: PathBuf,
-    volumes: PathBuf,
+    volumes: Volumes,
     /// What was left by helpers that were killed, and taken away when this was opened.
     swept: Mutex<Vec<DiskUse>>,
     host: Host,
@@ -119,7 +122,7 @@ impl Oci {
         let host = Host::look(&identities, program.is_installed());
         program.start_by(host.manager());
         let provider = Self {
-            volumes: config.state_dir.join("volumes"),
+            volumes: Volumes::of(&config.state_dir),
             state_dir: std::fs::canonicalize(&config.state_dir)
                 .unwrap_or_else(|_| config.state_dir.clone()),
             swept: Mutex::default(),
@@ -360,7 +363,16 @@ impl Provider for Oci {
         let record = serde_json::to_vec(&record).map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e)
         })?;
-        let mut prepared = launch::prepare(request, &self.volumes, record, self.many_users)?;
+        let mut locks = BTreeMap::new();
+        for mount in &request.spec.mounts {
+            if let MountSource::Volume(name) = &mount.source
+                && !locks.contains_key(name)
+            {
+                locks.insert(name, self.volumes.hold(name).await?);
+            }
+        }
+        let locks = locks.into_values().collect();
+        let mut prepared = launch::prepare(request, &self.volumes, locks, record, self.many_users)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
         fault_point!("create.prepared");
@@ -668,7 +680,7 @@ impl Provider for Oci {
         self.weigh().await
     }
 
-    async fn tidy(&self, _cx: &Context, request: &TidyRequest) -> Result<Vec<DiskUse>> {
+    async fn tidy(&self, _cx: &Context, request: &TidyRequest) -> Result<Tidied> {
         self.tidy_up(request).await
     }
 }

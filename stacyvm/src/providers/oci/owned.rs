@@ -1,14 +1,16 @@
 //! The helpers that this process started: those that wait, those that watch.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use stacyvm_agent::remove;
 use tokio::sync::Notify;
 
 use super::directory::{PARKED, Sandboxes};
+use super::error::io;
 use super::helper::{Helper, has_ended, reap_unwatched};
 use super::identities::Identities;
 use super::program::Program;
@@ -245,14 +247,24 @@ impl Owned {
         &self.sandboxes
     }
 
-    /// Removes a directory of a sandbox where that takes the rights of its users;
-    /// false where it does not.
-    pub(super) async fn remove_as_users(&self, name: &str) -> Result<bool> {
-        let Some(users) = self.identities.of_leftovers() else {
-            return Ok(false);
-        };
-        Helper::remove(&self.program, self.sandboxes.descriptor(), name, users).await?;
-        Ok(true)
+    /// Removes what lies in a directory under this name, files of the users of
+    /// sandboxes included. What is not there is success.
+    pub(super) async fn remove_in(&self, parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+        if let Some(users) = self.identities.of_leftovers() {
+            return Helper::remove(&self.program, parent, name, users).await;
+        }
+        let parent = parent
+            .try_clone_to_owned()
+            .map_err(|e| io("open a directory again", e))?;
+        let name = std::ffi::CString::new(name)
+            .map_err(|e| Error::new(ErrorKind::InvalidArgument, "a name holds a nul").source(e))?;
+        let removal = tokio::task::spawn_blocking(move || remove::tree(&parent, &name)).await;
+        match removal {
+            Ok(removed) => removed.map_err(|e| io("remove a directory", e)),
+            Err(error) => {
+                Err(Error::new(ErrorKind::Internal, "removing a directory stopped").source(error))
+            }
+        }
     }
 
     /// Makes what every sandbox needs and takes it away again, as a trial.

@@ -41,26 +41,10 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
         },
     };
     end_cgroups(&directory, name).await?;
-    // Without root, rights over some of it are its users' alone.
-    if owned.remove_as_users(name).await? {
-        drop(lock);
-        return Ok(true);
-    }
-    let path = sandboxes.path_of(name);
-    let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    let removed = owned.remove_in(sandboxes.descriptor(), name).await;
     fault_point!("sweep.directory");
-    let removed = match removal {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Ok(Err(error)) => Err(io("remove the sandbox's directory", error)),
-        Err(error) => Err(Error::new(
-            ErrorKind::Internal,
-            "removing the sandbox's directory stopped",
-        )
-        .source(error)),
-    };
     drop(lock);
-    removed
+    removed.map(|()| true)
 }
 
 /// Removes a sandbox of another state directory whose helper is dead; false

@@ -1,15 +1,17 @@
 //! Leftovers, room on the disk, and what nobody needs any more.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use super::directory::is_held;
 use super::disk_use::Scale;
 use super::error::{io, system};
 use super::leftovers::Look;
+use super::volumes::Volumes;
 use super::{Oci, processes, sweep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::provider::{DiskUse, Leftover, Reach, TidyRequest};
+use crate::provider::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
 impl Oci {
     pub(super) async fn look(&self, reach: Reach) -> Result<Vec<Leftover>> {
@@ -69,7 +71,7 @@ impl Oci {
 
     pub(super) async fn weigh(&self) -> Result<Vec<DiskUse>> {
         let mut places = named("sandbox", &self.state_dir.join("sandboxes"));
-        places.extend(named("volume", &self.volumes));
+        places.extend(named("volume", self.volumes.path()));
         places.extend(named("cache", &self.state_dir.join("cache")));
         blocking(move || {
             let mut scale = Scale::default();
@@ -82,14 +84,14 @@ impl Oci {
         .await
     }
 
-    pub(super) async fn tidy_up(&self, request: &TidyRequest) -> Result<Vec<DiskUse>> {
-        let mut gone = Vec::new();
+    pub(super) async fn tidy_up(&self, request: &TidyRequest) -> Result<Tidied> {
+        let mut tidied = Tidied::default();
         if request.dead {
             let mut swept = self
                 .swept
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            gone.append(&mut swept);
+            tidied.gone.append(&mut swept);
         }
         for (kind, path) in self.unneeded(request).await? {
             let name = path
@@ -101,12 +103,21 @@ impl Oci {
                 let (name, path) = (name.clone(), path.clone());
                 blocking(move || Scale::default().weigh(kind, &name, &path)).await?
             };
-            if !request.dry_run && !self.tidy_away(kind, &name, &path).await? {
+            if request.dry_run {
+                tidied.gone.push(weighed);
                 continue;
             }
-            gone.push(weighed);
+            match self.tidy_away(kind, &name, &path).await {
+                Ok(true) => tidied.gone.push(weighed),
+                Ok(false) => {}
+                Err(error) => tidied.failed.push(NotRemoved {
+                    kind: kind.to_owned(),
+                    name,
+                    reason: error.to_string(),
+                }),
+            }
         }
-        Ok(gone)
+        Ok(tidied)
     }
 
     async fn unneeded(&self, request: &TidyRequest) -> Result<Vec<(&'static str, PathBuf)>> {
@@ -130,38 +141,61 @@ impl Oci {
             }));
         }
         if request.volumes {
-            let volumes = named("volume", &self.volumes);
+            let volumes = named("volume", self.volumes.path());
             let mounted: HashSet<PathBuf> = blocking(processes::mounted_paths).await?;
             all.extend(volumes.into_iter().filter(|(_, path)| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
+                // Helpers of older versions hold no lock.
                 let used = mounted
                     .iter()
                     .any(|root| path.ends_with(root.strip_prefix("/").unwrap_or(root)));
-                !used && !request.kept_volumes.iter().any(|kept| *kept == name)
+                !used && self.may_go(request, &name)
             }));
         }
         Ok(all)
     }
 
+    /// Whether a volume, or what is left of one, may go. One that cannot be
+    /// looked at may: its removal then tells why it stays.
+    fn may_go(&self, request: &TidyRequest, name: &str) -> bool {
+        if Volumes::is_taken(name) {
+            return true;
+        }
+        let asked = match &request.only_volumes {
+            Some(only) => only.iter().any(|asked| asked == name),
+            None => true,
+        };
+        let kept = request.kept_volumes.iter().any(|kept| kept == name);
+        asked && !kept && self.volumes.is_free(name).unwrap_or(true)
+    }
+
     /// Removes one thing; false where somebody needs it after all.
     async fn tidy_away(&self, kind: &str, name: &str, path: &Path) -> Result<bool> {
-        if kind == "sandbox" {
-            return self.owned.sweep(name).await;
+        match kind {
+            "sandbox" => self.owned.sweep(name).await,
+            "volume" => self.remove_volume(name).await,
+            _ => match std::fs::remove_file(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(io("remove a cached program", error)),
+                Ok(()) => Ok(true),
+            },
         }
-        let path = path.to_owned();
-        let removed = blocking(move || {
-            if path.is_dir() {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
+    }
+
+    /// Removes a volume, unless somebody uses it by now. A create of the same
+    /// name waits for no more than a rename, and gets a new one.
+    async fn remove_volume(&self, name: &str) -> Result<bool> {
+        let taken = if Volumes::is_taken(name) {
+            name.to_owned()
+        } else {
+            match self.volumes.take_away(name)? {
+                Some(taken) => taken,
+                None => return Ok(false),
             }
-        })
-        .await?;
-        match removed {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(io("remove what nobody needs", error).context("name", name)),
-            Ok(()) => Ok(true),
-        }
+        };
+        let parent = self.volumes.open()?;
+        self.owned.remove_in(parent.as_fd(), &taken).await?;
+        Ok(true)
     }
 }
 
@@ -177,4 +211,64 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "looking at this host stopped").source(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::oci::OciConfig;
+
+    async fn oci(home: &Path) -> Oci {
+        Oci::open(OciConfig::new(home)).await.unwrap()
+    }
+
+    fn all_volumes() -> TidyRequest {
+        TidyRequest {
+            volumes: true,
+            ..TidyRequest::default()
+        }
+    }
+
+    fn names(tidied: &Tidied) -> Vec<&str> {
+        tidied.gone.iter().map(|item| item.name.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn volumes_go_as_asked_and_one_that_cannot_keeps_no_other() {
+        let home = tempfile::tempdir().unwrap();
+        let oci = oci(home.path()).await;
+        for name in ["a", "b", "bad", "c", "held", "kept"] {
+            oci.volumes.make(name).unwrap();
+        }
+        let held = oci.volumes.hold("held").await.unwrap();
+        // No lock can be opened there.
+        std::fs::create_dir(home.path().join("volume-locks/bad")).unwrap();
+        // What a prune that was killed has left.
+        let left = oci.volumes.take_away("c").unwrap().unwrap();
+        let request = TidyRequest {
+            kept_volumes: vec!["kept".to_owned()],
+            only_volumes: Some(["b", "bad", "held", "kept"].map(str::to_owned).into()),
+            ..all_volumes()
+        };
+        let dry = TidyRequest {
+            dry_run: true,
+            ..request.clone()
+        };
+        let told = oci.tidy_up(&dry).await.unwrap();
+        assert_eq!(names(&told), ["b", "bad", left.as_str()]);
+        assert_eq!(named("volume", oci.volumes.path()).len(), 6, "it was dry");
+        let tidied = oci.tidy_up(&request).await.unwrap();
+        assert_eq!(names(&tidied), ["b", left.as_str()]);
+        let [failed] = &tidied.failed[..] else {
+            panic!("{tidied:?}")
+        };
+        assert_eq!(
+            (failed.name.as_str(), failed.kind.as_str()),
+            ("bad", "volume")
+        );
+        assert!(!failed.reason.is_empty());
+        drop(held);
+        let tidied = oci.tidy_up(&all_volumes()).await.unwrap();
+        assert_eq!(names(&tidied), ["a", "held", "kept"]);
+    }
 }

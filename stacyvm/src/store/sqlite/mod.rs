@@ -192,11 +192,19 @@ fn begin(db: &Connection, record: &SandboxRecord) -> Result<Begin, Fault> {
 
 /// Those that may go: ended before a time, without a key that is kept and
 /// without anything left of them.
-const PRUNE: &str = "DELETE FROM sandboxes WHERE id IN (SELECT s.id FROM sandboxes s \
-     WHERE s.tenant = ?1 AND s.ended_ms < ?2 \
-     AND (s.idempotency_key IS NULL OR s.phase = 'failed' OR s.ended_ms <= ?3) \
-     AND NOT EXISTS (SELECT 1 FROM ledger r WHERE r.sandbox = s.id AND r.state <> 'gone') \
-     LIMIT ?4)";
+macro_rules! prunable {
+    () => {
+        "FROM sandboxes s WHERE s.tenant = ?1 AND s.ended_ms < ?2 \
+         AND (s.idempotency_key IS NULL OR s.phase = 'failed' OR s.ended_ms <= ?3) \
+         AND NOT EXISTS (SELECT 1 FROM ledger r WHERE r.sandbox = s.id AND r.state <> 'gone')"
+    };
+}
+const PRUNE: &str = concat!(
+    "DELETE FROM sandboxes WHERE id IN (SELECT s.id ",
+    prunable!(),
+    " LIMIT ?4)"
+);
+const COUNT_PRUNABLE: &str = concat!("SELECT count(*) ", prunable!());
 
 #[async_trait]
 impl Store for SqliteStore {
@@ -275,6 +283,22 @@ impl Store for SqliteStore {
                 int(rules::page(limit) as u64),
             ])?;
             Ok(u32::try_from(pruned).unwrap_or(u32::MAX))
+        })
+        .await
+    }
+
+    async fn count_prunable(&self, cx: &Context, ended_before_ms: u64, now_ms: u64) -> Result<u64> {
+        let tenant = cx.tenant.clone();
+        self.read(cx, move |db| {
+            let count: i64 = db.prepare_cached(COUNT_PRUNABLE)?.query_row(
+                params![
+                    tenant.as_str(),
+                    int(ended_before_ms),
+                    int(now_ms) - int(super::KEY_KEPT_MS),
+                ],
+                |row| row.get(0),
+            )?;
+            Ok(u64::try_from(count).unwrap_or_default())
         })
         .await
     }

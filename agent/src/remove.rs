@@ -1,4 +1,4 @@
-//! Removes a directory that a hostile program filled.
+//! Removes a directory that a hostile program filled; for helpers and hosts.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,12 @@ fn open(parent: impl AsFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd>
 /// depth costs neither stack nor descriptors: directories found below the
 /// first level are moved up to it before they are emptied. The helper's lock
 /// goes last: while it is there nobody else takes the directory for left over.
-pub(crate) fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
+/// What is not there is success.
+///
+/// # Errors
+///
+/// What the system refuses; what was removed until then is gone.
+pub fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
     let top = match open(&parent, name) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
