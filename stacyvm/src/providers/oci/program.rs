@@ -1,6 +1,6 @@
 //! The helper's program: the embedded bytes, in a file that can be executed.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -29,6 +29,8 @@ pub(super) struct Program {
     memory: Option<File>,
     /// Whether somebody put it where it is for this.
     installed: bool,
+    /// Keeps a program of the cache there: its file with a shared lock.
+    _kept: Option<File>,
     manager: Option<Manager>,
 }
 
@@ -47,6 +49,7 @@ impl Program {
             path,
             memory,
             installed,
+            _kept: None,
             manager: None,
         };
         if let Some(path) = configured {
@@ -64,9 +67,21 @@ impl Program {
                 return Ok(program(path, Some(file), false));
             }
         }
-        let path = cached(cache, bytes)?;
+        Self::of_cache(cache, bytes)
+    }
+
+    /// The program as a file of the cache, which stays there for as long as
+    /// this lives.
+    pub(super) fn of_cache(cache: &Path, bytes: &[u8]) -> Result<Self> {
+        let (path, kept) = cached(cache, bytes)?;
         if executes(&path) {
-            return Ok(program(path, None, false));
+            return Ok(Self {
+                path,
+                memory: None,
+                installed: false,
+                _kept: Some(kept),
+                manager: None,
+            });
         }
         Err(Error::unsupported(
             "this host executes neither memory files nor files of the state directory",
@@ -201,8 +216,50 @@ fn executes(path: &Path) -> bool {
         .is_ok()
 }
 
-/// The program in the cache, by its digest; checked each time.
-fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
+/// Locks the cache against all who write or remove there, which takes them
+/// some milliseconds.
+fn lock_cache(cache: &Path) -> Result<File> {
+    let locked = File::open(cache).and_then(|directory| directory.lock().map(|()| directory));
+    locked.map_err(|e| io("lock the cache", e).context("path", cache.display()))
+}
+
+/// Whether an engine that lives would execute this file of a cache.
+pub(super) fn is_kept(path: &Path) -> bool {
+    let file = File::open(path);
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Removes a file of a cache; false where it went, or an engine that lives
+/// would execute it.
+pub(super) fn remove_cached(path: &Path) -> Result<bool> {
+    let _lock = lock_cache(path.parent().unwrap_or(path))?;
+    if is_kept(path) {
+        return Ok(false);
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io("remove a cached program", error)),
+    }
+}
+
+/// A file of the cache with a shared lock, if it has these bytes.
+fn keep(path: &Path, bytes: &[u8]) -> Result<Option<File>> {
+    if !is_same(path, bytes) {
+        return Ok(None);
+    }
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .and_then(|file| file.lock_shared().map(|()| file))
+        .map_err(|e| io("lock the helper in the state directory", e))?;
+    Ok(Some(file))
+}
+
+/// The program in the cache, by its digest, with the lock that keeps it there;
+/// checked each time.
+fn cached(cache: &Path, bytes: &[u8]) -> Result<(PathBuf, File)> {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(bytes);
     let mut name = String::new();
@@ -212,8 +269,9 @@ fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
         );
     }
     let path = cache.join(format!("helper-{name}"));
-    if is_same(&path, bytes) {
-        return Ok(path);
+    let _lock = lock_cache(cache)?;
+    if let Some(kept) = keep(&path, bytes)? {
+        return Ok((path, kept));
     }
     let draft = cache.join(format!("helper-{name}.{}", std::process::id()));
     let write = || -> std::io::Result<()> {
@@ -230,7 +288,14 @@ fn cached(cache: &Path, bytes: &[u8]) -> Result<PathBuf> {
         std::fs::rename(&draft, &path)
     };
     write().map_err(|e| io("write the helper to the state directory", e))?;
-    Ok(path)
+    match keep(&path, bytes)? {
+        Some(kept) => Ok((path, kept)),
+        None => Err(Error::new(
+            ErrorKind::Corrupt,
+            "the helper in the state directory changed",
+        )
+        .context("path", path.display())),
+    }
 }
 
 fn is_same(path: &Path, bytes: &[u8]) -> bool {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::directory::is_held;
 use super::disk_use::Scale;
-use super::error::{io, system};
+use super::error::system;
 use super::leftovers::Look;
 use super::volumes::Volumes;
-use super::{Oci, processes, sweep};
+use super::{Oci, processes, program, sweep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
@@ -137,7 +137,7 @@ impl Oci {
             let executed = blocking(processes::executed).await?;
             all.extend(cached.into_iter().filter(|(_, path)| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with("helper-") && !executed.contains(path)
+                name.starts_with("helper-") && !executed.contains(path) && !program::is_kept(path)
             }));
         }
         if request.volumes {
@@ -174,11 +174,10 @@ impl Oci {
         match kind {
             "sandbox" => self.owned.sweep(name).await,
             "volume" => self.remove_volume(name).await,
-            _ => match std::fs::remove_file(path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-                Err(error) => Err(io("remove a cached program", error)),
-                Ok(()) => Ok(true),
-            },
+            _ => {
+                let path = path.to_owned();
+                blocking(move || program::remove_cached(&path)).await?
+            }
         }
     }
 
@@ -217,6 +216,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 mod tests {
     use super::*;
     use crate::providers::oci::OciConfig;
+    use crate::providers::oci::program::Program;
 
     async fn oci(home: &Path) -> Oci {
         Oci::open(OciConfig::new(home)).await.unwrap()
@@ -231,6 +231,34 @@ mod tests {
 
     fn names(tidied: &Tidied) -> Vec<&str> {
         tidied.gone.iter().map(|item| item.name.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_program_of_an_engine_that_is_idle_stays_in_the_cache() {
+        use std::os::unix::net::UnixStream;
+        let home = tempfile::tempdir().unwrap();
+        let oci = oci(home.path()).await;
+        let cache = home.path().join("cache");
+        // As on a host that executes no memory files.
+        let engine = || Program::of_cache(&cache, stacyvm_agent::AGENT).unwrap();
+        let (one, two) = (engine(), engine());
+        std::fs::write(cache.join("helper-old"), "x").unwrap();
+        let request = TidyRequest {
+            cache: true,
+            ..TidyRequest::default()
+        };
+        assert_eq!(names(&oci.tidy_up(&request).await.unwrap()), ["helper-old"]);
+        drop(one);
+        // Past the look, as one that was opened since.
+        let [(kind, kept)] = &named("cache", &cache)[..] else {
+            panic!("{cache:?}")
+        };
+        assert!(!oci.tidy_away(kind, "", kept).await.unwrap());
+        let (_ours, theirs) = UnixStream::pair().unwrap();
+        two.start(theirs.into()).unwrap().kill().unwrap();
+        drop(two);
+        assert_eq!(oci.tidy_up(&request).await.unwrap().gone.len(), 1);
+        assert!(!kept.exists());
     }
 
     #[tokio::test]
