@@ -116,6 +116,13 @@ fn reconcile_tells_what_a_killed_helper_left_and_takes_it_away() {
 fn a_dead_directory_beside_a_living_one_is_seen_from_elsewhere() {
     let (left, other) = (cli(), cli());
     let (dead, living) = (left.create(&[]), left.create(&[]));
+    // Without root only the sandbox's own users may remove these.
+    let closed = "mkdir -m 700 /tmp/x && touch /tmp/x/y && chmod 0 /tmp/x";
+    left.ok(&["exec", &dead, "sh", "-c", closed]);
+    if left.has_users() {
+        let others = "mkdir -m 700 /tmp/z && touch /tmp/z/y";
+        left.ok(&["exec", "--user", "1234:1234", &dead, "sh", "-c", others]);
+    }
     kill_helper(&left, &dead);
     let leaks = host_leaks(&other, left.state.path());
     let directory = leaks.iter().find(|leak| leak["kind"] == "directory");

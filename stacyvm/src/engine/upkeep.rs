@@ -14,6 +14,9 @@ use crate::sandbox::spec::MountSource;
 use crate::sandbox::state::Phase;
 use crate::store::SandboxFilter;
 
+/// How long after a first look it is looked again at what seems to be left.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// Records that are deleted in one step.
 const PRUNED_AT_ONCE: u32 = 1_000;
 
@@ -75,11 +78,27 @@ impl Engine {
     ///
     /// What the store could not do.
     pub async fn leaks(&self, reach: Reach) -> Result<LeakReport> {
-        let known = self.living_records().await?;
+        let first = self.look(reach).await?;
+        if first.leaks.is_empty() {
+            return Ok(first);
+        }
+        // What is made or ends during a look seems to be left.
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let mut second = self.look(reach).await?;
+        second
+            .leaks
+            .retain(|leak| first.leaks.iter().any(|l| l.id == leak.id));
+        Ok(second)
+    }
+
+    async fn look(&self, reach: Reach) -> Result<LeakReport> {
+        let mut known = self.living_records().await?;
         let mut report = LeakReport::default();
         let asked = self
             .ask_each(|provider| async move { provider.leftovers(&self.0.context, reach).await })
             .await;
+        // Those that were made since are no leaks.
+        known.extend(self.living_records().await?);
         report.not_asked = asked.failed;
         let own = self.0.policy.state_dir.as_ref();
         for leftover in asked.answers.into_iter().flatten() {

@@ -1,13 +1,15 @@
 //! What is left is told from what is accounted for, over the mock.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::context::Context;
 use crate::engine::{Engine, Filter, PruneRequest};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::id::{InstanceId, SandboxId};
-use crate::provider::{CreateRequest, Provider as _, Reach, Secrets};
+use crate::layer::{Call, Layer, Next};
+use crate::provider::{CreateRequest, OperationKind, Provider as _, Reach, Secrets};
 use crate::providers::mock::Mock;
 use crate::sandbox::spec::SandboxSpec;
 
@@ -139,4 +141,58 @@ async fn records_of_ended_sandboxes_are_pruned_when_they_are_old_enough() {
     // The living one takes room, and is told.
     let items = engine.disk_use().await.unwrap().items;
     assert!(items.iter().any(|item| item.name == living.id().as_str()));
+}
+
+/// Makes a sandbox, and ends one, during a look.
+#[derive(Debug, Default)]
+struct Busy {
+    engine: OnceLock<Engine>,
+    looks: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Layer for Busy {
+    fn name(&self) -> &'static str {
+        "busy"
+    }
+
+    async fn around(&self, call: &Call<'_>, next: Next<'_>) -> Result<()> {
+        let engine = self.engine.get();
+        let Some(engine) = engine.filter(|_| call.operation.kind == OperationKind::Leftovers)
+        else {
+            return next.run(call.context).await;
+        };
+        let first = self.looks.fetch_add(1, Ordering::SeqCst) == 0;
+        engine.create(SandboxSpec::image("any")).await?;
+        let short = engine.create(SandboxSpec::image("any")).await?;
+        let looked = next.run(call.context).await;
+        if first {
+            short.kill().await?;
+        }
+        looked
+    }
+}
+
+#[tokio::test]
+async fn what_is_made_or_ends_during_a_look_is_no_leak() {
+    let mock = Arc::new(Mock::default());
+    let busy = Arc::new(Busy::default());
+    let engine = Engine::builder()
+        .provider("mock", Arc::clone(&mock) as _)
+        .layer(Arc::clone(&busy) as _)
+        .build()
+        .await
+        .unwrap();
+    busy.engine.set(engine.clone()).unwrap();
+    let report = engine.leaks(Reach::Own).await.unwrap();
+    assert!(report.leaks.is_empty(), "{report:?}");
+    assert!(
+        busy.looks.load(Ordering::SeqCst) > 1,
+        "it was not looked again"
+    );
+    // What nobody accounts for is told all the same.
+    let stranger = unrecorded(&mock).await;
+    let report = engine.leaks(Reach::Own).await.unwrap();
+    let leaks: Vec<_> = report.leaks.iter().map(|leak| &leak.sandbox).collect();
+    assert_eq!(leaks, [&Some(stranger)]);
 }

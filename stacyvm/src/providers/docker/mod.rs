@@ -418,7 +418,11 @@ impl Provider for DockerProvider {
             let docker = &self.life.docker;
             let seen = docker.list_containers(Some(options)).await;
             let seen = seen.map_err(error::map)?;
-            Ok(seen.iter().filter_map(observe::leftover).collect())
+            let now = SystemTime::now();
+            Ok(seen
+                .iter()
+                .filter_map(|seen| observe::leftover(seen, now))
+                .collect())
         };
         self.outside(cx, OperationKind::Leftovers, work).await
     }

@@ -90,14 +90,24 @@ pub(super) fn listed(seen: &ContainerSummary) -> Option<Observed> {
     })
 }
 
+/// How long after it was made a container may wait for its start.
+const BEGINNING: Duration = Duration::from_mins(2);
+
 /// A container of stacyvm: one that has all of its labels, with sensible values.
-pub(super) fn leftover(seen: &ContainerSummary) -> Option<Leftover> {
+pub(super) fn leftover(seen: &ContainerSummary, now: SystemTime) -> Option<Leftover> {
     let observed = listed(seen)?;
     observed.tenant.as_ref()?;
     let labels = seen.labels.as_ref()?;
     let instance = InstanceId::new(labels.get(INSTANCE)?.as_str()).ok()?;
     let name = seen.id.clone()?;
-    let lives = observed.state != ObservedState::Ended;
+    let lives = match seen.state {
+        Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD) => false,
+        // Somebody may be about to start it.
+        Some(ContainerSummaryStateEnum::CREATED) => observed
+            .created
+            .is_none_or(|at| now.duration_since(at).map_or(true, |age| age < BEGINNING)),
+        _ => true,
+    };
     Some(Leftover {
         id: format!("container:{name}"),
         kind: "container".to_owned(),
@@ -267,6 +277,42 @@ mod tests {
         labels.remove(INSTANCE);
         assert!(!is_ours(Some(&labels), &id, &instance));
         assert!(!is_ours(None, &id, &instance));
+    }
+
+    #[test]
+    fn a_container_that_is_being_made_is_no_leftover_before_its_time() {
+        use ContainerSummaryStateEnum as State;
+        let labels = [
+            (INSTANCE, InstanceId::random().to_string()),
+            (SANDBOX, SandboxId::random().to_string()),
+            (TENANT, "default".to_owned()),
+        ];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value));
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let lives = |state, age| {
+            let seen = ContainerSummary {
+                id: Some("c".into()),
+                labels: Some(labels.clone().into()),
+                created: Some(1_000_000),
+                state: Some(state),
+                ..ContainerSummary::default()
+            };
+            let found = leftover(&seen, made + Duration::from_secs(age)).unwrap();
+            found.owner_lives
+        };
+        for (state, age, expected) in [
+            (State::CREATED, 0, true),
+            (State::CREATED, 60, true),
+            (State::CREATED, 180, false),
+            (State::RUNNING, 180, true),
+            (State::PAUSED, 180, true),
+            (State::RESTARTING, 180, true),
+            (State::REMOVING, 180, true),
+            (State::EXITED, 0, false),
+            (State::DEAD, 0, false),
+        ] {
+            assert_eq!(lives(state, age), expected, "{state:?} {age}");
+        }
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! What a directory takes on the disk.
 
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::provider::DiskUse;
+
+/// How many levels of a tree have their directory open; from those below only
+/// the deepest has.
+const HELD: usize = 32;
 
 /// Adds up what lies below some directories; a file of several names counts
 /// once, where it is seen first.
@@ -16,9 +21,19 @@ pub(super) struct Scale {
     seen: HashSet<(u64, u64)>,
 }
 
+/// A directory on the way to where the walk is.
+struct Level {
+    /// Directories in it that wait.
+    names: Vec<CString>,
+    /// Device and number, by which it is known again.
+    identity: (u64, u64),
+    held: Option<OwnedFd>,
+}
+
 impl Scale {
     /// Weighs a directory or file. No link is followed and no other file
-    /// system entered; what cannot be opened leaves it incomplete.
+    /// system entered; what cannot be opened leaves it incomplete. Depth costs
+    /// no descriptors.
     pub(super) fn weigh(&mut self, kind: &str, name: &str, path: &Path) -> DiskUse {
         let mut found = DiskUse {
             kind: kind.to_owned(),
@@ -31,53 +46,92 @@ impl Scale {
             return found;
         };
         self.add(&mut found, &top);
-        let mut waiting = Vec::new();
         if FileType::from_raw_mode(top.st_mode).is_dir() {
             match open(CWD, path) {
-                Ok(directory) => waiting.push(Arc::new(directory)),
+                Ok(directory) => self.walk(&mut found, directory),
                 Err(_) => found.complete = false,
             }
         }
-        // Names wait, not descriptors: a wide directory costs one.
-        let mut names: Vec<(Arc<OwnedFd>, std::ffi::CString)> = Vec::new();
+        found
+    }
+
+    fn walk(&mut self, found: &mut DiskUse, top: OwnedFd) {
+        let mut levels: Vec<Level> = Vec::new();
+        // That of the last level, where it is not held there.
+        let mut deepest: Option<OwnedFd> = None;
+        let mut entered = Some(top);
         loop {
-            let directory = if let Some(directory) = waiting.pop() {
-                directory
-            } else if let Some((parent, name)) = names.pop() {
-                match open(&*parent, name.as_c_str()) {
-                    Ok(directory) => Arc::new(directory),
-                    // It went, or there are too many open files for such a depth.
-                    Err(rustix::io::Errno::NOENT) => continue,
-                    Err(_) => {
-                        found.complete = false;
-                        continue;
+            if let Some(directory) = entered.take() {
+                let Some(mut level) = self.read(found, &directory) else {
+                    found.complete = false;
+                    if levels.is_empty() {
+                        return;
                     }
-                }
-            } else {
-                return found;
-            };
-            let Ok(entries) = Dir::read_from(&*directory) else {
-                found.complete = false;
-                continue;
-            };
-            for entry in entries.flatten() {
-                let name = entry.file_name();
-                if name == c"." || name == c".." {
-                    continue;
-                }
-                let Ok(stat) = rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW)
-                else {
                     continue;
                 };
-                if stat.st_dev != top.st_dev {
-                    continue;
+                if levels.len() < HELD {
+                    level.held = Some(directory);
+                } else {
+                    deepest = Some(directory);
                 }
-                self.add(&mut found, &stat);
-                if FileType::from_raw_mode(stat.st_mode).is_dir() {
-                    names.push((Arc::clone(&directory), name.to_owned()));
+                levels.push(level);
+            }
+            let Some(level) = levels.last_mut() else {
+                return;
+            };
+            let Some(directory) = level.held.as_ref().or(deepest.as_ref()) else {
+                return;
+            };
+            if let Some(name) = level.names.pop() {
+                match open(directory, name.as_c_str()) {
+                    Ok(directory) => entered = Some(directory),
+                    // It went.
+                    Err(Errno::NOENT) => {}
+                    Err(_) => found.complete = false,
                 }
+                continue;
+            }
+            levels.pop();
+            if levels.len() <= HELD {
+                deepest = None;
+                continue;
+            }
+            // Where the directory was moved its parent is another's.
+            let above = deepest.take().and_then(|d| open(d, c"..").ok());
+            let identity = levels.last().map(|level| level.identity);
+            deepest = above.filter(|above| identity_of(above) == identity);
+            if deepest.is_none() {
+                found.complete = false;
+                levels.truncate(HELD);
             }
         }
+    }
+
+    /// Adds what is in a directory, and gives the directories in it.
+    fn read(&mut self, found: &mut DiskUse, directory: &OwnedFd) -> Option<Level> {
+        let identity = identity_of(directory)?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(directory).ok()?.flatten() {
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let Ok(stat) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            if stat.st_dev != identity.0 {
+                continue;
+            }
+            self.add(found, &stat);
+            if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                names.push(name.to_owned());
+            }
+        }
+        Some(Level {
+            names,
+            identity,
+            held: None,
+        })
     }
 
     fn add(&mut self, found: &mut DiskUse, stat: &rustix::fs::Stat) {
@@ -89,10 +143,12 @@ impl Scale {
     }
 }
 
-fn open(
-    at: impl std::os::fd::AsFd,
-    name: impl rustix::path::Arg,
-) -> Result<OwnedFd, rustix::io::Errno> {
+fn identity_of(directory: &OwnedFd) -> Option<(u64, u64)> {
+    let stat = rustix::fs::fstat(directory).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+fn open(at: impl std::os::fd::AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
@@ -130,5 +186,36 @@ mod tests {
         scale.weigh("x", "y", &tree);
         assert!(scale.weigh("x", "z", &other).bytes < 1 << 20);
         assert!(!scale.weigh("x", "none", &home.path().join("none")).complete);
+    }
+
+    #[test]
+    fn a_tree_deeper_than_files_may_be_open_is_weighed_whole() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let mut at = rustix::fs::open(&tree, OFlags::PATH, Mode::empty()).unwrap();
+        let limit = 400;
+        for _ in 0..2 * limit {
+            // Its neighbour waits while the walk is further down.
+            for name in ["a", "b"] {
+                rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+            }
+            at = rustix::fs::openat(&at, "a", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        let file = rustix::fs::openat(&at, "file", flags, Mode::RWXU).unwrap();
+        rustix::io::write(&file, &vec![1; 1 << 16]).unwrap();
+        let before = getrlimit(Resource::Nofile);
+        let low = Rlimit {
+            current: Some(limit),
+            ..before
+        };
+        setrlimit(Resource::Nofile, low).unwrap();
+        let weighed = Scale::default().weigh("x", "y", &tree);
+        setrlimit(Resource::Nofile, before).unwrap();
+        let parent = rustix::fs::open(home.path(), OFlags::PATH, Mode::empty()).unwrap();
+        stacyvm_agent::remove::tree(&parent, c"tree").unwrap();
+        assert!(weighed.complete && weighed.bytes >= 1 << 16, "{weighed:?}");
     }
 }

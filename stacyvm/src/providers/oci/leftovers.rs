@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use stacyvm_agent::helper_protocol::LOCK_NAME;
 
 use super::directory::PARKED;
+use super::mountinfo::{Location, Mounts};
 use super::processes::{Processes, Role};
 use super::{ranges, sweep};
 use crate::id::SandboxId;
@@ -242,16 +243,19 @@ impl Look {
 
     /// Mounts of sandboxes whose helper is dead, in any mount namespace.
     fn mounts(&mut self) {
+        let located: Vec<(PathBuf, Location)> = self
+            .places
+            .iter()
+            .filter_map(|place| Some((place.clone(), Location::of(&place.join("sandboxes"))?)))
+            .collect();
         for (namespace, pid) in super::processes::mount_namespaces() {
-            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
+            let Some(mounts) = Mounts::of(&pid.to_string()) else {
                 continue;
             };
             let mut counts: BTreeMap<(PathBuf, String), usize> = BTreeMap::new();
-            for line in text.lines() {
-                let mut fields = line.split(' ');
-                let paths = [fields.nth(3), fields.next()];
-                let of = paths.into_iter().flatten();
-                if let Some(of) = of.map(Path::new).find_map(|path| self.sandbox_of(path)) {
+            for mount in mounts.locations() {
+                let mut of = mount.iter().flatten();
+                if let Some(of) = of.find_map(|at| self.sandbox_at(&located, at)) {
                     *counts.entry(of).or_default() += 1;
                 }
             }
@@ -275,8 +279,24 @@ impl Look {
             .places
             .iter()
             .find_map(|place| Some((place, path.strip_prefix(place.join("sandboxes")).ok()?)))?;
+        self.dead(place, rest)
+    }
+
+    /// The same of where a mount is.
+    fn sandbox_at(
+        &self,
+        located: &[(PathBuf, Location)],
+        at: &Location,
+    ) -> Option<(PathBuf, String)> {
+        let mut places = located.iter();
+        let (place, rest) =
+            places.find_map(|(place, sandboxes)| Some((place, sandboxes.strip(at)?)))?;
+        self.dead(place, rest)
+    }
+
+    fn dead(&self, place: &Path, rest: &Path) -> Option<(PathBuf, String)> {
         let name = rest.iter().next()?.to_str()?;
-        (!self.living.contains(name)).then(|| (place.clone(), name.to_owned()))
+        (!self.living.contains(name)).then(|| (place.to_owned(), name.to_owned()))
     }
 }
 

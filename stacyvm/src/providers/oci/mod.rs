@@ -13,6 +13,7 @@ mod launch;
 mod leftovers;
 mod manager;
 mod monitor;
+mod mountinfo;
 mod obstacle;
 mod owned;
 mod processes;

@@ -3,10 +3,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use stacyvm_agent::helper_protocol::{LOCK_NAME, PROGRAM_MARK};
+
+use super::mountinfo::{Location, Mounts};
 
 /// The largest program that is looked into.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -167,32 +172,34 @@ pub(super) fn executed() -> HashSet<PathBuf> {
     links.collect()
 }
 
-/// What is mounted anywhere, as paths within its file system.
-pub(super) fn mounted_paths() -> HashSet<PathBuf> {
+/// Where what is mounted anywhere lies.
+pub(super) fn mounted() -> HashSet<Location> {
     let mut all = HashSet::new();
     for pid in mount_namespaces().into_values() {
-        let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        let roots = text.lines().filter_map(|line| line.split(' ').nth(3));
-        all.extend(roots.filter(|root| *root != "/").map(PathBuf::from));
+        let mounts = Mounts::of(&pid.to_string()).unwrap_or_default();
+        all.extend(mounts.locations().filter_map(|[shown, _]| shown));
     }
     all
 }
 
-/// Kills a process, if it still executes a program of stacyvm.
-pub(super) fn kill(pid: u32) -> Result<(), rustix::io::Errno> {
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+/// Opens a process by its number; none where nobody has it.
+pub(super) fn open(pid: u32) -> Result<Option<OwnedFd>, Errno> {
     let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return Ok(());
+        return Ok(None);
     };
-    let process = match pidfd_open(number, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        opened => opened?,
-    };
-    // Behind the descriptor: the number may have become another's before it.
-    if !is_program(Path::new(&format!("/proc/{pid}/exe")), &mut HashMap::new()) {
-        return Ok(());
+    match pidfd_open(number, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => Ok(None),
+        opened => opened.map(Some),
     }
-    pidfd_send_signal(process, Signal::KILL)
+}
+
+/// Kills a process that was opened *before* it was looked at: if its number
+/// became another's since, it has ended, and nobody is killed.
+pub(super) fn kill(process: &OwnedFd) -> Result<(), Errno> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Err(Errno::SRCH) => Ok(()),
+        sent => sent,
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +229,17 @@ mod tests {
         decoy.wait().unwrap();
         assert_eq!(titled, Some(Role::Helper));
         assert!(looked_at.is_none(), "{looked_at:?}");
+    }
+
+    #[test]
+    fn a_process_that_ended_since_it_was_opened_is_not_another() {
+        let mut child = Command::new("sleep").arg("300").spawn().unwrap();
+        let process = open(child.id()).unwrap().unwrap();
+        kill(&process).unwrap();
+        assert_eq!(child.wait().unwrap().code(), None);
+        // Whoever has its number now is left alone.
+        kill(&process).unwrap();
+        assert!(open(u32::MAX).unwrap().is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! will ends them; then they are killed here, in the cgroups of the ledger, and
 //! the runtime's state goes with the directory.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -54,27 +54,31 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
 ///
 /// `permission_denied` where another user than this one or root may change the
 /// path: what was looked at could become another directory.
-pub(super) async fn sweep_at(path: &Path) -> Result<bool> {
+pub(super) async fn sweep_at(owned: &Owned, path: &Path) -> Result<bool> {
     check_path(path)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+    else {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "a sandbox's directory has a name",
+        ));
+    };
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-    let directory = match rustix::fs::open(path, flags, Mode::empty()) {
+    let parent = match rustix::fs::open(parent, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(true),
+        opened => opened.map_err(|e| system("open the directory of sandboxes", e))?,
+    };
+    let directory = match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(true),
         opened => opened.map_err(|e| system("open the sandbox's directory", e))?,
     };
     let Some(lock) = is_held(&directory)? else {
         return Ok(false);
     };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    end_cgroups(&directory, &name).await?;
-    let path = path.to_owned();
-    let removal = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    end_cgroups(&directory, name).await?;
+    let removed = owned.remove_in(parent.as_fd(), name).await;
     drop(lock);
-    match removal {
-        Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io("remove the sandbox's directory", error))
-        }
-        _ => Ok(true),
-    }
+    removed.map(|()| true)
 }
 
 /// Ends what is in the cgroups that the ledger in a sandbox's directory names.

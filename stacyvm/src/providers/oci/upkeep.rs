@@ -8,6 +8,7 @@ use super::directory::is_held;
 use super::disk_use::Scale;
 use super::error::system;
 use super::leftovers::Look;
+use super::mountinfo::Location;
 use super::volumes::Volumes;
 use super::{Oci, processes, program, sweep};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,8 +20,25 @@ impl Oci {
         blocking(move || Look::around(&own, reach)).await
     }
 
+    /// Looks again at what seems to be left: a sandbox that is made during one
+    /// look seems to be so.
+    async fn look_twice(&self, reach: Reach) -> Result<Vec<Leftover>> {
+        let first = self.look(reach).await?;
+        if first.iter().all(|leftover| leftover.owner_lives) {
+            return Ok(first);
+        }
+        let mut second = self.look(reach).await?;
+        second.retain(|leftover| leftover.owner_lives || first.iter().any(|l| l.id == leftover.id));
+        Ok(second)
+    }
+
     pub(super) async fn remove(&self, id: &str) -> Result<()> {
-        let found = self.look(Reach::Host).await?;
+        // Opened before it is looked at, so that its number cannot become another's.
+        let process = match id.strip_prefix("process:").map(str::parse) {
+            Some(Ok(pid)) => processes::open(pid).map_err(|e| system("open a process", e))?,
+            _ => None,
+        };
+        let found = self.look_twice(Reach::Host).await?;
         let Some(leftover) = found.into_iter().find(|leftover| leftover.id == id) else {
             return Ok(());
         };
@@ -39,10 +57,11 @@ impl Oci {
                 sweep::thaw(path);
                 sweep::remove_cgroup(path).await
             }
-            "process" => {
-                let pid = leftover.name.parse().unwrap_or(0);
-                processes::kill(pid).map_err(|e| system("end a process", e))
-            }
+            "process" => match process {
+                Some(process) => processes::kill(&process).map_err(|e| system("end a process", e)),
+                // It was another's when the look began.
+                None => Ok(()),
+            },
             _ => Err(Error::unsupported(format!(
                 "{id} is not removed by stacyvm, expected a directory, a cgroup or a process"
             ))
@@ -55,7 +74,7 @@ impl Oci {
         let own = path.parent() == Some(&self.state_dir.join("sandboxes"));
         let swept = match name {
             Some(name) if own => self.owned.sweep(name).await?,
-            _ => sweep::sweep_at(path).await?,
+            _ => sweep::sweep_at(&self.owned, path).await?,
         };
         if swept {
             return Ok(());
@@ -142,13 +161,12 @@ impl Oci {
         }
         if request.volumes {
             let volumes = named("volume", self.volumes.path());
-            let mounted: HashSet<PathBuf> = blocking(processes::mounted_paths).await?;
+            let mounted: HashSet<Location> = blocking(processes::mounted).await?;
             all.extend(volumes.into_iter().filter(|(_, path)| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 // Helpers of older versions hold no lock.
-                let used = mounted
-                    .iter()
-                    .any(|root| path.ends_with(root.strip_prefix("/").unwrap_or(root)));
+                let used = Location::of(path)
+                    .is_some_and(|volume| mounted.iter().any(|at| volume.strip(at).is_some()));
                 !used && self.may_go(request, &name)
             }));
         }
