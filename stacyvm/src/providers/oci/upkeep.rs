@@ -317,4 +317,35 @@ mod tests {
         let tidied = oci.tidy_up(&all_volumes()).await.unwrap();
         assert_eq!(names(&tidied), ["a", "held", "kept"]);
     }
+
+    #[tokio::test]
+    async fn a_leftover_deeper_than_files_may_be_open_is_swept() {
+        use rustix::fs::{Mode, OFlags};
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let home = tempfile::tempdir().unwrap();
+        let oci = oci(home.path()).await;
+        let dead = home.path().join("sandboxes/sdead");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join("helper.lock"), "").unwrap();
+        let limit = 400;
+        let mut at = rustix::fs::open(&dead, OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..2 * limit {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        let before = getrlimit(Resource::Nofile);
+        let low = Rlimit {
+            current: Some(limit),
+            ..before
+        };
+        setrlimit(Resource::Nofile, low).unwrap();
+        let request = TidyRequest {
+            dead: true,
+            ..TidyRequest::default()
+        };
+        let tidied = oci.tidy_up(&request).await.unwrap();
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert_eq!(names(&tidied), ["sdead"], "{tidied:?}");
+        assert!(!dead.exists());
+    }
 }
