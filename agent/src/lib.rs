@@ -27,6 +27,8 @@ pub mod delegation;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod helper_protocol;
+#[cfg(all(feature = "files", target_os = "linux"))]
+pub mod mark;
 pub mod protocol;
 #[cfg(all(feature = "files", target_os = "linux"))]
 pub mod remove;

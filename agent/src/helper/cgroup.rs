@@ -14,6 +14,7 @@ use super::nested;
 use super::sys::pause;
 use crate::delegation::{Hierarchy, hierarchies};
 use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
+use crate::mark::Mark;
 
 /// The directory below a hierarchy's base that holds all of ours.
 const PARENT: &str = "stacyvm";
@@ -106,6 +107,7 @@ impl Cgroups {
             hierarchies: Vec::new(),
             name: name.to_owned(),
         };
+        let mark = Mark::own();
         for hierarchy in hierarchies() {
             let parent = hierarchy.base.join(PARENT);
             let result = (|| {
@@ -126,7 +128,11 @@ impl Cgroups {
                         }
                     }
                 }
-                fs::create_dir(parent.join(name))
+                fs::create_dir(parent.join(name))?;
+                if let Some(mark) = &mark {
+                    mark.set(&parent.join(name));
+                }
+                Ok(())
             })();
             match result {
                 Ok(()) => made.hierarchies.push(hierarchy),

@@ -1,8 +1,8 @@
 //! What of embedded sandboxes lies on the host, in whatever state directory.
 //!
 //! A name proves nothing. A directory is a sandbox's by the lock in it, a
-//! cgroup by a line in a ledger or in the note of a range of users, a device by
-//! its file, a process by its executable.
+//! cgroup by a line in a ledger or in the note of a range of users or by the
+//! mark of its helper, a device by its file, a process by its executable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use stacyvm_agent::helper_protocol::LOCK_NAME;
+use stacyvm_agent::mark::Mark;
 
 use super::directory::PARKED;
 use super::mountinfo::{Location, Mounts};
@@ -52,6 +53,7 @@ impl Look {
         }
         if reach == Reach::Host {
             look.notes();
+            look.marked();
         }
         look.loop_devices();
         look.processes();
@@ -156,6 +158,22 @@ impl Look {
         for (path, note) in ranges::free_notes() {
             let evidence = format!("the note of a range of users, {}, names it", path.display());
             self.cgroups(&note, None, None, &evidence);
+        }
+    }
+
+    /// Cgroups whose ledger is lost, with the mark of a helper that is dead.
+    fn marked(&mut self) {
+        for hierarchy in stacyvm_agent::delegation::hierarchies() {
+            let all = fs::read_dir(hierarchy.base.join("stacyvm"));
+            for entry in all.into_iter().flatten().flatten() {
+                let path = entry.path();
+                let Some(mark) = Mark::of(&path).filter(Mark::is_dead) else {
+                    continue;
+                };
+                let evidence = format!("it has the mark of helper {}, which is dead", mark.pid());
+                let line = format!("cgroup\t{}\n", path.display());
+                self.cgroups(&line, None, None, &evidence);
+            }
         }
     }
 
