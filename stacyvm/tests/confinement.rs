@@ -213,7 +213,7 @@ async fn what_a_helper_cannot_be_told_is_refused_at_once() {
     let value = "x".repeat(100_000);
     let large = SandboxSpec::host().env("A", &value).env("B", &value);
     let mut many = SandboxSpec::host();
-    for number in 0..70 {
+    for number in 0..130 {
         many.mounts.push(stacyvm::sandbox::spec::Mount {
             target: format!("/m{number}"),
             source: MountSource::Host("/usr".into()),
