@@ -143,6 +143,10 @@ fn a_dead_directory_beside_a_living_one_is_seen_from_elsewhere() {
 fn a_cgroup_that_no_ledger_names_is_told_by_its_mark() {
     let (left, other) = (cli(), cli());
     let (dead, living) = (left.create(&[]), left.create(&[]));
+    if !stacyvm_has_cgroups(&dead) {
+        eprintln!("not run: this user makes no cgroups here");
+        return;
+    }
     let cgroups = |report: &Value, of: &str| -> Vec<String> {
         let leaks = report["leaks"].as_array().unwrap().iter();
         let cgroups = leaks.filter(|leak| leak["kind"] == "cgroup" && leak["sandbox"] == of);
@@ -165,10 +169,6 @@ fn a_cgroup_that_no_ledger_names_is_told_by_its_mark() {
     }
     let report = json(&other, &["leaks", "--all"]);
     let found = cgroups(&report, &dead);
-    if found.is_empty() && !stacyvm_has_cgroups(&dead) {
-        eprintln!("not run: this user makes no cgroups here");
-        return;
-    }
     assert!(!found.is_empty(), "{report}");
     assert!(report.to_string().contains("mark of helper"), "{report}");
     assert!(cgroups(&report, &living).is_empty(), "{report}");

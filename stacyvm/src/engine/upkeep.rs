@@ -188,7 +188,7 @@ impl Engine {
     }
 
     /// Removes what nobody needs: records of ended sandboxes, cached programs
-    /// that no process executes, and, where asked for, volumes that no sandbox
+    /// that no process executes and no living engine would, and, where asked for, volumes that no sandbox
     /// has.
     ///
     /// # Errors

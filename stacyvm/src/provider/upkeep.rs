@@ -59,7 +59,7 @@ pub struct DiskUse {
 pub struct TidyRequest {
     /// What helpers that were killed have left.
     pub dead: bool,
-    /// Cached programs that no process executes.
+    /// Cached programs that no process executes and no living engine would.
     pub cache: bool,
     /// Volumes that no sandbox has, but for those kept.
     pub volumes: bool,

@@ -273,7 +273,9 @@ mod tests {
         };
         assert!(!oci.tidy_away(kind, "", kept).await.unwrap());
         let (_ours, theirs) = UnixStream::pair().unwrap();
-        two.start(theirs.into()).unwrap().kill().unwrap();
+        let mut helper = two.start(theirs.into()).unwrap();
+        helper.kill().unwrap();
+        helper.wait().unwrap();
         drop(two);
         assert_eq!(oci.tidy_up(&request).await.unwrap().gone.len(), 1);
         assert!(!kept.exists());
