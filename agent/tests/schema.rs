@@ -398,6 +398,7 @@ fn produced() -> String {
             can_switch_user: true,
             socket: Some(bytes("/s")),
             idle_ms: None,
+            spare_supervisors: None,
         },
     );
     line(
@@ -416,6 +417,7 @@ fn produced() -> String {
             can_switch_user: false,
             socket: None,
             idle_ms: Some(8),
+            spare_supervisors: None,
         },
     );
     out

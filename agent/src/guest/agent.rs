@@ -11,6 +11,7 @@ use super::clock::{Timer, now_ms};
 use super::connection::{Connection, HIGH, Target};
 use super::control;
 use super::exec::Exec;
+use super::exec::spare::Spares;
 use super::handshake;
 use super::port::{Listener, Socket};
 use super::sys::{self, Reaped};
@@ -126,9 +127,10 @@ pub(super) struct Agent {
     pub(super) interests: Interests,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) execs: BTreeMap<u64, Exec>,
+    pub(super) spares: Spares,
     pub(super) workers: BTreeMap<u64, Worker>,
     pub(super) queue: VecDeque<u64>,
-    /// Workers that nobody needs, whose ends are not collected yet.
+    /// Workers and supervisors that nobody needs, whose ends are not collected yet.
     pub(super) leaving: BTreeSet<i32>,
     pub(super) sockets: BTreeMap<u64, Socket>,
     pub(super) listeners: BTreeMap<u64, Listener>,
@@ -179,6 +181,7 @@ impl Agent {
             interests,
             connections: BTreeMap::new(),
             execs: BTreeMap::new(),
+            spares: Spares::default(),
             workers: BTreeMap::new(),
             queue: VecDeque::new(),
             leaving: BTreeSet::new(),
@@ -213,6 +216,7 @@ impl Agent {
             if self.ending.is_some() {
                 break;
             }
+            self.start_spares();
             let next = self.next_moment();
             self.timer.arm(next);
             events.clear();
@@ -442,13 +446,17 @@ impl Agent {
             .values()
             .flat_map(|exec| [exec.deadline, exec.kill_by])
             .flatten();
-        connections.chain(execs).chain(self.deadline).min()
+        let own = [self.deadline, self.spares.until()].into_iter().flatten();
+        connections.chain(execs).chain(own).min()
     }
 
     fn on_time(&mut self) {
         let now = now_ms();
         if self.deadline.is_some_and(|at| at <= now) {
             self.ending = Some("its deadline passed".to_owned());
+        }
+        if self.spares.until().is_some_and(|at| at <= now) {
+            self.dismiss_spares();
         }
         let silent = self.connections.iter().filter(|(_, connection)| {
             (!connection.accepted || connection.keyed)
@@ -492,6 +500,7 @@ impl Agent {
         }
         // A supervisor whose channel closes kills its tree.
         self.execs.clear();
+        self.dismiss_spares();
         let by = now_ms() + END_MS;
         while now_ms() < by && sys::reap() != Reaped::NoChildren {
             let pause = Timespec {

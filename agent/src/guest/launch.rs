@@ -125,7 +125,6 @@ pub(super) fn plan(
     request: &ExecRequest,
     account: &Account,
     stdio: [OwnedFd; 3],
-    group: Option<OwnedFd>,
 ) -> Result<Plan, Failure> {
     let env = environment(config, account, request);
     let path = env
@@ -150,7 +149,6 @@ pub(super) fn plan(
             .collect::<Result<_, _>>()?,
         workdir: terminated(workdir.to_vec())?,
         stdio,
-        group,
         tty: request.tty.is_some(),
         credentials: config.can_switch_user.then(|| Credentials {
             uid: account.uid,

@@ -135,6 +135,8 @@ fn guests(
     all.iter()
         .filter(|stat| stat.pid != agent && stat.pid != own)
         .filter(|stat| !supervisors.contains_key(&stat.pid) && !workers.contains(&stat.pid))
+        // The child of a supervisor that waits is no command yet.
+        .filter(|stat| !workers.contains(&stat.parent))
         // As PID 1 everything is the sandbox's, joined processes included.
         .filter(|stat| agent == 1 || below.contains(&stat.pid))
         .map(|stat| {

@@ -4,15 +4,18 @@
 //! a tree however often it forks: no child left means nothing left. It runs
 //! as a user that no command has and cannot be signalled or traced by them.
 
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::exec::spare;
 use super::failure::system;
 use super::launch;
 use super::process::{self, Stat};
-use super::sys::{self, Reaped, Status, spawn};
+use super::sys::spawn::{self, Stage, Waiting};
+use super::sys::{self, Reaped, Status};
 use crate::protocol::message::{self, AgentConfig, ExecRequest, Failure, Scope};
 
 /// The most bytes of one message to the agent.
@@ -151,14 +154,62 @@ struct Supervisor {
 pub(super) fn run(
     channel: OwnedFd,
     stdio: [OwnedFd; 3],
-    group: Option<OwnedFd>,
+    group: Option<&OwnedFd>,
     config: &AgentConfig,
     request: &ExecRequest,
 ) -> ! {
-    let own = [&channel].into_iter().chain(&stdio).chain(&group);
+    let own = [&channel].into_iter().chain(&stdio).chain(group);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
-    match start(config, request, stdio, group) {
+    let prepared = prepare(config, group);
+    supervise(channel, prepared, stdio, config, request)
+}
+
+/// As [`run`], of a command that comes later or never.
+pub(super) fn wait(channel: OwnedFd, group: Option<&OwnedFd>, config: &AgentConfig) -> ! {
+    let own = [&channel].into_iter().chain(group);
+    let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
+    sys::close_all_but(&mut keep);
+    let prepared = prepare(config, group);
+    if let Some((request, stdio)) = spare::receive(&channel) {
+        supervise(channel, prepared, stdio, config, &request)
+    }
+    drop(prepared);
+    sys::exit_now(0)
+}
+
+/// What needs no command.
+struct Prepared {
+    /// Tells of children that ended, orphans among them.
+    signals: OwnedFd,
+    child: io::Result<Waiting>,
+}
+
+fn prepare(config: &AgentConfig, group: Option<&OwnedFd>) -> Result<Prepared, Failure> {
+    sys::new_session();
+    let signals =
+        sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
+    sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
+    if config.can_switch_user {
+        sys::become_supervisor(config.supervisor_uid)
+            .map_err(|error| system("user of the supervisor", &error))?;
+    }
+    let child = spawn::wait(group);
+    Ok(Prepared { signals, child })
+}
+
+fn supervise(
+    channel: OwnedFd,
+    prepared: Result<Prepared, Failure>,
+    stdio: [OwnedFd; 3],
+    config: &AgentConfig,
+    request: &ExecRequest,
+) -> ! {
+    let started = prepared.and_then(|prepared| {
+        let first = start(config, request, stdio, prepared.child)?;
+        Ok((first, prepared.signals))
+    });
+    match started {
         Err(failure) => {
             tell(&channel, &Report::Failed(failure));
             sys::exit_now(1)
@@ -181,12 +232,8 @@ fn start(
     config: &AgentConfig,
     request: &ExecRequest,
     stdio: [OwnedFd; 3],
-    group: Option<OwnedFd>,
-) -> Result<(i32, OwnedFd), Failure> {
-    sys::new_session();
-    let signals =
-        sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
-    sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
+    child: io::Result<Waiting>,
+) -> Result<i32, Failure> {
     let account = launch::account(config, request.user.as_deref())?;
     if request.tty.is_some() && config.can_switch_user {
         // Programs open their terminal by name. Without the right it stays the agent's.
@@ -197,13 +244,13 @@ fn start(
         );
     }
     if config.can_switch_user {
-        sys::become_supervisor(config.supervisor_uid)
-            .map_err(|error| system("user of the supervisor", &error))?;
+        sys::drop_file_rights().map_err(|error| system("rights of the supervisor", &error))?;
     }
-    let plan = launch::plan(config, request, &account, stdio, group)?;
-    let first = spawn::spawn(&plan)
-        .map_err(|(stage, error)| launch::explain(stage, &error, config, request))?;
-    Ok((first, signals))
+    let plan = launch::plan(config, request, &account, stdio)?;
+    child
+        .map_err(|error| (Stage::Clone, error))
+        .and_then(|child| child.execute(&plan))
+        .map_err(|(stage, error)| launch::explain(stage, &error, config, request))
 }
 
 fn tell(channel: &OwnedFd, report: &Report) {

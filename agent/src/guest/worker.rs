@@ -218,8 +218,12 @@ impl Agent {
             .values()
             .map(|exec| (exec.supervisor, exec.id.clone()))
             .collect();
-        let others: BTreeSet<i32> = self.workers.values().map(|worker| worker.pid).collect();
-        let busy = others.iter().any(|pid| *pid != 0) || !self.leaving.is_empty();
+        let workers = self.workers.values().map(|worker| worker.pid);
+        let others: BTreeSet<i32> = workers
+            .chain(self.spares.pids())
+            .chain(self.leaving.iter().copied())
+            .collect();
+        let busy = others.iter().any(|pid| *pid != 0);
         let Some(worker) = self.workers.get_mut(&key) else {
             return Ok(true);
         };
@@ -237,6 +241,7 @@ impl Agent {
         let forked = match sys::fork() {
             Err(error) if busy && error.raw_os_error() == Some(libc::EAGAIN) => {
                 worker.job = Some(job);
+                self.dismiss_spares();
                 return Ok(false);
             }
             forked => forked.map_err(|error| system("fork", &error))?,
@@ -437,6 +442,7 @@ impl Agent {
     /// The end of a process was collected.
     pub(super) fn collected(&mut self, pid: i32) {
         self.leaving.remove(&pid);
+        self.spares.collected(pid);
         for worker in self.workers.values_mut().filter(|w| w.pid == pid) {
             worker.collected = true;
         }

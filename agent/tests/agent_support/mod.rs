@@ -37,6 +37,7 @@ pub fn config() -> AgentConfig {
         supervisor_uid: 65_533,
         can_switch_user: true,
         idle_ms: None,
+        spare_supervisors: Some(3),
         socket: None,
     }
 }

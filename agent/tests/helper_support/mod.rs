@@ -174,6 +174,7 @@ pub(crate) fn plain(id: &str) -> Launch {
             supervisor_uid: 65000,
             can_switch_user: true,
             idle_ms: None,
+            spare_supervisors: Some(3),
             socket: None,
         },
         connection: false,

@@ -7,6 +7,7 @@ mod input;
 mod logs;
 mod output;
 mod report;
+pub(super) mod spare;
 mod start;
 mod stdio;
 mod stop;
@@ -14,6 +15,7 @@ mod stop;
 use std::os::fd::OwnedFd;
 
 use minicbor::bytes::ByteVec;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::agent::Role;
 use super::clock::now_ms;
@@ -23,6 +25,12 @@ use super::sys::Status;
 use crate::protocol::Kind;
 use crate::protocol::message::{EndReason, Exited};
 use logs::Reader;
+
+/// Between the agent and a supervisor.
+pub(super) fn channel() -> Result<(OwnedFd, OwnedFd), rustix::io::Errno> {
+    let kind = SocketType::SEQPACKET;
+    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+}
 
 /// Who gets the output.
 #[derive(Clone, Copy, Debug)]

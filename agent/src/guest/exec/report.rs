@@ -58,6 +58,7 @@ impl Agent {
             }
             Report::Ended(status, survivors) => {
                 fault_point!("agent.exec.ended");
+                self.spares.command_ended();
                 exec.status = Some((status, survivors));
                 if exec.kill.is_none() {
                     exec.deadline = None;
@@ -124,6 +125,7 @@ impl Agent {
             .filter(|exec| exec.channel.is_some())
             .map(|exec| exec.supervisor)
             .chain(self.workers.values().map(|worker| worker.pid))
+            .chain(self.spares.pids())
             .collect();
         for root in kept.clone() {
             kept.extend(process::descendants(&all, root).iter().map(|stat| stat.pid));

@@ -1,11 +1,10 @@
 //! A command's way from the request to its supervisor.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::{Exec, Follower, stdio};
+use super::{Exec, Follower, channel, stdio};
 use crate::guest::agent::{Agent, Role};
 use crate::guest::clock::{now_ms, wall_ms};
 use crate::guest::connection::Target;
@@ -70,62 +69,66 @@ impl Agent {
 
     fn fork_exec(&mut self, to: (u64, u32), request: ExecRequest) -> Result<Exec, Failure> {
         let call = |what: &'static str| move |error: Errno| system(what, &error.into());
-        let (channel, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(call("channel of the supervisor"))?;
         let stdio = match request.tty {
             Some(size) => stdio::terminal(size).map_err(call("terminal"))?,
             None => stdio::pipes(request.stdin).map_err(call("pipes"))?,
         };
         let kills_before = self.kills();
+        let (supervisor, channel) = match self.use_spare(&request, &stdio.child) {
+            Some(spare) => spare,
+            None => self.fork_supervisor(&request, stdio.child)?,
+        };
+        fault_point!("agent.exec.forked");
+        let mut ring = self.config.ring_bytes as usize;
+        if !request.background {
+            ring = ring.min(FOREGROUND_RING);
+        }
+        Ok(Exec {
+            id: request.exec,
+            supervisor,
+            deadline: request.timeout_ms.map(|wait| now_ms().saturating_add(wait)),
+            kill_by: None,
+            argv: request.argv,
+            tty: request.tty.is_some(),
+            background: request.background,
+            pid: 0,
+            started_ms: wall_ms(),
+            channel: Some(channel),
+            sources: stdio.sources,
+            stdin: stdio.stdin,
+            sink: Sink::default(),
+            rings: [Ring::new(ring), Ring::new(ring)],
+            replayed_from: [0; 2],
+            newest: None,
+            readers: Vec::new(),
+            follower: Some(Follower {
+                to,
+                replay: false,
+                sent: [0; 2],
+                stdin: true,
+            }),
+            kills_before,
+            status: None,
+            kill: None,
+            discard: false,
+            rest: None,
+            exited: None,
+            answers: Vec::new(),
+        })
+    }
+
+    fn fork_supervisor(
+        &mut self,
+        request: &ExecRequest,
+        stdio: [OwnedFd; 3],
+    ) -> Result<(i32, OwnedFd), Failure> {
+        let (channel, theirs) =
+            channel().map_err(|error| system("channel of the supervisor", &error.into()))?;
         match sys::fork().map_err(|error| system("fork", &error))? {
             Fork::Child => {
-                let group = self.commands.take();
-                supervisor::run(theirs, stdio.child, group, &self.config, &request)
+                supervisor::run(theirs, stdio, self.commands.as_ref(), &self.config, request)
             }
-            Fork::Parent(supervisor) => {
-                fault_point!("agent.exec.forked");
-                let mut ring = self.config.ring_bytes as usize;
-                if !request.background {
-                    ring = ring.min(FOREGROUND_RING);
-                }
-                Ok(Exec {
-                    id: request.exec,
-                    supervisor,
-                    deadline: request.timeout_ms.map(|wait| now_ms().saturating_add(wait)),
-                    kill_by: None,
-                    argv: request.argv,
-                    tty: request.tty.is_some(),
-                    background: request.background,
-                    pid: 0,
-                    started_ms: wall_ms(),
-                    channel: Some(channel),
-                    sources: stdio.sources,
-                    stdin: stdio.stdin,
-                    sink: Sink::default(),
-                    rings: [Ring::new(ring), Ring::new(ring)],
-                    replayed_from: [0; 2],
-                    newest: None,
-                    readers: Vec::new(),
-                    follower: Some(Follower {
-                        to,
-                        replay: false,
-                        sent: [0; 2],
-                        stdin: true,
-                    }),
-                    kills_before,
-                    status: None,
-                    kill: None,
-                    discard: false,
-                    rest: None,
-                    exited: None,
-                    answers: Vec::new(),
-                })
-            }
+            Fork::Parent(supervisor) => Ok((supervisor, channel)),
         }
     }
 

@@ -305,15 +305,20 @@ fn set_capabilities(caps: u64) -> io::Result<()> {
 }
 
 /// Takes the uid that no command has, and of the capabilities only those that
-/// starting and killing commands needs.
+/// starting and killing commands needs, and reading what names users.
 pub(super) fn become_supervisor(uid: u32) -> io::Result<()> {
     prctl(libc::PR_SET_KEEPCAPS, 1)?;
     // SAFETY: integers only; one thread, so the kernel's view is the process's.
     check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
-    set_capabilities(capabilities()? & SUPERVISOR_CAPS)?;
+    set_capabilities(capabilities()? & (SUPERVISOR_CAPS | 1 << CAP_DAC_OVERRIDE))?;
     prctl(libc::PR_SET_KEEPCAPS, 0)?;
     // A change of credentials may have reset it.
     hide()
+}
+
+/// Gives up what a supervisor needs until it knows its command's user.
+pub(super) fn drop_file_rights() -> io::Result<()> {
+    set_capabilities(capabilities()? & SUPERVISOR_CAPS)
 }
 
 /// Becomes a user for good. Of the capabilities root alone keeps those over

@@ -1,12 +1,20 @@
-//! Starts a command as `vfork` would: the child borrows the memory of its
+//! Starts a command much as `vfork` would: the child borrows the memory of its
 //! parent, which sleeps until the child has executed a program or given up.
+//! Unlike with `vfork` the child is there before its command is known.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, IntoRawFd as _, OwnedFd};
 use std::ptr::null;
 
 use libc::{c_char, c_int, c_void};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
 use super::{check, drop_bounding, no_new_privileges, set_capabilities};
 
@@ -27,10 +35,8 @@ pub(in crate::guest) struct Plan {
     pub(in crate::guest) argv: Vec<CString>,
     pub(in crate::guest) env: Vec<CString>,
     pub(in crate::guest) workdir: CString,
-    /// Descriptors, all above 2, that become 0, 1 and 2.
+    /// What becomes 0, 1 and 2.
     pub(in crate::guest) stdio: [OwnedFd; 3],
-    /// The file through which the command enters its cgroup, above 2 as well.
-    pub(in crate::guest) group: Option<OwnedFd>,
     pub(in crate::guest) tty: bool,
     /// `None` keeps the parent's user.
     pub(in crate::guest) credentials: Option<Credentials>,
@@ -49,83 +55,207 @@ pub(in crate::guest) enum Stage {
     Execute,
 }
 
-struct Child<'a> {
-    plan: &'a Plan,
-    argv: Vec<*const c_char>,
-    env: Vec<*const c_char>,
+/// What parent and child share. One of them sleeps whenever the other looks.
+struct Shared {
+    /// The child's end of the channel, and the parent's end as the child has it.
+    channels: [c_int; 2],
+    /// The file through which the command enters its cgroup.
+    group: Option<c_int>,
+    order: Option<Order>,
     failed: Option<(Stage, c_int)>,
 }
 
-/// Starts the command and returns its process number once it executes.
-pub(in crate::guest) fn spawn(plan: &Plan) -> Result<i32, (Stage, io::Error)> {
-    let pointers = |list: &[CString]| -> Vec<*const c_char> {
-        list.iter()
-            .map(|text| text.as_ptr())
-            .chain([null()])
-            .collect()
-    };
-    let mut child = Child {
-        plan,
-        argv: pointers(&plan.argv),
-        env: pointers(&plan.env),
-        failed: None,
-    };
-    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
-    let top = stack.as_mut_ptr_range().end;
-    // SAFETY: the stack is aligned and its own; the parent sleeps until the child
-    // has left this memory (CLONE_VFORK), so `child` and `stack` outlive its use.
-    let pid = check(unsafe {
-        libc::clone(
-            start,
-            top.cast::<c_void>(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-            (&raw mut child).cast::<c_void>(),
-        )
-    })
-    .map_err(|error| (Stage::Clone, error))?;
-    // SAFETY: the child wrote it, if at all, before this process went on.
-    match unsafe { std::ptr::read_volatile(&raw const child.failed) } {
-        None => Ok(pid),
-        Some((stage, errno)) => {
-            // SAFETY: the child has ended; a null status is allowed.
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-            Err((stage, io::Error::from_raw_os_error(errno)))
+/// The command, once it is known. All of it outlives the child's use.
+#[derive(Clone, Copy)]
+struct Order {
+    plan: *const Plan,
+    argv: *const *const c_char,
+    env: *const *const c_char,
+}
+
+/// A child without a command. Dropped, it ends.
+pub(in crate::guest) struct Waiting {
+    pid: i32,
+    /// `None` once it has its command.
+    channel: Option<OwnedFd>,
+    shared: *mut Shared,
+    /// The child runs on it.
+    _stack: Vec<u128>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.channel.take().is_some() {
+            collect(self.pid);
         }
+        // SAFETY: it came from a box, and the child has left this memory.
+        drop(unsafe { Box::from_raw(self.shared) });
     }
 }
 
+fn collect(pid: i32) {
+    // SAFETY: a null status is allowed.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+}
+
+/// Starts a child that waits for its command. It enters its cgroup through
+/// `group`, which is above 2.
+pub(in crate::guest) fn wait(group: Option<&OwnedFd>) -> io::Result<Waiting> {
+    let (ours, theirs) = crate::guest::exec::channel()?;
+    let shared = Box::into_raw(Box::new(Shared {
+        channels: [theirs.as_raw_fd(), ours.as_raw_fd()],
+        group: group.map(AsRawFd::as_raw_fd),
+        order: None,
+        failed: None,
+    }));
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    let top = stack.as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: the stack is aligned and the child's own. It and `shared` are kept
+    // until the child has executed a program or ended.
+    match check(unsafe { libc::clone(start, top.cast::<c_void>(), flags, shared.cast()) }) {
+        Err(error) => {
+            // SAFETY: it came from a box, and there is no child.
+            drop(unsafe { Box::from_raw(shared) });
+            Err(error)
+        }
+        Ok(pid) => Ok(Waiting {
+            pid,
+            channel: Some(ours),
+            shared,
+            _stack: stack,
+        }),
+    }
+}
+
+impl Waiting {
+    /// Has the child execute the command and returns its process number.
+    pub(in crate::guest) fn execute(mut self, plan: &Plan) -> Result<i32, (Stage, io::Error)> {
+        let pointers = |list: &[CString]| -> Vec<*const c_char> {
+            list.iter()
+                .map(|text| text.as_ptr())
+                .chain([null()])
+                .collect()
+        };
+        let (argv, env) = (pointers(&plan.argv), pointers(&plan.env));
+        // SAFETY: the child sleeps until it is sent something.
+        unsafe {
+            (*self.shared).order = Some(Order {
+                plan,
+                argv: argv.as_ptr(),
+                env: env.as_ptr(),
+            });
+        }
+        let Some(channel) = self.channel.take() else {
+            return Err((Stage::Clone, Errno::BADF.into()));
+        };
+        let sent = send_stdio(&channel, &plan.stdio);
+        if sent.is_ok() {
+            // Its end closes as it executes a program or ends.
+            while rustix::net::recv(&channel, &mut [0_u8; 1][..], RecvFlags::empty())
+                == Err(Errno::INTR)
+            {}
+        }
+        drop(channel);
+        // SAFETY: the child has left this memory, or sleeps and will see the end
+        // of the channel.
+        let failed = unsafe { std::ptr::read_volatile(&raw const (*self.shared).failed) };
+        let failed = match sent {
+            Err(error) => Some((Stage::Descriptors, error.raw_os_error())),
+            Ok(()) => failed,
+        };
+        let Some((stage, errno)) = failed else {
+            return Ok(self.pid);
+        };
+        collect(self.pid);
+        Err((stage, io::Error::from_raw_os_error(errno)))
+    }
+}
+
+fn send_stdio(channel: &OwnedFd, stdio: &[OwnedFd; 3]) -> Result<(), Errno> {
+    let fds: [BorrowedFd<'_>; 3] = stdio.each_ref().map(|fd| fd.as_fd());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let one = [IoSlice::new(&[1])];
+    rustix::net::sendmsg(channel, &one, &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Runs in the child: the standard streams, once they come. `None` where the
+/// parent is gone.
+fn receive_stdio(channel: BorrowedFd<'_>) -> Option<[c_int; 3]> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    while rustix::net::recvmsg(channel, &mut parts, &mut ancillary, flags).err()
+        == Some(Errno::INTR)
+    {}
+    let mut stdio = [-1; 3];
+    let mut free = stdio.iter_mut();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = part {
+            for (place, fd) in free.by_ref().zip(fds) {
+                *place = fd.into_raw_fd();
+            }
+        }
+    }
+    stdio.iter().all(|fd| *fd > 2).then_some(stdio)
+}
+
 extern "C" fn start(argument: *mut c_void) -> c_int {
-    // SAFETY: `spawn` passes a `Child` that nobody else touches while this runs.
-    let child = unsafe { &mut *argument.cast::<Child<'_>>() };
-    let (stage, error) = prepare_and_execute(child);
-    child.failed = Some((stage, error.raw_os_error().unwrap_or(libc::EIO)));
+    let shared = argument.cast::<Shared>();
+    // SAFETY: the parent does not change it before it has sent something.
+    let [theirs, ours] = unsafe { (*shared).channels };
+    // SAFETY: its own copy. The parent's end must be the parent's alone.
+    unsafe { libc::close(ours) };
+    // SAFETY: open until this process executes a program or ends.
+    let channel = unsafe { BorrowedFd::borrow_raw(theirs) };
+    let stdio = receive_stdio(channel);
+    // SAFETY: the parent sleeps now, or is gone and nobody else looks.
+    let shared = unsafe { &mut *shared };
+    if let (Some(stdio), Some(order)) = (stdio, shared.order) {
+        let (stage, error) = prepare_and_execute(theirs, shared.group, stdio, order);
+        shared.failed = Some((stage, error.raw_os_error().unwrap_or(libc::EIO)));
+    }
     // SAFETY: ends this process alone.
     unsafe { libc::_exit(127) }
 }
 
 /// Runs in the child: no allocation, and no lock but those of a single thread.
-fn prepare_and_execute(child: &Child<'_>) -> (Stage, io::Error) {
-    let plan = child.plan;
+fn prepare_and_execute(
+    channel: c_int,
+    group: Option<c_int>,
+    stdio: [c_int; 3],
+    order: Order,
+) -> (Stage, io::Error) {
+    // SAFETY: the parent keeps all of it until it is told of the end.
+    let plan = unsafe { &*order.plan };
     let last = io::Error::last_os_error;
     // SAFETY: plain calls on integers; descriptors are the child's own copies.
     unsafe {
         libc::setsid();
-        if let Some(group) = &plan.group
-            && libc::write(group.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1
+        if let Some(group) = group
+            && libc::write(group, c"0".as_ptr().cast(), 1) != 1
         {
             return (Stage::Group, last());
         }
-        if plan.tty && libc::ioctl(plan.stdio[0].as_raw_fd(), libc::TIOCSCTTY, 0) < 0 {
+        if plan.tty && libc::ioctl(stdio[0], libc::TIOCSCTTY, 0) < 0 {
             return (Stage::Terminal, last());
         }
-        for (to, from) in (0..).zip(&plan.stdio) {
-            if libc::dup2(from.as_raw_fd(), to) < 0 {
+        for (to, from) in (0..).zip(stdio) {
+            if libc::dup2(from, to) < 0 {
                 return (Stage::Descriptors, last());
             }
         }
-        if libc::syscall(libc::SYS_close_range, 3, c_int::MAX, 0) < 0 {
+        // The parent learns of the program by the end of the channel.
+        let below = channel == 3 || libc::syscall(libc::SYS_close_range, 3, channel - 1, 0) == 0;
+        if !below || libc::syscall(libc::SYS_close_range, channel + 1, c_int::MAX, 0) < 0 {
             // The parent keeps few descriptors, all small.
-            for fd in 3..256 {
+            for fd in (3..256).filter(|fd| *fd != channel) {
                 libc::close(fd);
             }
         }
@@ -149,7 +279,7 @@ fn prepare_and_execute(child: &Child<'_>) -> (Stage, io::Error) {
         }
         let mut denied = false;
         for path in &plan.candidates {
-            libc::execve(path.as_ptr(), child.argv.as_ptr(), child.env.as_ptr());
+            libc::execve(path.as_ptr(), order.argv, order.env);
             let error = last();
             match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR) => {}

@@ -186,6 +186,10 @@ pub struct AgentConfig {
     /// it is set, the agent tells the helper whether the sandbox is in use.
     #[n(11)]
     pub idle_ms: Option<u64>,
+    /// The most supervisors that wait for commands to come, each of two
+    /// processes; absent is none.
+    #[n(12)]
+    pub spare_supervisors: Option<u32>,
 }
 
 impl std::fmt::Debug for AgentConfig {

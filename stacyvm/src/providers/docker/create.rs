@@ -271,6 +271,7 @@ pub(super) fn agent_config(
         supervisor_uid: SUPERVISOR,
         can_switch_user: true,
         idle_ms: None,
+        spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
         socket: Some(SOCKET.as_bytes().to_vec().into()),
     })
 }

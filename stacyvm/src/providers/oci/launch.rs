@@ -225,6 +225,7 @@ fn agent(
         idle_ms: spec
             .idle_timeout
             .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
+        spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
     }
 }
 

@@ -1,0 +1,142 @@
+//! Supervisors that wait for the next commands.
+//!
+//! A new process is put on the idlest processor. Where all are busy with other
+//! sandboxes it waits there for the end of a time slice, which is milliseconds.
+//! So while commands come one after the other, supervisors and children of the
+//! next ones are there before they are asked for. There are several, as each
+//! may have to wait itself.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+use super::channel;
+use crate::guest::agent::Agent;
+use crate::guest::clock::now_ms;
+use crate::guest::supervisor;
+use crate::guest::sys::{self, Fork};
+use crate::protocol::message::{self, ExecRequest};
+
+/// How many are started after a command.
+const AT_ONCE: usize = 2;
+/// How long they wait after the last command.
+const WAIT_MS: u64 = 2_000;
+
+/// The supervisors without a command.
+#[derive(Debug, Default)]
+pub(in crate::guest) struct Spares {
+    /// The oldest first. One ends when its channel closes.
+    waiting: VecDeque<(i32, OwnedFd)>,
+    /// Whether a command has ended since some were started.
+    wanted: bool,
+    until: u64,
+}
+
+impl Spares {
+    /// A command has ended: others may follow.
+    pub(in crate::guest) fn command_ended(&mut self) {
+        self.wanted = true;
+        self.until = now_ms().saturating_add(WAIT_MS);
+    }
+
+    pub(in crate::guest) fn pids(&self) -> impl Iterator<Item = i32> {
+        self.waiting.iter().map(|(pid, _)| *pid)
+    }
+
+    /// When they are to be dismissed.
+    pub(in crate::guest) fn until(&self) -> Option<u64> {
+        (!self.waiting.is_empty()).then_some(self.until)
+    }
+
+    pub(in crate::guest) fn collected(&mut self, pid: i32) {
+        self.waiting.retain(|(own, _)| *own != pid);
+    }
+}
+
+impl Agent {
+    /// Starts some where commands are coming. Without room for them the next
+    /// command has its own started.
+    pub(in crate::guest) fn start_spares(&mut self) {
+        if !std::mem::take(&mut self.spares.wanted) {
+            return;
+        }
+        let most = self.config.spare_supervisors.unwrap_or(0) as usize;
+        // One that commands could stop would stop the next of them.
+        let most = if self.config.can_switch_user { most } else { 0 };
+        for _ in self.spares.waiting.len()..most.min(self.spares.waiting.len() + AT_ONCE) {
+            let Ok((channel, theirs)) = channel() else {
+                return;
+            };
+            match sys::fork() {
+                Err(_) => return,
+                Ok(Fork::Child) => supervisor::wait(theirs, self.commands.as_ref(), &self.config),
+                Ok(Fork::Parent(pid)) => self.spares.waiting.push_back((pid, channel)),
+            }
+        }
+    }
+
+    /// Lets those that wait go.
+    pub(in crate::guest) fn dismiss_spares(&mut self) {
+        self.leaving.extend(self.spares.pids());
+        self.spares.waiting.clear();
+    }
+
+    /// Gives one that waits its command. `None` where there is none, or where
+    /// it cannot take it.
+    pub(super) fn use_spare(
+        &mut self,
+        request: &ExecRequest,
+        stdio: &[OwnedFd; 3],
+    ) -> Option<(i32, OwnedFd)> {
+        let (pid, channel) = self.spares.waiting.pop_front()?;
+        if give(&channel, request, stdio).is_err() {
+            self.leaving.insert(pid);
+            return None;
+        }
+        Some((pid, channel))
+    }
+}
+
+fn give(channel: &OwnedFd, request: &ExecRequest, stdio: &[OwnedFd; 3]) -> Result<(), Errno> {
+    let fds: [BorrowedFd<'_>; 3] = stdio.each_ref().map(|fd| fd.as_fd());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let bytes = message::encode(request);
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    // A request longer than a packet can be is refused here.
+    rustix::net::sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, flags).map(drop)
+}
+
+/// Waits for the command. `None` where there will be none.
+pub(in crate::guest) fn receive(channel: &OwnedFd) -> Option<(ExecRequest, [OwnedFd; 3])> {
+    let look = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let length = loop {
+        match rustix::net::recv(channel, &mut [0; 1][..], look) {
+            Ok((_, length)) => break length,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    };
+    let mut bytes = vec![0; length];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    rustix::net::recvmsg(channel, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let fds: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    Some((message::decode(&bytes).ok()?, fds.try_into().ok()?))
+}
