@@ -83,6 +83,7 @@ impl Agent {
             supervisor_uid: 65_533,
             can_switch_user: true,
             idle_ms: None,
+            spare_supervisors: Some(3),
             socket: None,
         };
         agent.tell(

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Container, reap_all_but, wait_for};
+use super::{Container, reap_late, wait_for};
 use crate::confinement::{CAPABILITIES, MASKED};
 use crate::helper::cgroup::Cgroups;
 use crate::helper::fault::{Result, Tried};
@@ -52,8 +52,7 @@ impl Container {
         self.check_mounts(&read("mountinfo")?, &lacking)?;
         let mut in_force = self.limit(pid, cgroups)?;
         within(pid)?;
-        // Some part of the runtime may have outlived its main process a little.
-        reap_all_but(rustix::process::Pid::from_raw(pid));
+        reap_late(rustix::process::Pid::from_raw(pid));
         self.add_common(&mut in_force);
         Ok(in_force)
     }

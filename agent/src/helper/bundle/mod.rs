@@ -40,6 +40,8 @@ const PID_FILE: &str = "runtime.pid";
 const AGENT: &str = "agent";
 /// Passes over children that do not end, a millisecond apart.
 const MOST_PASSES: u32 = 5000;
+/// The same over children that are about to end.
+const LATE_PASSES: u32 = 200;
 /// The most of a log that is looked at.
 const MAX_LOG: u64 = 64 * 1024;
 
@@ -254,6 +256,18 @@ fn reap_all_but(kept: Option<Pid>) {
             // What still runs is none of those.
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         }
+    }
+}
+
+/// As [`reap_all_but`]. Some part of the runtime may outlive its main process a
+/// little; nobody would take its end afterwards.
+fn reap_late(kept: Option<Pid>) {
+    for _ in 0..LATE_PASSES {
+        reap_all_but(kept);
+        if children().iter().all(|pid| Some(*pid) == kept) {
+            return;
+        }
+        sys::pause(Duration::from_millis(1));
     }
 }
 
