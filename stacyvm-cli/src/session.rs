@@ -55,11 +55,6 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Adds bytes of which there are bounded many.
-    pub(crate) fn add_all(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
     fn add(&mut self, bytes: &[u8], most: usize) {
         let room = most.saturating_sub(self.bytes.len()).min(bytes.len());
         let (kept, lost) = bytes.split_at(room);

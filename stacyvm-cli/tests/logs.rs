@@ -103,6 +103,42 @@ fn json_holds_all_that_is_kept_and_counts_what_is_not() {
 }
 
 #[test]
+fn no_command_forges_another_and_one_alone_is_as_it_was() {
+    let cli = cli();
+    let id = cli.create(&[]);
+    let script = "printf 'x\\rforged | \\033[1mbold\\r\\nEND'; sleep 1000";
+    let exec = start(&cli, &id, script, "END");
+    assert_eq!(
+        cli.ok(&["logs", &id]),
+        format!("{exec} | x\\u{{d}}forged | \\u{{1b}}[1mbold\n{exec} | END\n")
+    );
+    assert_eq!(
+        cli.ok(&["logs", "-p", &exec, &id]),
+        "x\rforged | \u{1b}[1mbold\r\nEND"
+    );
+}
+
+#[test]
+fn more_output_than_fits_a_document_is_refused() {
+    let cli = cli();
+    let id = cli.create(&[]);
+    // A MiB of each stream is kept.
+    let script = "head -c 1048576 /dev/zero; head -c 1048573 /dev/zero >&2; printf END >&2";
+    for _ in 0..33 {
+        let line = format!("{script}; touch /tmp/$$; sleep 1000");
+        cli.ok(&["exec", "--detach", &id, "sh", "-c", &line]);
+    }
+    let wait = "while [ $(ls /tmp | wc -l) -lt 33 ]; do sleep 0.1; done";
+    cli.ok(&["exec", &id, "sh", "-c", wait]);
+    let output = cli.run(&["logs", "--json", &id]);
+    assert_eq!(output.status.code(), Some(125));
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "resource_exhausted", "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("64 MiB"), "{message}");
+}
+
+#[test]
 fn what_comes_is_followed_to_the_end_and_nobody_is_disturbed() {
     let cli = cli();
     let id = cli.create(&[]);
@@ -127,6 +163,35 @@ fn what_comes_is_followed_to_the_end_and_nobody_is_disturbed() {
     let last = next();
     assert_eq!(last["status"]["reason"], "code");
     assert!(following.wait().unwrap().success());
+    // What starts from now on is shown from its beginning.
+    let mut following = cli
+        .command()
+        .args(["logs", "--follow", "--since", "0s", "--json", &id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut next =
+        || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    // The end of the first one says that it has looked once.
+    while next()["exec"] != exec.as_str() {}
+    let later = cli.ok(&[
+        "exec",
+        "--detach",
+        &id,
+        "sh",
+        "-c",
+        "echo hello; sleep 1000",
+    ]);
+    loop {
+        let event = next();
+        if event["exec"] == later.trim() {
+            assert_eq!(event["stdout"], "hello\n");
+            break;
+        }
+    }
+    following.kill().unwrap();
+    following.wait().unwrap();
     // A reader that goes away is nobody's loss.
     let mut following = cli
         .command()

@@ -1,17 +1,23 @@
 //! `logs`: what commands wrote, as far as it is kept.
 
+mod lines;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 use stacyvm::engine::Engine;
+use stacyvm::sandbox::exec_builder::DEFAULT_MAX_OUTPUT;
 use stacyvm::units::parse_moment;
-use stacyvm::{ExecEvent, ExecId, ExitStatus, LogEvent, Logs, LogsRequest, Result};
+use stacyvm::{
+    Error, ErrorKind, ExecEvent, ExecId, ExitStatus, LogEvent, Logs, LogsRequest, Result,
+};
+
+use lines::Lines;
 
 use crate::args::LogsArgs;
-use crate::session::{self, Stream};
-use crate::{exit, output};
+use crate::{exit, output, session};
 
 pub(crate) async fn logs(engine: &Engine, args: &LogsArgs, json: bool) -> Result<u8> {
     let request = LogsRequest {
@@ -37,8 +43,14 @@ pub(crate) async fn logs(engine: &Engine, args: &LogsArgs, json: bool) -> Result
             (false, _) if args.process.is_some() => each(&mut logs, print).await,
             (false, _) => {
                 let mut lines = Lines::new(!args.follow);
-                let code = each(&mut logs, |event| lines.print(event)).await?;
-                super::printed(lines.finish())?;
+                let code = each(&mut logs, |event| {
+                    if let ExecEvent::Lost { stdout, stderr } = event.event {
+                        tell_lost(&event.exec, stdout, stderr);
+                    }
+                    lines.add(event).iter().try_for_each(write_line)
+                })
+                .await?;
+                super::printed(lines.finish().iter().try_for_each(write_line))?;
                 Ok(code)
             }
         }
@@ -75,6 +87,14 @@ fn print(event: LogEvent) -> std::io::Result<()> {
     }
 }
 
+fn write_line(line: &lines::Line) -> std::io::Result<()> {
+    if line.is_error {
+        write(&mut std::io::stderr().lock(), &line.text)
+    } else {
+        write(&mut std::io::stdout().lock(), &line.text)
+    }
+}
+
 fn write(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes)?;
     to.flush()
@@ -86,95 +106,19 @@ fn tell_lost(exec: &ExecId, stdout: u64, stderr: u64) {
     ));
 }
 
-/// The output of several commands, in whole lines that say whose they are.
-struct Lines {
-    begun: BTreeMap<(ExecId, bool), Vec<u8>>,
-    /// Whether commands come one after the other: with the next one, all lines
-    /// of the last have come.
-    one_by_one: bool,
-    last: Option<ExecId>,
-}
-
-/// A longer line is shown in parts.
-const LONGEST_LINE: usize = 64 * 1024;
-
-impl Lines {
-    fn new(one_by_one: bool) -> Self {
-        Self {
-            begun: BTreeMap::new(),
-            one_by_one,
-            last: None,
-        }
-    }
-
-    fn print(&mut self, event: LogEvent) -> std::io::Result<()> {
-        if self.last.as_ref() != Some(&event.exec) {
-            if self.one_by_one {
-                self.finish()?;
-            }
-            self.last = Some(event.exec.clone());
-        }
-        let (bytes, is_error) = match event.event {
-            ExecEvent::Stdout(bytes) => (bytes, false),
-            ExecEvent::Stderr(bytes) => (bytes, true),
-            ExecEvent::Lost { stdout, stderr } => {
-                tell_lost(&event.exec, stdout, stderr);
-                return Ok(());
-            }
-            ExecEvent::Exited(_) => {
-                for is_error in [false, true] {
-                    let rest = self.begun.remove(&(event.exec.clone(), is_error));
-                    print_line(&event.exec, is_error, &rest.unwrap_or_default())?;
-                }
-                return Ok(());
-            }
-        };
-        let key = (event.exec, is_error);
-        let begun = self.begun.entry(key.clone()).or_default();
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            begun.extend_from_slice(line);
-            if line.ends_with(b"\n") || begun.len() >= LONGEST_LINE {
-                print_line(&key.0, is_error, begun)?;
-                begun.clear();
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows lines that have no end.
-    fn finish(&mut self) -> std::io::Result<()> {
-        for ((exec, is_error), line) in std::mem::take(&mut self.begun) {
-            print_line(&exec, is_error, &line)?;
-        }
-        Ok(())
-    }
-}
-
-fn print_line(exec: &ExecId, is_error: bool, line: &[u8]) -> std::io::Result<()> {
-    if line.is_empty() {
-        return Ok(());
-    }
-    let mut whole = format!("{exec} | ").into_bytes();
-    whole.extend_from_slice(line);
-    if !line.ends_with(b"\n") {
-        whole.push(b'\n');
-    }
-    if is_error {
-        write(&mut std::io::stderr().lock(), &whole)
-    } else {
-        write(&mut std::io::stdout().lock(), &whole)
-    }
-}
-
 /// All that is kept of one command.
 #[derive(Default)]
 struct Kept {
-    streams: [Stream; 2],
+    streams: [Vec<u8>; 2],
     lost: [u64; 2],
     status: Option<ExitStatus>,
 }
 
+/// The most output of all commands in one document.
+const MAX_GATHERED: usize = DEFAULT_MAX_OUTPUT;
+
 async fn gather(logs: &mut Logs) -> Result<Vec<Value>> {
+    let mut room = MAX_GATHERED;
     let mut kept: BTreeMap<ExecId, Kept> = BTreeMap::new();
     let mut order = Vec::new();
     while let Some(event) = logs.next().await? {
@@ -182,9 +126,14 @@ async fn gather(logs: &mut Logs) -> Result<Vec<Value>> {
             order.push(event.exec.clone());
         }
         let of = kept.entry(event.exec).or_default();
+        let mut add = |which: usize, bytes: &[u8]| {
+            room = room.checked_sub(bytes.len()).ok_or_else(too_much)?;
+            of.streams[which].extend_from_slice(bytes);
+            Ok(())
+        };
         match event.event {
-            ExecEvent::Stdout(bytes) => of.streams[0].add_all(&bytes),
-            ExecEvent::Stderr(bytes) => of.streams[1].add_all(&bytes),
+            ExecEvent::Stdout(bytes) => add(0, &bytes)?,
+            ExecEvent::Stderr(bytes) => add(1, &bytes)?,
             ExecEvent::Lost { stdout, stderr } => {
                 let [out, err] = of.lost;
                 of.lost = [out.saturating_add(stdout), err.saturating_add(stderr)];
@@ -201,12 +150,26 @@ async fn gather(logs: &mut Logs) -> Result<Vec<Value>> {
         value.insert("background".into(), json!(info.background));
         value.insert("status".into(), json!(of.status));
         for (which, name) in ["stdout", "stderr"].into_iter().enumerate() {
-            output::bytes(&mut value, name, &of.streams[which].bytes);
+            output::bytes(&mut value, name, &of.streams[which]);
             value.insert(format!("{name}_lost_bytes"), json!(of.lost[which]));
         }
         Some(Value::Object(value))
     });
     Ok(commands.collect())
+}
+
+fn too_much() -> Error {
+    Error::new(
+        ErrorKind::ResourceExhausted,
+        format!(
+            "the sandbox holds more output than fits one document, expected at most {} MiB of all commands",
+            MAX_GATHERED >> 20
+        ),
+    )
+    .context(
+        "remedy",
+        "leave --json out, name one command with --process, or read lines of JSON with --follow",
+    )
 }
 
 /// One event, for a line of JSON.

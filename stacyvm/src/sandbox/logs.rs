@@ -13,6 +13,9 @@ use crate::id::ExecId;
 
 /// How often commands that started since are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Commands that are read at once; others wait. An agent has fewer streams on
+/// a connection, so that only one that makes up commands gets here.
+const MAX_AT_ONCE: usize = 1024;
 
 /// Which output is read, to build with [`Sandbox::logs`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub struct LogsRequest {
     pub follow: bool,
     /// What was written before this time is left out, to about a tenth of a
     /// second; of a command that writes much, to one part in 128 of what is kept.
+    /// Of a command that starts while one follows, everything is read.
     pub since: Option<SystemTime>,
 }
 
@@ -40,45 +44,52 @@ pub struct LogEvent {
 /// Kept output as it is read: see [`Sandbox::logs`].
 pub struct Logs {
     sandbox: Sandbox,
-    options: LogOptions,
-    known: HashSet<ExecId>,
+    follow: bool,
+    since: Option<SystemTime>,
+    /// Those of the last look, and those that are read still, oldest first.
     commands: Vec<ExecInfo>,
-    /// Commands that are known and not read yet.
-    next: VecDeque<ExecId>,
-    streams: SelectAll<BoxStream<Result<LogEvent>>>,
+    /// Commands that are not read yet, and since when.
+    next: VecDeque<(ExecId, Option<SystemTime>)>,
+    streams: SelectAll<BoxStream<Step>>,
+    /// Whose streams these are.
+    open: HashSet<ExecId>,
     /// When commands that started since are looked for; none where one is named.
     look: Option<tokio::time::Interval>,
+}
+
+/// What comes from the stream of a command.
+enum Step {
+    Event(Result<LogEvent>),
+    /// Nothing more.
+    Over(ExecId),
 }
 
 impl std::fmt::Debug for Logs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Logs")
             .field("sandbox", self.sandbox.id())
-            .field("commands", &self.known.len())
+            .field("commands", &self.commands.len())
             .finish_non_exhaustive()
     }
 }
 
 impl Logs {
     pub(super) async fn open(sandbox: Sandbox, request: LogsRequest) -> Result<Self> {
-        let options = LogOptions {
-            follow: request.follow,
-            age: request
-                .since
-                .map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
-        };
         let mut logs = Self {
             sandbox,
-            options,
-            known: HashSet::new(),
+            follow: request.follow,
+            since: request.since,
             commands: Vec::new(),
             next: VecDeque::new(),
             streams: SelectAll::new(),
+            open: HashSet::new(),
             look: None,
         };
         logs.look_for_commands().await?;
+        // Whatever else is found later started later.
+        logs.since = None;
         if let Some(exec) = request.exec {
-            logs.next = VecDeque::from([logs.find(&exec)?]);
+            logs.next = VecDeque::from([(logs.find(&exec)?, request.since)]);
         } else if request.follow {
             let mut look = tokio::time::interval(LOOK_AGAIN);
             look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -87,7 +98,8 @@ impl Logs {
         Ok(logs)
     }
 
-    /// The commands that were found so far, oldest first.
+    /// The commands that the sandbox ran or remembered when they were last
+    /// looked for, and those that are read still, oldest first.
     pub fn commands(&self) -> &[ExecInfo] {
         &self.commands
     }
@@ -103,11 +115,11 @@ impl Logs {
     /// Nothing is lost: the next call goes on.
     pub async fn next(&mut self) -> Result<Option<LogEvent>> {
         loop {
-            // What is not followed is read one command after the other.
-            while (self.options.follow || self.streams.is_empty())
-                && let Some(exec) = self.next.front().cloned()
+            let most = if self.follow { MAX_AT_ONCE } else { 1 };
+            while self.streams.len() < most
+                && let Some((exec, since)) = self.next.front().cloned()
             {
-                self.read(exec).await?;
+                self.read(exec, since).await?;
                 self.next.pop_front();
             }
             if self.streams.is_empty() && self.look.is_none() {
@@ -115,7 +127,10 @@ impl Logs {
             }
             tokio::select! {
                 biased;
-                Some(event) = self.streams.next() => return event.map(Some),
+                Some(step) = self.streams.next() => match step {
+                    Step::Event(event) => return event.map(Some),
+                    Step::Over(exec) => drop(self.open.remove(&exec)),
+                },
                 () = tick(&mut self.look), if self.look.is_some() => match self.look_for_commands().await {
                     Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::SandboxGone => return Ok(None),
@@ -127,10 +142,19 @@ impl Logs {
         }
     }
 
+    /// Nothing is kept of a command that the sandbox has forgotten and that is
+    /// read to its end.
     async fn look_for_commands(&mut self) -> Result<()> {
-        for info in self.sandbox.execs().await? {
-            if self.known.insert(info.exec.clone()) {
-                self.next.push_back(info.exec.clone());
+        let found = self.sandbox.execs().await?;
+        let exists: HashSet<&ExecId> = found.iter().map(|info| &info.exec).collect();
+        self.next.retain(|(exec, _)| exists.contains(exec));
+        let mut known: HashSet<ExecId> =
+            self.commands.iter().map(|info| info.exec.clone()).collect();
+        self.commands
+            .retain(|info| exists.contains(&info.exec) || self.open.contains(&info.exec));
+        for info in found {
+            if known.insert(info.exec.clone()) {
+                self.next.push_back((info.exec.clone(), self.since));
                 self.commands.push(info);
             }
         }
@@ -145,7 +169,7 @@ impl Logs {
             .map(|info| &info.exec)
             .filter(|exec| exec.as_str().starts_with(wanted.as_str()));
         match (alike.next(), alike.next()) {
-            _ if self.known.contains(wanted) => Ok(wanted.clone()),
+            _ if self.commands.iter().any(|info| info.exec == *wanted) => Ok(wanted.clone()),
             (Some(exec), None) => Ok(exec.clone()),
             (None, _) => Err(Error::new(
                 ErrorKind::NotFound,
@@ -162,20 +186,27 @@ impl Logs {
         }
     }
 
-    async fn read(&mut self, exec: ExecId) -> Result<()> {
-        let stream = self.sandbox.read_log(&exec, self.options).await;
-        let stream = match stream {
+    async fn read(&mut self, exec: ExecId, since: Option<SystemTime>) -> Result<()> {
+        let options = LogOptions {
+            follow: self.follow,
+            // As old as it is by now: others may have been read before.
+            age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
+        };
+        let stream = match self.sandbox.read_log(&exec, options).await {
             Ok(stream) => stream,
             // It was forgotten since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.open.insert(exec.clone());
+        let over = Step::Over(exec.clone());
         let events = stream.map(move |event| {
-            event.map(|event| LogEvent {
+            Step::Event(event.map(|event| LogEvent {
                 exec: exec.clone(),
                 event,
-            })
+            }))
         });
+        let events = events.chain(futures_util::stream::once(std::future::ready(over)));
         self.streams.push(Box::pin(events));
         Ok(())
     }

@@ -233,3 +233,50 @@ async fn logs_that_are_followed_show_new_commands_and_end_with_the_sandbox() {
     }
     work.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn logs_since_now_show_all_of_a_command_that_starts_while_they_are_followed() {
+    let (_mock, sandbox) = sandbox().await;
+    sandbox.shell("echo before").output().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let request = LogsRequest {
+        follow: true,
+        since: Some(std::time::SystemTime::now()),
+        exec: None,
+    };
+    let mut logs = sandbox.logs(request).await.unwrap();
+    // What is old is not shown, and its end is.
+    let event = logs.next().await.unwrap().unwrap().event;
+    assert_eq!(event, ExecEvent::Exited(ExitStatus::Code { code: 0 }));
+    let later = sandbox.clone();
+    let work = tokio::spawn(async move {
+        // Between two looks, so that the output is older than the second one.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        later.shell("echo first; sleep 9").output().await.unwrap();
+    });
+    let event = logs.next().await.unwrap().unwrap().event;
+    assert_eq!(event, ExecEvent::Stdout("first\n".into()));
+    work.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_remember_no_more_commands_than_the_sandbox() {
+    let (_mock, sandbox) = sandbox().await;
+    let request = LogsRequest {
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let mut logs = sandbox.logs(request).await.unwrap();
+    for _ in 0..700 {
+        let exec = sandbox.shell("echo x").output().await.unwrap();
+        assert!(exec.status.success());
+        let mut ended = false;
+        while !ended {
+            let event = logs.next().await.unwrap().unwrap().event;
+            ended = matches!(event, ExecEvent::Exited(_));
+        }
+    }
+    let known = sandbox.execs().await.unwrap().len();
+    assert!(known < 600, "{known}");
+    assert!(logs.commands().len() <= known + 1, "{logs:?}");
+}
