@@ -118,7 +118,7 @@ fn line(exec: &ExecId, is_error: bool, bytes: &[u8]) -> Line {
             text.push_str(&escape(part));
         }
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            text.extend(std::ascii::escape_default(*byte).map(char::from));
         }
     }
     text.push('\n');

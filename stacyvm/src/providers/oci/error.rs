@@ -42,6 +42,20 @@ pub(super) fn helper_gone() -> Error {
         .context("remedy", "the sandbox ended; make another one")
 }
 
+/// The program that gives a helper its place among the cgroups said this, and
+/// no helper ever did anything.
+pub(super) fn not_placed(words: &str) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the user's systemd started no helper for the sandbox",
+    )
+    .context("systemd_run", words)
+    .context(
+        "remedy",
+        "see what `systemctl --user status` says, or run this where the user's systemd runs",
+    )
+}
+
 fn kind_of(errno: Errno) -> ErrorKind {
     match errno {
         Errno::NOENT => ErrorKind::NotFound,

@@ -17,11 +17,12 @@ use stacyvm_agent::helper_protocol::{
 use stacyvm_agent::protocol::message::{decode, encode};
 use tokio::io::unix::AsyncFd;
 
-use super::error::{failed, helper_gone, system};
+use super::error::{failed, helper_gone, not_placed, system};
 use super::identities::Identity;
+use super::manager::Words;
 use super::program::{Program, owner_channel, unexpected};
 use super::sys;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The most descriptors that travel with one packet.
 const MAX_DESCRIPTORS: usize = 128;
@@ -36,6 +37,8 @@ pub(super) struct Helper {
     /// Taken when it is dropped.
     child: Option<Child>,
     users: Users,
+    /// What is said before the helper itself says something.
+    words: Mutex<Option<Words>>,
 }
 
 /// Helpers that nobody watches any more and that have not ended yet. They
@@ -75,13 +78,14 @@ impl Helper {
         bundle: bool,
     ) -> Result<Self> {
         let (channel, theirs) = owner_channel()?;
-        let child = program.start(theirs)?;
+        let (child, words) = program.start(theirs)?;
         fault_point!("create.helper");
         let helper = Self {
             name: name.to_owned(),
             channel,
             child: Some(child),
             users: identity.users.clone(),
+            words: Mutex::new(words),
         };
         let park = Park {
             generation: GENERATION,
@@ -115,12 +119,13 @@ impl Helper {
         users: Users,
     ) -> Result<()> {
         let (channel, theirs) = owner_channel()?;
-        let child = program.start(theirs)?;
+        let child = program.start_here(theirs)?;
         let mut helper = Self {
             name: name.to_owned(),
             channel,
             child: Some(child),
             users: users.clone(),
+            words: Mutex::new(None),
         };
         let remove = ToHelper::Remove(Remove {
             generation: GENERATION,
@@ -180,7 +185,7 @@ impl Helper {
             match send_now(self.channel.as_fd(), &bytes, descriptors) {
                 Ok(()) => return Ok(()),
                 Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(helper_gone()),
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(self.gone()),
                 Err(errno) => return Err(system("speak to a helper", errno)),
             }
         }
@@ -200,11 +205,29 @@ impl Helper {
                 .map_err(|e| super::error::io("hear a helper", e))?;
             match receive_now(self.channel.as_fd(), &mut buffer) {
                 Err(Errno::CONNRESET) if !reset => reset = true,
-                Ok(0) | Err(Errno::CONNRESET) => return Err(helper_gone()),
-                Ok(count) => return decode(&buffer[..count]).map_err(|_| unexpected()),
+                Ok(0) | Err(Errno::CONNRESET) => return Err(self.gone()),
+                Ok(count) => {
+                    // It is there: what was said before no longer matters.
+                    self.take_words();
+                    return decode(&buffer[..count]).map_err(|_| unexpected());
+                }
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(errno) => return Err(system("hear a helper", errno)),
             }
+        }
+    }
+
+    fn take_words(&self) -> Option<Words> {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.take()
+    }
+
+    /// The error of a helper that went away. Where there never was one, it says why.
+    fn gone(&self) -> Error {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        match words.as_ref().map(Words::read) {
+            Some(said) if !said.is_empty() => not_placed(&said),
+            _ => helper_gone(),
         }
     }
 
@@ -214,6 +237,7 @@ impl Helper {
             match self.receive().await {
                 Ok(FromHelper::Parked) => {}
                 Ok(FromHelper::Failed(report)) => return failed(&report),
+                Err(error) if error.kind() == ErrorKind::Unavailable => return error,
                 Ok(_) | Err(_) => return otherwise,
             }
         }
@@ -275,4 +299,66 @@ fn receive_now(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errn
     let mut none = RecvAncillaryBuffer::default();
     let mut slices = [std::io::IoSliceMut::new(buffer)];
     recvmsg(channel, &mut slices, &mut none, RecvFlags::CMSG_CLOEXEC).map(|received| received.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use super::super::identities::Identities;
+    use super::super::manager::Manager;
+    use super::*;
+
+    /// A program whose helpers this script is to place.
+    fn placed_by(directory: &Path, script: &str) -> Program {
+        let path = directory.join("systemd-run");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut program = Program::prepare(None, directory).unwrap();
+        program.start_by(Some(&Manager::of(path)));
+        program
+    }
+
+    fn identity() -> Identity {
+        Identities::Single(String::new()).take(0, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_systemd_run_says_is_in_the_error() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = std::fs::File::open(home.path()).unwrap();
+        let script = "echo 'Failed to connect to bus: gone' >&2; exit 1";
+        let program = placed_by(home.path(), script);
+        let helper = Helper::start(&program, directory.as_fd(), "one", &identity(), false).unwrap();
+        let error = helper.parked().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let said = error.fact("systemd_run");
+        assert_eq!(said, Some("Failed to connect to bus: gone"), "{error:?}");
+        // Also where the launch finds that nobody hears it.
+        let error = helper.last_word(helper_gone()).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        // One that says nothing is as before.
+        let program = placed_by(home.path(), "exit 1");
+        let helper = Helper::start(&program, directory.as_fd(), "one", &identity(), false).unwrap();
+        let error = helper.parked().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SandboxGone);
+    }
+
+    #[tokio::test]
+    async fn what_removes_leftovers_needs_no_place() {
+        let home = tempfile::tempdir().unwrap();
+        let mark = home.path().join("asked");
+        let program = placed_by(home.path(), &format!("touch {}; exit 1", mark.display()));
+        let sandboxes = home.path().join("sandboxes");
+        std::fs::create_dir_all(sandboxes.join("one/deep")).unwrap();
+        let directory = std::fs::File::open(&sandboxes).unwrap();
+        let removed = Helper::remove(&program, directory.as_fd(), "one", Users::Single).await;
+        assert!(!mark.exists());
+        match removed {
+            Ok(()) => assert!(!sandboxes.join("one").exists()),
+            // A host without user namespaces.
+            Err(error) => assert_ne!(error.kind(), ErrorKind::SandboxGone, "{error:?}"),
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use stacyvm_agent::delegation;
 
-use super::identities::Identities;
-use super::manager::Manager;
+use super::identities::{Identities, account_of};
+use super::manager::{self, Manager};
 use super::obstacle::{self, Obstacle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{
@@ -28,6 +28,9 @@ pub(super) struct Host {
     disk: bool,
     /// Gives helpers their place among the cgroups.
     manager: Option<Manager>,
+    /// Whether helpers outlive the last session of their user, where that
+    /// depends on its systemd.
+    lingers: Option<bool>,
 }
 
 impl Host {
@@ -61,6 +64,13 @@ impl Host {
             cpu: controller("cpu"),
             freezer: controller("freezer"),
             disk: root && access("/dev/loop-control", Access::WRITE_OK).is_ok() && mke2fs(),
+            lingers: if root {
+                None
+            } else {
+                let account = account_of(rustix::process::geteuid().as_raw());
+                let name = account.as_ref().map(|(name, _)| name.as_str());
+                manager::lingers(manager.as_ref(), name)
+            },
             manager,
         }
     }
@@ -183,7 +193,7 @@ impl Host {
                     "users",
                     false,
                     &format!("one: {reason}"),
-                    "have the administrator install uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, with a range that nobody has; without it commands run as one user",
+                    "have the administrator install uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, with a range that nobody has; without it commands run as one user, keep this user's groups and can signal their supervisor",
                 ),
             },
             finding("memory_controller", self.memory, yes_no(self.memory), limit),
@@ -200,6 +210,18 @@ impl Host {
                 "run as root, or leave the limit out"
             },
         ));
+        if let Some(lingers) = self.lingers {
+            findings.push(finding(
+                "lingering",
+                lingers,
+                if lingers {
+                    "on"
+                } else {
+                    "off: sandboxes end with this user's last session, detached ones too"
+                },
+                "`loginctl enable-linger`, or sandboxes end with this user's last session",
+            ));
+        }
         ProbeReport {
             usable: self.obstacle.is_none(),
             findings,
@@ -237,7 +259,24 @@ mod tests {
             freezer: true,
             disk: false,
             manager: None,
+            lingers: None,
         }
+    }
+
+    #[test]
+    fn what_ends_with_the_last_session_is_told_with_its_remedy() {
+        let finding = |lingers| {
+            let host = Host { lingers, ..able() };
+            let report = host.probe();
+            assert!(report.usable);
+            let mut all = report.findings.into_iter();
+            all.find(|finding| finding.subject == "lingering")
+        };
+        assert_eq!(finding(None), None);
+        assert!(finding(Some(true)).unwrap().fine);
+        let told = finding(Some(false)).unwrap();
+        assert!(!told.fine && told.seen.contains("last session"), "{told:?}");
+        assert!(told.remedy.contains("loginctl enable-linger"), "{told:?}");
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn has_no_new_privileges() -> bool {
 }
 
 /// The name and the group of a local account.
-fn account_of(uid: u32) -> Option<(String, u32)> {
+pub(super) fn account_of(uid: u32) -> Option<(String, u32)> {
     let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use super::error::{io, system};
-use super::manager::Manager;
+use super::manager::{Manager, Words};
 use super::obstacle::LIBEXEC;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -121,26 +121,38 @@ impl Program {
     }
 
     /// Starts a helper whose standard input is this end of its owner channel.
-    pub(super) fn start(&self, owner: OwnedFd) -> Result<Child> {
-        // No `pre_exec`, `uid` or the like: those would fork this process,
-        // which costs as much as it has memory.
-        let mut command = if let Some(manager) = &self.manager {
-            manager.command(&self.path_for_others())
-        } else {
-            let mut command = Command::new(&self.path);
-            command.arg0("stacyvm-helper").env_clear();
-            command
+    /// With it comes what the program says that gives it its place, where one does.
+    pub(super) fn start(&self, owner: OwnedFd) -> Result<(Child, Option<Words>)> {
+        let Some(manager) = &self.manager else {
+            return Ok((self.start_here(owner)?, None));
         };
-        #[cfg(feature = "faults")]
-        command
-            .envs(stacyvm_agent::faults::selected().map(|f| (stacyvm_agent::faults::VARIABLE, f)));
-        command
-            .stdin(Stdio::from(owner))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| io("start a helper", e))
+        let words = Words::new();
+        let stderr = words.as_ref().and_then(Words::stdio);
+        let command = manager.command(&self.path_for_others());
+        let child = spawn(command, owner, stderr.unwrap_or_else(Stdio::null))?;
+        Ok((child, words))
     }
+
+    /// As [`Self::start`], for a helper that makes no sandbox: it needs no
+    /// place among the cgroups.
+    pub(super) fn start_here(&self, owner: OwnedFd) -> Result<Child> {
+        let mut command = Command::new(&self.path);
+        command.arg0("stacyvm-helper").env_clear();
+        spawn(command, owner, Stdio::null())
+    }
+}
+
+/// No `pre_exec`, `uid` or the like: those would fork this process, which costs
+/// as much as it has memory.
+fn spawn(mut command: Command, owner: OwnedFd, stderr: Stdio) -> Result<Child> {
+    #[cfg(feature = "faults")]
+    command.envs(stacyvm_agent::faults::selected().map(|f| (stacyvm_agent::faults::VARIABLE, f)));
+    command
+        .stdin(Stdio::from(owner))
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|e| io("start a helper", e))
 }
 
 /// What an administrator installed: root's, and nobody else's to change.
