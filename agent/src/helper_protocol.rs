@@ -76,6 +76,10 @@ pub enum ToHelper {
     /// [`FromHelper::Done`], after which the helper ends.
     #[n(4)]
     Remove(#[n(0)] Remove),
+    /// Comes first, instead of all else, with a file of the helper's own user;
+    /// answered as [`ToHelper::Remove`].
+    #[n(5)]
+    GiveAway(#[n(0)] GiveAway),
 }
 
 /// Makes what every sandbox needs: its directory, cgroups and namespaces.
@@ -157,6 +161,21 @@ pub struct Remove {
     pub name: String,
     /// Whose files it has.
     #[n(2)]
+    pub users: Users,
+}
+
+/// Makes a file the agent's program for sandboxes that have the helper's own
+/// user inside. It gets an owner and a group of the range, one of which is
+/// nobody inside: a sandbox where the own user is root lacks the last of the
+/// range, one where it is [`SINGLE_USER`] lacks that.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct GiveAway {
+    /// The sender's [`GENERATION`].
+    #[n(0)]
+    pub generation: u32,
+    /// The range.
+    #[n(1)]
     pub users: Users,
 }
 

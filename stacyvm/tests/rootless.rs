@@ -193,6 +193,36 @@ async fn rootless_files_of_the_host_keep_their_owner() {
 }
 
 #[tokio::test]
+async fn rootless_root_inside_owns_no_agent_where_files_of_the_host_are() {
+    let Some((host, _watch)) = rootless().await else {
+        return;
+    };
+    let shared = tempfile::tempdir().unwrap();
+    let spec = attached().mount(mount(shared.path(), "/shared", true));
+    let sandbox = soon(async { host.engine.create(spec).await })
+        .await
+        .unwrap();
+    let users = match host.can().await.users {
+        Users::Many => &[Some("root"), Some("user")][..],
+        Users::One => &[None],
+    };
+    let line = "for of in 1 $PPID; do stat -c %u /proc/$of/oom_score_adj /proc/$of/mem; \
+                (echo 900 > /proc/$of/oom_score_adj) 2>/dev/null && echo raised; \
+                cat /proc/$of/environ 2>/dev/null && echo read; done; id -u";
+    for user in users {
+        let mut exec = sandbox.shell(line);
+        if let Some(user) = user {
+            exec = exec.user(*user);
+        }
+        let output = soon(exec.output()).await.unwrap();
+        let uid = if *user == Some("root") { 0 } else { 1000 };
+        let expected = format!("{}{uid}\n", "65534\n".repeat(4));
+        assert_eq!(output.stdout_text(), expected, "{user:?}: {output:?}");
+    }
+    soon(sandbox.kill()).await.unwrap();
+}
+
+#[tokio::test]
 async fn rootless_volumes_outlive_sandboxes() {
     let Some((host, watch)) = rootless().await else {
         return;
@@ -275,7 +305,8 @@ async fn rootless_root_directories_stay_as_they_are() {
     let sandbox = soon(async { host.engine.create(spec).await })
         .await
         .unwrap();
-    let line = "stat -c %u /etc/kept; echo new > /etc/kept; cat /etc/kept";
+    // Root inside is this user here, and owns nothing of the agent all the same.
+    let line = "stat -c %u /etc/kept /proc/1/oom_score_adj; echo new > /etc/kept; cat /etc/kept";
     let mut exec = sandbox.shell(line);
     let owner = match host.can().await.users {
         Users::Many => {
@@ -287,7 +318,7 @@ async fn rootless_root_directories_stay_as_they_are() {
     let output = soon(exec.output()).await.unwrap();
     assert_eq!(
         output.stdout_text(),
-        format!("{owner}\nnew\n"),
+        format!("{owner}\n65534\nnew\n"),
         "{output:?}"
     );
     soon(sandbox.kill()).await.unwrap();

@@ -33,7 +33,8 @@ use std::process::ExitCode;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, GENERATION, MOST_OPEN_FILES, Park, Remove, ToHelper,
+    Failed, FailedKind, FromHelper, GENERATION, GiveAway, MOST_OPEN_FILES, Park, RANGE, Remove,
+    SINGLE_USER, ToHelper, Users,
 };
 use crate::remove;
 use fault::{Result, Tried};
@@ -112,10 +113,14 @@ fn run(owner: &OwnedFd) -> Result<()> {
             remove_for(&remove, &directory)?;
             return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
         }
+        (ToHelper::GiveAway(asked), Some(file)) => {
+            give_away(&asked, &file)?;
+            return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
+        }
         _ => {
             return Err(Failed::new(
                 FailedKind::Invalid,
-                "the first packet must be park or remove, with a directory",
+                "the first packet must be park, remove or give away, with a descriptor",
             ));
         }
     };
@@ -183,15 +188,31 @@ fn check_generation(generation: u32) -> Result<()> {
 fn remove_for(asked: &Remove, directory: &OwnedFd) -> Result<()> {
     check_generation(asked.generation)?;
     check_name(&asked.name)?;
-    asked.users.check()?;
     let name = std::ffi::CString::new(asked.name.as_str()).tried("read the name")?;
-    let users = asked.users.clone().of_leftovers();
-    let namespace = users::namespace(|pid| users.map(pid))?;
-    inside::run(namespace.as_fd(), false, || {
-        remove::tree(directory, &name).tried(format!("remove {}", asked.name))?;
-        Ok(Vec::new())
+    among_leftovers(&asked.users, || {
+        remove::tree(directory, &name).tried(format!("remove {}", asked.name))
     })
-    .map(drop)
+}
+
+/// The kernel puts a process that executes a file which it cannot read and whose
+/// owners are not all inside among those of the host: then root inside owns no
+/// file of the agent in `/proc`.
+fn give_away(asked: &GiveAway, file: &OwnedFd) -> Result<()> {
+    check_generation(asked.generation)?;
+    let owner = rustix::fs::Uid::from_raw(SINGLE_USER);
+    let group = rustix::fs::Gid::from_raw(RANGE - 1);
+    among_leftovers(&asked.users, || {
+        rustix::fs::fchown(file, Some(owner), Some(group)).tried("give the agent's file away")
+    })
+}
+
+/// Does something with the rights of a range over files of its and of the
+/// helper's own user.
+fn among_leftovers(users: &Users, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    users.check()?;
+    let users = users.clone().of_leftovers();
+    let namespace = users::namespace(|pid| users.map(pid))?;
+    inside::run(namespace.as_fd(), false, || work().map(|()| Vec::new())).map(drop)
 }
 
 fn check(park: &Park) -> Result<()> {

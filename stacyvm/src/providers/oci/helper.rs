@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stacyvm_agent::helper_protocol::{
-    FromHelper, GENERATION, MAX_PACKET, Park, Remove, ToHelper, Users,
+    FromHelper, GENERATION, GiveAway, MAX_PACKET, Park, Remove, ToHelper, Users,
 };
 use stacyvm_agent::protocol::message::{decode, encode};
 use tokio::io::unix::AsyncFd;
@@ -92,12 +92,12 @@ impl Helper {
             name: name.to_owned(),
             users: identity.users.clone(),
             bundle,
-            program: program.agent().is_some(),
+            program: program.agent(&identity.users).is_some(),
         };
         let descriptors: Vec<_> = [sandboxes]
             .into_iter()
             .chain(identity.lock())
-            .chain(program.agent())
+            .chain(program.agent(&identity.users))
             .collect();
         // The channel is empty, so this does not block.
         send_now(
@@ -105,7 +105,7 @@ impl Helper {
             &encode(&ToHelper::Park(park)),
             &descriptors,
         )
-        .map_err(|e| system("speak to a helper", e))?;
+        .map_err(|e| helper.unheard(e))?;
         fault_point!("create.park-sent");
         Ok(helper)
     }
@@ -118,21 +118,45 @@ impl Helper {
         name: &str,
         users: Users,
     ) -> Result<()> {
-        let (channel, theirs) = owner_channel()?;
-        let child = program.start_here(theirs)?;
-        let mut helper = Self {
-            name: name.to_owned(),
-            channel,
-            child: Some(child),
-            users: users.clone(),
-            words: Mutex::new(None),
-        };
         let remove = ToHelper::Remove(Remove {
             generation: GENERATION,
             name: name.to_owned(),
-            users,
+            users: users.clone(),
         });
-        helper.send(&remove, &[sandboxes]).await?;
+        Self::ask_one(program, &remove, sandboxes, users).await
+    }
+
+    /// Has a helper give a file of this user to somebody of this range who is
+    /// nobody where this user is inside, and waits for it.
+    pub(super) async fn give_away(
+        program: &Program,
+        file: BorrowedFd<'_>,
+        users: Users,
+    ) -> Result<()> {
+        let give = ToHelper::GiveAway(GiveAway {
+            generation: GENERATION,
+            users: users.clone(),
+        });
+        Self::ask_one(program, &give, file, users).await
+    }
+
+    /// One question to a helper that makes no sandbox, with its answer.
+    async fn ask_one(
+        program: &Program,
+        question: &ToHelper,
+        descriptor: BorrowedFd<'_>,
+        users: Users,
+    ) -> Result<()> {
+        let (channel, theirs) = owner_channel()?;
+        let child = program.start_here(theirs)?;
+        let mut helper = Self {
+            name: String::new(),
+            channel,
+            child: Some(child),
+            users,
+            words: Mutex::new(None),
+        };
+        helper.send(question, &[descriptor]).await?;
         let answer = helper.receive().await?;
         // It ends after its answer; whoever works next waits for one that is slow.
         for _ in 0..1000 {
@@ -185,8 +209,7 @@ impl Helper {
             match send_now(self.channel.as_fd(), &bytes, descriptors) {
                 Ok(()) => return Ok(()),
                 Err(Errno::AGAIN) => guard.clear_ready(),
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(self.gone()),
-                Err(errno) => return Err(system("speak to a helper", errno)),
+                Err(errno) => return Err(self.unheard(errno)),
             }
         }
     }
@@ -228,6 +251,14 @@ impl Helper {
         match words.as_ref().map(Words::read) {
             Some(said) if !said.is_empty() => not_placed(&said),
             _ => helper_gone(),
+        }
+    }
+
+    /// The error of a packet that could not be sent.
+    fn unheard(&self, errno: Errno) -> Error {
+        match errno {
+            Errno::PIPE | Errno::CONNRESET => self.gone(),
+            _ => system("speak to a helper", errno),
         }
     }
 
@@ -324,25 +355,36 @@ mod tests {
         Identities::Single(String::new()).take(0, None).unwrap()
     }
 
-    #[tokio::test]
-    async fn what_systemd_run_says_is_in_the_error() {
+    /// How a helper ends that this script does not place, found before or after
+    /// it was told what to do.
+    async fn not_placed_by(script: &str, first: &str) -> Error {
         let home = tempfile::tempdir().unwrap();
         let directory = std::fs::File::open(home.path()).unwrap();
-        let script = "echo 'Failed to connect to bus: gone' >&2; exit 1";
-        let program = placed_by(home.path(), script);
-        let helper = Helper::start(&program, directory.as_fd(), "one", &identity(), false).unwrap();
+        let program = placed_by(home.path(), &format!("{first}{script}"));
+        let started = Helper::start(&program, directory.as_fd(), "one", &identity(), false);
+        let helper = match started {
+            Ok(helper) => helper,
+            Err(error) => return error,
+        };
         let error = helper.parked().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        let said = error.fact("systemd_run");
-        assert_eq!(said, Some("Failed to connect to bus: gone"), "{error:?}");
         // Also where the launch finds that nobody hears it.
-        let error = helper.last_word(helper_gone()).await;
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        // One that says nothing is as before.
-        let program = placed_by(home.path(), "exit 1");
-        let helper = Helper::start(&program, directory.as_fd(), "one", &identity(), false).unwrap();
-        let error = helper.parked().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::SandboxGone);
+        let last = helper.last_word(helper_gone()).await;
+        assert_eq!(last.kind(), error.kind());
+        error
+    }
+
+    #[tokio::test]
+    async fn what_systemd_run_says_is_in_the_error() {
+        for first in ["", "sleep 0.1; "] {
+            let script = "echo 'Failed to connect to bus: gone' >&2; exit 1";
+            let error = not_placed_by(script, first).await;
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            let said = error.fact("systemd_run");
+            assert_eq!(said, Some("Failed to connect to bus: gone"), "{error:?}");
+            // One that says nothing is as before.
+            let error = not_placed_by("exit 1", first).await;
+            assert_eq!(error.kind(), ErrorKind::SandboxGone, "{error:?}");
+        }
     }
 
     #[tokio::test]

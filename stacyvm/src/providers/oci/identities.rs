@@ -106,6 +106,17 @@ impl Identities {
         }
     }
 
+    /// The users of a sandbox that has this one inside, beside others.
+    pub(super) fn of_own(&self, own: Option<u32>) -> Option<Users> {
+        match self {
+            Self::Delegated(range) if own.is_some() => Some(Users::Delegated(Delegated {
+                own,
+                ..range.clone()
+            })),
+            _ => None,
+        }
+    }
+
     /// Whether a sandbox has users beside its first.
     pub(super) fn are_many(&self) -> bool {
         !matches!(self, Self::Single(_))

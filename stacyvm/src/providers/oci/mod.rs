@@ -377,6 +377,8 @@ impl Provider for Oci {
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
         fault_point!("create.prepared");
+        let ready = self.owned.get_ready(prepared.own).await;
+        ready.map_err(|e| self.host.explain(e))?;
         let (making, parked) = self.owned.take(&request.id, prepared.own)?;
         let helper = making.helper()?;
         if let Some(runtime) = &self.runtime {

@@ -160,6 +160,14 @@ impl Owned {
         Ok((making, waited))
     }
 
+    /// Makes what helpers of such a sandbox need of the program.
+    pub(super) async fn get_ready(&self, own: Option<u32>) -> Result<()> {
+        match self.identities.of_own(own) {
+            Some(users) => self.program.get_ready_for(&users).await,
+            None => Ok(()),
+        }
+    }
+
     /// Takes the exit status of helpers that ended, whoever ended them.
     fn reap(&self) {
         reap_unwatched();

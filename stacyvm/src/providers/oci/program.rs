@@ -7,10 +7,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use stacyvm_agent::helper_protocol::Users;
 
 use super::error::{io, system};
+use super::helper::Helper;
 use super::manager::{Manager, Words};
 use super::obstacle::LIBEXEC;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +35,8 @@ pub(super) struct Program {
     /// Keeps a program of the cache there: its file with a shared lock.
     _kept: Option<File>,
     manager: Option<Manager>,
+    /// The agent's where this user is inside.
+    given_away: OnceLock<File>,
 }
 
 impl Program {
@@ -51,6 +56,7 @@ impl Program {
             installed,
             _kept: None,
             manager: None,
+            given_away: OnceLock::new(),
         };
         if let Some(path) = configured {
             check_configured(path, bytes)?;
@@ -104,10 +110,27 @@ impl Program {
     }
 
     /// The agent's program, where it is not the helper's file: one that everybody
-    /// may read would make root inside the owner of the agent in `/proc`.
-    pub(super) fn agent(&self) -> Option<BorrowedFd<'_>> {
+    /// may read would make root inside the owner of the agent in `/proc`, and so
+    /// would one of this user's where this user is inside.
+    pub(super) fn agent(&self, users: &Users) -> Option<BorrowedFd<'_>> {
         let memory = self.memory.as_ref().filter(|_| self.installed);
-        memory.map(AsFd::as_fd)
+        let given_away = self.given_away.get().filter(|_| has_own(users));
+        given_away.or(memory).map(AsFd::as_fd)
+    }
+
+    /// Makes the agent's file for sandboxes of these users, where they need one
+    /// of their own. Hosts that execute no memory files have none.
+    pub(super) async fn get_ready_for(&self, users: &Users) -> Result<()> {
+        if !has_own(users) || self.memory.is_none() || self.given_away.get().is_some() {
+            return Ok(());
+        }
+        let Some(file) = sealed(stacyvm_agent::AGENT) else {
+            return Ok(());
+        };
+        Helper::give_away(self, file.as_fd(), users.clone()).await?;
+        // Another create may have been first.
+        let _ = self.given_away.set(file);
+        Ok(())
     }
 
     /// Whether it lies where an administrator put it.
@@ -140,6 +163,11 @@ impl Program {
         command.arg0("stacyvm-helper").env_clear();
         spawn(command, owner, Stdio::null())
     }
+}
+
+/// Whether this user is inside, beside others.
+fn has_own(users: &Users) -> bool {
+    matches!(users, Users::Delegated(range) if range.own.is_some())
 }
 
 /// No `pre_exec`, `uid` or the like: those would fork this process, which costs
