@@ -86,6 +86,7 @@ impl Program {
                 memory: None,
                 installed: false,
                 _kept: Some(kept),
+                given_away: OnceLock::new(),
                 manager: None,
             });
         }

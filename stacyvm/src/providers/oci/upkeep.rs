@@ -273,7 +273,7 @@ mod tests {
         };
         assert!(!oci.tidy_away(kind, "", kept).await.unwrap());
         let (_ours, theirs) = UnixStream::pair().unwrap();
-        let mut helper = two.start(theirs.into()).unwrap();
+        let (mut helper, _) = two.start(theirs.into()).unwrap();
         helper.kill().unwrap();
         helper.wait().unwrap();
         drop(two);
