@@ -64,7 +64,7 @@ fn what_they_run_is_as_what_a_new_one_runs() {
     let agent = Agent::start(config());
     let mut host = agent.connect();
     let look = "id; pwd; env | sort; umask; nice; ulimit -n; ls -l /proc/self/fd | wc -l; \
-        grep -vE '^(Pid|Tgid|NSpid|NStgid|NSpgid|NSsid|PPid|Vm|Rss|.*ctxt|.*threads|Name)' /proc/self/status";
+        grep -vE '^(Pid|Tgid|NSpid|NStgid|NSpgid|NSsid|PPid|Vm|Rss|.*ctxt|.*threads|Name|SigQ)' /proc/self/status";
     let first = host.run(1, &shell("a", look)).text();
     for round in 0..20 {
         if round % 2 == 0 {

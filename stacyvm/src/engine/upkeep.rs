@@ -46,7 +46,7 @@ pub struct PruneRequest {
     /// Records of sandboxes that ended longer ago than this. A record whose
     /// idempotency key is kept stays for a day.
     pub older_than: Duration,
-    /// The moment that ages are counted from; now, if it is left out. The
+    /// The moment that ages are counted from; now, if it is left out or later. The
     /// moment of a dry run here prunes no record that the dry run did not count.
     pub at: Option<SystemTime>,
     /// Whether volumes that no sandbox has go too.
@@ -188,8 +188,8 @@ impl Engine {
     }
 
     /// Removes what nobody needs: records of ended sandboxes, cached programs
-    /// that no process executes and no living engine would, and, where asked for, volumes that no sandbox
-    /// has.
+    /// that no process executes and no living engine would, and, where asked for,
+    /// volumes that no sandbox has.
     ///
     /// # Errors
     ///
@@ -199,7 +199,8 @@ impl Engine {
     ///
     /// What was removed until then is gone; the rest stays.
     pub async fn prune(&self, request: &PruneRequest) -> Result<Pruned> {
-        let now = to_ms(request.at.unwrap_or_else(|| self.0.clock.now()));
+        let now = self.0.clock.now();
+        let now = to_ms(request.at.map_or(now, |at| at.min(now)));
         let age = u64::try_from(request.older_than.as_millis()).unwrap_or(u64::MAX);
         // One that ends in this millisecond is old enough for an age of nothing.
         let before = now.saturating_sub(age).saturating_add(1);
