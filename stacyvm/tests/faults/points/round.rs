@@ -244,7 +244,10 @@ async fn killed_again(host: &mut Child, look: impl Fn() -> Option<u32>) -> Strin
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
         if let Some(pid) = look() {
-            signal(pid, Signal::KILL);
+            // The one that was killed is seen until it is taken away.
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            let killed = rustix::process::kill_process(pid, Signal::KILL);
+            assert!(matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)));
         }
     }
 }
