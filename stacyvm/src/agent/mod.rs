@@ -27,6 +27,7 @@ mod stream;
 /// How many supervisors an agent keeps ready while commands come one after the
 /// other: so many that a few short ones do not wait for a processor. None where
 /// the limit of processes would feel it.
+#[cfg(any(feature = "oci", feature = "docker"))]
 pub(crate) fn spare_supervisors(pids: Option<u32>) -> Option<u32> {
     pids.is_none_or(|most| most >= 128).then_some(3)
 }
