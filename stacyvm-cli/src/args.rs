@@ -51,7 +51,8 @@ pub(crate) enum Command {
     Kill(KillArgs),
     /// Give a sandbox more time
     Extend(ExtendArgs),
-    /// List what of stacyvm nobody accounts for any more; exits with 3 where there is something
+    /// List what of stacyvm nobody accounts for any more; exits with 3 where there is something.
+    /// What a dead helper left in the state directory is taken away first, as by every command
     Leaks(LeaksArgs),
     /// Make records agree with what there is, and take away what dead helpers left
     Reconcile,
@@ -118,7 +119,7 @@ pub(crate) struct SpecArgs {
     /// Processors (0.5 is half of one)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) cpus: Option<f64>,
-    /// Processes and threads
+    /// Processes and threads; embedded, a quarter of them, at most 32, is kept for the agent
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) pids: Option<i64>,
     /// Writable disk: MiB, or with a unit (512m, 2g)
@@ -261,7 +262,8 @@ pub(crate) struct KillArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LeaksArgs {
-    /// Everything of stacyvm on this host, of whatever state directory, with what is accounted for
+    /// Everything of stacyvm on this host that this user can see, of whatever state directory, with
+    /// what is accounted for
     #[arg(long, conflicts_with = "remove")]
     pub(crate) all: bool,
     /// Remove the one with this id; never what a living owner holds

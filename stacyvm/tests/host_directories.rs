@@ -403,3 +403,62 @@ async fn a_directory_that_is_only_read_changes_nothing() {
     assert!(!info.effective.contains_key("host_directories"));
     sandbox.kill().await.unwrap();
 }
+
+/// Somebody who may write the directory of what is mounted exchanges it with a
+/// link to what must not be mounted, all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_checked_is_what_is_mounted() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path().canonicalize().unwrap();
+    let (good, bad) = (place.join("allowed/good"), place.join("bad"));
+    for (directory, text) in [(&good, "good"), (&bad, "bad")] {
+        std::fs::create_dir_all(directory).unwrap();
+        std::fs::write(directory.join("which"), text).unwrap();
+    }
+    let link = place.join("allowed/link");
+    std::os::unix::fs::symlink(&bad, &link).unwrap();
+    let mut config = Config::for_state_dir(place.join("state"));
+    config.mount_roots = Some(vec![place.join("allowed")]);
+    let engine = Engine::open(config).await.unwrap();
+    let over = AtomicBool::new(false);
+    let mut tally = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let at = rustix::fs::CWD;
+                rustix::fs::renameat_with(at, &good, at, &link, flags).unwrap();
+                std::thread::sleep(std::time::Duration::from_micros(300));
+            }
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for turn in 0..60 {
+                    let mount = Mount {
+                        target: "/m".into(),
+                        source: MountSource::Host(good.to_str().unwrap().into()),
+                        writable: false,
+                    };
+                    let spec = SandboxSpec::host()
+                        .lifetime(Lifetime::Attached)
+                        .mount(mount);
+                    let Ok(sandbox) = soon(async { engine.create(spec).await }).await else {
+                        tally.1 += 1;
+                        continue;
+                    };
+                    let output = soon(sandbox.exec(["cat", "/m/which"]).output()).await;
+                    assert_eq!(output.unwrap().stdout, b"good", "turn {turn}");
+                    soon(sandbox.kill()).await.unwrap();
+                    tally.0 += 1;
+                }
+            });
+        });
+        over.store(true, Ordering::Relaxed);
+    });
+    eprintln!("{} mounted, {} refused", tally.0, tally.1);
+    drop(host);
+}

@@ -376,6 +376,11 @@ async fn rootless_limits_are_enforced_or_refused() {
         let error = made.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert_eq!(error.fact("need"), Some("memory_limit"));
+        assert_eq!(error.fact("found"), Some("missing"));
+        assert!(
+            error.fact("remedy").unwrap().contains("delegate"),
+            "{error}"
+        );
         // Left out, it works, and nothing is said to be in force that is not.
         let sandbox = host.sandbox().await;
         let effective = sandbox.info().await.unwrap().effective;

@@ -176,7 +176,20 @@ impl Engine {
             admission::Refusal::Final(_) => Vec::new(),
             admission::Refusal::Unmet(_) => self.combinations().await,
         };
-        Err(refusal.into_error(spec, policy, provider.name(), &others))
+        let error = refusal.into_error(spec, policy, provider.name(), &others);
+        // The provider knows what of this host it lacks.
+        let Some(need) = error.fact("need").map(str::to_owned) else {
+            return Err(error);
+        };
+        let report = provider.probe(&self.0.context).await;
+        let findings = report.map(|report| report.findings).unwrap_or_default();
+        let mut lacking = findings.into_iter().filter(|finding| !finding.fine);
+        Err(match lacking.find(|finding| finding.subject == need) {
+            Some(finding) => error
+                .context("found", finding.seen)
+                .context("remedy", finding.remedy),
+            None => error,
+        })
     }
 
     /// Every configured provider that opens, with what it can do. Asked only

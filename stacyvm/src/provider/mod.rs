@@ -272,7 +272,8 @@ pub struct ProbeReport {
 /// One thing found on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What was looked at: `user_namespaces`, `overlay`, `daemon`, ...
+    /// What was looked at: `user_namespaces`, `overlay`, `daemon`, ... A capability
+    /// is named as it is, so that who is refused for it learns why.
     pub subject: String,
     /// Whether it is as needed.
     pub fine: bool,

@@ -523,7 +523,7 @@ pub(crate) fn check_life(field: &str, value: Duration) -> Result<()> {
         field,
         format_duration(value),
         "1s to 100 years",
-        "leave it out for no end",
+        "give a time in between; `extend` gives more later",
     ))
 }
 

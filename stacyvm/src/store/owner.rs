@@ -97,6 +97,9 @@ fn sweep(directory: &Path) {
     };
     for entry in entries.flatten().take(SWEPT_AT_ONCE) {
         let path = entry.path();
+        if !path.to_string_lossy().ends_with(ENDING) {
+            continue;
+        }
         if let Ok(file) = state_dir::open_file(&path, false)
             && file.try_lock().is_ok()
         {

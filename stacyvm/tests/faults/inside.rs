@@ -57,6 +57,25 @@ async fn the_helper_is_killed_and_nobody_asks_but_kill() {
 }
 
 #[tokio::test]
+async fn a_stopped_helper_is_told_and_destroyed() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Detached).await;
+    let neighbour = ground.sandbox(Lifetime::Detached).await;
+    let (_, helper) = processes_of(&sandbox).await;
+    signal(helper, Signal::STOP);
+    // Another host, which has no connection to the agent.
+    let other = super::open(ground.state.path()).await;
+    let found = other.get(sandbox.id().as_str()).await.unwrap();
+    let error = soon(found.exec(["true"]).output()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.to_string().contains("kill -CONT"), "{error}");
+    works(&neighbour).await;
+    soon(found.kill()).await.unwrap();
+    soon(neighbour.kill()).await.unwrap();
+    ground.watch.nothing_left().await;
+}
+
+#[tokio::test]
 async fn the_agent_is_killed() {
     let Some(ground) = ground().await else { return };
     let sandbox = ground.sandbox(Lifetime::Detached).await;

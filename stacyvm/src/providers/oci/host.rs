@@ -196,9 +196,9 @@ impl Host {
                     "have the administrator install uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, with a range that nobody has; without it commands run as one user, keep this user's groups and can signal their supervisor",
                 ),
             },
-            finding("memory_controller", self.memory, yes_no(self.memory), limit),
-            finding("pids_controller", self.pids, yes_no(self.pids), limit),
-            finding("cpu_controller", self.cpu, yes_no(self.cpu), limit),
+            finding("memory_limit", self.memory, yes_no(self.memory), limit),
+            finding("pids_limit", self.pids, yes_no(self.pids), limit),
+            finding("cpu_limit", self.cpu, yes_no(self.cpu), limit),
         ];
         findings.push(finding(
             "disk_limit",

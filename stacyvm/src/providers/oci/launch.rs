@@ -1,14 +1,16 @@
 //! From a request to what a helper is told, with the descriptors that go along.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::SystemTime;
 
 use minicbor::bytes::ByteVec;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, MOST_OPEN_FILES, Root};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
-use super::error::system;
+use super::open::open_without_links;
 use super::runtime::Runtime;
 use super::volumes::Volumes;
 use crate::error::{Error, Result};
@@ -85,7 +87,7 @@ pub(super) fn prepare(
     let (root, user) = match &spec.source {
         Source::Image(name) if name == "host" => (Root::Host, "user"),
         Source::Image(path) if path.starts_with('/') => {
-            let root = open_directory("image", path, ResolveFlags::NO_MAGICLINKS)?;
+            let root = open_source("image", path, OFlags::DIRECTORY)?;
             if is_own(&root) {
                 own = Some(0);
             }
@@ -103,13 +105,12 @@ pub(super) fn prepare(
         let field = format!("mounts[{index}].source");
         let source = match &mount.source {
             MountSource::Host(path) => {
-                descriptors.push(open_mount(&field, path)?);
+                descriptors.push(open_source(&field, path, OFlags::empty())?);
                 wire::MountSource::Host
             }
             MountSource::Volume(name) => {
-                let path = volumes.path_of(name);
                 volumes.make(name)?;
-                descriptors.push(open_mount(&field, &path.to_string_lossy())?);
+                descriptors.push(volumes.open_one(name)?);
                 wire::MountSource::Host
             }
             MountSource::Tmpfs { size_mib } => wire::MountSource::Tmpfs {
@@ -234,47 +235,22 @@ fn hostname(id: &str) -> String {
     id[..id.len().min(12)].trim_end_matches('-').to_owned()
 }
 
-fn open_directory(field: &str, path: &str, resolve: ResolveFlags) -> Result<OwnedFd> {
-    open(path, OFlags::DIRECTORY, resolve).map_err(|errno| {
+/// Opens a directory or a mount's source of the host, whose links the engine has
+/// resolved before it checked it: a link that is there now was put there since.
+fn open_source(field: &str, path: &str, flags: OFlags) -> Result<OwnedFd> {
+    open_without_links(rustix::fs::CWD, Path::new(path), flags).map_err(|errno| {
         Error::invalid(
             field,
             path,
-            "a directory of this host that this user may open",
-            "check the path and its rights",
+            if errno == Errno::LOOP {
+                "a path on which nobody puts symbolic links meanwhile"
+            } else {
+                "an existing path of this host that this user may open"
+            },
+            "check the path, its rights, and who else may change it",
         )
         .source(std::io::Error::from(errno))
     })
-}
-
-/// Opens a mount's source once, without following links, so that what was
-/// checked is what is mounted.
-fn open_mount(field: &str, path: &str) -> Result<OwnedFd> {
-    let real = std::fs::canonicalize(path).map_err(|error| {
-        Error::invalid(
-            field,
-            path,
-            "an existing path of this host",
-            "make it, or correct it",
-        )
-        .source(error)
-    })?;
-    let flags = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    open(&real.to_string_lossy(), OFlags::empty(), flags).map_err(|errno| {
-        system("open the source of a mount", errno)
-            .context("field", field)
-            .context("path", path)
-    })
-}
-
-fn open(path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, rustix::io::Errno> {
-    let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve) {
-        // An older kernel, or one that runs inside another sandbox.
-        Err(rustix::io::Errno::NOSYS) => {
-            rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())
-        }
-        opened => opened,
-    }
 }
 
 /// Whether a directory belongs to this user.

@@ -208,6 +208,7 @@ impl Look {
     fn processes(&mut self) {
         let all: Vec<_> = self.processes.all.values().cloned().collect();
         for process in all {
+            let mut lives = false;
             let (sandbox, evidence) = match process.role {
                 Role::Helper => {
                     let Some(place) = &process.state_dir else {
@@ -217,6 +218,8 @@ impl Look {
                     if process.reachable || !ours {
                         continue;
                     }
+                    // Who started it holds a channel to it, as long as it lives.
+                    lives = !is_reaper(process.parent);
                     (
                         process.sandbox.clone(),
                         "its executable is stacyvm's, and its directory has gone",
@@ -246,9 +249,16 @@ impl Look {
             };
             let told = Told {
                 sandbox,
-                lives: false,
+                lives,
                 evidence: evidence.to_owned(),
-                remedy: "remove it by its id: it is killed".to_owned(),
+                remedy: if lives {
+                    format!(
+                        "none while process {} lives, which may use it",
+                        process.parent
+                    )
+                } else {
+                    "remove it by its id: it is killed".to_owned()
+                },
             };
             self.add(
                 "process",
@@ -316,6 +326,12 @@ impl Look {
         let name = rest.iter().next()?.to_str()?;
         (!self.living.contains(name)).then(|| (place.to_owned(), name.to_owned()))
     }
+}
+
+/// Whether a process takes in those whose parents ended.
+fn is_reaper(pid: u32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pid <= 1 || name.trim_end() == "systemd"
 }
 
 struct Told {

@@ -15,6 +15,7 @@ mod manager;
 mod monitor;
 mod mountinfo;
 mod obstacle;
+mod open;
 mod owned;
 mod processes;
 mod program;
@@ -187,14 +188,19 @@ impl Oci {
             done = &mut work => return done,
             () = tokio::time::sleep(PATIENCE) => {}
         }
-        let report = self.ask(id, MonitorRequest::Inspect).await;
-        if matches!(report, Ok(FromHelper::Report(Report { paused: true, .. }))) {
-            return Err(Error::new(
+        let report = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            report = self.ask(id, MonitorRequest::Inspect) => report,
+        };
+        match report {
+            Ok(FromHelper::Report(Report { paused: true, .. })) => Err(Error::new(
                 ErrorKind::Conflict,
                 "the sandbox is paused, expected a running one; resume it",
-            ));
+            )),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+            _ => work.await,
         }
-        work.await
     }
 
     async fn ask(&self, id: &SandboxId, request: MonitorRequest) -> Result<FromHelper> {

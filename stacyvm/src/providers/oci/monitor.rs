@@ -1,6 +1,7 @@
 //! A helper's own socket: what any process of the host asks a sandbox's helper.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use stacyvm_agent::helper_protocol::{
     FromHelper, MAX_PACKET, MonitorRequest, REQUEST_AGENT, REQUEST_MONITOR, SOCKET_NAME,
@@ -9,9 +10,13 @@ use stacyvm_agent::protocol::message::{decode, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::error::{failed, helper_gone, io};
+use super::error::{failed, helper_gone, io, system};
+use super::processes;
 use super::program::unexpected;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long an answer is waited for before it is looked whether the helper runs.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Connects to the helper of the sandbox in this directory; `None` where no
 /// helper listens any more.
@@ -34,6 +39,17 @@ async fn connect(directory: &OwnedFd) -> Result<Option<UnixStream>> {
     }
 }
 
+fn stopped(pid: u32) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("the sandbox's helper, process {pid}, is stopped, expected one that runs"),
+    )
+    .context(
+        "remedy",
+        format!("kill -CONT {pid}, or end the sandbox: that lets it go on"),
+    )
+}
+
 /// A connection to the agent inside.
 pub(super) async fn agent(directory: &OwnedFd) -> Result<UnixStream> {
     let mut stream = connect(directory).await?.ok_or_else(helper_gone)?;
@@ -44,7 +60,8 @@ pub(super) async fn agent(directory: &OwnedFd) -> Result<UnixStream> {
     Ok(stream)
 }
 
-/// Asks the helper. `None` where no helper listens any more.
+/// Asks the helper. `None` where no helper listens any more. One that somebody
+/// has stopped is let go on where it is to end, and else told.
 pub(super) async fn ask(
     directory: &OwnedFd,
     request: MonitorRequest,
@@ -57,6 +74,7 @@ pub(super) async fn ask(
     // Requests are a few bytes long.
     bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or_default().to_le_bytes());
     bytes.extend_from_slice(&body);
+    let helper = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let answer = async {
         stream.write_all(&bytes).await?;
         fault_point!("monitor.asked");
@@ -65,8 +83,24 @@ pub(super) async fn ask(
         stream.read_exact(&mut body).await?;
         std::io::Result::Ok((length, body))
     };
+    tokio::pin!(answer);
+    let answered = loop {
+        tokio::select! {
+            biased;
+            answered = &mut answer => break answered,
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+        if let Some(pid) = helper.and_then(|pid| u32::try_from(pid).ok())
+            && let Some(process) = processes::stopped(pid)
+        {
+            if !matches!(request, MonitorRequest::Destroy) {
+                return Err(stopped(pid));
+            }
+            processes::go_on(&process).map_err(|e| system("let the helper go on", e))?;
+        }
+    };
     // A helper that ends while it is asked is one that does not listen any more.
-    let Ok((length, body)) = answer.await else {
+    let Ok((length, body)) = answered else {
         return Ok(None);
     };
     if length > MAX_PACKET {

@@ -193,6 +193,22 @@ pub(super) fn open(pid: u32) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
+/// A process, where somebody has stopped it.
+pub(super) fn stopped(pid: u32) -> Option<OwnedFd> {
+    let process = open(pid).ok()??;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.trim_start().starts_with('T').then_some(process)
+}
+
+/// Lets a process go on that was stopped.
+pub(super) fn go_on(process: &OwnedFd) -> Result<(), Errno> {
+    match pidfd_send_signal(process, Signal::CONT) {
+        Err(Errno::SRCH) => Ok(()),
+        sent => sent,
+    }
+}
+
 /// Kills a process that was opened *before* it was looked at: if its number
 /// became another's since, it has ended, and nobody is killed.
 pub(super) fn kill(process: &OwnedFd) -> Result<(), Errno> {

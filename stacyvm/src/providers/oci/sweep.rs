@@ -10,12 +10,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use stacyvm_agent::helper_protocol::LEDGER_NAME;
 
-use super::directory::{PARKED, is_held};
+use super::directory::{PARKED, Sandboxes, is_held};
 use super::error::{io, system};
 use super::owned::Owned;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,7 +37,9 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
         Err(_) => match is_held(&directory) {
             Ok(None) => return Ok(false),
             Ok(lock) => lock,
-            Err(_) => None,
+            // The lock is the first thing in it and the last: what has none and
+            // is not empty is somebody else's.
+            Err(_) => return remove_empty(sandboxes, name),
         },
     };
     end_cgroups(&directory, name).await?;
@@ -45,6 +47,14 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
     fault_point!("sweep.directory");
     drop(lock);
     removed.map(|()| true)
+}
+
+fn remove_empty(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
+    match rustix::fs::unlinkat(sandboxes.descriptor(), name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(errno) => Err(system("remove the sandbox's directory", errno)),
+    }
 }
 
 /// Removes a sandbox of another state directory whose helper is dead; false

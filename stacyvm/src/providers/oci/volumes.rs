@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::directory::make_private;
 use super::error::system;
+use super::open::open_without_links;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 
@@ -57,6 +58,12 @@ impl Volumes {
             .map_err(|e| system("open the directory of volumes", e))
     }
 
+    /// Opens one of them.
+    pub(super) fn open_one(&self, name: &str) -> Result<OwnedFd> {
+        open_without_links(self.open()?, Path::new(name), OFlags::DIRECTORY)
+            .map_err(|e| system("open a volume", e))
+    }
+
     /// Takes the lock of a volume together with all others who use it, waiting
     /// for whoever takes it away.
     pub(super) async fn hold(&self, name: &str) -> Result<OwnedFd> {
@@ -88,7 +95,11 @@ impl Volumes {
                 rustix::fs::chown(&path, Some(uid), Some(gid))
                     .map_err(|e| system("give a volume its owner", e))
             }
-            Err(Errno::EXIST) if path.is_dir() => Ok(()),
+            Err(Errno::EXIST)
+                if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) =>
+            {
+                Ok(())
+            }
             Err(Errno::EXIST) => Err(Error::new(
                 ErrorKind::Corrupt,
                 "a volume's directory is no directory",
