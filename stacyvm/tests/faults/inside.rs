@@ -68,7 +68,7 @@ async fn a_stopped_helper_is_told_and_destroyed() {
     let found = other.get(sandbox.id().as_str()).await.unwrap();
     let error = soon(found.exec(["true"]).output()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    assert!(error.to_string().contains("kill -CONT"), "{error}");
+    assert!(error.fact("remedy").unwrap().contains("kill -CONT"));
     works(&neighbour).await;
     soon(found.kill()).await.unwrap();
     soon(neighbour.kill()).await.unwrap();
