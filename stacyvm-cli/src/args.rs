@@ -132,7 +132,7 @@ pub(crate) struct SpecArgs {
     #[arg(
         long = "mount",
         value_name = "MOUNT",
-        help = "SOURCE:TARGET[:rw], with an absolute directory or volume:NAME or tmpfs=SIZE as source"
+        help = "SOURCE:TARGET[:rw], with an absolute directory or volume:NAME[=SIZE] or tmpfs=SIZE as source"
     )]
     pub(crate) mounts: Vec<String>,
     /// NAME=VALUE, or NAME for the value in this environment

@@ -131,7 +131,7 @@ fn mount(text: &str) -> Result<Mount> {
         Error::invalid(
             "mount",
             text,
-            "/host/dir:/target[:rw], volume:NAME:/target[:rw] or tmpfs=SIZE:/target",
+            "/host/dir:/target[:rw], volume:NAME[=SIZE]:/target[:rw] or tmpfs=SIZE:/target",
             "write source and target with a colon between them",
         )
     };
@@ -144,11 +144,17 @@ fn mount(text: &str) -> Result<Mount> {
     if !target.starts_with('/') {
         return Err(bad());
     }
+    let mut size_mib = None;
     let source = if let Some(size) = source.strip_prefix("tmpfs=") {
         MountSource::Tmpfs {
             size_mib: parse_mib("mount", size)?,
         }
     } else if let Some(name) = source.strip_prefix("volume:") {
+        let (name, size) = match name.split_once('=') {
+            Some((name, size)) => (name, Some(parse_mib("mount", size)?)),
+            None => (name, None),
+        };
+        size_mib = size;
         MountSource::Volume(name.to_owned())
     } else if source.starts_with('/') {
         MountSource::Host(source.to_owned())
@@ -159,6 +165,7 @@ fn mount(text: &str) -> Result<Mount> {
         target: target.to_owned(),
         source,
         writable,
+        size_mib,
     })
 }
 
@@ -203,7 +210,8 @@ mod tests {
             Mount {
                 target: "/b".into(),
                 source: MountSource::Host("/a".into()),
-                writable: true
+                writable: true,
+                size_mib: None
             }
         );
         assert!(!mount("/a:/b").unwrap().writable);
@@ -215,7 +223,20 @@ mod tests {
             mount("tmpfs=64m:/b").unwrap().source,
             MountSource::Tmpfs { size_mib: 64 }
         );
-        for bad in ["", "/a", "a:/b", "/a:b", ":/b", "tmpfs=x:/b", "/a:/b:rx"] {
+        let sized = mount("volume:x=2g:/b:rw").unwrap();
+        assert_eq!(sized.source, MountSource::Volume("x".into()));
+        assert_eq!((sized.size_mib, sized.writable), (Some(2048), true));
+        for bad in [
+            "",
+            "/a",
+            "a:/b",
+            "/a:b",
+            ":/b",
+            "tmpfs=x:/b",
+            "/a:/b:rx",
+            "volume:x=:/b",
+            "volume:x=y:/b",
+        ] {
             assert!(mount(bad).is_err(), "{bad}");
         }
     }

@@ -218,6 +218,7 @@ async fn what_a_helper_cannot_be_told_is_refused_at_once() {
             target: format!("/m{number}"),
             source: MountSource::Host("/usr".into()),
             writable: false,
+            size_mib: None,
         });
     }
     for (spec, field) in [(large, "spec"), (many, "mounts")] {

@@ -172,6 +172,7 @@ fn mount(source: MountSource, target: &str, writable: bool) -> Mount {
         source,
         target: target.into(),
         writable,
+        size_mib: None,
     }
 }
 

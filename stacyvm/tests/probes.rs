@@ -254,6 +254,7 @@ async fn twelve_probes_fire_in_a_weak_place_and_not_in_a_default_sandbox() {
         target: "/probe".into(),
         source: MountSource::Host(program.parent().unwrap().display().to_string()),
         writable: false,
+        size_mib: None,
     };
     let sandbox = host
         .engine

@@ -46,6 +46,7 @@ fn mount(source: &Path, target: &str, writable: bool) -> Mount {
         target: target.into(),
         source: MountSource::Host(source.display().to_string()),
         writable,
+        size_mib: None,
     }
 }
 
@@ -232,6 +233,7 @@ async fn rootless_volumes_outlive_sandboxes() {
             target: "/keep".into(),
             source: MountSource::Volume("kept".into()),
             writable: true,
+            size_mib: None,
         })
     };
     for (line, expected) in [("echo 1 > /keep/file", ""), ("cat /keep/file", "1\n")] {
@@ -254,6 +256,7 @@ async fn rootless_volumes_with_files_of_others_are_pruned() {
             target: format!("/{name}"),
             source: MountSource::Volume((*name).into()),
             writable: true,
+            size_mib: None,
         })
     });
     let sandbox = soon(async { host.engine.create(spec).await })
@@ -339,6 +342,7 @@ async fn rootless_leftovers_of_a_killed_helper_are_swept() {
             target: "/keep".into(),
             source: MountSource::Volume("kept".into()),
             writable: true,
+            size_mib: None,
         });
     let sandbox = soon(async { host.engine.create(spec).await })
         .await

@@ -133,6 +133,7 @@ async fn commands_and_files(runtime: &str) {
         source: MountSource::Volume("kept".into()),
         target: "/data".into(),
         writable: true,
+        size_mib: None,
     };
     let sandbox = host.engine.create(spec().mount(volume)).await.unwrap();
     let status = async |line: &str| {

@@ -183,6 +183,12 @@ pub(super) fn needs(spec: &SandboxSpec) -> Vec<Need> {
                 needs.flag("mount_volume", field, name, |c| c.mount_volume);
             }
         }
+        if let Some(mib) = mount.size_mib {
+            let field = format!("mounts[{index}].size_mib");
+            needs.flag("mount_volume_size", field, mib.to_string(), |c| {
+                c.mount_volume_size
+            });
+        }
     }
     match network {
         None => {}

@@ -79,6 +79,7 @@ pub(crate) fn all_capabilities() -> Capabilities {
         mount_host: true,
         mount_tmpfs: true,
         mount_volume: true,
+        mount_volume_size: true,
         namespaced_root: true,
         read_only_root: Level::Enforced,
         isolation: Isolation::Namespaces,

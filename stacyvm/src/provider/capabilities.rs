@@ -160,6 +160,9 @@ pub struct Capabilities {
     pub mount_tmpfs: bool,
     /// Named volumes.
     pub mount_volume: bool,
+    /// Sizes of volumes, on file systems that hold them; on another one create is
+    /// `unsupported`.
+    pub mount_volume_size: bool,
     /// `privileges: namespaced_root`.
     pub namespaced_root: bool,
     /// A root file system that cannot be written.

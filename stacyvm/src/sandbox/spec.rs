@@ -155,6 +155,11 @@ pub struct Mount {
     /// Whether it can be written; a tmpfs always can.
     #[serde(default)]
     pub writable: bool,
+    /// The most that a volume may hold, in MiB; of volumes alone. It stays with the
+    /// volume: a later mount with another size changes it, one without leaves it.
+    /// A volume that was made without a size gets none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_mib: Option<u64>,
 }
 
 /// What is mounted.
@@ -431,7 +436,8 @@ impl SandboxSpec {
             1 << 20,
             "leave it out for the default",
         )?;
-        bounded("disk_mib", r.disk_mib, 8, 64 << 20, "give the limit in MiB")?;
+        let (least, most) = DISK_MIB.into_inner();
+        bounded("disk_mib", r.disk_mib, least, most, "give the limit in MiB")?;
         if let Some(cpus) = r.cpus
             && !(0.01..=4096.0).contains(&cpus)
         {
@@ -447,6 +453,7 @@ impl SandboxSpec {
 
     fn check_mounts(&self) -> Result<()> {
         let mut seen = std::collections::BTreeSet::new();
+        let mut sizes = BTreeMap::new();
         for (index, mount) in self.mounts.iter().enumerate() {
             let at = |part: &str| format!("mounts[{index}].{part}");
             check_absolute(&at("target"), &mount.target)?;
@@ -474,6 +481,22 @@ impl SandboxSpec {
                     "each target once",
                     "remove one of the two mounts",
                 ));
+            }
+            if let Some(mib) = mount.size_mib {
+                let invalid =
+                    |expected, remedy| Err(Error::invalid(at("size_mib"), mib, expected, remedy));
+                let MountSource::Volume(name) = &mount.source else {
+                    return invalid("none: it is no volume", "leave it out, or mount a volume");
+                };
+                if !DISK_MIB.contains(&mib) {
+                    return invalid("8 to 67108864", "give the size in MiB");
+                }
+                if *sizes.entry(name).or_insert(mib) != mib {
+                    return invalid(
+                        "one size for each volume",
+                        "give both mounts of the volume the same size",
+                    );
+                }
             }
             match &mount.source {
                 MountSource::Host(path) => check_absolute(&at("source.host"), path)?,
@@ -511,6 +534,8 @@ impl SandboxSpec {
 /// Bytes of one variable with its name and the byte that ends it (`MAX_ARG_STRLEN`
 /// of Linux).
 const LONGEST_VARIABLE: usize = 128 * 1024;
+/// A limit of a disk or a volume, in MiB.
+const DISK_MIB: std::ops::RangeInclusive<u64> = 8..=64 << 20;
 /// Labels of one sandbox.
 const MOST_LABELS: usize = 256;
 
@@ -568,6 +593,11 @@ mod tests {
             target: target.into(),
             source,
             writable: false,
+            size_mib: None,
+        };
+        let volume = |name: &str, target: &str, mib| Mount {
+            size_mib: Some(mib),
+            ..mount(target, MountSource::Volume(name.into()))
         };
         let cases = [
             (host().memory_mib(0), "memory_mib"),
@@ -613,6 +643,24 @@ mod tests {
             (
                 host().mount(mount("/x", MountSource::Tmpfs { size_mib: 0 })),
                 "mounts[0].source.tmpfs.size_mib",
+            ),
+            (host().mount(volume("v", "/x", 7)), "mounts[0].size_mib"),
+            (
+                host().mount(volume("v", "/x", u64::MAX)),
+                "mounts[0].size_mib",
+            ),
+            (
+                host()
+                    .mount(volume("v", "/x", 8))
+                    .mount(volume("v", "/y", 9)),
+                "mounts[1].size_mib",
+            ),
+            (
+                host().mount(Mount {
+                    size_mib: Some(64),
+                    ..mount("/x", MountSource::Host("/a".into()))
+                }),
+                "mounts[0].size_mib",
             ),
         ];
         for (spec, field) in cases {

@@ -31,7 +31,17 @@ fn mounted(source: MountSource) -> SandboxSpec {
         target: "/data".into(),
         source,
         writable: false,
+        size_mib: None,
     })
+}
+
+fn sized(volume: &str) -> Mount {
+    Mount {
+        target: "/data".into(),
+        source: MountSource::Volume(volume.into()),
+        writable: true,
+        size_mib: Some(64),
+    }
 }
 
 /// A provider that can do everything but this.
@@ -149,6 +159,12 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             |c| {
                 c.mount_volume = false;
             },
+        ),
+        (
+            with(|s| s.mounts.push(sized("v"))),
+            "mounts[0].size_mib",
+            "mount_volume_size",
+            |c| c.mount_volume_size = false,
         ),
         (
             host().network(Network::None),

@@ -48,7 +48,14 @@ pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
     if resources.disk_mib.is_some() {
         return no("disk_mib", "a limit of writable disk");
     }
-    for mount in mounts {
+    for (index, mount) in mounts.iter().enumerate() {
+        if let Some(mib) = mount.size_mib {
+            return Err(Error::unsupported(
+                "the docker provider does not serve sizes of volumes; leave it out",
+            )
+            .context("field", format!("mounts[{index}].size_mib"))
+            .context("value", mib));
+        }
         match mount.source {
             MountSource::Tmpfs { .. } => {}
             MountSource::Host(_) => return no("mounts", "directories of the host"),
@@ -86,6 +93,7 @@ mod tests {
             target: "/x".into(),
             source,
             writable: false,
+            size_mib: None,
         };
         let mut table = vec![
             (SandboxSpec::host(), "image"),
@@ -98,6 +106,13 @@ mod tests {
             (
                 image().mount(mount(MountSource::Volume("v".into()))),
                 "mounts",
+            ),
+            (
+                image().mount(Mount {
+                    size_mib: Some(64),
+                    ..mount(MountSource::Volume("v".into()))
+                }),
+                "mounts[0].size_mib",
             ),
             (image().network(Network::Full), "network"),
             (image().network(Network::Allow(vec![])), "network"),

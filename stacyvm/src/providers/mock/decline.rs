@@ -107,6 +107,15 @@ pub(super) fn check(name: &str, spec: &SandboxSpec) -> Result<()> {
             ));
         }
     }
+    for (index, mount) in mounts.iter().enumerate() {
+        if let Some(mib) = mount.size_mib {
+            return Err(decline(
+                &format!("mounts[{index}].size_mib"),
+                mib,
+                "a size needs a file system that holds it; leave it out",
+            ));
+        }
+    }
     if let Some(mount) = mounts.first() {
         return Err(decline("mounts", &mount.target, "it mounts nothing"));
     }

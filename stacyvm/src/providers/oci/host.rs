@@ -122,6 +122,8 @@ impl Host {
             mount_host: true,
             mount_tmpfs: true,
             mount_volume: true,
+            // Of gVisor's processes nobody has looked whether they keep to it.
+            mount_volume_size: self.root && !own_kernel,
             read_only_root: Level::Enforced,
             isolation: if own_kernel {
                 Isolation::UserKernel

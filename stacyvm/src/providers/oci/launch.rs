@@ -11,6 +11,7 @@ use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, MOST_OPEN_FIL
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
 use super::open::open_without_links;
+use super::quota::Size;
 use super::runtime::Runtime;
 use super::volumes::Volumes;
 use crate::error::{Error, Result};
@@ -109,7 +110,7 @@ pub(super) fn prepare(
                 wire::MountSource::Host
             }
             MountSource::Volume(name) => {
-                volumes.make(name)?;
+                volumes.make(name, Size::of(name, &spec.mounts).as_ref())?;
                 descriptors.push(volumes.open_one(name)?);
                 wire::MountSource::Host
             }

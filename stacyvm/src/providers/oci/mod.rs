@@ -19,6 +19,7 @@ mod open;
 mod owned;
 mod processes;
 mod program;
+mod quota;
 mod ranges;
 mod runtime;
 mod seccomp;
@@ -56,13 +57,14 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::MountSource;
+use crate::sandbox::spec::{Mount, MountSource};
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
 use directory::{PARKED, Sandboxes};
 use host::Host;
 use identities::Identities;
 use owned::Owned;
 use program::{Program, unexpected};
+use quota::Size;
 use runtime::Runtime;
 use volumes::Volumes;
 
@@ -215,6 +217,26 @@ impl Oci {
             FromHelper::Done => Ok(()),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Refuses sizes of volumes that could not be put in force, before any effect.
+    fn check_sizes(&self, mounts: &[Mount]) -> Result<()> {
+        for mount in mounts {
+            let MountSource::Volume(name) = &mount.source else {
+                continue;
+            };
+            let Some(size) = Size::of(name, mounts) else {
+                continue;
+            };
+            if let Some(runtime) = &self.runtime
+                && runtime.has_own_kernel()
+            {
+                let cause = format!("nobody has looked whether {} keeps to it", runtime.name);
+                return Err(size.refused(&cause, "leave it out"));
+            }
+            self.volumes.can_have(name, &size)?;
+        }
+        Ok(())
     }
 
     /// Waits until nothing of a sandbox is left; the directory is its last part.
@@ -370,6 +392,7 @@ impl Provider for Oci {
         let record = serde_json::to_vec(&record).map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e)
         })?;
+        self.check_sizes(&request.spec.mounts)?;
         let mut locks = BTreeMap::new();
         for mount in &request.spec.mounts {
             if let MountSource::Volume(name) = &mount.source

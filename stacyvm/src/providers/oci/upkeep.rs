@@ -10,7 +10,7 @@ use super::error::system;
 use super::leftovers::Look;
 use super::mountinfo::Location;
 use super::volumes::Volumes;
-use super::{Oci, processes, program, sweep};
+use super::{Oci, processes, program, quota, sweep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
@@ -211,7 +211,11 @@ impl Oci {
             }
         };
         let parent = self.volumes.open()?;
+        let volume = quota::open(&self.volumes.path_of(&taken));
         self.owned.remove_in(parent.as_fd(), &taken).await?;
+        if let Ok(volume) = volume {
+            quota::take_back(&volume);
+        }
         Ok(true)
     }
 }
@@ -286,7 +290,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let oci = oci(home.path()).await;
         for name in ["a", "b", "bad", "c", "held", "kept"] {
-            oci.volumes.make(name).unwrap();
+            oci.volumes.make(name, None).unwrap();
         }
         let held = oci.volumes.hold("held").await.unwrap();
         // No lock can be opened there.

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::directory::make_private;
 use super::error::system;
 use super::open::open_without_links;
+use super::quota::{self, Size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 
@@ -80,33 +81,72 @@ impl Volumes {
         ))
     }
 
-    /// Makes a volume, unless it is there. It belongs to the default user
-    /// inside, which is this one where it is not root.
-    pub(super) fn make(&self, name: &str) -> Result<()> {
+    /// Whether a volume, which may be there, can have this size. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where the file system holds no sizes, without root, and for a
+    /// volume that was made without a size.
+    pub(super) fn can_have(&self, name: &str, size: &Size) -> Result<()> {
+        if let Ok(volume) = quota::open(&self.path_of(name)) {
+            size.check(&volume)?;
+            return size.check_given(&volume).map(drop);
+        }
+        let nearest = quota::open(&self.path).or_else(|_| {
+            let state_dir = self.path.parent().unwrap_or(&self.path);
+            quota::open(state_dir)
+        });
+        size.check(&nearest.map_err(|e| system("open the state directory", e))?)
+    }
+
+    /// Makes a volume, unless it is there, and puts its size in force.
+    ///
+    /// # Errors
+    ///
+    /// As [`can_have`](Self::can_have); a volume that was not there is not there then.
+    pub(super) fn make(&self, name: &str, size: Option<&Size>) -> Result<()> {
         make_private(&self.path)?;
         let path = self.path_of(name);
-        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
-            Ok(()) if !rustix::process::geteuid().is_root() => Ok(()),
-            Ok(()) => {
-                let (uid, gid) = (
-                    rustix::fs::Uid::from_raw(1000),
-                    rustix::fs::Gid::from_raw(1000),
-                );
-                rustix::fs::chown(&path, Some(uid), Some(gid))
-                    .map_err(|e| system("give a volume its owner", e))
+        let Some(size) = size else {
+            return make_directory(&path);
+        };
+        loop {
+            match quota::open(&path) {
+                Ok(volume) => {
+                    size.check(&volume)?;
+                    return size.limit(&volume);
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(system("open a volume", errno)),
             }
-            Err(Errno::EXIST)
-                if std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) =>
-            {
-                Ok(())
+            if self.make_sized(&path, size)? {
+                return Ok(());
             }
-            Err(Errno::EXIST) => Err(Error::new(
-                ErrorKind::Corrupt,
-                "a volume's directory is no directory",
-            )
-            .context("path", path.display())),
-            Err(errno) => Err(system("make a volume", errno)),
         }
+    }
+
+    /// Makes a volume that nobody sees before its size is in force; false where
+    /// another one was quicker. One that is killed meanwhile leaves what `prune`
+    /// takes for a volume that was taken away.
+    fn make_sized(&self, path: &Path, size: &Size) -> Result<bool> {
+        let new = self.path_of(&taken_name());
+        make_directory(&new)?;
+        let volume = quota::open(&new).map_err(|e| system("open a volume", e))?;
+        let cwd = rustix::fs::CWD;
+        let made = size.check(&volume).and_then(|()| size.give(&volume));
+        let made = made.and_then(|()| {
+            match rustix::fs::renameat_with(cwd, &new, cwd, path, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(true),
+                Err(Errno::EXIST) => Ok(false),
+                Err(errno) => Err(system("give a volume its name", errno)),
+            }
+        });
+        if !matches!(made, Ok(true)) {
+            quota::take_back(&volume);
+            // What stays is taken away by the next prune.
+            let _ = rustix::fs::rmdir(&new);
+        }
+        made
     }
 
     /// Whether this is what a volume becomes when it is taken away.
@@ -131,7 +171,7 @@ impl Volumes {
         let Some(_lock) = self.lock(name, FlockOperation::NonBlockingLockExclusive)? else {
             return Ok(None);
         };
-        let taken = format!("{TAKEN}{:_<64}", SandboxId::random().as_str());
+        let taken = taken_name();
         let (from, to) = (self.path_of(name), self.path_of(&taken));
         let cwd = rustix::fs::CWD;
         let renamed = rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE);
@@ -167,6 +207,36 @@ impl Volumes {
     }
 }
 
+/// A name that a volume has after it was taken away.
+fn taken_name() -> String {
+    format!("{TAKEN}{:_<64}", SandboxId::random().as_str())
+}
+
+/// Makes the directory of a volume, unless it is there. It belongs to the default
+/// user inside, which is this one where it is not root.
+fn make_directory(path: &Path) -> Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) if !rustix::process::geteuid().is_root() => Ok(()),
+        Ok(()) => {
+            let (uid, gid) = (
+                rustix::fs::Uid::from_raw(1000),
+                rustix::fs::Gid::from_raw(1000),
+            );
+            rustix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(|e| system("give a volume its owner", e))
+        }
+        Err(Errno::EXIST) if std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) => {
+            Ok(())
+        }
+        Err(Errno::EXIST) => Err(Error::new(
+            ErrorKind::Corrupt,
+            "a volume's directory is no directory",
+        )
+        .context("path", path.display())),
+        Err(errno) => Err(system("make a volume", errno)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +249,7 @@ mod tests {
             volumes.hold("v").await.unwrap(),
             volumes.hold("v").await.unwrap(),
         );
-        volumes.make("v").unwrap();
+        volumes.make("v", None).unwrap();
         std::fs::write(volumes.path_of("v").join("kept"), "x").unwrap();
         for lock in [one, two] {
             assert!(!volumes.is_free("v").unwrap());
@@ -199,7 +269,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let volumes = Volumes::of(home.path());
         drop(volumes.hold("v").await.unwrap());
-        volumes.make("v").unwrap();
+        volumes.make("v", None).unwrap();
         let path = volumes.locks.join("v");
         // As one who opened the lock just before the volume went.
         let late = std::fs::File::open(&path).unwrap();

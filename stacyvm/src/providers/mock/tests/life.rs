@@ -28,6 +28,11 @@ async fn what_needs_a_kernel_is_declined_before_any_effect() {
         target: "/m".into(),
         source: MountSource::Volume("v".into()),
         writable: false,
+        size_mib: None,
+    };
+    let sized = Mount {
+        size_mib: Some(64),
+        ..mount.clone()
     };
     let cases = [
         (any().memory_mib(64), "memory_mib"),
@@ -36,6 +41,7 @@ async fn what_needs_a_kernel_is_declined_before_any_effect() {
         (any().open_files(64), "open_files"),
         (any().disk_mib(64), "disk_mib"),
         (any().mount(mount), "mounts"),
+        (any().mount(sized), "mounts[0].size_mib"),
         (any().network(Network::None), "network"),
         (any().profile(Profile::Strict), "profile"),
         (SandboxSpec::image("/srv/root"), "image"),
