@@ -8,6 +8,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -233,7 +234,6 @@ async fn a_size_holds_and_nobody_inside_lifts_it() {
     assert!(!small.volume("new").exists());
 
     // Its limit goes with it.
-    use std::os::unix::fs::MetadataExt as _;
     let project = (1 << 30) + std::fs::metadata(small.volume("small")).unwrap().ino();
     assert_eq!(small.limit(project), 16 << 10);
     let request = PruneRequest {
