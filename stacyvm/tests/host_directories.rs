@@ -443,6 +443,7 @@ async fn what_was_checked_is_what_is_mounted() {
                         target: "/m".into(),
                         source: MountSource::Host(good.to_str().unwrap().into()),
                         writable: false,
+                        size_mib: None,
                     };
                     let spec = SandboxSpec::host()
                         .lifetime(Lifetime::Attached)
