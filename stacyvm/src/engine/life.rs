@@ -88,7 +88,7 @@ impl Engine {
         let record = self.load_living(sandbox).await?;
         match record.ends_ms.map(from_ms) {
             None => Ok(None),
-            Some(ends) => self.set_end(sandbox, Some(ends + by)).await,
+            Some(ends) => self.set_end(sandbox, &record, Some(ends + by)).await,
         }
     }
 
@@ -104,15 +104,16 @@ impl Engine {
         }
         self.0.policy.check_ttl(ttl)?;
         let ends = ttl.map(|ttl| self.0.clock.now() + ttl);
-        self.load_living(sandbox).await?;
-        self.set_end(sandbox, ends).await
+        let record = self.load_living(sandbox).await?;
+        self.set_end(sandbox, &record, ends).await
     }
 
-    /// The provider's timer binds, so it is moved first; a record that could
-    /// not follow shows an end that `inspect` corrects.
+    /// The provider's timer binds, so it is moved first, and back where the
+    /// record cannot follow: a call that failed has changed nothing.
     async fn set_end(
         &self,
         sandbox: &Sandbox,
+        before: &SandboxRecord,
         ends: Option<SystemTime>,
     ) -> Result<Option<SystemTime>> {
         if let Some(ends) = ends {
@@ -123,13 +124,26 @@ impl Engine {
             self.0.policy.check_ttl(Some(left))?;
         }
         let (context, id) = (sandbox.context(), sandbox.id());
-        sandbox.provider()?.set_deadline(context, id, ends).await?;
+        let provider = sandbox.provider()?;
+        provider.set_deadline(context, id, ends).await?;
         let update = SandboxUpdate {
             ends_ms: Some(ends.map(to_ms)),
             ..SandboxUpdate::default()
         };
-        self.update(context, id, |_| Some(update.clone())).await?;
-        Ok(ends)
+        match self.update(context, id, |_| Some(update.clone())).await {
+            Ok(_) => Ok(ends),
+            // Nobody knows whether a write was done that was not waited for.
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => {
+                Err(error)
+            }
+            Err(error) => {
+                let former = before.ends_ms.map(from_ms);
+                if let Err(stays) = provider.set_deadline(context, id, former).await {
+                    tracing::warn!(sandbox = %id, error = %stays, "an end was moved, but not recorded");
+                }
+                Err(error)
+            }
+        }
     }
 
     pub(crate) async fn pause(&self, sandbox: &Sandbox) -> Result<()> {

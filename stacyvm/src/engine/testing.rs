@@ -112,6 +112,11 @@ impl Scripted {
         })
     }
 
+    /// When a sandbox ends, as its timer has it.
+    pub(crate) fn end_of(&self, id: &SandboxId) -> Option<SystemTime> {
+        self.world().sandboxes.get(id).and_then(|(_, ends)| *ends)
+    }
+
     /// A provider whose creates wait until the gate is opened.
     pub(crate) fn gated() -> Arc<Self> {
         Arc::new(Self {

@@ -146,6 +146,43 @@ async fn an_end_is_moved_where_it_binds_and_on_record() {
     assert_eq!(sandbox.extend(Duration::from_secs(5)).await.unwrap(), None);
 }
 
+/// An end that cannot be recorded is not moved, and the timer says the same.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn an_end_that_cannot_be_recorded_stays_where_it_binds() {
+    let home = tempfile::tempdir().unwrap();
+    let provider = Scripted::new();
+    let state = home.path().join("state");
+    let engine = crate::Engine::builder()
+        .provider("scripted", Arc::clone(&provider) as _)
+        .state_dir(state.clone());
+    let engine = engine.build().await.unwrap();
+    let spec = host().ttl(Duration::from_mins(1));
+    let sandbox = engine.create(spec).await.unwrap();
+    let first = sandbox.extend(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(provider.end_of(sandbox.id()), first);
+
+    let db = rusqlite::Connection::open(state.join("store.db")).unwrap();
+    db.execute_batch(
+        "CREATE TRIGGER full BEFORE UPDATE ON sandboxes \
+         BEGIN SELECT RAISE(ABORT, 'no room'); END",
+    )
+    .unwrap();
+    let longer = Duration::from_mins(5);
+    sandbox.extend(longer).await.unwrap_err();
+    assert_eq!(provider.end_of(sandbox.id()), first);
+    sandbox.set_ttl(Some(longer)).await.unwrap_err();
+    assert_eq!(provider.end_of(sandbox.id()), first);
+    sandbox.set_ttl(None).await.unwrap_err();
+    assert_eq!(provider.end_of(sandbox.id()), first);
+    assert_eq!(sandbox.info().await.unwrap().ends, first);
+
+    db.execute_batch("DROP TRIGGER full").unwrap();
+    let second = sandbox.extend(longer).await.unwrap();
+    assert_eq!(second, first.map(|ends| ends + longer));
+    assert_eq!(provider.end_of(sandbox.id()), second);
+}
+
 #[tokio::test]
 async fn what_the_provider_sees_decides_the_phase() {
     let world = World::new(Scripted::new()).await;
