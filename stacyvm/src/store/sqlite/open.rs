@@ -173,41 +173,58 @@ fn share(path: &Path, in_use: &File) -> Result<()> {
 /// that is empty or half made is always damage and never a beginning.
 fn create(path: &Path) -> Result<()> {
     let draft = path.with_extension("new");
-    for left in [
-        draft.clone(),
-        log_of(&draft),
-        draft.with_extension("new-shm"),
-    ] {
-        let _ = fs::remove_file(left);
-    }
-    let file = state_dir::open_file(&draft, true).map_err(|e| failed("make", &draft, e))?;
-    let made = (|| {
-        let mut connection = connect(&draft)?;
-        // Written into the header, and so for every later connection.
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        configure(&connection)?;
-        connection.pragma_update(None, "application_id", APPLICATION)?;
-        let meta = StoreMeta::mint();
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        tx.execute_batch(SCHEMA_TEXT)?;
-        tx.execute(
-            "INSERT INTO meta (one, instance, digest_key, min_reader) VALUES (1, ?1, ?2, ?3)",
-            params![meta.instance().as_str(), meta.key(), SCHEMA],
-        )?;
-        tx.pragma_update(None, "user_version", SCHEMA)?;
-        tx.commit()?;
-        connection.close().map_err(|(_, e)| e)
-    })();
-    let made = made.map_err(|e| fault_of(path, e)).and_then(|()| {
-        file.sync_all()
-            .and_then(|()| fs::rename(&draft, path))
-            .and_then(|()| sync_directory(path))
-            .map_err(|e| failed("make", path, e))
-    });
-    if made.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
+    remove_draft(&draft);
+    let made = state_dir::open_file(&draft, true)
+        .map_err(|e| failed("make", &draft, e))
+        .and_then(|file| {
+            write_draft(&draft).map_err(|e| fault_of(path, e))?;
+            // All of it is in this one file.
+            check_header(&draft, false)?;
+            file.sync_all()
+                .and_then(|()| fs::rename(&draft, path))
+                .and_then(|()| sync_directory(path))
+                .map_err(|e| failed("make", path, e))
+        });
+    remove_draft(&draft);
     made
+}
+
+fn remove_draft(draft: &Path) {
+    for end in ["new", "new-wal", "new-shm", "new-journal"] {
+        let _ = fs::remove_file(draft.with_extension(end));
+    }
+}
+
+/// Writes without a log: a draft that fails is thrown away, and closing a
+/// connection does not say whether what is in its log came into the file.
+fn write_draft(draft: &Path) -> rusqlite::Result<()> {
+    let mut connection = connect(draft)?;
+    journal_mode(&connection, "off")?;
+    configure(&connection)?;
+    connection.pragma_update(None, "application_id", APPLICATION)?;
+    let meta = StoreMeta::mint();
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(SCHEMA_TEXT)?;
+    tx.execute(
+        "INSERT INTO meta (one, instance, digest_key, min_reader) VALUES (1, ?1, ?2, ?3)",
+        params![meta.instance().as_str(), meta.key(), SCHEMA],
+    )?;
+    tx.pragma_update(None, "user_version", SCHEMA)?;
+    tx.commit()?;
+    // Written into the header, and so for every later connection.
+    journal_mode(&connection, "wal")?;
+    connection.close().map_err(|(_, e)| e)
+}
+
+fn journal_mode(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+    connection.pragma_update_and_check(None, "journal_mode", mode, |row| {
+        let found: String = row.get(0)?;
+        if found == mode {
+            Ok(())
+        } else {
+            Err(rusqlite::Error::InvalidQuery)
+        }
+    })
 }
 
 #[cfg(unix)]

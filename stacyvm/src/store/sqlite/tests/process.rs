@@ -76,6 +76,8 @@ async fn child() {
         "write_on" => write(&state, usize::MAX).await,
         "modes" => modes(&state).await,
         "full" => full(&state).await,
+        "nearly_full" => nearly_full(&state).await,
+        "eaten" => eaten(&state).await,
         "read_only" => read_only(&state).await,
         "own" => {
             let lock = OwnerLock::acquire(&state, &crate::id::InstanceId::random()).unwrap();
@@ -282,7 +284,7 @@ async fn a_full_disk_and_a_read_only_one_are_told_apart() {
         println!("skipped: this needs the right to mount");
         return;
     }
-    for task in ["full", "read_only"] {
+    for task in ["full", "nearly_full", "read_only"] {
         let home = tempfile::tempdir().unwrap();
         finish(start(&["unshare", "-m"], task, &home.path().join("state")));
     }
@@ -313,6 +315,91 @@ async fn full(state: &StateDir) {
     store.close().await.unwrap();
     let store = SqliteStore::open(state).await.unwrap();
     assert_eq!(count(&store).await, written + 1);
+}
+
+/// Appends pages until there is no room.
+fn fill(path: &Path) -> fs::File {
+    let mut file = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file
+}
+
+/// The first opening on a disk with some room works or makes nothing that
+/// stands in the way of the next one.
+async fn nearly_full(state: &StateDir) {
+    let (mut opened, mut refused) = (0, 0);
+    for room in 1..64 {
+        mount("size=4m,mode=0700", state.path());
+        let filler = state.path().join("filler");
+        let file = fill(&filler);
+        file.set_len(file.metadata().unwrap().len() - room * 4096)
+            .unwrap();
+        drop(file);
+        match SqliteStore::open(state).await {
+            Ok(store) => {
+                opened += 1;
+                store.close().await.unwrap();
+            }
+            Err(error) => {
+                refused += 1;
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{room} pages: {error:?}");
+                for entry in fs::read_dir(state.path()).unwrap() {
+                    let name = entry.unwrap().file_name();
+                    let name = name.to_str().unwrap();
+                    assert!(!name.starts_with("store.new"), "{room} pages: {name}");
+                }
+            }
+        }
+        fs::remove_file(&filler).unwrap();
+        let store = SqliteStore::open(state).await.unwrap();
+        add(&store).await.unwrap();
+        store.close().await.unwrap();
+        let status = Command::new("umount").arg(state.path()).status().unwrap();
+        assert!(status.success());
+    }
+    assert!(opened > 0 && refused > 0, "{opened} {refused}");
+}
+
+/// A store can be opened while somebody eats every byte that gets free.
+async fn eaten(state: &StateDir) {
+    mount("size=4m,mode=0700", state.path());
+    let store = SqliteStore::open(state).await.unwrap();
+    add(&store).await.unwrap();
+    store.close().await.unwrap();
+    let filler = state.path().join("filler");
+    drop(fill(&filler));
+    // Room that nobody else takes is enough for a write, too.
+    let store = SqliteStore::open(state).await.unwrap();
+    add(&store).await.unwrap();
+    store.close().await.unwrap();
+
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let eater = {
+        let (stop, filler) = (stop.clone(), filler.clone());
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                drop(fill(&filler));
+            }
+        })
+    };
+    for _ in 0..20 {
+        let store = SqliteStore::open(state).await.unwrap();
+        assert_eq!(count(&store).await, 2);
+        store.close().await.unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    eater.join().unwrap();
+    fs::remove_file(&filler).unwrap();
+    let store = SqliteStore::open(state).await.unwrap();
+    add(&store).await.unwrap();
+    store.close().await.unwrap();
+    let reserve = fs::metadata(state.path().join("store.reserve")).unwrap();
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&reserve);
+    assert_eq!(blocks * 512, 512 << 10, "it was not made again");
 }
 
 async fn read_only(state: &StateDir) {
