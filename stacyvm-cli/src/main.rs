@@ -52,12 +52,29 @@ fn start(cli: Cli) -> Result<u8> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_keep_alive(std::time::Duration::from_hours(24 * 365))
         .build()
         .map_err(|e| Error::new(ErrorKind::Internal, "cannot start the runtime").source(e))?;
+    start_thread(&runtime)?;
     let code = runtime.block_on(dispatch(cli));
     // A thread that still reads a terminal must not hold back the end.
     runtime.shutdown_background();
     code
+}
+
+/// Starts the first thread for work that blocks. The runtime panics where it
+/// cannot start one and has none; one that it has takes all such work.
+fn start_thread(runtime: &tokio::runtime::Runtime) -> Result<()> {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let started = std::panic::catch_unwind(|| drop(runtime.spawn_blocking(|| ())));
+    std::panic::set_hook(loud);
+    started.map_err(|_| {
+        Error::new(ErrorKind::ResourceExhausted, "cannot start a thread").context(
+            "remedy",
+            "end some processes of this user, or raise how many it may have (ulimit -u, pids.max)",
+        )
+    })
 }
 
 async fn dispatch(cli: Cli) -> Result<u8> {

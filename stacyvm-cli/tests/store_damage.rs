@@ -113,3 +113,36 @@ fn a_newer_store_is_refused() {
         "newer stacyvm",
     );
 }
+
+#[test]
+fn a_user_without_threads_is_told_so() {
+    use std::os::unix::process::CommandExt;
+    let me = std::fs::metadata("/proc/self").unwrap();
+    if std::os::unix::fs::MetadataExt::uid(&me) != 0 {
+        return; // Only root can be a user that has no other processes.
+    }
+    let user = 900_000 + std::process::id() % 90_000;
+    let state = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(state.path(), Some(user), Some(user)).unwrap();
+    for processes in 1..6 {
+        let output = Command::new("prlimit")
+            .arg(format!("--nproc={processes}"))
+            .arg(env!("CARGO_BIN_EXE_stacyvm"))
+            .args(["ls", "--json"])
+            .env_remove("STACYVM_CONFIG")
+            .env("STACYVM_STATE_DIR", state.path())
+            .env("XDG_CONFIG_HOME", state.path().join("config"))
+            .uid(user)
+            .gid(user)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains("panicked"), "{processes}: {text}");
+        if processes == 1 || output.status.code() != Some(0) {
+            assert_eq!(output.status.code(), Some(125), "{processes}: {text}");
+            assert!(text.contains("resource_exhausted"), "{processes}: {text}");
+            assert!(text.contains("remedy"), "{processes}: {text}");
+        }
+    }
+}

@@ -57,15 +57,15 @@ impl SqliteStore {
     /// `corrupt` for one that is damaged, cut off or no database;
     /// `incompatible` for one that a newer library or another program wrote;
     /// `permission_denied` for a link, another user's file, or a place that
-    /// cannot be written; `no_space`; `unavailable` where another process
-    /// stands still while opening it.
+    /// cannot be written; `no_space`; `resource_exhausted` where no thread
+    /// can be started; `unavailable` where another process stands still while
+    /// opening it.
     pub async fn open(state: &StateDir) -> Result<Self> {
         let path = state.path().join(FILE);
         let opened = {
             let path = path.clone();
-            tokio::task::spawn_blocking(move || open::open(&path))
-                .await
-                .unwrap_or_else(|_| Err(rules::closed()))?
+            // The runtime's own threads would panic where none can be started.
+            worker::once("stacyvm-open", &path.clone(), move || open::open(&path)).await?
         };
         let in_use = Arc::new(opened.in_use);
         Ok(Self {

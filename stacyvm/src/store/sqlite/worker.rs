@@ -42,7 +42,7 @@ impl Worker {
         let thread = Builder::new()
             .name(name.to_owned())
             .spawn(run)
-            .map_err(|e| super::super::state_dir::failed("start the thread of", file, e))?;
+            .map_err(|e| no_thread(file, e))?;
         Ok(Self {
             queue: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
@@ -92,6 +92,37 @@ impl Worker {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
+}
+
+/// Runs one piece of work in a thread of its own.
+pub(super) async fn once<T: Send + 'static>(
+    name: &str,
+    file: &Path,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (reply, answer) = oneshot::channel();
+    let run = move || {
+        // The caller may have gone in the meantime.
+        let _ = reply.send(work());
+    };
+    Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|e| no_thread(file, e))?;
+    answer.await.map_err(|_| failed())?
+}
+
+fn no_thread(file: &Path, error: std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::ResourceExhausted,
+        format!("cannot start a thread for the store {}", file.display()),
+    )
+    .context("file", file.display())
+    .context(
+        "remedy",
+        "end some processes of this user, or raise how many it may have (ulimit -u, pids.max)",
+    )
+    .source(error)
 }
 
 /// Work that panicked: its connection is gone with its thread.
