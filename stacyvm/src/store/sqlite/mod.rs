@@ -3,6 +3,7 @@
 mod fault;
 mod open;
 mod query;
+mod reserve;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -44,8 +45,9 @@ const BUSY_TRIES: u32 = 6;
 pub struct SqliteStore {
     file: Arc<Path>,
     meta: StoreMeta,
-    writer: Worker,
-    reader: Worker,
+    writer: Arc<Worker>,
+    /// May be the writer.
+    reader: Arc<Worker>,
 }
 
 impl SqliteStore {
@@ -68,9 +70,16 @@ impl SqliteStore {
             worker::once("stacyvm-open", &path.clone(), move || open::open(&path)).await?
         };
         let in_use = Arc::new(opened.in_use);
+        let start =
+            |name, connection| Worker::start(name, &path, connection, in_use.clone()).map(Arc::new);
+        let writer = start("stacyvm-store", opened.writer)?;
+        let reader = match opened.reader {
+            Some(reader) => start("stacyvm-read", reader)?,
+            None => writer.clone(),
+        };
         Ok(Self {
-            writer: Worker::start("stacyvm-store", &path, opened.writer, in_use.clone())?,
-            reader: Worker::start("stacyvm-read", &path, opened.reader, in_use)?,
+            writer,
+            reader,
             meta: opened.meta,
             file: path.into(),
         })

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use super::super::state_dir::{self, failed};
 use super::super::{SCHEMA, StoreMeta};
 use super::fault::{self, Fault};
+use super::reserve;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::id::InstanceId;
 
@@ -34,7 +35,8 @@ const CHEAP_TO_CHECK: u64 = 1 << 20;
 /// An open store.
 pub(super) struct Opened {
     pub(super) writer: Connection,
-    pub(super) reader: Connection,
+    /// Not there on a full disk, where the store is open once alone.
+    pub(super) reader: Option<Connection>,
     pub(super) meta: StoreMeta,
     /// Held as long as a connection is, so that others see that the file is in use.
     pub(super) in_use: File,
@@ -52,21 +54,13 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let crashed = alone && size(&log_of(path)) > 0;
     check_header(path, crashed || !alone)?;
 
-    let writer = connect(path).map_err(|e| fault_of(path, e))?;
-    let meta = read_meta(path, &writer)?;
-    if alone && (crashed || size(path) <= CHEAP_TO_CHECK) {
-        quick_check(path, &writer)?;
-    }
-    configure(&writer).map_err(|e| fault_of(path, e))?;
-    let reader = connect(path)
-        .and_then(|c| {
-            configure(&c)?;
-            c.pragma_update(None, "query_only", true)?;
-            Ok(c)
-        })
-        .map_err(|e| fault_of(path, e))?;
-    if alone {
-        share(path, &in_use)?;
+    let check = alone && (crashed || size(path) <= CHEAP_TO_CHECK);
+    let (writer, reader, meta) = connect_both(path, alone, check)?;
+    if reader.is_some() {
+        if alone {
+            share(path, &in_use)?;
+        }
+        reserve::keep(path);
     }
     Ok(Opened {
         writer,
@@ -74,6 +68,55 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         meta,
         in_use,
     })
+}
+
+/// Connects, also on a disk that is full. What the reserve gives back others
+/// may take before us; then the index of the log stays in memory, and nobody
+/// else has the store open until it is closed.
+fn connect_both(
+    path: &Path,
+    alone: bool,
+    check: bool,
+) -> Result<(Connection, Option<Connection>, StoreMeta)> {
+    let writer = |exclusive| -> Result<(Connection, StoreMeta)> {
+        let writer = connect(path).map_err(|e| fault_of(path, e))?;
+        if exclusive {
+            writer
+                .pragma_update(None, "locking_mode", "exclusive")
+                .map_err(|e| fault_of(path, e))?;
+        }
+        let meta = read_meta(path, &writer)?;
+        if check {
+            quick_check(path, &writer)?;
+        }
+        configure(&writer).map_err(|e| fault_of(path, e))?;
+        Ok((writer, meta))
+    };
+    let reader = || {
+        connect(path)
+            .and_then(|c| {
+                configure(&c)?;
+                c.pragma_update(None, "query_only", true)?;
+                Ok(c)
+            })
+            .map_err(|e| fault_of(path, e))
+    };
+    loop {
+        let both = writer(false).and_then(|(writer, meta)| Ok((writer, Some(reader()?), meta)));
+        match both {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                if reserve::give_back(path) {
+                    continue;
+                }
+                if !alone {
+                    return Err(error);
+                }
+                let (writer, meta) = writer(true)?;
+                return Ok((writer, None, meta));
+            }
+            both => return both,
+        }
+    }
 }
 
 pub(super) fn check_library(version: i32) -> Result<()> {

@@ -256,8 +256,8 @@ async fn modes(state: &StateDir) {
             }
         }
     }
-    // The file, its log, the log's index, two locks.
-    assert_eq!(seen, 5);
+    // The file, its log, the log's index, its reserve, two locks.
+    assert_eq!(seen, 6);
     drop(lock);
 }
 
@@ -284,7 +284,7 @@ async fn a_full_disk_and_a_read_only_one_are_told_apart() {
         println!("skipped: this needs the right to mount");
         return;
     }
-    for task in ["full", "nearly_full", "read_only"] {
+    for task in ["full", "nearly_full", "eaten", "read_only"] {
         let home = tempfile::tempdir().unwrap();
         finish(start(&["unshare", "-m"], task, &home.path().join("state")));
     }
@@ -393,6 +393,15 @@ async fn eaten(state: &StateDir) {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     eater.join().unwrap();
+    // Without a reserve it can be read all the same, and a write is refused.
+    fs::write(state.path().join("store.reserve"), "").unwrap();
+    drop(fill(&filler));
+    let store = SqliteStore::open(state).await.unwrap();
+    assert_eq!(count(&store).await, 2);
+    let error = add(&store).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+    assert_eq!(count(&store).await, 2);
+    store.close().await.unwrap();
     fs::remove_file(&filler).unwrap();
     let store = SqliteStore::open(state).await.unwrap();
     add(&store).await.unwrap();
