@@ -433,7 +433,7 @@ async fn what_was_checked_is_what_is_mounted() {
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
                 let at = rustix::fs::CWD;
                 rustix::fs::renameat_with(at, &good, at, &link, flags).unwrap();
-                std::thread::sleep(std::time::Duration::from_micros(300));
+                std::thread::park_timeout(std::time::Duration::from_micros(300));
             }
         });
         tokio::task::block_in_place(|| {

@@ -244,6 +244,27 @@ mod tests {
         Oci::open(OciConfig::new(home)).await.unwrap()
     }
 
+    #[tokio::test]
+    async fn only_what_has_a_lock_of_ours_or_nothing_in_it_is_swept() {
+        let home = tempfile::tempdir().unwrap();
+        drop(oci(home.path()).await);
+        let sandboxes = home.path().join("sandboxes");
+        let kept = [
+            sandboxes.join("precious/notes"),
+            sandboxes.join("parked-0123456789/ledger"),
+        ];
+        for path in &kept {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "mine").unwrap();
+        }
+        std::fs::create_dir(sandboxes.join("parked-begun")).unwrap();
+        let oci = oci(home.path()).await;
+        assert!(kept.iter().all(|path| path.exists()));
+        assert!(!sandboxes.join("parked-begun").exists());
+        let swept = oci.look(Reach::Own).await.unwrap();
+        assert!(swept.is_empty(), "{swept:?}");
+    }
+
     fn all_volumes() -> TidyRequest {
         TidyRequest {
             volumes: true,

@@ -129,8 +129,6 @@ impl Decoys {
             beside("sandboxes/parked-0123456789/lock"),
             state.join("store.db.backup"),
             state.join("sandboxes.old/s-0123456789/helper.sock"),
-            state.join("sandboxes/precious/notes"),
-            state.join("sandboxes/parked-0123456789/ledger"),
             state.join("owners/mine"),
             std::env::temp_dir().join(format!("stacyvm-decoy-{own}")),
             PathBuf::from(format!("/run/stacyvm/range-decoy-{own}")),
