@@ -36,6 +36,8 @@ pub const PROGRAM_MARK: &[u8] = b"stacyvm static program 7f1c2a90-3f0e";
 pub const SOCKET_NAME: &str = "helper.sock";
 /// The file in a sandbox's directory that a living helper holds locked.
 pub const LOCK_NAME: &str = "helper.lock";
+/// Its name before it is taken.
+pub const NEW_LOCK_NAME: &str = "helper.lock.new";
 /// The file in a sandbox's directory that names what lies outside of it: one
 /// line `KIND<tab>NAME` for each (`cgroup` and an absolute path, `loop` and a
 /// device), written before it is made; one without its end names nothing that

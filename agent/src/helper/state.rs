@@ -14,7 +14,7 @@ use super::bundle::Container;
 use super::cgroup::Cgroups;
 use super::fault::{Result, Tried};
 use super::{disk, inside};
-use crate::helper_protocol::{Failed, FailedKind, LEDGER_NAME, LOCK_NAME};
+use crate::helper_protocol::{Failed, FailedKind, LEDGER_NAME, LOCK_NAME, NEW_LOCK_NAME};
 use crate::remove;
 
 /// The init process of a sandbox.
@@ -93,13 +93,13 @@ impl State {
         let directory = rustix::fs::openat(sandboxes, name, flags, Mode::empty())
             .tried("open the sandbox's directory")?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let new = format!("{LOCK_NAME}.new");
-        let lock = rustix::fs::openat(&directory, &new, flags, Mode::RUSR | Mode::WUSR)
+        let lock = rustix::fs::openat(&directory, NEW_LOCK_NAME, flags, Mode::RUSR | Mode::WUSR)
             .tried("make the lock")?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .tried("take the lock")?;
         fault_point!("helper.park.lock");
-        rustix::fs::renameat(&directory, &new, &directory, LOCK_NAME).tried("place the lock")?;
+        rustix::fs::renameat(&directory, NEW_LOCK_NAME, &directory, LOCK_NAME)
+            .tried("place the lock")?;
         Ok((directory, lock))
     }
 

@@ -10,10 +10,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
-use stacyvm_agent::helper_protocol::LEDGER_NAME;
+use stacyvm_agent::helper_protocol::{LEDGER_NAME, NEW_LOCK_NAME};
 
 use super::directory::{PARKED, Sandboxes, is_held};
 use super::error::{io, system};
@@ -38,8 +38,8 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
             Ok(None) => return Ok(false),
             Ok(lock) => lock,
             // The lock is the first thing in it and the last: what has none and
-            // is not empty is somebody else's.
-            Err(_) => return remove_empty(sandboxes, name),
+            // has something else is not ours.
+            Err(_) => return remove_begun(sandboxes, &directory, name),
         },
     };
     end_cgroups(&directory, name).await?;
@@ -49,7 +49,18 @@ pub(super) async fn sweep(owned: &Owned, name: &str) -> Result<bool> {
     removed.map(|()| true)
 }
 
-fn remove_empty(sandboxes: &Sandboxes, name: &str) -> Result<bool> {
+/// Removes a directory in which nothing is but a lock that is not in its place
+/// yet; false where something else is in it.
+fn remove_begun(sandboxes: &Sandboxes, directory: &OwnedFd, name: &str) -> Result<bool> {
+    let entries = Dir::read_from(directory).map_err(|e| system("look at a directory", e))?;
+    let known = [".", "..", NEW_LOCK_NAME].map(str::as_bytes);
+    if entries
+        .flatten()
+        .any(|entry| !known.contains(&entry.file_name().to_bytes()))
+    {
+        return Ok(false);
+    }
+    let _ = rustix::fs::unlinkat(directory, NEW_LOCK_NAME, AtFlags::empty());
     match rustix::fs::unlinkat(sandboxes.descriptor(), name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),

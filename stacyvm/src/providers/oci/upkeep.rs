@@ -258,6 +258,7 @@ mod tests {
             std::fs::write(path, "mine").unwrap();
         }
         std::fs::create_dir(sandboxes.join("parked-begun")).unwrap();
+        std::fs::write(sandboxes.join("parked-begun/helper.lock.new"), "").unwrap();
         let oci = oci(home.path()).await;
         assert!(kept.iter().all(|path| path.exists()));
         assert!(!sandboxes.join("parked-begun").exists());
