@@ -39,3 +39,5 @@ mod filter;
 pub mod guest;
 #[cfg(feature = "guest")]
 pub mod helper;
+#[cfg(feature = "guest")]
+mod packet;

@@ -1,12 +1,11 @@
 //! Packets between the agent and its helper.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use rustix::net::{RecvFlags, SendFlags, send};
 
+use crate::packet;
 use crate::protocol::control::{ControlMessage, MAX_CONTROL};
 use crate::protocol::message;
 
@@ -20,28 +19,15 @@ pub(super) fn receive(
     wait: bool,
 ) -> io::Result<Option<(ControlMessage, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; if wait { MAX_CONTROL } else { 4096 }];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut flags = RecvFlags::CMSG_CLOEXEC;
-    if !wait {
-        flags |= RecvFlags::DONTWAIT;
-    }
-    let received = match recvmsg(
-        control,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        flags,
-    ) {
-        Ok(received) => received.bytes,
-        Err(Errno::AGAIN | Errno::INTR) if !wait => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let flags = if wait {
+        RecvFlags::empty()
+    } else {
+        RecvFlags::DONTWAIT
     };
-    let mut fds = Vec::new();
-    for part in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = part {
-            fds.extend(rights);
-        }
-    }
+    let (received, fds) = match packet::receive_bytes(control, &mut bytes, flags) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        received => received?,
+    };
     if received == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }

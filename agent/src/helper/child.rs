@@ -9,10 +9,11 @@ use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::fault::{Result, Tried};
-use super::{kernel_fs, packet, root, seccomp, sys};
+use super::{kernel_fs, root, seccomp, sys};
 use crate::confinement::CAPABILITIES;
 use crate::filter;
 use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, Root, ToHelper};
+use crate::packet;
 use crate::protocol::control::CONTROL_FD;
 
 /// What the agent keeps. One with a single user has nobody to become, and its

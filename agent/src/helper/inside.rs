@@ -9,8 +9,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::fault::{Result, Tried};
 use super::state::wait_for_end;
-use super::{packet, sys};
+use super::sys;
 use crate::helper_protocol::{Failed, FailedKind, FromHelper};
+use crate::packet;
 
 /// Does some work in a process that is in a user namespace, with all rights
 /// there but still the helper's own user. Gives the descriptors that the work

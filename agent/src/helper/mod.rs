@@ -19,7 +19,6 @@ mod kernel_fs;
 mod monitor;
 mod mounts;
 mod nested;
-mod packet;
 mod parked;
 mod root;
 mod seccomp;
@@ -36,6 +35,7 @@ use crate::helper_protocol::{
     Failed, FailedKind, FromHelper, GENERATION, GiveAway, MOST_OPEN_FILES, Park, RANGE, Remove,
     SINGLE_USER, ToHelper, Users,
 };
+use crate::packet;
 use crate::remove;
 use fault::{Result, Tried};
 

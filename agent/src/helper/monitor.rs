@@ -12,11 +12,11 @@ use rustix::time::{
 
 use super::connection::{Connection, Event, MAX_CONNECTIONS, Peer};
 use super::fault::{Result, Tried};
-use super::packet;
 use super::state::{State, own_pid};
 use crate::helper_protocol::{
     EndCause, Ended, Failed, FailedKind, FromHelper, InForce, MonitorRequest, Report, ToHelper,
 };
+use crate::packet;
 use crate::protocol::control::ControlMessage;
 
 /// Seconds that a launch may take before it counts as failed.

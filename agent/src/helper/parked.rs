@@ -14,11 +14,12 @@ use super::monitor::Sandbox;
 use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
 use super::users::{map_of_host, namespace_of, namespace_with, private_map};
-use super::{bundle, check_name, data, disk, inside, packet, root, sys};
+use super::{bundle, check_name, data, disk, inside, root, sys};
 use crate::helper_protocol::{
     Failed, FailedKind, FromHelper, InForce, Launch, MountSource, NOBODY, Park, Root, SOCKET_NAME,
     ToHelper, Users,
 };
+use crate::packet;
 use crate::protocol::control::ControlMessage;
 
 /// Ready for a launch.

@@ -9,8 +9,9 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::fault::{Result, Tried};
-use super::{packet, sys};
+use super::sys;
 use crate::helper_protocol::{Delegated, Failed, FailedKind, NOBODY, RANGE, SINGLE_USER, Users};
+use crate::packet;
 
 /// Seconds that a program which maps ids may take.
 const PATIENCE: i64 = 10;

@@ -15,7 +15,6 @@ mod stop;
 use std::os::fd::OwnedFd;
 
 use minicbor::bytes::ByteVec;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::agent::Role;
 use super::clock::now_ms;
@@ -25,12 +24,6 @@ use super::sys::Status;
 use crate::protocol::Kind;
 use crate::protocol::message::{EndReason, Exited};
 use logs::Reader;
-
-/// Between the agent and a supervisor.
-pub(super) fn channel() -> Result<(OwnedFd, OwnedFd), rustix::io::Errno> {
-    let kind = SocketType::SEQPACKET;
-    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
-}
 
 /// Who gets the output.
 #[derive(Clone, Copy, Debug)]

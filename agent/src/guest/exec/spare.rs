@@ -7,21 +7,16 @@
 //! may have to wait itself.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use rustix::net::RecvFlags;
 
-use super::channel;
 use crate::guest::agent::Agent;
 use crate::guest::clock::now_ms;
 use crate::guest::supervisor;
 use crate::guest::sys::{self, Fork};
+use crate::packet;
 use crate::protocol::message::{self, ExecRequest};
 
 /// How many are started after a command.
@@ -71,7 +66,7 @@ impl Agent {
         // One that commands could stop would stop the next of them.
         let most = if self.config.can_switch_user { most } else { 0 };
         for _ in self.spares.waiting.len()..most.min(self.spares.waiting.len() + AT_ONCE) {
-            let Ok((channel, theirs)) = channel() else {
+            let Ok((channel, theirs)) = packet::pair() else {
                 return;
             };
             match sys::fork() {
@@ -96,23 +91,14 @@ impl Agent {
         stdio: &[OwnedFd; 3],
     ) -> Option<(i32, OwnedFd)> {
         let (pid, channel) = self.spares.waiting.pop_front()?;
-        if give(&channel, request, stdio).is_err() {
+        let fds: [BorrowedFd<'_>; 3] = stdio.each_ref().map(|fd| fd.as_fd());
+        // One that has ended, or a request that is longer than a packet.
+        if packet::send(&channel, request, &fds).is_err() {
             self.leaving.insert(pid);
             return None;
         }
         Some((pid, channel))
     }
-}
-
-fn give(channel: &OwnedFd, request: &ExecRequest, stdio: &[OwnedFd; 3]) -> Result<(), Errno> {
-    let fds: [BorrowedFd<'_>; 3] = stdio.each_ref().map(|fd| fd.as_fd());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let bytes = message::encode(request);
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    // A request longer than a packet can be is refused here.
-    rustix::net::sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, flags).map(drop)
 }
 
 /// Waits for the command. `None` where there will be none.
@@ -126,17 +112,6 @@ pub(in crate::guest) fn receive(channel: &OwnedFd) -> Option<(ExecRequest, [Owne
         }
     };
     let mut bytes = vec![0; length];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    rustix::net::recvmsg(channel, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?;
-    let fds: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
+    let (_, fds) = packet::receive_bytes(channel, &mut bytes, RecvFlags::empty()).ok()?;
     Some((message::decode(&bytes).ok()?, fds.try_into().ok()?))
 }

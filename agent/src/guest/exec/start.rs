@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Exec, Follower, channel, stdio};
+use super::{Exec, Follower, stdio};
 use crate::guest::agent::{Agent, Role};
 use crate::guest::clock::{now_ms, wall_ms};
 use crate::guest::connection::Target;
@@ -13,6 +13,7 @@ use crate::guest::ring::Ring;
 use crate::guest::sink::Sink;
 use crate::guest::sys::{self, Fork};
 use crate::guest::{launch, supervisor};
+use crate::packet;
 use crate::protocol::message::{ExecRequest, Failure, FailureKind};
 
 /// Bytes that are kept of each stream of a foreground command, whose caller has
@@ -123,7 +124,7 @@ impl Agent {
         stdio: [OwnedFd; 3],
     ) -> Result<(i32, OwnedFd), Failure> {
         let (channel, theirs) =
-            channel().map_err(|error| system("channel of the supervisor", &error.into()))?;
+            packet::pair().map_err(|error| system("channel of the supervisor", &error))?;
         match sys::fork().map_err(|error| system("fork", &error))? {
             Fork::Child => {
                 supervisor::run(theirs, stdio, self.commands.as_ref(), &self.config, request)

@@ -3,18 +3,16 @@
 //! Unlike with `vfork` the child is there before its command is known.
 
 use std::ffi::CString;
-use std::io;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, IntoRawFd as _, OwnedFd};
 use std::ptr::null;
 
 use libc::{c_char, c_int, c_void};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use crate::packet;
 
 use super::{check, drop_bounding, no_new_privileges, set_capabilities};
 
@@ -103,7 +101,7 @@ fn collect(pid: i32) {
 /// Starts a child that waits for its command. It enters its cgroup through
 /// `group`, which is above 2.
 pub(in crate::guest) fn wait(group: Option<&OwnedFd>) -> io::Result<Waiting> {
-    let (ours, theirs) = crate::guest::exec::channel()?;
+    let (ours, theirs) = packet::pair()?;
     let shared = Box::into_raw(Box::new(Shared {
         channels: [theirs.as_raw_fd(), ours.as_raw_fd()],
         group: group.map(AsRawFd::as_raw_fd),
@@ -151,7 +149,8 @@ impl Waiting {
         let Some(channel) = self.channel.take() else {
             return Err((Stage::Clone, Errno::BADF.into()));
         };
-        let sent = send_stdio(&channel, &plan.stdio);
+        let fds: [BorrowedFd<'_>; 3] = plan.stdio.each_ref().map(|fd| fd.as_fd());
+        let sent = packet::send_bytes(channel.as_fd(), &[1], &fds);
         if sent.is_ok() {
             // Its end closes as it executes a program or ends.
             while rustix::net::recv(&channel, &mut [0_u8; 1][..], RecvFlags::empty())
@@ -163,7 +162,10 @@ impl Waiting {
         // of the channel.
         let failed = unsafe { std::ptr::read_volatile(&raw const (*self.shared).failed) };
         let failed = match sent {
-            Err(error) => Some((Stage::Descriptors, error.raw_os_error())),
+            Err(error) => Some((
+                Stage::Descriptors,
+                error.raw_os_error().unwrap_or(libc::EIO),
+            )),
             Ok(()) => failed,
         };
         let Some((stage, errno)) = failed else {
@@ -172,15 +174,6 @@ impl Waiting {
         collect(self.pid);
         Err((stage, io::Error::from_raw_os_error(errno)))
     }
-}
-
-fn send_stdio(channel: &OwnedFd, stdio: &[OwnedFd; 3]) -> Result<(), Errno> {
-    let fds: [BorrowedFd<'_>; 3] = stdio.each_ref().map(|fd| fd.as_fd());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let one = [IoSlice::new(&[1])];
-    rustix::net::sendmsg(channel, &one, &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// Runs in the child: the standard streams, once they come. `None` where the

@@ -15,8 +15,9 @@ use super::{LOG, PID_FILE, SEARCH, STATE, Start};
 use crate::helper::child::standard_streams_to_null;
 use crate::helper::fault::{Result, Tried};
 use crate::helper::state::parent_pid;
-use crate::helper::{mounts, packet, root, sys};
+use crate::helper::{mounts, root, sys};
 use crate::helper_protocol::{BUNDLE_AGENT, BUNDLE_TMP, Failed, FailedKind, FromHelper};
+use crate::packet;
 use crate::protocol::control::CONTROL_FD;
 
 /// Where the bundle is mounted: a directory that the sandbox's users may pass

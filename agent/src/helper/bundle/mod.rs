@@ -23,8 +23,9 @@ use super::cgroup::{self, Cgroups};
 use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOSUID, RDONLY};
 use super::state::{Init, State, own_pid};
-use super::{packet, sys};
+use super::sys;
 use crate::helper_protocol::{Bundle, Failed, FailedKind, FromHelper, Launch, Limits, Root};
+use crate::packet;
 
 /// Seconds that a runtime may take for one thing.
 const PATIENCE: i64 = 30;

@@ -57,12 +57,18 @@ pub(crate) fn send<T: Encode<()>>(
     send_bytes(socket.as_fd(), &bytes, fds)
 }
 
-/// Receives one packet. `None` is the end of the channel.
-pub(crate) fn receive<T: for<'b> Decode<'b, ()>>(
+/// Receives the bytes of one packet, none at the end of the channel, and what
+/// came with them.
+///
+/// # Errors
+///
+/// What the system says, and `InvalidData` for a packet that is longer than the
+/// buffer or brings too many descriptors.
+pub(crate) fn receive_bytes(
     socket: impl AsFd,
-    buffer: &mut Vec<u8>,
-) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    buffer.resize(MAX_PACKET, 0);
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
@@ -70,7 +76,7 @@ pub(crate) fn receive<T: for<'b> Decode<'b, ()>>(
             &socket,
             &mut [IoSliceMut::new(buffer)],
             &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
+            flags | RecvFlags::CMSG_CLOEXEC,
         ) {
             Ok(message) => break message,
             Err(rustix::io::Errno::INTR) => {}
@@ -85,9 +91,6 @@ pub(crate) fn receive<T: for<'b> Decode<'b, ()>>(
         })
         .flatten()
         .collect();
-    if message.bytes == 0 {
-        return Ok(None);
-    }
     if message
         .flags
         .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
@@ -97,7 +100,20 @@ pub(crate) fn receive<T: for<'b> Decode<'b, ()>>(
             "the packet was cut short",
         ));
     }
-    let message = decode(&buffer[..message.bytes])
+    Ok((message.bytes, fds))
+}
+
+/// Receives one packet. `None` is the end of the channel.
+pub(crate) fn receive<T: for<'b> Decode<'b, ()>>(
+    socket: impl AsFd,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    buffer.resize(MAX_PACKET, 0);
+    let (length, fds) = receive_bytes(socket, buffer, RecvFlags::empty())?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let message = decode(&buffer[..length])
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the packet is no message"))?;
     Ok(Some((message, fds)))
 }
