@@ -1,5 +1,6 @@
 //! Removes a directory that a hostile program filled; for helpers and hosts.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -8,7 +9,10 @@ use rustix::io::Errno;
 
 use crate::helper_protocol::LOCK_NAME;
 
-fn open(parent: impl AsFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd> {
+/// How many moved directories are remembered; more are found by looking again.
+const MOST_REMEMBERED: usize = 1 << 16;
+
+fn open(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
         // Without special rights a directory of mode 0 opens only after a change.
@@ -22,14 +26,15 @@ fn open(parent: impl AsFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd>
 
 /// Removes `name` in `parent` with all that is in it. Nothing is followed, and
 /// depth costs neither stack nor descriptors: directories found below the
-/// first level are moved up to it before they are emptied. The helper's lock
+/// first level are moved up to it before they are emptied. What it costs is one
+/// removal for each entry, as the file system has it. The helper's lock
 /// goes last: while it is there nobody else takes the directory for left over.
 /// What is not there is success.
 ///
 /// # Errors
 ///
 /// What the system refuses; what was removed until then is gone.
-pub fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
+pub fn tree(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     let top = match open(&parent, name) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
@@ -38,7 +43,7 @@ pub fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
         }
         Err(error) => return Err(error.into()),
     };
-    let mut moved = 0_u64;
+    let mut moved = Moved::default();
     loop {
         let mut emptied = true;
         let mut locked = false;
@@ -54,7 +59,10 @@ pub fn tree(parent: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
                 continue;
             }
             emptied = false;
-            remove_one(&top, &top, name, &mut moved)?;
+            remove_one(&top, name, &mut moved)?;
+            while let Some(name) = moved.remembered.pop() {
+                remove_one(&top, &name, &mut moved)?;
+            }
         }
         if emptied {
             if locked {
@@ -79,18 +87,21 @@ fn gone(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
-fn remove_one(
-    top: &OwnedFd,
-    parent: &OwnedFd,
-    name: &std::ffi::CStr,
-    moved: &mut u64,
-) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+/// Directories that were moved up and not looked at since.
+#[derive(Default)]
+struct Moved {
+    count: u64,
+    remembered: Vec<CString>,
+}
+
+/// Removes what is at a name of `top`, but moves directories in it up.
+fn remove_one(top: &OwnedFd, name: &CStr, moved: &mut Moved) -> io::Result<()> {
+    match rustix::fs::unlinkat(top, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let directory = open(parent, name)?;
+    let directory = open(top, name)?;
     let mut entries = Dir::read_from(&directory)?;
     while let Some(entry) = entries.read() {
         let entry = entry?;
@@ -105,16 +116,21 @@ fn remove_one(
         }
         let mut opened = false;
         loop {
-            *moved += 1;
-            let up = format!(".moved-{moved}");
+            moved.count += 1;
+            let up = CString::new(format!(".moved-{}", moved.count))?;
             match rustix::fs::renameat_with(
                 &directory,
                 inner,
                 top,
-                up,
+                &up,
                 rustix::fs::RenameFlags::NOREPLACE,
             ) {
-                Ok(()) => break,
+                Ok(()) => {
+                    if moved.remembered.len() < MOST_REMEMBERED {
+                        moved.remembered.push(up);
+                    }
+                    break;
+                }
                 // A name that the hostile program chose too.
                 Err(Errno::EXIST) => {}
                 Err(Errno::ACCESS) if !opened => {
@@ -126,7 +142,7 @@ fn remove_one(
             }
         }
     }
-    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+    match rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR) {
         // Looked at again in the next pass.
         Ok(()) | Err(Errno::NOTEMPTY | Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),

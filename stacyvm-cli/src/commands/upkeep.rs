@@ -26,6 +26,9 @@ pub(crate) async fn leaks(engine: &Engine, args: &LeaksArgs, json: bool) -> Resu
     }
     let reach = if args.all { Reach::Host } else { Reach::Own };
     let report = engine.leaks(reach).await?;
+    if args.all && !json && !rustix::process::geteuid().is_root() {
+        output::remark("what is root's or another user's is not seen without root");
+    }
     let lacking = tell_failed(engine, &report.not_asked, args.all, json).await?;
     let code = if !report.leaks.is_empty() {
         exit::LEAKS

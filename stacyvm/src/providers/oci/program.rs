@@ -69,7 +69,7 @@ impl Program {
         if let Some(file) = sealed(bytes) {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
             // A host may forbid executing memory files; only trying tells.
-            if executes(&path) {
+            if executes(&path)? {
                 return Ok(program(path, Some(file), false));
             }
         }
@@ -80,7 +80,7 @@ impl Program {
     /// this lives.
     pub(super) fn of_cache(cache: &Path, bytes: &[u8]) -> Result<Self> {
         let (path, kept) = cached(cache, bytes)?;
-        if executes(&path) {
+        if executes(&path)? {
             return Ok(Self {
                 path,
                 memory: None,
@@ -245,16 +245,23 @@ fn sealed(bytes: &[u8]) -> Option<File> {
 }
 
 /// Whether the program runs from this path: as the helper without an owner it
-/// ends at once.
-fn executes(path: &Path) -> bool {
-    Command::new(path)
+/// ends at once. An error is no answer: descriptors, memory or processes ran out.
+fn executes(path: &Path) -> Result<bool> {
+    let ended = Command::new(path)
         .arg0("stacyvm-helper")
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
-        .is_ok()
+        .status();
+    match ended.map_err(|e| io("start the helper's program", e)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::ResourceExhausted => Err(error.context(
+            "remedy",
+            "raise what this process may have (ulimit -n, ulimit -u, memory), or close something",
+        )),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Locks the cache against all who write or remove there, which takes them

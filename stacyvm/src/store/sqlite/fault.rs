@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
+use super::holder;
 use crate::error::{Error, ErrorKind, Retry};
 
 /// What stops a piece of work: the database, or a rule.
@@ -83,8 +84,29 @@ pub(super) fn bad_row(table: &str, column: &str) -> Error {
     .context("remedy", "restore the store from a copy")
 }
 
+/// A store that somebody else holds for longer than anybody should.
+pub(super) fn held(file: &Path, what: &str) -> Error {
+    let error = Error::new(
+        ErrorKind::Unavailable,
+        format!("the store {} {what}", file.display()),
+    )
+    .context("file", file.display())
+    .retry(Retry::Maybe {
+        after: Duration::from_secs(1),
+    });
+    match holder::of(file) {
+        Some(holder) => error
+            .context("holder", holder.found)
+            .context("remedy", holder.remedy),
+        None => error.context(
+            "remedy",
+            "try again; find a process that stands still with the file open",
+        ),
+    }
+}
+
 fn sql(file: &Path, error: rusqlite::Error) -> Error {
-    let (kind, what, remedy, retry) = match error.sqlite_error_code() {
+    let (kind, what, remedy) = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             return corrupt(file, &error.to_string(), "a whole SQLite database").source(error);
         }
@@ -92,7 +114,6 @@ fn sql(file: &Path, error: rusqlite::Error) -> Error {
             ErrorKind::NoSpace,
             "has no space left on its disk",
             "free some space; what was written before is intact",
-            Retry::Never,
         ),
         Some(
             ErrorCode::ReadOnly
@@ -103,16 +124,10 @@ fn sql(file: &Path, error: rusqlite::Error) -> Error {
             ErrorKind::PermissionDenied,
             "cannot be written",
             "let this user write the file and its directory, or choose another state directory with STACYVM_STATE_DIR",
-            Retry::Never,
         ),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
-            ErrorKind::Unavailable,
-            "is held by another process",
-            "try again; find a process that stands still with the file open",
-            Retry::Maybe {
-                after: Duration::from_secs(1),
-            },
-        ),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            return held(file, "is held by another process").source(error);
+        }
         // Growing the shared index of the log is the first thing that a full
         // disk stops, and SQLite calls that an I/O error.
         Some(ErrorCode::SystemIoFailure)
@@ -124,19 +139,16 @@ fn sql(file: &Path, error: rusqlite::Error) -> Error {
                 ErrorKind::NoSpace,
                 "has no space left on its disk",
                 "free some space; what was written before is intact",
-                Retry::Never,
             )
         }
         _ => (
             ErrorKind::Internal,
             "failed",
             "check the disk that holds it",
-            Retry::Never,
         ),
     };
     Error::new(kind, format!("the store {} {what}", file.display()))
         .context("file", file.display())
         .context("remedy", remedy)
-        .retry(retry)
         .source(error)
 }

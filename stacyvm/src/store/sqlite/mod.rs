@@ -1,6 +1,7 @@
 //! The store in a SQLite file that many processes share.
 
 mod fault;
+mod holder;
 mod open;
 mod query;
 mod reserve;

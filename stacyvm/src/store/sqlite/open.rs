@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
@@ -11,7 +11,7 @@ use super::super::state_dir::{self, failed};
 use super::super::{SCHEMA, StoreMeta};
 use super::fault::{self, Fault};
 use super::reserve;
-use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::InstanceId;
 
 /// Marks our files among SQLite's: "stac".
@@ -45,7 +45,7 @@ pub(super) struct Opened {
 /// Opens the store at `path`, and makes it where it is missing. Blocks.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     check_library(rusqlite::version_number())?;
-    let in_use = open_lock(&path.with_extension("lock"))?;
+    let in_use = open_lock(&lock_of(path))?;
     let alone = lock(path, &in_use)?;
     if alone && fs::symlink_metadata(path).is_err() {
         create(path)?;
@@ -136,9 +136,23 @@ fn fault_of(path: &Path, error: rusqlite::Error) -> Error {
     Fault::from(error).named(path)
 }
 
-fn log_of(path: &Path) -> std::path::PathBuf {
+fn log_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+/// The index of the log, in which writers and readers have their locks.
+pub(super) fn index_of(path: &Path) -> PathBuf {
+    beside(path, "-shm")
+}
+
+/// The file that whoever has the store open holds locked.
+pub(super) fn lock_of(path: &Path) -> PathBuf {
+    path.with_extension("lock")
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
+    name.push(end);
     name.into()
 }
 
@@ -179,21 +193,7 @@ fn lock(path: &Path, in_use: &File) -> Result<bool> {
             in_use.unlock().map_err(|e| failed("unlock", path, e))?;
         }
         if Instant::now() >= until {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "the store {} is being opened by another process",
-                    path.display()
-                ),
-            )
-            .context("file", path.display())
-            .context(
-                "remedy",
-                "try again; find a process that stands still with the file open",
-            )
-            .retry(Retry::Maybe {
-                after: Duration::from_secs(1),
-            }));
+            return Err(fault::held(path, "is being opened by another process"));
         }
         #[expect(
             clippy::disallowed_methods,

@@ -79,6 +79,12 @@ async fn child() {
         "nearly_full" => nearly_full(&state).await,
         "eaten" => eaten(&state).await,
         "read_only" => read_only(&state).await,
+        "stop" => {
+            let db = Connection::open(state.path().join(FILE)).unwrap();
+            db.execute_batch("BEGIN IMMEDIATE").unwrap();
+            println!("told holds");
+            std::future::pending::<()>().await;
+        }
         "own" => {
             let lock = OwnerLock::acquire(&state, &crate::id::InstanceId::random()).unwrap();
             println!("told {}", lock.name());
@@ -207,6 +213,37 @@ async fn check(store: &SqliteStore, acknowledged: &[String]) {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_stopped_writer_is_named() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let home = tempfile::tempdir().unwrap();
+    let state = state(&home);
+    let store = SqliteStore::open(&state).await.unwrap();
+    let busy = || {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        Fault::from(rusqlite::Error::SqliteFailure(code, None)).named(&store.path())
+    };
+    let told = |error: crate::error::Error| format!("{error:?}");
+    assert!(!told(busy()).contains("holder"), "nobody holds it yet");
+    let mut child = start(&[], "stop", state.path());
+    let output = child.0.stdout.as_mut().expect("its output");
+    let mut lines = BufReader::new(output).lines();
+    assert!(lines.any(|line| line.unwrap().contains("told holds")));
+    let pid = child.0.id();
+    let running = told(busy());
+    assert!(running.contains(&format!("process {pid} (")), "{running}");
+    assert!(!running.contains("kill -CONT"), "{running}");
+    kill_process(Pid::from_child(&child.0), Signal::STOP).unwrap();
+    rustix::process::waitid(
+        rustix::process::WaitId::Pid(Pid::from_child(&child.0)),
+        rustix::process::WaitIdOptions::STOPPED,
+    )
+    .unwrap();
+    let stopped = told(busy());
+    assert!(stopped.contains(&format!("kill -CONT {pid}")), "{stopped}");
+    assert!(stopped.contains("was stopped in the middle"), "{stopped}");
 }
 
 #[tokio::test]
