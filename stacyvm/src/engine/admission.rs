@@ -78,12 +78,7 @@ impl Refusal {
             Self::Final(error) => return error.operation("create"),
             Self::Unmet(need) => need,
         };
-        let able: Vec<String> = others
-            .iter()
-            .filter(|other| other.provider != refused_by)
-            .filter(|other| admit(spec, &other.capabilities, policy).is_ok())
-            .map(|other| format!("{} ({})", other.provider, other.runtime))
-            .collect();
+        let able = able(spec, policy, refused_by, others);
         let expected = match need.least {
             Some(level) => format!("`{}` at level {}", need.capability, level.name()),
             None => format!("`{}`", need.capability),
@@ -91,7 +86,7 @@ impl Refusal {
         let remedy = if able.is_empty() {
             format!("no configured provider can serve it; {}", need.advice())
         } else {
-            format!("could be served by {}", able.join(", "))
+            format!("could be served by {able}")
         };
         Error::unsupported(format!(
             "{} ({}) needs {expected}, which provider {refused_by} does not have here; {remedy}",
@@ -103,8 +98,24 @@ impl Refusal {
         .context("field", need.field)
         .context("value", need.value)
         .context("expected", expected)
-        .context("could_serve", able.join(", "))
+        .context("could_serve", able)
     }
+}
+
+/// Those of the other combinations that could serve a spec, in words.
+pub(super) fn able(
+    spec: &SandboxSpec,
+    policy: &Policy,
+    refused_by: &str,
+    others: &[Combination],
+) -> String {
+    let able: Vec<String> = others
+        .iter()
+        .filter(|other| other.provider != refused_by)
+        .filter(|other| admit(spec, &other.capabilities, policy).is_ok())
+        .map(|other| format!("{} ({})", other.provider, other.runtime))
+        .collect();
+    able.join(", ")
 }
 
 /// What a spec alone can get wrong across its fields.

@@ -136,7 +136,10 @@ impl Create {
         context.check().map_err(|e| e.operation("create"))?;
         let name = provider.unwrap_or_else(|| engine.0.default_provider.clone());
         engine.check_provider_options(&spec)?;
-        let provider = engine.0.registry.open(&name).await?;
+        let provider = match engine.0.registry.open(&name).await {
+            Ok(provider) => provider,
+            Err(error) => return Err(engine.name_others(&spec, &name, error).await),
+        };
         let mut filled = engine.admit(&spec, &provider).await?;
         filled.mounts = engine.0.policy.resolve_mounts(&filled.mounts).await?;
         filled.source = engine.0.policy.resolve_source(&filled.source).await?;
@@ -196,6 +199,7 @@ impl Create {
             )),
         };
         if let Err(error) = made {
+            let error = engine.name_others(&spec, &name, error).await;
             let error = error.operation("create");
             engine.undo_create(&record, &error).await;
             return Err(error);

@@ -29,7 +29,7 @@ use tokio::task::AbortHandle;
 
 use crate::clock::Clock;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{InstanceId, SandboxId};
 use crate::layer::Layered;
 use crate::provider::Provider as _;
@@ -190,6 +190,18 @@ impl Engine {
                 .context("remedy", finding.remedy),
             None => error,
         })
+    }
+
+    /// Adds who else could serve a spec to the error of a provider that cannot run
+    /// on this host at all.
+    async fn name_others(&self, spec: &SandboxSpec, provider: &str, error: Error) -> Error {
+        let of_host = error.kind() == ErrorKind::Unsupported && error.fact("need").is_some();
+        if !of_host || error.fact("could_serve").is_some() {
+            return error;
+        }
+        let others = self.combinations().await;
+        let able = admission::able(spec, &self.0.policy, provider, &others);
+        error.context("could_serve", able)
     }
 
     /// Every configured provider that opens, with what it can do. Asked only

@@ -66,6 +66,7 @@ fn kind_of(errno: Errno) -> ErrorKind {
         }
         Errno::EXIST => ErrorKind::Conflict,
         Errno::NOTDIR => ErrorKind::NotDirectory,
+        Errno::NOSYS => ErrorKind::Unsupported,
         _ => ErrorKind::Internal,
     }
 }

@@ -155,8 +155,12 @@ impl Host {
 
     /// Says what a failure to make the first things of a sandbox means.
     pub(super) fn explain(&self, error: Error) -> Error {
-        let expected = [ErrorKind::PermissionDenied, ErrorKind::NoSpace];
-        if self.root || !expected.contains(&error.kind()) {
+        let expected = [
+            ErrorKind::PermissionDenied,
+            ErrorKind::NoSpace,
+            ErrorKind::Unsupported,
+        ];
+        if !expected.contains(&error.kind()) {
             return error;
         }
         match obstacle::explain(error.message()) {
@@ -319,10 +323,7 @@ mod tests {
         let error = able().explain(failed());
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.message().contains("/proc"), "{error}");
-        let root = Host {
-            root: true,
-            ..able()
-        };
-        assert_eq!(root.explain(failed()).kind(), ErrorKind::PermissionDenied);
+        let other = Error::new(ErrorKind::PermissionDenied, "open /usr: permission denied");
+        assert_eq!(able().explain(other).kind(), ErrorKind::PermissionDenied);
     }
 }

@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 /// A cause, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Obstacle {
     pub(super) seen: String,
     pub(super) remedy: String,
 }
+
+/// What Docker is told so that a container can make namespaces and their `/proc`.
+const OPEN: &str = "--security-opt seccomp=unconfined --security-opt systempaths=unconfined";
 
 /// Present on kernels whose AppArmor can restrict user namespaces.
 pub(super) const RESTRICTED: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
@@ -19,16 +24,57 @@ pub(super) const LIBEXEC: [&str; 2] = [
     "/usr/local/libexec/stacyvm/stacyvm-helper",
 ];
 
-/// What root finds in the kernel's settings.
+/// What root needs of its rights: to make mounts with mapped owners, to look at
+/// the namespaces of what it starts, and to act for the users of a range.
+const NEEDED: [(CapabilitySet, &str); 7] = [
+    (CapabilitySet::SYS_ADMIN, "SYS_ADMIN"),
+    (CapabilitySet::SYS_PTRACE, "SYS_PTRACE"),
+    (CapabilitySet::SETUID, "SETUID"),
+    (CapabilitySet::SETGID, "SETGID"),
+    (CapabilitySet::CHOWN, "CHOWN"),
+    (CapabilitySet::DAC_OVERRIDE, "DAC_OVERRIDE"),
+    (CapabilitySet::FOWNER, "FOWNER"),
+];
+
+/// What root finds in its own rights and the kernel's settings.
 pub(super) fn find_for_root() -> Option<Obstacle> {
-    in_settings(
-        |name| {
-            // The others are for users without root.
-            let for_all = name == MOST_NAMESPACES;
-            for_all.then(|| std::fs::read_to_string(name).ok())?
-        },
-        true,
-    )
+    let own = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
+    lacking(own).or_else(|| {
+        in_settings(
+            |name| {
+                // The others are for users without root.
+                let for_all = name == MOST_NAMESPACES;
+                for_all.then(|| std::fs::read_to_string(name).ok())?
+            },
+            true,
+        )
+    })
+}
+
+/// As in a container that was started without more.
+fn lacking(own: CapabilitySet) -> Option<Obstacle> {
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(needed, _)| !own.contains(*needed))
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let add: Vec<String> = missing
+        .iter()
+        .map(|name| format!("--cap-add {name}"))
+        .collect();
+    Some(Obstacle {
+        seen: format!(
+            "not root's to make here: it lacks CAP_{}",
+            missing.join(", CAP_")
+        ),
+        remedy: format!(
+            "start the container that this process is in with more rights (docker: `{} {OPEN}`, or `--privileged`), or as an ordinary user with `{OPEN}` alone",
+            add.join(" ")
+        ),
+    })
 }
 
 /// What a user without root finds in the kernel's settings. `installed`: the
@@ -83,8 +129,14 @@ fn explain_in(message: &str, container: bool) -> Option<Obstacle> {
             remedy: remedy.into(),
         })
     };
-    let denied =
-        message.ends_with("operation not permitted") || message.ends_with("permission denied");
+    // Docker's filter says of `clone3` that there is no such call.
+    let denied = [
+        "operation not permitted",
+        "permission denied",
+        "function not implemented",
+    ]
+    .iter()
+    .any(|end| message.ends_with(end));
     if message.starts_with("make the namespaces") && message.contains("no space left") {
         return of(
             "used up for this user (sysctl user.max_user_namespaces)",
@@ -94,7 +146,9 @@ fn explain_in(message: &str, container: bool) -> Option<Obstacle> {
     if message.starts_with("make the namespaces") && denied && container {
         return of(
             "forbidden in the container that this process is in",
-            "start that container with a seccomp profile that allows user namespaces (docker: `--security-opt seccomp=unconfined`)",
+            &format!(
+                "start that container with a seccomp profile that allows user namespaces (docker: `{OPEN}`)"
+            ),
         );
     }
     if message.starts_with("make the namespaces") && denied {
@@ -147,11 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn rights_that_root_lacks_are_named() {
+        assert_eq!(lacking(CapabilitySet::all()), None);
+        let found = lacking(CapabilitySet::all() - CapabilitySet::SYS_ADMIN).unwrap();
+        assert!(found.seen.contains("CAP_SYS_ADMIN"), "{found:?}");
+        assert!(!found.seen.contains("CAP_CHOWN"), "{found:?}");
+        assert!(found.remedy.contains("--cap-add SYS_ADMIN "), "{found:?}");
+    }
+
+    #[test]
     fn a_failure_is_explained_by_where_it_happened() {
         let seen = |message, container| explain_in(message, container).map(|o| o.seen);
         let denied = "make the namespaces: operation not permitted";
         assert!(seen(denied, true).unwrap().contains("container"));
         assert!(seen(denied, false).unwrap().contains("security module"));
+        let filtered = "make the namespaces: function not implemented";
+        assert!(seen(filtered, true).unwrap().contains("container"));
         let full = "make the namespaces: no space left on device";
         assert!(seen(full, false).unwrap().contains("used up"));
         let proc = "mount proc: operation not permitted";

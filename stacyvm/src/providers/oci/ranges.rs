@@ -113,10 +113,7 @@ impl Ranges {
     fn open(&self) -> Result<OwnedFd> {
         let path = self.directory.as_path();
         let opened = match open_directory(path) {
-            Err(Errno::NOENT) => match rustix::fs::mkdir(path, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => open_directory(path),
-                Err(errno) => Err(errno),
-            },
+            Err(Errno::NOENT) => make_directory(path).and_then(|()| open_directory(path)),
             opened => opened,
         };
         let place = |error: Error| error.context("path", path.display());
@@ -143,6 +140,22 @@ impl Ranges {
 /// The name of the file of a range.
 fn name_of(number: u32) -> String {
     format!("range-{number:04x}")
+}
+
+/// Makes the directory, and `/run` where an image of a container has none.
+fn make_directory(path: &Path) -> Result<(), Errno> {
+    let make = |path: &Path, mode| match rustix::fs::mkdir(path, mode) {
+        Err(Errno::EXIST) => Ok(()),
+        made => made,
+    };
+    match (make(path, Mode::RWXU), path.parent()) {
+        (Err(Errno::NOENT), Some(parent)) => {
+            let for_all = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+            make(parent, for_all)?;
+            make(path, Mode::RWXU)
+        }
+        (made, _) => made,
+    }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
