@@ -154,7 +154,7 @@ impl Host {
     }
 
     /// Says what a failure to make the first things of a sandbox means.
-    pub(super) fn explain(&self, error: Error) -> Error {
+    pub(super) fn explain(error: Error) -> Error {
         let expected = [
             ErrorKind::PermissionDenied,
             ErrorKind::NoSpace,
@@ -320,10 +320,10 @@ mod tests {
     #[test]
     fn a_failure_without_rights_is_explained() {
         let failed = || Error::new(ErrorKind::PermissionDenied, "mount proc: permission denied");
-        let error = able().explain(failed());
+        let error = Host::explain(failed());
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.message().contains("/proc"), "{error}");
         let other = Error::new(ErrorKind::PermissionDenied, "open /usr: permission denied");
-        assert_eq!(able().explain(other).kind(), ErrorKind::PermissionDenied);
+        assert_eq!(Host::explain(other).kind(), ErrorKind::PermissionDenied);
     }
 }

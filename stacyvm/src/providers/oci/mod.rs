@@ -329,7 +329,7 @@ impl Provider for Oci {
         let mut report = self.host.probe();
         if report.usable && self.runtime.is_none() {
             // What no setting tells, trying does.
-            let tried = self.owned.try_out().await.map_err(|e| self.host.explain(e));
+            let tried = self.owned.try_out().await.map_err(Host::explain);
             report.usable = tried.is_ok();
             report.findings.push(Finding {
                 subject: "sandbox".into(),
@@ -407,7 +407,7 @@ impl Provider for Oci {
         prepared.connect(theirs);
         fault_point!("create.prepared");
         let ready = self.owned.get_ready(prepared.own).await;
-        ready.map_err(|e| self.host.explain(e))?;
+        ready.map_err(Host::explain)?;
         let (making, parked) = self.owned.take(&request.id, prepared.own)?;
         let helper = making.helper()?;
         if let Some(runtime) = &self.runtime {
@@ -419,13 +419,13 @@ impl Provider for Oci {
             Ok(()) => {}
             // Nothing was sent, and the helper goes on waiting.
             Err(error) if error.kind() == ErrorKind::InvalidArgument => return Err(error),
-            Err(error) => return Err(self.host.explain(helper.last_word(error).await)),
+            Err(error) => return Err(Host::explain(helper.last_word(error).await)),
         }
         // The helper has its own copies; ours would keep the connection open.
         drop(prepared);
         fault_point!("create.launch-sent");
         if !parked {
-            helper.parked().await.map_err(|e| self.host.explain(e))?;
+            helper.parked().await.map_err(Host::explain)?;
         }
         fault_point!("create.parked");
         let report = match helper.receive().await? {
