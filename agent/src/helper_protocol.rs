@@ -290,17 +290,22 @@ pub struct Mount {
     /// Whether it can be written.
     #[n(2)]
     pub writable: bool,
-    /// Whether others on the host use it too. If it can be written, root inside
-    /// is [`NOBODY`] in it, and the whole sandbox makes no set-id bits.
+    /// Whether others on the host use it too. Root inside is [`NOBODY`] in it, and
+    /// if it can be written the whole sandbox makes no set-id bits.
     #[n(3)]
     #[cbor(default)]
     pub of_host: bool,
 }
 
 impl Mount {
+    /// Whether it is a directory of the host that others use too.
+    pub fn is_of_host(&self) -> bool {
+        self.of_host && self.source == MountSource::Host
+    }
+
     /// Whether what a sandbox writes there is at once the host's.
     pub fn writes_to_host(&self) -> bool {
-        self.of_host && self.writable && self.source == MountSource::Host
+        self.is_of_host() && self.writable
     }
 }
 

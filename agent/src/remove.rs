@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::helper_protocol::LOCK_NAME;
@@ -13,14 +13,24 @@ use crate::helper_protocol::LOCK_NAME;
 const MOST_REMEMBERED: usize = 1 << 16;
 
 fn open(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+    match open_here(&parent, name) {
         // Without special rights a directory of mode 0 opens only after a change.
         Err(Errno::ACCESS) => {
             rustix::fs::chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
-            rustix::fs::openat(&parent, name, flags, Mode::empty())
+            open_here(&parent, name)
         }
         other => other,
+    }
+}
+
+/// Opens a directory, but not one of another mount: what somebody mounted there
+/// is no part of the tree.
+fn open_here(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat2(&parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        // An older kernel, or one that runs inside another sandbox.
+        Err(Errno::NOSYS) => rustix::fs::openat(&parent, name, flags, Mode::empty()),
+        opened => opened,
     }
 }
 
@@ -33,7 +43,8 @@ fn open(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// What the system refuses; what was removed until then is gone.
+/// What the system refuses, and `EXDEV` where something is mounted in it; what
+/// was removed until then is gone.
 pub fn tree(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     let top = match open(&parent, name) {
         Ok(top) => top,
@@ -151,7 +162,41 @@ fn remove_one(top: &OwnedFd, name: &CStr, moved: &mut Moved) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn what_is_mounted_in_a_tree_stays() {
+        let base = std::env::temp_dir().join(format!("stacyvm-mounted-{}", std::process::id()));
+        let inside = base.join("tree/a/in");
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::create_dir_all(base.join("outside")).unwrap();
+        std::fs::write(base.join("outside/kept"), b"x").unwrap();
+        if rustix::mount::mount_bind(base.join("outside"), &inside).is_err() {
+            eprintln!("not run: no right to mount");
+            std::fs::remove_dir_all(&base).unwrap();
+            return;
+        }
+        let parent = rustix::fs::open(&base, OFlags::PATH, Mode::empty()).unwrap();
+        let refused = tree(&parent, c"tree").unwrap_err();
+        let kept = base.join("outside/kept").exists();
+        // Wherever it is by now.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        for point in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+            if Path::new(point).starts_with(&base) {
+                rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
+            }
+        }
+        std::fs::remove_dir_all(&base).unwrap();
+        assert!(kept, "what was mounted was emptied");
+        assert!(
+            [libc::EXDEV, libc::EBUSY]
+                .map(Some)
+                .contains(&refused.raw_os_error()),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn a_deep_tree_goes_and_links_are_not_followed() {

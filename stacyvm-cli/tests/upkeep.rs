@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -292,6 +293,36 @@ fn a_volume_is_its_sandboxes_for_as_long_as_they_live() {
     assert!(!path.exists());
     let id = cli.create(&["--mount", "volume:used:/data:rw"]);
     assert_eq!(cli.ok(&["exec", &id, "ls", "/data"]), "");
+}
+
+#[test]
+fn the_volume_of_a_sandbox_that_ended_unseen_is_pruned() {
+    let cli = cli();
+    let mut host = cli.command();
+    host.args(["run", "--mount", "volume:left:/data:rw", "--"]);
+    host.args(["sh", "-c", "touch /data/x; echo up; exec sleep 100"]);
+    let mut host = host.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(host.stdout.as_mut().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    let path = cli.state.path().join("volumes/left");
+    assert!(path.exists());
+    host.kill().unwrap();
+    host.wait().unwrap();
+    let sandboxes = cli.state.path().join("sandboxes");
+    let gone = || std::fs::read_dir(&sandboxes).unwrap().next().is_none();
+    for _ in 0..1000 {
+        if gone() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(gone(), "the helper ends it");
+    // Its record says that it runs, until somebody looks.
+    let report = json(&cli, &["prune", "--volumes", "--yes"]);
+    assert_eq!(report["items"][0]["name"], "left", "{report}");
+    assert!(!path.exists());
 }
 
 #[test]

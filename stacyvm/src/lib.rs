@@ -51,6 +51,8 @@ pub mod error;
 #[doc(hidden)]
 pub mod faults;
 pub mod id;
+#[cfg(unix)]
+mod id_map;
 pub mod layer;
 pub mod provider;
 pub mod providers;

@@ -399,9 +399,139 @@ async fn a_directory_that_is_only_read_changes_nothing() {
     let sandbox = engine.create(spec).await.unwrap();
     let line = "stat -c %u /seen/bait; echo > /tmp/x; chmod 4755 /tmp/x && stat -c %a /tmp/x";
     let output = soon(sandbox.shell(line).output()).await.unwrap();
-    assert_eq!(output.stdout_text(), "0\n4755\n");
+    assert_eq!(output.stdout_text(), "65534\n4755\n");
     let info = sandbox.info().await.unwrap();
-    assert!(!info.effective.contains_key("host_directories"));
+    let held = &info.effective["host_directories"];
+    assert_eq!(held.value, "root is 65534 outside");
+    sandbox.kill().await.unwrap();
+}
+
+/// A mount that is only read keeps nobody from a socket or a FIFO: who may use
+/// them is said by their owner and mode alone.
+#[tokio::test]
+async fn what_is_roots_in_a_directory_that_is_only_read_is_not_for_root_inside() {
+    if !common::is_root() {
+        return;
+    }
+    let Some(Host {
+        engine,
+        state: _state,
+    }) = common::embedded().await
+    else {
+        return;
+    };
+    let directory = shared(0);
+    let path = |name: &str| directory.path().join(name);
+    let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    std::fs::write(path("secret"), "s").unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    for name in ["socket", "secret"] {
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::write(path("open"), "o").unwrap();
+    let spec = SandboxSpec::host()
+        .lifetime(Lifetime::Attached)
+        .mount(mount(of(directory.path()), "/seen", false));
+    let sandbox = engine.create(spec).await.unwrap();
+    let program = "import os, socket\n\
+        def tried(what, work):\n    \
+            try:\n        work(); print(what, 'yes')\n    \
+            except OSError as e:\n        print(what, e.errno)\n\
+        s = socket.socket(socket.AF_UNIX)\n\
+        tried('socket', lambda: s.connect('/seen/socket'))\n\
+        tried('secret', lambda: open('/seen/secret').read())\n\
+        tried('fifo', lambda: os.open('/seen/fifo', os.O_RDWR))\n\
+        tried('open', lambda: open('/seen/open').read())\n";
+    let exec = sandbox.exec(["python3", "-c", program]).user("root");
+    let output = soon(exec.output()).await.unwrap();
+    let expected = "socket 13\nsecret 13\nfifo 13\nopen yes\n";
+    assert_eq!(output.stdout_text(), expected, "{}", output.stderr_text());
+    sandbox.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_refused_is_so_below_a_directory_too() {
+    if !common::is_root() {
+        return;
+    }
+    let Some(Host {
+        engine,
+        state: _state,
+    }) = common::embedded().await
+    else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let within = place.path().join("a/in");
+    std::fs::create_dir_all(&within).unwrap();
+    for (kind, what) in [("proc", "/proc"), ("bind", "below /"), ("tmpfs", "")] {
+        let empty = rustix::mount::MountFlags::empty();
+        let mounted = if kind == "bind" {
+            rustix::mount::mount_bind("/", &within)
+        } else {
+            rustix::mount::mount("none", &within, kind, empty, None)
+        };
+        if mounted.is_err() {
+            eprintln!("not run: no right to mount {kind}");
+            continue;
+        }
+        let spec = SandboxSpec::host()
+            .lifetime(Lifetime::Attached)
+            .mount(mount(of(place.path()), "/seen", false));
+        let made = engine.create(spec).await;
+        rustix::mount::unmount(&within, rustix::mount::UnmountFlags::DETACH).unwrap();
+        match made {
+            Ok(sandbox) => {
+                assert!(what.is_empty(), "{kind} came along");
+                sandbox.kill().await.unwrap();
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+                assert!(
+                    !what.is_empty() && error.message().contains(what),
+                    "{error}"
+                );
+                let point = within.to_str().unwrap();
+                assert!(error.message().contains(point), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mount_in_another_is_seen_whatever_comes_first() {
+    let Some(Host {
+        engine,
+        state: _state,
+    }) = common::embedded().await
+    else {
+        return;
+    };
+    let volume = |name: &str| MountSource::Volume(name.to_owned());
+    let tmpfs = MountSource::Tmpfs { size_mib: 1 };
+    let spec = SandboxSpec::host()
+        .lifetime(Lifetime::Attached)
+        .mount(mount(volume("inner"), "/workspace/sub", true))
+        .mount(mount(volume("outer"), "/workspace", true))
+        .mount(mount(tmpfs.clone(), "/tmp/a/b", true))
+        .mount(mount(tmpfs, "/tmp/a/", true));
+    let sandbox = engine.create(spec).await.unwrap();
+    let line = "echo x > /workspace/sub/seen && grep -c -e /workspace/sub -e /tmp/a/b /proc/self/mounts; \
+        echo y > /tmp/a/b/c && ls /tmp/a/b /workspace";
+    let output = soon(sandbox.shell(line).output()).await.unwrap();
+    assert_eq!(
+        output.stdout_text(),
+        "2\n/tmp/a/b:\nc\n\n/workspace:\nsub\n",
+        "{}",
+        output.stderr_text()
+    );
     sandbox.kill().await.unwrap();
 }
 

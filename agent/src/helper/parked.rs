@@ -16,8 +16,8 @@ use super::state::{Init, State};
 use super::users::{map_of_host, namespace_of, namespace_with, private_map};
 use super::{bundle, check_name, data, disk, inside, root, sys};
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, InForce, Launch, MountSource, NOBODY, Park, Root, SOCKET_NAME,
-    ToHelper, Users,
+    Failed, FailedKind, FromHelper, InForce, Launch, Mount, MountSource, NOBODY, Park, Root,
+    SOCKET_NAME, ToHelper, Users,
 };
 use crate::packet;
 use crate::protocol::control::ControlMessage;
@@ -261,14 +261,17 @@ impl Parked {
         if let Some(cgroups) = &self.state.cgroups {
             in_force.extend(cgroups.limit(&launch.limits)?);
         }
-        if launch.writes_to_host() {
+        if launch.mounts.iter().any(Mount::is_of_host) {
+            let owners = match &self.users {
+                Users::Private { .. } => format!("root is {NOBODY} outside"),
+                Users::Delegated(_) | Users::Single => "owners as outside".into(),
+            };
             in_force.push(InForce {
                 name: "host_directories".into(),
-                value: match &self.users {
-                    Users::Private { .. } => format!("root is {NOBODY} outside, no set-id bits"),
-                    Users::Delegated(_) | Users::Single => {
-                        "owners as outside, no set-id bits".into()
-                    }
+                value: if launch.writes_to_host() {
+                    owners + ", no set-id bits"
+                } else {
+                    owners
                 },
             });
         }
@@ -326,7 +329,9 @@ impl Parked {
             (None, _) => None,
         };
         let shared = match self.users.private() {
-            Some(first) if launch.writes_to_host() => Some(namespace_with(&map_of_host(first))?),
+            Some(first) if launch.mounts.iter().any(Mount::is_of_host) => {
+                Some(namespace_with(&map_of_host(first))?)
+            }
             _ => None,
         };
         let mut trees = Vec::new();
@@ -343,11 +348,7 @@ impl Parked {
         }
         for mount in &launch.mounts {
             if mount.source == MountSource::Host {
-                let map = if mount.writes_to_host() {
-                    &shared
-                } else {
-                    &owners
-                };
+                let map = if mount.is_of_host() { &shared } else { &owners };
                 wanted.push((mount.target.as_str(), mount.writable, map));
             }
         }

@@ -3,6 +3,7 @@
 mod admission;
 mod builder;
 mod create;
+mod host_mounts;
 mod life;
 mod needs;
 mod open;

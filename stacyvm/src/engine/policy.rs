@@ -3,11 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::host_mounts::HostMounts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::spec::{Mount, MountSource, Source};
 
 /// What providers of this machine keep across state directories.
 const LOCKS: &str = "/run/stacyvm";
+/// File systems by which the kernel shows and changes itself, wherever they are mounted.
+const KERNEL: [&str; 14] = [
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "cgroup",
+    "cgroup2",
+    "securityfs",
+    "debugfs",
+    "tracefs",
+    "configfs",
+    "bpf",
+    "efivarfs",
+    "pstore",
+    "binfmt_misc",
+];
 /// What to do about a path that is no directory.
 const REMEDY: &str = "give the absolute path of a directory that exists";
 
@@ -16,8 +34,9 @@ const REMEDY: &str = "give the absolute path of a directory that exists";
 pub struct Policy {
     /// The directories beneath which host directories may be mounted, after
     /// links are resolved; `None` allows every directory but those that are
-    /// always refused: `/`, `/proc`, `/sys`, `/dev`, `/run/stacyvm`, and whatever
-    /// contains or lies in the state directory.
+    /// always refused: `/`, `/proc`, `/sys`, `/dev`, `/run/stacyvm`, whatever
+    /// contains or lies in the state directory, and those below which one of
+    /// these is mounted.
     pub mount_roots: Option<Vec<PathBuf>>,
     /// The longest life; a sandbox that asks for no end gets this one.
     pub max_ttl: Option<Duration>,
@@ -108,32 +127,19 @@ impl Policy {
 
     async fn check_real(&self, field: &str, path: &str, real: &Path) -> Result<()> {
         let refused = |expected: &str, remedy: &str| Err(denied(field, path, expected, remedy));
-        if is_among(real, [Path::new("/")]).await {
-            return refused("a directory below /", "mount the directory that is needed");
+        let mounts = HostMounts::look().await;
+        if let Some((expected, remedy)) = self.forbidden(real, mounts.kind_at(real)).await {
+            return refused(expected, remedy);
         }
-        if ["/proc", "/sys", "/dev"]
-            .iter()
-            .any(|p| real.starts_with(p))
-        {
-            return refused(
-                "a directory outside /proc, /sys and /dev",
-                "a sandbox has its own; leave the mount out",
-            );
-        }
-        if real.starts_with(LOCKS) {
-            return refused(
-                "another directory: this one has the locks of sandboxes",
-                "leave the mount out",
-            );
-        }
-        if let Some(state) = &self.state_dir {
-            let state = tokio::fs::canonicalize(state)
-                .await
-                .unwrap_or_else(|_| state.clone());
-            if is_among(real, state.ancestors()).await || is_among(&state, real.ancestors()).await {
+        // What is mounted below comes along.
+        for (point, kind) in mounts.below(real) {
+            if let Some((expected, _)) = self.forbidden(point, Some(kind)).await {
                 return refused(
-                    "a directory that neither contains nor lies in the state directory",
-                    "mount another directory",
+                    &format!(
+                        "{expected}, also for what is mounted below it: {}",
+                        point.display()
+                    ),
+                    "unmount that, or mount a directory beside it",
                 );
             }
         }
@@ -152,6 +158,45 @@ impl Policy {
             "a directory beneath `policy.mount_roots`",
             "mount one beneath them, or add a root",
         )
+    }
+}
+
+impl Policy {
+    /// What is expected instead of a directory that no sandbox may see, and what to
+    /// do. `kind`: of the file system that it is on.
+    async fn forbidden(
+        &self,
+        real: &Path,
+        kind: Option<&str>,
+    ) -> Option<(&'static str, &'static str)> {
+        if is_among(real, [Path::new("/")]).await {
+            return Some(("a directory below /", "mount the directory that is needed"));
+        }
+        let of_kernel = ["/proc", "/sys", "/dev"]
+            .iter()
+            .any(|p| real.starts_with(p));
+        if of_kernel || kind.is_some_and(|kind| KERNEL.contains(&kind)) {
+            return Some((
+                "a directory outside /proc, /sys and /dev",
+                "a sandbox has its own; leave the mount out",
+            ));
+        }
+        if real.starts_with(LOCKS) {
+            return Some((
+                "another directory: this one has the locks of sandboxes",
+                "leave the mount out",
+            ));
+        }
+        let state = self.state_dir.as_ref()?;
+        let state = tokio::fs::canonicalize(state)
+            .await
+            .unwrap_or_else(|_| state.clone());
+        let overlaps =
+            is_among(real, state.ancestors()).await || is_among(&state, real.ancestors()).await;
+        overlaps.then_some((
+            "a directory that neither contains nor lies in the state directory",
+            "mount another directory",
+        ))
     }
 }
 

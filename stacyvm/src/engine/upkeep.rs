@@ -6,11 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use super::records::spec_of;
 use crate::clock::to_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{DiskUse, Leftover, NotRemoved, Provider as _, Reach, Tidied, TidyRequest};
-use crate::sandbox::spec::MountSource;
 use crate::sandbox::state::Phase;
 use crate::store::SandboxFilter;
 
@@ -204,12 +202,10 @@ impl Engine {
         let age = u64::try_from(request.older_than.as_millis()).unwrap_or(u64::MAX);
         // One that ends in this millisecond is old enough for an age of nothing.
         let before = now.saturating_sub(age).saturating_add(1);
-        let kept_volumes = self.volumes_of_records().await?;
         let mut pruned = self
             .tidy(&TidyRequest {
                 cache: true,
                 volumes: request.volumes,
-                kept_volumes,
                 only_volumes: request.only_volumes.clone(),
                 dry_run: request.dry_run,
                 ..TidyRequest::default()
@@ -255,28 +251,6 @@ impl Engine {
             .collect();
         let records = self.all_in(&phases).await?;
         Ok(records.into_iter().map(|r| r.id.to_string()).collect())
-    }
-
-    /// The volumes that sandboxes have which have not ended.
-    async fn volumes_of_records(&self) -> Result<Vec<String>> {
-        let phases: Vec<Phase> = Phase::ALL
-            .iter()
-            .copied()
-            .filter(|p| !p.is_final())
-            .collect();
-        let mut all = Vec::new();
-        for record in self.all_in(&phases).await? {
-            let (spec, _) = spec_of(&record)?;
-            all.extend(
-                spec.mounts
-                    .into_iter()
-                    .filter_map(|mount| match mount.source {
-                        MountSource::Volume(name) => Some(name),
-                        _ => None,
-                    }),
-            );
-        }
-        Ok(all)
     }
 
     /// Asks every configured provider that opens. One that this state directory

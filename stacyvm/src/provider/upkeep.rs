@@ -61,10 +61,8 @@ pub struct TidyRequest {
     pub dead: bool,
     /// Cached programs that no process executes and no living engine would.
     pub cache: bool,
-    /// Volumes that no sandbox has, but for those kept.
+    /// Volumes that no sandbox has.
     pub volumes: bool,
-    /// Volumes to keep: those of the engine's records.
-    pub kept_volumes: Vec<String>,
     /// The volumes that may go; without it all may.
     pub only_volumes: Option<Vec<String>>,
     /// Whether it is only told what would be removed.

@@ -19,7 +19,8 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// `invalid_argument` for a relative path; `permission_denied` where it
+    /// `invalid_argument` for a relative path, and for a directory that has
+    /// something in it and was not made by stacyvm; `permission_denied` where it
     /// belongs to another user, is a link, could be written by others, or lies
     /// below a directory that another user can write (one with the sticky bit,
     /// as `/tmp`, is fine); `unsupported` on a network file system, where locks
@@ -33,6 +34,12 @@ impl StateDir {
                 "set STACYVM_STATE_DIR or state_dir to an absolute path",
             ));
         }
+        check_ours(path)?;
+        Self::open_private(path)
+    }
+
+    /// As [`open`](Self::open), for a part of one, whatever is in it.
+    pub(crate) fn open_private(path: &Path) -> Result<Self> {
         if let Some(there) = path.ancestors().find(|path| path.exists()) {
             super::file_system::check(there)?;
         }
@@ -63,6 +70,36 @@ impl StateDir {
         sys::check_own(&path, true)?;
         Ok(path)
     }
+}
+
+/// What is in every state directory soon after it was made, of any version.
+const MARKS: [&str; 4] = ["store.lock", "store.db", "owners", "sandboxes"];
+
+/// Refuses a directory that is somebody's already: opening one closes it to
+/// others, and fills and sweeps it. What is no directory is told later.
+fn check_ours(path: &Path) -> Result<()> {
+    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let names: Vec<_> = entries
+        .map(|entry| entry.file_name())
+        // As a new file system has it.
+        .filter(|name| name != "lost+found")
+        .collect();
+    if names.is_empty()
+        || MARKS
+            .iter()
+            .any(|mark| names.iter().any(|name| name == mark))
+    {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "state_dir",
+        path.display(),
+        "a directory that is missing, empty, or was made by stacyvm",
+        "name a new directory in it, with --state-dir or STACYVM_STATE_DIR",
+    ))
 }
 
 /// A name that stays in its directory.
@@ -160,6 +197,7 @@ mod sys {
 
     use super::failed;
     use crate::error::{Error, ErrorKind, Result};
+    use crate::id_map;
 
     const OTHERS_WRITE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
@@ -193,7 +231,8 @@ mod sys {
         for directory in parent.ancestors().chain(real.ancestors()) {
             let found = fs::metadata(directory).map_err(|e| failed("open", directory, e))?;
             let (uid, mode) = (found.uid(), found.mode());
-            let trusted = uid == 0 || uid == me();
+            // In a user namespace root outside may have no number of its own.
+            let trusted = uid == 0 || uid == me() || !id_map::is_mapped(uid);
             if !trusted || (mode & OTHERS_WRITE != 0 && mode & STICKY == 0) {
                 return Err(refused(
                     directory,
@@ -325,6 +364,31 @@ mod tests {
 
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    }
+
+    #[test]
+    fn a_directory_of_somebody_is_left_as_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("photos");
+        fs::create_dir(&path).unwrap();
+        set_mode(&path, 0o755);
+        fs::write(path.join("cat"), "x").unwrap();
+        fs::create_dir(path.join("cache")).unwrap();
+        for taken in [&path, Path::new("/")] {
+            let before = mode(taken);
+            let error = StateDir::open(taken).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert_eq!(error.fact("field"), Some("state_dir"));
+            assert_eq!(mode(taken), before);
+        }
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+        // A new file system, and a directory that stacyvm made.
+        let fresh = home.path().join("fresh");
+        fs::create_dir_all(fresh.join("lost+found")).unwrap();
+        StateDir::open(&fresh).unwrap();
+        fs::write(path.join("store.lock"), "").unwrap();
+        StateDir::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
     }
 
     #[test]

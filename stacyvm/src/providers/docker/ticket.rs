@@ -114,7 +114,7 @@ pub(super) struct Tickets(PathBuf);
 impl Tickets {
     /// Opens the directory, and makes it where it is missing.
     pub(super) fn open(directory: &Path) -> Result<Self> {
-        Ok(Self(StateDir::open(directory)?.path().to_owned()))
+        Ok(Self(StateDir::open_private(directory)?.path().to_owned()))
     }
 
     /// A file of the provider's own beside the tickets.

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 use stacyvm_agent::delegation;
 
-use super::identities::{Identities, account_of};
+use super::identities::{Identities, account_of, is_host_root};
 use super::manager::{self, Manager};
 use super::obstacle::{self, Obstacle};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +36,7 @@ pub(super) struct Host {
 impl Host {
     /// Looks. `installed`: the helper is one that an administrator installed.
     pub(super) fn look(identities: &Identities, installed: bool) -> Self {
-        let root = rustix::process::geteuid().is_root();
+        let root = is_host_root();
         let hierarchies = delegation::hierarchies();
         let manager = if root || hierarchies.iter().any(|h| h.controls("memory")) {
             None

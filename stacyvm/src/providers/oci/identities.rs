@@ -45,12 +45,21 @@ impl Identity {
     }
 }
 
+/// Whether this is root with the users of a whole machine, and not of a user
+/// namespace such as those of rootless containers.
+pub(super) fn is_host_root() -> bool {
+    rustix::process::geteuid().is_root() && crate::id_map::is_mapped(super::ranges::LAST)
+}
+
 impl Identities {
     /// What this host has for this user.
     pub(super) fn look() -> Self {
         let uid = rustix::process::geteuid();
-        if uid.is_root() {
+        if is_host_root() {
             return Self::Private(Ranges::of_this_machine());
+        }
+        if uid.is_root() {
+            return Self::Single("root of a user namespace has no range of users to give".into());
         }
         match delegated(uid.as_raw()) {
             Ok(range) => Self::Delegated(range),

@@ -102,7 +102,10 @@ pub(super) fn prepare(
         }
     };
     let mut mounts = Vec::new();
-    for (index, mount) in spec.mounts.iter().enumerate() {
+    // What lies in another one comes after it, and is not hidden by it.
+    let mut in_order: Vec<_> = spec.mounts.iter().enumerate().collect();
+    in_order.sort_by_key(|(_, mount)| Path::new(&mount.target).components().count());
+    for (index, mount) in in_order {
         let field = format!("mounts[{index}].source");
         let source = match &mount.source {
             MountSource::Host(path) => {

@@ -107,7 +107,7 @@ impl Oci {
     /// is not on this host or cannot serve.
     pub async fn open(config: OciConfig) -> Result<Self> {
         let runtime = match &config.runtime {
-            Some(asked) if !rustix::process::geteuid().is_root() => {
+            Some(asked) if !identities::is_host_root() => {
                 return Err(Error::unsupported(format!(
                     "the runtime {asked} is asked for by an ordinary user, expected root; leave it out: the helper's own set-up needs none"
                 ))

@@ -151,6 +151,14 @@ fn explain_in(message: &str, container: bool) -> Option<Obstacle> {
             ),
         );
     }
+    if message.starts_with("pivot the root") && denied {
+        return of(
+            "forbidden in the container that this process is in, or this is no root that can be left, as of chroot",
+            &format!(
+                "start the container with a seccomp profile that allows pivot_root (docker: `{OPEN}`), or run this outside of chroot"
+            ),
+        );
+    }
     if message.starts_with("make the namespaces") && denied {
         return of(
             "forbidden by a security module or a filter of this process",

@@ -82,7 +82,7 @@ impl Size {
                 ));
             }
         }
-        if !rustix::process::geteuid().is_root() {
+        if !super::identities::is_host_root() {
             return Err(self.refused(
                 "only root sets quotas",
                 "run as root, or leave the size out",

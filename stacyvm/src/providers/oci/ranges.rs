@@ -26,6 +26,8 @@ const FIRST: u32 = 0x7000_0000;
 const USERS: u32 = 0x1_0000;
 /// How many there are.
 const COUNT: u32 = 0x1000;
+/// The last user of all of them.
+pub(super) const LAST: u32 = FIRST + COUNT * USERS - 1;
 
 /// The ranges of a machine.
 #[derive(Debug)]

@@ -183,8 +183,7 @@ impl Oci {
             Some(only) => only.iter().any(|asked| asked == name),
             None => true,
         };
-        let kept = request.kept_volumes.iter().any(|kept| kept == name);
-        asked && !kept && self.volumes.is_free(name).unwrap_or(true)
+        asked && self.volumes.is_free(name).unwrap_or(true)
     }
 
     /// Removes one thing; false where somebody needs it after all.
@@ -311,7 +310,7 @@ mod tests {
     async fn volumes_go_as_asked_and_one_that_cannot_keeps_no_other() {
         let home = tempfile::tempdir().unwrap();
         let oci = oci(home.path()).await;
-        for name in ["a", "b", "bad", "c", "held", "kept"] {
+        for name in ["a", "b", "bad", "c", "held"] {
             oci.volumes.make(name, None).unwrap();
         }
         let held = oci.volumes.hold("held").await.unwrap();
@@ -320,8 +319,7 @@ mod tests {
         // What a prune that was killed has left.
         let left = oci.volumes.take_away("c").unwrap().unwrap();
         let request = TidyRequest {
-            kept_volumes: vec!["kept".to_owned()],
-            only_volumes: Some(["b", "bad", "held", "kept"].map(str::to_owned).into()),
+            only_volumes: Some(["b", "bad", "held"].map(str::to_owned).into()),
             ..all_volumes()
         };
         let dry = TidyRequest {
@@ -330,7 +328,7 @@ mod tests {
         };
         let told = oci.tidy_up(&dry).await.unwrap();
         assert_eq!(names(&told), ["b", "bad", left.as_str()]);
-        assert_eq!(named("volume", oci.volumes.path()).len(), 6, "it was dry");
+        assert_eq!(named("volume", oci.volumes.path()).len(), 5, "it was dry");
         let tidied = oci.tidy_up(&request).await.unwrap();
         assert_eq!(names(&tidied), ["b", left.as_str()]);
         let [failed] = &tidied.failed[..] else {
@@ -343,7 +341,7 @@ mod tests {
         assert!(!failed.reason.is_empty());
         drop(held);
         let tidied = oci.tidy_up(&all_volumes()).await.unwrap();
-        assert_eq!(names(&tidied), ["a", "held", "kept"]);
+        assert_eq!(names(&tidied), ["a", "held"]);
     }
 
     #[tokio::test]

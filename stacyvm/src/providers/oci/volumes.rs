@@ -216,7 +216,7 @@ fn taken_name() -> String {
 /// user inside, which is this one where it is not root.
 fn make_directory(path: &Path) -> Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-        Ok(()) if !rustix::process::geteuid().is_root() => Ok(()),
+        Ok(()) if !super::identities::is_host_root() => Ok(()),
         Ok(()) => {
             let (uid, gid) = (
                 rustix::fs::Uid::from_raw(1000),
