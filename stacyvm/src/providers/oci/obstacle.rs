@@ -39,7 +39,7 @@ const NEEDED: [(CapabilitySet, &str); 7] = [
 /// What root finds in its own rights and the kernel's settings.
 pub(super) fn find_for_root() -> Option<Obstacle> {
     let own = capabilities(None).map_or(CapabilitySet::all(), |sets| sets.effective);
-    lacking(own).or_else(|| {
+    lacking(own).or_else(foreign_proc).or_else(|| {
         in_settings(
             |name| {
                 // The others are for users without root.
@@ -80,7 +80,22 @@ fn lacking(own: CapabilitySet) -> Option<Obstacle> {
 /// What a user without root finds in the kernel's settings. `installed`: the
 /// helper's program is one that an administrator installed for this.
 pub(super) fn find(installed: bool) -> Option<Obstacle> {
-    in_settings(|name| std::fs::read_to_string(name).ok(), installed)
+    foreign_proc().or_else(|| in_settings(|name| std::fs::read_to_string(name).ok(), installed))
+}
+
+/// As in a pid namespace that was made without a `/proc` of its own.
+fn foreign_proc() -> Option<Obstacle> {
+    let own = std::fs::read_link("/proc/self").is_ok_and(|link| is_own_proc(&link));
+    (!own).then(|| Obstacle {
+        seen:
+            "not to be looked at: /proc is missing, or of another pid namespace than this process"
+                .into(),
+        remedy: "mount one of this namespace (`unshare --mount-proc`)".into(),
+    })
+}
+
+fn is_own_proc(link: &Path) -> bool {
+    link == Path::new(&std::process::id().to_string())
 }
 
 fn in_settings(read: impl Fn(&str) -> Option<String>, installed: bool) -> Option<Obstacle> {
@@ -206,6 +221,13 @@ mod tests {
         assert_eq!(with(&[(ubuntu, "1")], true), None, "an installed helper");
         let confined = [(ubuntu, "1"), ("attr/current", "my-app (unconfined)")];
         assert_eq!(with(&confined, false), None, "a profile of its own");
+    }
+
+    #[test]
+    fn a_proc_of_another_namespace_is_told() {
+        assert!(foreign_proc().is_none(), "tests have their own");
+        let other = std::process::id() + 1;
+        assert!(!is_own_proc(Path::new(&other.to_string())));
     }
 
     #[test]
