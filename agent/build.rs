@@ -1,9 +1,10 @@
-//! Builds the static program of this crate and embeds its bytes.
+//! Builds the static programs of this crate and embeds their bytes.
 //!
-//! The inner build is this same crate with the feature `guest`; that feature
-//! ends the recursion. It has a target directory of its own, so it never waits
-//! for the outer build, and an environment of its own: flags meant for the
-//! outer build would make the program dynamic, or of another processor.
+//! The inner build is this same crate with the feature `guest`, or `probe` for
+//! the attacks of the escape suite; these features end the recursion. It has a
+//! target directory of its own, so it never waits for the outer build, and an
+//! environment of its own: flags meant for the outer build would make the
+//! program dynamic, or of another processor.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,23 @@ fn main() {
     for path in ["build.rs", "src", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    for name in ["STACYVM_AGENT_BINARY", "DOCS_RS"] {
-        println!("cargo::rerun-if-env-changed={name}");
+    println!("cargo::rerun-if-env-changed=DOCS_RS");
+    let guest = if with("FAULTS") {
+        "guest,faults"
+    } else {
+        "guest"
+    };
+    embed("stacyvm-agent", guest, "STACYVM_AGENT_BINARY");
+    if with("PROBES") {
+        embed("stacyvm-probe", "probe", "STACYVM_PROBE_BINARY");
     }
-    let embedded = PathBuf::from(variable("OUT_DIR")).join("stacyvm-agent");
-    let bytes = program();
-    std::fs::write(&embedded, bytes)
+}
+
+/// Embeds a program: the one that a variable names, else one that is built.
+fn embed(name: &str, features: &str, instead: &str) {
+    println!("cargo::rerun-if-env-changed={instead}");
+    let embedded = PathBuf::from(variable("OUT_DIR")).join(name);
+    std::fs::write(&embedded, program(name, features, instead))
         .unwrap_or_else(|e| panic!("cannot write {}: {e}", embedded.display()));
 }
 
@@ -27,18 +39,18 @@ fn variable(name: &str) -> OsString {
 }
 
 /// The program's bytes; none where this build needs none or can make none.
-fn program() -> Vec<u8> {
-    let inner = std::env::var_os("CARGO_FEATURE_GUEST").is_some();
+fn program(name: &str, features: &str, instead: &str) -> Vec<u8> {
+    let inner = with("GUEST") || with("PROBE");
     let linux = variable("CARGO_CFG_TARGET_OS") == "linux";
     if inner || !linux || std::env::var_os("DOCS_RS").is_some() {
         return Vec::new();
     }
-    let path = match std::env::var_os("STACYVM_AGENT_BINARY") {
+    let path = match std::env::var_os(instead) {
         Some(path) => {
             println!("cargo::rerun-if-changed={}", path.display());
             PathBuf::from(path)
         }
-        None => build(),
+        None => build(name, features, instead),
     };
     let bytes =
         std::fs::read(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
@@ -50,7 +62,7 @@ fn program() -> Vec<u8> {
     bytes
 }
 
-fn build() -> PathBuf {
+fn build(name: &str, features: &str, instead: &str) -> PathBuf {
     let outer = variable("TARGET")
         .into_string()
         .expect("a target is plain text");
@@ -73,20 +85,10 @@ fn build() -> PathBuf {
         }
     }
     cargo
-        .args([
-            "build",
-            "--release",
-            "--bin",
-            "stacyvm-agent",
-            "--no-default-features",
-        ])
+        .args(["build", "--release", "--bin", name, "--no-default-features"])
         .args([
             "--features",
-            if with_faults() {
-                "guest,faults"
-            } else {
-                "guest"
-            },
+            features,
             "--target",
             &target,
             "--manifest-path",
@@ -115,12 +117,12 @@ fn build() -> PathBuf {
         .unwrap_or_else(|e| panic!("cannot start the inner cargo: {e}"));
     assert!(
         output.status.success(),
-        "the agent could not be built for {target}.\n{}\nInstall the static C library (Debian: libc6-dev, Fedora: \
+        "{name} could not be built for {target}.\n{}\nInstall the static C library (Debian: libc6-dev, Fedora: \
          glibc-static), or `rustup target add {arch}-unknown-linux-musl`, or name a built program in \
-         STACYVM_AGENT_BINARY.",
+         {instead}.",
         String::from_utf8_lossy(&output.stderr)
     );
-    directory.join(target).join("release/stacyvm-agent")
+    directory.join(target).join("release").join(name)
 }
 
 /// One directory for all inner builds below the outer target directory.
@@ -133,16 +135,16 @@ fn target_directory() -> PathBuf {
         .and_then(Path::parent)
         .and_then(Path::parent)
         .unwrap_or(&out);
-    target.join(if with_faults() {
+    target.join(if with("FAULTS") {
         "stacyvm-agent-faults"
     } else {
         "stacyvm-agent"
     })
 }
 
-/// Whether the program gets the points at which tests end it.
-fn with_faults() -> bool {
-    std::env::var_os("CARGO_FEATURE_FAULTS").is_some()
+/// Whether this crate is built with a feature.
+fn with(feature: &str) -> bool {
+    std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some()
 }
 
 /// Whether the standard library of a target is installed.

@@ -11,6 +11,11 @@
 /// systems other than Linux, and where only the documentation is made.
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-agent"));
 
+/// The program with the attacks of the escape suite: one attack a start. Empty
+/// where it could not be built, as [`AGENT`] is.
+#[cfg(feature = "probes")]
+pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stacyvm-probe"));
+
 /// A point at which tests of the feature `faults` end or stop this process;
 /// nothing at all in every other build.
 #[cfg(feature = "guest")]

@@ -62,6 +62,9 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// List the providers and whether this host can run them
     Providers,
+    /// Try to escape from sandboxes, and from a weak place for comparison; exits with 1 where
+    /// something fired, with 4 where a silence proves nothing
+    Probe(ProbeArgs),
     /// Show settings
     Config {
         #[command(subcommand)]
@@ -183,6 +186,19 @@ pub(crate) struct RunArgs {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// Provider, as configured [default: oci]
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// `host`, an absolute root directory, or an image reference
+    #[arg(long, default_value = "host")]
+    pub(crate) image: String,
+    /// One family of probes: agent, seccomp, ...
+    #[arg(long, value_name = "FAMILY")]
+    pub(crate) only: Option<String>,
 }
 
 #[derive(Debug, Args)]

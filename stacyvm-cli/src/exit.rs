@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use stacyvm::{Error, ErrorKind, ExitStatus};
 
+/// A probe fired.
+pub(crate) const FIRED: u8 = 1;
+/// Probes were silent, and some of it proves nothing.
+pub(crate) const UNPROVED: u8 = 4;
 /// `leaks` found something.
 pub(crate) const LEAKS: u8 = 3;
 /// The command timed out.

@@ -107,6 +107,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Reconcile => commands::upkeep::reconcile(&engine, json).await,
         Command::Df => commands::upkeep::df(&engine, json).await,
         Command::Prune(args) => commands::upkeep::prune(&engine, args, json).await,
+        Command::Probe(args) => commands::probe::probe(&engine, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
         Command::Config { .. }
         | Command::Helper { .. }

@@ -28,6 +28,7 @@
 //! | [`providers`] | the mock, and by feature `oci` (embedded) and `docker` |
 //! | [`layer`] | what wraps a provider: trace, admission, retry, deadline |
 //! | [`store`] | records, journal and ledger: memory, and by feature SQLite |
+//! | `certify` | by feature: the escape suite, and what judges any list of checks |
 //! | [`agent`] | the host's side of the protocol to the program inside |
 //! | [`config`] | settings, each with its origin |
 //! | [`context`], [`error`], [`id`], [`clock`], [`units`] | what all of these share |
@@ -42,6 +43,8 @@ macro_rules! fault_point {
 }
 
 pub mod agent;
+#[cfg(all(feature = "certify", target_os = "linux"))]
+pub mod certify;
 pub mod clock;
 pub mod config;
 pub mod context;

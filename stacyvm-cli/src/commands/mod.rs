@@ -5,6 +5,7 @@ pub(crate) mod cp;
 pub(crate) mod exec;
 pub(crate) mod life;
 pub(crate) mod logs;
+pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod upkeep;

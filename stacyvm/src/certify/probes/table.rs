@@ -1,0 +1,27 @@
+//! The form of the table.
+
+use crate::certify::{CheckLevel, Need};
+
+/// Checks that mean the same when they fire.
+pub(super) struct Group {
+    pub(super) level: CheckLevel,
+    pub(super) means: &'static str,
+    pub(super) rows: &'static [Row],
+}
+
+/// One check.
+pub(super) struct Row {
+    pub(super) id: &'static str,
+    pub(super) tries: &'static str,
+    pub(super) needs: &'static [Need],
+}
+
+/// A check that every combination can be held to.
+pub(super) const fn row(id: &'static str, tries: &'static str) -> Row {
+    needing(id, tries, &[])
+}
+
+/// A check of something that a combination may not claim.
+pub(super) const fn needing(id: &'static str, tries: &'static str, needs: &'static [Need]) -> Row {
+    Row { id, tries, needs }
+}

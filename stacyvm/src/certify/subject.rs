@@ -1,0 +1,267 @@
+//! The subject: a sandbox as it is by default, a neighbour with bait in it, and
+//! one with small limits for the bombs.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::answer::{Attempt, MOST};
+use super::bait::{self, Facts};
+use super::{Place, User};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::provider::{Capabilities, Level, Users};
+use crate::sandbox::exec::ExecEvent;
+use crate::sandbox::exec_builder::Exec;
+use crate::sandbox::files::WriteMode;
+use crate::sandbox::handle::Sandbox;
+use crate::sandbox::process::Process;
+use crate::sandbox::spec::{Lifetime, SandboxSpec};
+
+/// Where the program lies inside.
+const PROGRAM: &str = "/tmp/stacyvm-probe";
+/// How long one attack may take before it is killed.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the sandboxes live when nobody ends them.
+const LIFE: Duration = Duration::from_secs(1800);
+
+/// The limits of the sandbox for bombs, where the combination can: small, so that
+/// the same bombs are harmless in a place without limits.
+const MEMORY_MIB: u64 = 96;
+const PIDS: u32 = 64;
+const OPEN_FILES: u64 = 256;
+const DISK_MIB: u64 = 64;
+const CPUS: f64 = 0.3;
+/// No disk of this size has room for so many files without content.
+const INODES: u64 = DISK_MIB * 1024;
+
+/// A combination of provider, runtime and host under judgement, with the
+/// sandboxes that it is judged by.
+#[derive(Debug)]
+pub struct Subject {
+    engine: Engine,
+    provider: String,
+    runtime: String,
+    claims: Capabilities,
+    users: Vec<User>,
+    sandbox: Sandbox,
+    limited: Sandbox,
+    neighbour: Sandbox,
+    _bait: Mutex<Process>,
+    facts: Facts,
+}
+
+impl Subject {
+    /// Makes the sandboxes: two as the spec says, and one with small limits. `None`
+    /// is the engine's default provider.
+    ///
+    /// # Errors
+    ///
+    /// Those of create; `unavailable` where this build carries no program of
+    /// attacks. What was made ends with this process at the latest.
+    pub async fn open(engine: &Engine, provider: Option<&str>, spec: SandboxSpec) -> Result<Self> {
+        if stacyvm_agent::PROBE.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "this build carries no program of attacks",
+            ));
+        }
+        let provider = provider
+            .unwrap_or_else(|| engine.default_provider())
+            .to_owned();
+        let known = engine.providers().await;
+        let summary = known.into_iter().find(|known| known.name == provider);
+        let summary = summary.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no provider {provider}"),
+            )
+        })?;
+        let claims = summary.capabilities;
+        let spec = spec.lifetime(Lifetime::Attached).ttl(LIFE);
+        let small = limited(spec.clone(), &claims);
+        let make = async |spec| -> Result<Sandbox> {
+            let sandbox = engine.create(spec).provider(&provider).await?;
+            let files = sandbox.files();
+            let bytes = bytes::Bytes::from_static(stacyvm_agent::PROBE);
+            let data = Box::pin(futures_util::stream::once(async { Ok(bytes) }));
+            files
+                .write_with(PROGRAM, WriteMode::Replace, Some(0o755), data)
+                .await?;
+            Ok(sandbox)
+        };
+        let sandbox = make(spec.clone()).await?;
+        let neighbour = make(spec).await?;
+        let limited = make(small).await?;
+        let mut facts = Facts::default();
+        let marker = bait::marker()?;
+        facts.set("other_marker", &marker);
+        let (bait, port) = lay(&neighbour, &marker).await?;
+        facts.set("other_port", port);
+        limits(&mut facts, &limited).await?;
+        let users = match claims.users {
+            Users::Many => vec![User::Default, User::Root],
+            Users::One => vec![User::Default],
+        };
+        Ok(Self {
+            engine: engine.clone(),
+            runtime: summary.runtime,
+            provider,
+            claims,
+            users,
+            sandbox,
+            limited,
+            neighbour,
+            _bait: Mutex::new(bait),
+            facts,
+        })
+    }
+
+    /// The provider, as configured.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// The runtime below it.
+    pub fn runtime(&self) -> &str {
+        &self.runtime
+    }
+
+    /// What the combination claims.
+    pub fn claims(&self) -> &Capabilities {
+        &self.claims
+    }
+
+    /// The engine that made the sandboxes.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The sandbox beside the one that is attacked from.
+    pub fn neighbour(&self) -> &Sandbox {
+        &self.neighbour
+    }
+
+    /// The sandbox with small limits.
+    pub fn limited(&self) -> &Sandbox {
+        &self.limited
+    }
+
+    /// What attacks are told to look for; a control adds what it lays out.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Tells attacks what a control has laid out on the host.
+    pub fn tell(&mut self, facts: &Facts) {
+        self.facts.add_host(facts);
+    }
+
+    /// Ends the sandboxes.
+    ///
+    /// # Errors
+    ///
+    /// The first of those of [`Sandbox::kill`]; all three are tried.
+    pub async fn close(self) -> Result<()> {
+        let ended = [
+            self.sandbox.kill().await,
+            self.limited.kill().await,
+            self.neighbour.kill().await,
+        ];
+        ended.into_iter().collect()
+    }
+
+    fn exec(&self, attack: &str, user: User) -> Exec {
+        let bombs = attack.starts_with("limits.");
+        let sandbox = if bombs { &self.limited } else { &self.sandbox };
+        let words = [PROGRAM.to_owned(), attack.to_owned()];
+        let exec = sandbox.exec(words.into_iter().chain(self.facts.arguments()));
+        let exec = exec.timeout(PATIENCE);
+        match user {
+            User::Default => exec,
+            User::Root => exec.user("0"),
+        }
+    }
+}
+
+/// The spec with small limits, those that the combination claims.
+fn limited(spec: SandboxSpec, claims: &Capabilities) -> SandboxSpec {
+    let enforced = |level| level == Level::Enforced;
+    let mut spec = spec;
+    if enforced(claims.memory_limit) {
+        spec = spec.memory_mib(MEMORY_MIB);
+    }
+    if enforced(claims.pids_limit) {
+        spec = spec.pids(PIDS);
+    }
+    if enforced(claims.open_files_limit) {
+        spec = spec.open_files(OPEN_FILES);
+    }
+    if enforced(claims.disk_limit) {
+        spec = spec.disk_mib(DISK_MIB);
+    }
+    if enforced(claims.cpu_limit) {
+        spec = spec.cpus(CPUS);
+    }
+    spec
+}
+
+/// Tells the limits that are in force.
+async fn limits(facts: &mut Facts, sandbox: &Sandbox) -> Result<()> {
+    let set = sandbox.info().await?.resources;
+    facts.set("memory_mib", set.memory_mib.unwrap_or(MEMORY_MIB));
+    facts.set("pids", set.pids.unwrap_or(PIDS));
+    facts.set("open_files", set.open_files.unwrap_or(OPEN_FILES));
+    facts.set("disk_mib", set.disk_mib.unwrap_or(DISK_MIB));
+    facts.set("inodes", INODES);
+    facts.set("cpus_percent", 30);
+    Ok(())
+}
+
+/// Lays bait in a sandbox; its port.
+async fn lay(neighbour: &Sandbox, marker: &str) -> Result<(Process, u16)> {
+    let exec = neighbour.exec([
+        PROGRAM.to_owned(),
+        "bait".to_owned(),
+        format!("marker={marker}"),
+    ]);
+    let mut process = exec
+        .env("STACYVM_BAIT", marker)
+        .stdin_pipe()
+        .start()
+        .await?;
+    let mut said = Vec::new();
+    while let Some(event) = process.next_event().await? {
+        if let ExecEvent::Stdout(bytes) = event {
+            said.extend_from_slice(&bytes);
+        }
+        if said.len() > MOST {
+            break;
+        }
+        if let Some(port) = std::str::from_utf8(&said).ok().and_then(bait::port) {
+            return Ok((process, port));
+        }
+    }
+    Err(Error::new(ErrorKind::Protocol, "the bait was not laid out"))
+}
+
+#[async_trait]
+impl Place for Subject {
+    fn users(&self) -> &[User] {
+        &self.users
+    }
+
+    async fn attack(&self, attack: &str, user: User) -> Result<Attempt> {
+        let output = self
+            .exec(attack, user)
+            .max_output(MOST + 1)
+            .output()
+            .await?;
+        Attempt::parse(attack, output.status, &output.stdout)
+    }
+
+    fn sandbox(&self) -> Option<&Sandbox> {
+        Some(&self.sandbox)
+    }
+}

@@ -1,0 +1,311 @@
+//! The escape suite on the embedded provider, on Docker where there is one, and
+//! on a sandbox that was weakened on purpose.
+#![cfg(all(target_os = "linux", feature = "oci", feature = "certify"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that panics has failed, and one that cannot run says why"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::residue::Watch;
+use common::soon;
+use stacyvm::certify::{
+    Attempt, Check, CheckLevel, Control, HostControl, Need, Place, Report, Subject, User, Verdict,
+    judge, probes,
+};
+use stacyvm::engine::Engine;
+use stacyvm::sandbox::spec::{Mount, MountSource};
+use stacyvm::{ExitStatus, SandboxSpec};
+
+async fn report(
+    engine: &Engine,
+    provider: Option<&str>,
+    spec: SandboxSpec,
+    only: &[&str],
+) -> Report {
+    let mut checks = probes::all();
+    checks.retain(|check| only.is_empty() || only.contains(&check.family()));
+    let mut subject = Subject::open(engine, provider, spec).await.unwrap();
+    let control = HostControl::open(subject.facts()).await.unwrap();
+    subject.tell(control.facts());
+    let report = judge(&subject, &control, &checks).await;
+    subject.close().await.unwrap();
+    report
+}
+
+/// What fired in the subject, with what was seen.
+fn fired(report: &Report) -> BTreeMap<&str, &str> {
+    let fired = report
+        .checks
+        .iter()
+        .filter(|check| check.subject.name() == "fired");
+    fired
+        .map(|check| (check.id.as_str(), check.subject.detail()))
+        .collect()
+}
+
+/// What proved nothing, with what was seen.
+fn unproved(report: &Report) -> Vec<String> {
+    let unproved = report.checks.iter().filter(|check| !check.proved);
+    unproved
+        .map(|check| {
+            format!(
+                "{}: {:?}; control: {:?}",
+                check.id, check.subject, check.control
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn no_probe_fires_in_a_default_sandbox_and_enough_fire_in_a_weak_place() {
+    // A descriptor that every program started from here would inherit.
+    let leaked = std::fs::File::open("/").unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let watch = Watch::begin(host.state.path());
+    let report = report(&host.engine, None, SandboxSpec::host(), &[]).await;
+    eprintln!("{:?}\n{:#?}", report.summary, unproved(&report));
+    assert_eq!(fired(&report), BTreeMap::new());
+    // As an ordinary user, less of a host can be reached.
+    let enough = if rustix::process::geteuid().is_root() {
+        130
+    } else {
+        60
+    };
+    assert!(report.summary.proved >= enough, "{:?}", report.summary);
+    // Every one that could not be run is one of a limit that is not claimed.
+    let claimed = report.checks.iter().all(|check| match &check.subject {
+        Verdict::NotRun { reason } => {
+            reason.contains("is not claimed here") || reason.contains("none of it here")
+        }
+        _ => true,
+    });
+    assert!(claimed, "{:#?}", unproved(&report));
+    watch.nothing_left().await;
+    let left = std::fs::read_dir("/tmp")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name());
+    let left: Vec<_> = left
+        .filter(|name| name.to_string_lossy().starts_with("stacyvm-bait-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn two_runs_say_the_same() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let only = [
+        "agent",
+        "host",
+        "identity",
+        "masked",
+        "neighbour",
+        "network",
+        "seccomp",
+    ];
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let report = report(&host.engine, None, SandboxSpec::host(), &only).await;
+        let mut value = serde_json::to_value(&report).unwrap();
+        value.as_object_mut().unwrap().remove("started").unwrap();
+        runs.push(value.to_string());
+    }
+    assert_eq!(runs[0], runs[1]);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_was_given_the_hosts_files_is_caught() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let mount = Mount {
+        target: "/var/tmp".into(),
+        source: MountSource::Host("/tmp".into()),
+        writable: false,
+        size_mib: None,
+    };
+    let spec = SandboxSpec::host().mount(mount);
+    let report = report(&host.engine, None, spec, &["host"]).await;
+    let fired = fired(&report);
+    assert_eq!(
+        fired.keys().collect::<Vec<_>>(),
+        [&"host.files"],
+        "{fired:?}"
+    );
+}
+
+#[tokio::test]
+async fn others_answer_while_a_sandbox_is_bombed() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let subject = Subject::open(&host.engine, None, SandboxSpec::host())
+        .await
+        .unwrap();
+    let mut checks = probes::family("limits");
+    checks.retain(|check| check.needs().iter().all(|need| need.met(subject.claims())));
+    if checks.is_empty() {
+        eprintln!("not run: no limit is this user's to set");
+        return;
+    }
+    let bombs = async {
+        for check in &checks {
+            assert_eq!(check.run(&subject).await, Verdict::Silent, "{}", check.id());
+        }
+    };
+    let answers = async {
+        loop {
+            let answer = soon(subject.neighbour().exec(["true"]).output())
+                .await
+                .unwrap();
+            assert!(answer.status.success());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = bombs => {}
+        () = answers => {}
+    }
+    // The one that was bombed answers again.
+    let after = soon(subject.limited().exec(["true"]).output())
+        .await
+        .unwrap();
+    assert!(after.status.success());
+    subject.close().await.unwrap();
+}
+
+#[test]
+fn the_program_and_the_list_name_the_same_attacks() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("probe");
+    std::fs::write(&program, stacyvm_agent::PROBE).unwrap();
+    std::os::unix::fs::chown(&program, None, None).unwrap();
+    std::fs::set_permissions(
+        &program,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let output = Command::new(&program).arg("list").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let tried: BTreeSet<&str> = text.lines().collect();
+    let checks = probes::all();
+    let listed: BTreeSet<&str> = checks.iter().map(|check| check.id()).collect();
+    assert_eq!(tried, listed);
+    assert_eq!(listed.len(), checks.len(), "an id is there twice");
+    assert!(listed.len() >= 60);
+}
+
+#[test]
+fn the_documentation_lists_every_probe() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/probes.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(
+        text.contains(&probes::document()),
+        "expected in docs/probes.md:\n{}",
+        probes::document()
+    );
+}
+
+/// A check that somebody else wrote: that `/etc/passwd` can be read, which it can.
+struct Strangers;
+
+#[async_trait]
+impl Check for Strangers {
+    fn id(&self) -> &str {
+        "strangers.passwd"
+    }
+
+    fn level(&self) -> CheckLevel {
+        CheckLevel::Hardening
+    }
+
+    fn needs(&self) -> &[Need] {
+        &[]
+    }
+
+    fn tries(&self) -> &str {
+        "reading the list of users"
+    }
+
+    fn means(&self) -> &str {
+        "nothing"
+    }
+
+    async fn run(&self, place: &dyn Place) -> Verdict {
+        let Some(sandbox) = place.sandbox() else {
+            return Verdict::Silent;
+        };
+        match sandbox.files().read("/etc/passwd").await {
+            Ok(_) => Verdict::Fired {
+                evidence: "it was read".into(),
+            },
+            Err(_) => Verdict::Silent,
+        }
+    }
+}
+
+/// A place in which every attack gets what it wants.
+struct Open;
+
+#[async_trait]
+impl Place for Open {
+    fn users(&self) -> &[User] {
+        &[User::Default]
+    }
+
+    async fn attack(&self, attack: &str, _: User) -> stacyvm::Result<Attempt> {
+        let line = format!(
+            "{{\"attack\":\"{attack}\",\"verdict\":\"fired\",\"errno\":0,\"evidence\":\"\"}}\n"
+        );
+        Attempt::parse(attack, ExitStatus::Code { code: 0 }, line.as_bytes())
+    }
+}
+
+#[async_trait]
+impl Control for Open {
+    fn name(&self) -> &str {
+        "open"
+    }
+
+    async fn run(&self, check: &dyn Check) -> Verdict {
+        check.run(self).await
+    }
+}
+
+#[tokio::test]
+async fn a_strangers_check_and_control_are_judged_as_the_librarys_own() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    let subject = Subject::open(&host.engine, None, SandboxSpec::host())
+        .await
+        .unwrap();
+    let mut checks = probes::family("clock");
+    checks.push(Box::new(Strangers));
+    let report = judge(&subject, &Open, &checks).await;
+    subject.close().await.unwrap();
+    assert_eq!(report.control, "open");
+    assert_eq!(report.summary.proved, checks.len() - 1);
+    assert_eq!(
+        fired(&report).keys().collect::<Vec<_>>(),
+        [&"strangers.passwd"]
+    );
+    let strangers = report.checks.last().unwrap();
+    assert_eq!(
+        (strangers.control.name(), strangers.proved),
+        ("silent", false)
+    );
+}
