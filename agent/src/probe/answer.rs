@@ -50,9 +50,10 @@ impl Answer {
         }
     }
 
-    /// The first that fired, else the last one.
+    /// The first that fired, else the last that was kept out. What is not there is
+    /// out of reach.
     pub(crate) fn any(answers: impl IntoIterator<Item = Self>) -> Self {
-        let mut last = Self::unable("there is none of it here");
+        let mut last = Self::silent(libc::ENOENT, "there is none of it here");
         for answer in answers {
             match answer {
                 Self::Fired { .. } => return answer,

@@ -128,7 +128,7 @@ pub(crate) fn run(name: &str) -> Option<Answer> {
 
 fn judge(result: Result<usize, i32>, when: When) -> Answer {
     match result {
-        Ok(result) => Answer::fired(format!("the call gave {result}")),
+        Ok(_) => Answer::fired("the call worked"),
         Err(errno @ (libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EAFNOSUPPORT)) => {
             Answer::silent(errno, "")
         }

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::provider::{Capabilities, Level};
+use crate::provider::{Capabilities, Level, Users};
 use crate::sandbox::handle::Sandbox;
 
 pub use answer::{Answer, AttackVerdict, Attempt};
@@ -70,6 +70,8 @@ impl CheckLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
+    /// Commands have users of their own, so that the kernel keeps them from the agent.
+    Users,
     /// Root inside is nobody outside.
     RootMapped,
     /// Memory is limited.
@@ -88,6 +90,7 @@ impl Need {
     /// Whether a combination claims it.
     pub fn met(self, claims: &Capabilities) -> bool {
         let level = match self {
+            Self::Users => return claims.users == Users::Many,
             Self::RootMapped => claims.root_mapped,
             Self::MemoryLimit => claims.memory_limit,
             Self::CpuLimit => claims.cpu_limit,
@@ -101,6 +104,7 @@ impl Need {
     /// The capability in snake case.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Users => "users",
             Self::RootMapped => "root_mapped",
             Self::MemoryLimit => "memory_limit",
             Self::CpuLimit => "cpu_limit",

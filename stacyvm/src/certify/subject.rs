@@ -12,7 +12,7 @@ use super::{Place, User};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Capabilities, Level, Users};
-use crate::sandbox::exec::ExecEvent;
+use crate::sandbox::exec::{ExecEvent, ExitStatus};
 use crate::sandbox::exec_builder::Exec;
 use crate::sandbox::files::WriteMode;
 use crate::sandbox::handle::Sandbox;
@@ -40,16 +40,37 @@ const INODES: u64 = DISK_MIB * 1024;
 /// sandboxes that it is judged by.
 #[derive(Debug)]
 pub struct Subject {
-    engine: Engine,
-    provider: String,
+    maker: Maker,
     runtime: String,
     claims: Capabilities,
     users: Vec<User>,
     sandbox: Sandbox,
-    limited: Sandbox,
+    /// What it is made from, and it: a bomb may end it.
+    small: SandboxSpec,
+    limited: tokio::sync::Mutex<Sandbox>,
     neighbour: Sandbox,
     _bait: Mutex<Process>,
     facts: Facts,
+}
+
+/// Makes sandboxes with the program of attacks in them.
+#[derive(Debug)]
+struct Maker {
+    engine: Engine,
+    provider: String,
+}
+
+impl Maker {
+    async fn make(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let sandbox = self.engine.create(spec).provider(&self.provider).await?;
+        let bytes = bytes::Bytes::from_static(stacyvm_agent::PROBE);
+        let data = Box::pin(futures_util::stream::once(async { Ok(bytes) }));
+        let files = sandbox.files();
+        files
+            .write_with(PROGRAM, WriteMode::Replace, Some(0o755), data)
+            .await?;
+        Ok(sandbox)
+    }
 }
 
 impl Subject {
@@ -81,19 +102,13 @@ impl Subject {
         let claims = summary.capabilities;
         let spec = spec.lifetime(Lifetime::Attached).ttl(LIFE);
         let small = limited(spec.clone(), &claims);
-        let make = async |spec| -> Result<Sandbox> {
-            let sandbox = engine.create(spec).provider(&provider).await?;
-            let files = sandbox.files();
-            let bytes = bytes::Bytes::from_static(stacyvm_agent::PROBE);
-            let data = Box::pin(futures_util::stream::once(async { Ok(bytes) }));
-            files
-                .write_with(PROGRAM, WriteMode::Replace, Some(0o755), data)
-                .await?;
-            Ok(sandbox)
+        let maker = Maker {
+            engine: engine.clone(),
+            provider,
         };
-        let sandbox = make(spec.clone()).await?;
-        let neighbour = make(spec).await?;
-        let limited = make(small).await?;
+        let sandbox = maker.make(spec.clone()).await?;
+        let neighbour = maker.make(spec).await?;
+        let limited = maker.make(small.clone()).await?;
         let mut facts = Facts::default();
         let marker = bait::marker()?;
         facts.set("other_marker", &marker);
@@ -105,13 +120,13 @@ impl Subject {
             Users::One => vec![User::Default],
         };
         Ok(Self {
-            engine: engine.clone(),
+            maker,
             runtime: summary.runtime,
-            provider,
             claims,
             users,
             sandbox,
-            limited,
+            small,
+            limited: tokio::sync::Mutex::new(limited),
             neighbour,
             _bait: Mutex::new(bait),
             facts,
@@ -120,7 +135,7 @@ impl Subject {
 
     /// The provider, as configured.
     pub fn provider(&self) -> &str {
-        &self.provider
+        &self.maker.provider
     }
 
     /// The runtime below it.
@@ -135,17 +150,12 @@ impl Subject {
 
     /// The engine that made the sandboxes.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        &self.maker.engine
     }
 
     /// The sandbox beside the one that is attacked from.
     pub fn neighbour(&self) -> &Sandbox {
         &self.neighbour
-    }
-
-    /// The sandbox with small limits.
-    pub fn limited(&self) -> &Sandbox {
-        &self.limited
     }
 
     /// What attacks are told to look for; a control adds what it lays out.
@@ -166,22 +176,41 @@ impl Subject {
     pub async fn close(self) -> Result<()> {
         let ended = [
             self.sandbox.kill().await,
-            self.limited.kill().await,
+            self.limited.into_inner().kill().await,
             self.neighbour.kill().await,
         ];
         ended.into_iter().collect()
     }
 
-    fn exec(&self, attack: &str, user: User) -> Exec {
-        let bombs = attack.starts_with("limits.");
-        let sandbox = if bombs { &self.limited } else { &self.sandbox };
+    fn exec(&self, sandbox: &Sandbox, attack: &str, user: User) -> Exec {
         let words = [PROGRAM.to_owned(), attack.to_owned()];
         let exec = sandbox.exec(words.into_iter().chain(self.facts.arguments()));
-        let exec = exec.timeout(PATIENCE);
+        let exec = exec.timeout(PATIENCE).max_output(MOST + 1);
         match user {
             User::Default => exec,
             User::Root => exec.user("0"),
         }
+    }
+
+    /// A bomb in the sandbox with small limits. One that it ends is made again.
+    async fn bomb(&self, attack: &str, user: User) -> Result<Attempt> {
+        let mut limited = self.limited.lock().await;
+        let output = self.exec(&limited, attack, user).output().await;
+        if let Ok(output) = &output
+            && output.status != ExitStatus::SandboxGone
+        {
+            return Attempt::parse(attack, output.status, &output.stdout);
+        }
+        tracing::debug!(attack, "the sandbox ended with the bomb");
+        let new = self.maker.make(self.small.clone()).await?;
+        let gone = std::mem::replace(&mut *limited, new);
+        drop(limited);
+        gone.kill().await?;
+        let status = output?.status;
+        Ok(Attempt {
+            answer: None,
+            status,
+        })
     }
 }
 
@@ -253,11 +282,10 @@ impl Place for Subject {
     }
 
     async fn attack(&self, attack: &str, user: User) -> Result<Attempt> {
-        let output = self
-            .exec(attack, user)
-            .max_output(MOST + 1)
-            .output()
-            .await?;
+        if attack.starts_with("limits.") {
+            return self.bomb(attack, user).await;
+        }
+        let output = self.exec(&self.sandbox, attack, user).output().await?;
         Attempt::parse(attack, output.status, &output.stdout)
     }
 

@@ -96,7 +96,11 @@ impl Check for Probe {
     async fn run(&self, place: &dyn Place) -> Verdict {
         let mut tried = false;
         let mut reason = String::from("nobody is there to try it");
-        for user in place.users() {
+        for user in place
+            .users()
+            .iter()
+            .filter(|user| self.row.users.contains(user))
+        {
             let attempt = match place.attack(self.id(), *user).await {
                 Ok(attempt) => attempt,
                 Err(error) => return Verdict::not_run(error.to_string()),

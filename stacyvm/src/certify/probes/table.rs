@@ -1,6 +1,6 @@
 //! The form of the table.
 
-use crate::certify::{CheckLevel, Need};
+use crate::certify::{CheckLevel, Need, User};
 
 /// Checks that mean the same when they fire.
 pub(super) struct Group {
@@ -14,6 +14,8 @@ pub(super) struct Row {
     pub(super) id: &'static str,
     pub(super) tries: &'static str,
     pub(super) needs: &'static [Need],
+    /// Who it is tried as; `Root` only where there is one.
+    pub(super) users: &'static [User],
 }
 
 /// A check that every combination can be held to.
@@ -23,5 +25,18 @@ pub(super) const fn row(id: &'static str, tries: &'static str) -> Row {
 
 /// A check of something that a combination may not claim.
 pub(super) const fn needing(id: &'static str, tries: &'static str, needs: &'static [Need]) -> Row {
-    Row { id, tries, needs }
+    let users = &[User::Default, User::Root];
+    Row {
+        id,
+        tries,
+        needs,
+        users,
+    }
+}
+
+/// A check that says nothing when root tries it.
+pub(super) const fn not_as_root(id: &'static str, tries: &'static str) -> Row {
+    let mut row = needing(id, tries, &[Need::Users]);
+    row.users = &[User::Default];
+    row
 }

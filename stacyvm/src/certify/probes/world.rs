@@ -1,6 +1,6 @@
 //! Checks of what a command reaches of others.
 
-use super::table::{Group, needing, row};
+use super::table::{Group, needing, not_as_root, row};
 use crate::certify::CheckLevel::{Hardening, Isolation};
 use crate::certify::Need;
 
@@ -10,7 +10,8 @@ pub(super) const GROUPS: &[Group] = &[
         means: "a command rules over the agent, and so over every other command in the sandbox",
         rows: &[
             row("agent.trace", "PID 1 seized as a debugger does"),
-            row("agent.signal", "whether PID 1 can be signalled"),
+            // Root inside has the agent's number; the kernel keeps signals from PID 1.
+            not_as_root("agent.signal", "whether PID 1 can be signalled"),
             row("agent.read_memory", "PID 1's memory, with a system call"),
             row("agent.open_memory", "PID 1's memory, as a file"),
             row("agent.environment", "PID 1's environment"),
@@ -29,9 +30,10 @@ pub(super) const GROUPS: &[Group] = &[
                 "agent.limits",
                 "PID 1's limit of open files, set to what it is",
             ),
-            row(
+            needing(
                 "agent.processors",
                 "PID 1's processors, set to what they are",
+                &[Need::Users],
             ),
             row(
                 "agent.out_of_memory",
@@ -41,9 +43,10 @@ pub(super) const GROUPS: &[Group] = &[
                 "agent.trace_supervisor",
                 "its supervisor seized as a debugger does",
             ),
-            row(
+            needing(
                 "agent.signal_supervisor",
                 "whether its supervisor can be signalled",
+                &[Need::Users],
             ),
             row("agent.read_supervisor", "its supervisor's memory"),
             row(
