@@ -110,7 +110,7 @@ async fn no_probe_fires_in_a_default_sandbox_and_enough_fire_in_a_weak_place() {
 #[cfg(feature = "docker")]
 #[tokio::test]
 async fn no_probe_of_isolation_fires_on_docker() {
-    use stacyvm::providers::docker::{DockerConfig, DockerProvider};
+    use stacyvm::config::{Config, ProviderConfig};
 
     /// What the engine's own filter lets through and its own masks show; each is of
     /// level `hardening`.
@@ -120,17 +120,16 @@ async fn no_probe_of_isolation_fires_on_docker() {
         return;
     };
     let state = tempfile::tempdir().unwrap();
-    let config = DockerConfig::new(state.path(), stacyvm::id::InstanceId::random());
-    let config = config.host(engine.to_str().unwrap());
-    let provider = DockerProvider::open(config).await.unwrap();
-    let engine = Engine::builder()
-        .provider("docker", std::sync::Arc::new(provider))
-        .state_dir(state.path())
-        .build()
-        .await
-        .unwrap();
+    let mut config = Config::for_state_dir(state.path().to_path_buf());
+    let docker = ProviderConfig {
+        kind: "docker".into(),
+        runtime: None,
+        host: Some(engine.into_string().unwrap()),
+    };
+    config.providers.insert("docker".into(), docker);
+    let engine = Engine::open(config).await.unwrap();
     let spec = SandboxSpec::image("stacyvm-test/busybox");
-    let report = report(&engine, None, spec, &[]).await;
+    let report = report(&engine, Some("docker"), spec, &[]).await;
     engine.close().await.unwrap();
     eprintln!("{:?}\n{:#?}", report.summary, unproved(&report));
     let unexpected: BTreeMap<_, _> = fired(&report)

@@ -20,7 +20,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ("agent.write_program", write_program),
     ("agent.root", |_| list("/proc/1/root")),
     ("agent.directory", |_| list("/proc/1/cwd")),
-    ("agent.descriptors", |_| list("/proc/1/fd")),
+    ("agent.descriptors", |_| descriptors(1)),
     ("agent.namespaces", |_| link("/proc/1/ns/mnt")),
     ("agent.take_descriptor", take_descriptor),
     ("agent.limits", limits),
@@ -31,9 +31,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ("agent.trace_supervisor", |_| trace(parent())),
     ("agent.signal_supervisor", |_| signal(parent())),
     ("agent.read_supervisor", |_| read_memory(parent())),
-    ("agent.supervisor_descriptors", |_| {
-        list(&format!("/proc/{}/fd", parent()))
-    }),
+    ("agent.supervisor_descriptors", |_| descriptors(parent())),
     ("agent.leaked_descriptors", leaked_descriptors),
     ("agent.own_program", own_program),
 ];
@@ -99,6 +97,23 @@ fn list(path: &str) -> Answer {
     match std::fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
         Ok(true) => Answer::fired("it was listed"),
         Ok(false) => Answer::silent(0, "it is empty"),
+        Err(error) => refused(&error),
+    }
+}
+
+/// Where the descriptors of a process lead; how many there are is no secret.
+fn descriptors(pid: usize) -> Answer {
+    match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(entries) => {
+            Answer::any(
+                entries
+                    .flatten()
+                    .map(|entry| match std::fs::read_link(entry.path()) {
+                        Ok(_) => Answer::fired("where a descriptor leads was read"),
+                        Err(error) => refused(&error),
+                    }),
+            )
+        }
         Err(error) => refused(&error),
     }
 }
