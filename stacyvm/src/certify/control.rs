@@ -6,7 +6,6 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rustix::fs::MemfdFlags;
@@ -16,9 +15,6 @@ use super::bait::{self, Facts};
 use super::{Check, Control, Place, User, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::exec::ExitStatus;
-
-/// How long one attack may take; the program ends itself before.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Runs the attacks on this host, as the user of this process, in a mount and
 /// process namespace of their own and otherwise unconfined. As an ordinary user
@@ -123,7 +119,8 @@ impl HostControl {
         let mut facts = told.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let program = Program::open()?;
-            let home = std::env::var("HOME").unwrap_or_default();
+            let home = std::env::var_os("HOME").and_then(|home| home.into_string().ok());
+            let home = home.unwrap_or_default();
             let host = Bait::lay(&program, &home)?;
             let other = Bait::lay(&program, "")?;
             facts.set("marker", &host.marker);
@@ -229,24 +226,15 @@ fn run(mut command: Command) -> Result<(ExitStatus, Vec<u8>)> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| cannot("start the program of attacks", error))?;
-    let began = Instant::now();
     let mut said = Vec::new();
     if let Some(out) = child.stdout.take() {
         // What was read before an error is judged.
         let _ = out.take(MOST as u64 + 1).read_to_end(&mut said);
     }
-    let ended = loop {
-        match child.try_wait() {
-            Ok(Some(ended)) => break ended,
-            Ok(None) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
-            _ => {
-                // It is over for this one, however it stands.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(Error::new(ErrorKind::Timeout, "the attack does not end"));
-            }
-        }
-    };
+    // Each process of the program ends itself after a minute.
+    let ended = child
+        .wait()
+        .map_err(|error| cannot("wait for the program of attacks", error))?;
     let status = match (ended.code(), ended.signal()) {
         (Some(code), _) => ExitStatus::Code { code },
         (None, signal) => ExitStatus::Signal {

@@ -9,6 +9,7 @@ use bollard::models::{
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use stacyvm_agent::confinement::{MASKED, MASKED_SYS};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
 use super::facts::Facts;
@@ -42,6 +43,15 @@ const CAPABILITIES: [&str; 7] = [
     "CHOWN",
     "FOWNER",
     "DAC_OVERRIDE",
+];
+/// Below `/proc`, hidden beside what every sandbox has hidden: files of the host's
+/// root, who root inside is here.
+const OF_ROOT: [&str; 5] = [
+    "kpagecgroup",
+    "kpageflags",
+    "pagetypeinfo",
+    "slabinfo",
+    "vmallocinfo",
 ];
 /// Processes where the caller set no limit.
 const PIDS: i64 = 1024;
@@ -148,6 +158,7 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         cap_drop: Some(names(&["ALL"])),
         cap_add: Some(names(&CAPABILITIES)),
         security_opt: Some(names(&["no-new-privileges:true"])),
+        masked_paths: Some(masked()),
         privileged: Some(false),
         init: Some(false),
         memory,
@@ -174,6 +185,14 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         }),
         ..HostConfig::default()
     }
+}
+
+/// What is hidden. It stands instead of the engine's own list, of which it has all.
+fn masked() -> Vec<String> {
+    let of_proc = MASKED.iter().chain(&OF_ROOT);
+    let of_proc = of_proc.map(|name| format!("/proc/{name}"));
+    let of_sys = MASKED_SYS.iter().map(|name| format!("/sys/{name}"));
+    of_proc.chain(of_sys).collect()
 }
 
 /// A billionth of a processor is the engine's unit. The spec's check bounds it.
@@ -340,6 +359,24 @@ mod tests {
         assert_eq!(host.ipc_mode.as_deref(), Some("private"));
         assert_eq!(host.auto_remove, Some(true));
         assert_eq!(host.privileged, Some(false));
+        // What Docker Engine hides by itself, 20.10 to 28.
+        let masked = host.masked_paths.unwrap();
+        for path in [
+            "/proc/asound",
+            "/proc/acpi",
+            "/proc/interrupts",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/latency_stats",
+            "/proc/timer_list",
+            "/proc/timer_stats",
+            "/proc/sched_debug",
+            "/proc/scsi",
+            "/sys/firmware",
+            "/sys/devices/virtual/powercap",
+        ] {
+            assert!(masked.iter().any(|masked| masked == path), "{path}");
+        }
         assert_eq!(host.memory, Some(64 << 20));
         assert_eq!(host.memory_swap, host.memory);
         assert_eq!(host.nano_cpus, Some(250_000_000));
