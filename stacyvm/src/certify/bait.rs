@@ -1,12 +1,14 @@
 //! What attacks are told to look for.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// Names and values for the attacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts(BTreeMap<&'static str, String>);
 
 impl Facts {
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and text alike")]
     pub(super) fn set(&mut self, name: &'static str, value: impl ToString) {
         self.0.insert(name, value.to_string());
     }
@@ -40,7 +42,10 @@ pub(super) fn marker() -> crate::error::Result<String> {
         )
         .context("cause", error)
     })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 /// The port in `ready PORT`, the line of a process that has laid out bait.

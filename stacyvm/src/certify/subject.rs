@@ -24,7 +24,7 @@ const PROGRAM: &str = "/tmp/stacyvm-probe";
 /// How long one attack may take before it is killed.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long the sandboxes live when nobody ends them.
-const LIFE: Duration = Duration::from_secs(1800);
+const LIFE: Duration = Duration::from_mins(30);
 
 /// The limits of the sandbox for bombs, where the combination can: small, so that
 /// the same bombs are harmless in a place without limits.

@@ -6,6 +6,8 @@ mod kernel;
 mod table;
 mod world;
 
+use std::fmt::Write as _;
+
 use async_trait::async_trait;
 
 use super::answer::{Answer, AttackVerdict};
@@ -57,10 +59,11 @@ pub fn document() -> String {
             check.tries(),
             check.means(),
         ];
-        text.push_str(&format!(
-            "| `{}` | {} | {} | {} |\n",
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {} |",
             cells[0], cells[1], cells[2], cells[3]
-        ));
+        );
     }
     text
 }
