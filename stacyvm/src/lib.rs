@@ -29,6 +29,7 @@
 //! | [`layer`] | what wraps a provider: trace, admission, retry, deadline |
 //! | [`store`] | records, journal and ledger: memory, and by feature SQLite |
 //! | `certify` | by feature: the escape suite, and what judges any list of checks |
+//! | `image` | by feature `image`: the store of images, on Linux |
 //! | [`agent`] | the host's side of the protocol to the program inside |
 //! | [`config`] | settings, each with its origin |
 //! | [`context`], [`error`], [`id`], [`clock`], [`units`] | what all of these share |
@@ -56,6 +57,8 @@ pub mod faults;
 pub mod id;
 #[cfg(unix)]
 mod id_map;
+#[cfg(all(feature = "image", target_os = "linux"))]
+pub mod image;
 pub mod layer;
 pub mod provider;
 pub mod providers;
