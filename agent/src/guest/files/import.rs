@@ -101,7 +101,7 @@ impl Expected {
             MemberKind::File => FileKind::File,
             MemberKind::Symlink => FileKind::Link,
             MemberKind::Fifo => FileKind::Other,
-            MemberKind::Directory | MemberKind::HardLink => return false,
+            _ => return false,
         };
         components == [&self.name[..]] && kind == self.kind
     }
@@ -161,6 +161,10 @@ impl Target {
                     self.without_content(&dir, name, &member)?;
                 }
                 MemberKind::HardLink => self.hard_link(&dir, name, &member)?,
+                // The reader has refused them before.
+                MemberKind::CharDevice | MemberKind::BlockDevice => {
+                    return Err(bad_archive("device nodes are refused", &member.name));
+                }
             }
         }
         Ok(())

@@ -20,6 +20,8 @@ pub(super) mod field {
     pub(crate) const VERSION: Field = (263, 2);
     pub(crate) const USER: Field = (265, 32);
     pub(crate) const GROUP: Field = (297, 32);
+    pub(crate) const MAJOR: Field = (329, 8);
+    pub(crate) const MINOR: Field = (337, 8);
     pub(crate) const PREFIX: Field = (345, 155);
 }
 use field::Field;

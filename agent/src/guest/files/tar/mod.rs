@@ -4,10 +4,11 @@
 mod header;
 mod pax;
 mod reader;
+mod sparse;
 mod writer;
 
 pub use reader::{BadArchive, Reader};
-pub(super) use writer::{Record, encode, pad};
+pub use writer::{Record, encode, pad};
 
 /// Bytes of a block; an archive is made of these.
 pub const BLOCK: usize = 512;
@@ -29,6 +30,10 @@ pub enum MemberKind {
     Directory,
     /// A named pipe.
     Fifo,
+    /// A character device; of the layers of images alone.
+    CharDevice,
+    /// A block device; of the layers of images alone.
+    BlockDevice,
 }
 
 /// A member of an archive, as its headers describe it. Nothing in it is to be
@@ -53,4 +58,19 @@ pub struct Member {
     pub modified_s: i64,
     /// Nanoseconds of that time.
     pub modified_ns: u32,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes, by name; of the layers of images alone.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the content of a sparse file lies, and how long the file is.
+    pub sparse: Option<Sparse>,
+}
+
+/// A file that has holes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sparse {
+    /// Offset and length of each part of the content, in order and apart.
+    pub parts: Vec<(u64, u64)>,
+    /// Bytes of the whole file.
+    pub whole: u64,
 }

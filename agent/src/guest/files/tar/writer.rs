@@ -11,22 +11,33 @@ const NAME_FIELD: usize = 32;
 
 /// What a header says. As [`super::Member`], with the type as its letter.
 #[derive(Clone, Debug)]
-pub(crate) struct Record<'a> {
-    pub(crate) letter: u8,
-    pub(crate) name: &'a [u8],
-    pub(crate) link: &'a [u8],
-    pub(crate) size: u64,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) modified_s: i64,
-    pub(crate) modified_ns: u32,
-    pub(crate) owner: &'a str,
-    pub(crate) group: &'a str,
+pub struct Record<'a> {
+    /// The type of the member.
+    pub letter: u8,
+    /// Its name.
+    pub name: &'a [u8],
+    /// What a link points to.
+    pub link: &'a [u8],
+    /// Bytes of content.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since the epoch of the last change.
+    pub modified_s: i64,
+    /// Nanoseconds of that time.
+    pub modified_ns: u32,
+    /// Name of the owner; may be empty.
+    pub owner: &'a str,
+    /// Name of the group; may be empty.
+    pub group: &'a str,
 }
 
 /// Appends the headers of a member.
-pub(crate) fn encode(record: &Record<'_>, to: &mut Vec<u8>) {
+pub fn encode(record: &Record<'_>, to: &mut Vec<u8>) {
     let extended = extended(record);
     if !extended.is_empty() {
         let about = Record {
@@ -50,7 +61,7 @@ pub(crate) fn encode(record: &Record<'_>, to: &mut Vec<u8>) {
 }
 
 /// Fills up the last block of `size` bytes of content.
-pub(crate) fn pad(to: &mut Vec<u8>, size: u64) {
+pub fn pad(to: &mut Vec<u8>, size: u64) {
     let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
     if over > 0 {
         to.resize(to.len() + BLOCK - over, 0);
