@@ -21,6 +21,11 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest that these bytes are.
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 64 digits without the algorithm: the name of its file.
     pub fn hex(&self) -> String {
         self.0
@@ -125,6 +130,11 @@ impl<T> Hashing<T> {
     /// What passed: the rest, its digest and its bytes.
     pub(super) fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest(self.state.finalize().into()), self.count)
+    }
+
+    /// Bytes that passed until now.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     fn note(&mut self, bytes: &[u8]) {

@@ -45,13 +45,27 @@
 mod caps;
 mod config;
 mod digest;
+mod export;
+mod import;
 mod manifest;
 mod platform;
+mod root;
 mod source;
+mod store;
+#[cfg(test)]
+mod tests;
+mod unpack;
 
 pub use caps::Caps;
 pub use config::ImageConfig;
 pub use digest::Digest;
+pub use export::ExportFormat;
+pub use import::{BlobSource, ImportOptions};
 pub use manifest::{Descriptor, Document, ImageFile, Index, Manifest, media};
 pub use platform::Platform;
+pub use root::{Restored, Root};
 pub use source::{ImageSource, Reference};
+pub use store::{
+    Damage, DiskUse, Flavour, Hold, Image, Images, Layer, Owner, Owners, Pruned, Removed, Summary,
+};
+pub use unpack::{DeviceNode, LayerRecord};

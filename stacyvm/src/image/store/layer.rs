@@ -1,0 +1,272 @@
+//! Unpacked layers, and who owns what in them.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, statat};
+use rustix::io::Errno;
+
+use super::work::open_directory;
+use super::{Flavour, Image, Images, Lock, Work, damaged, failed, system};
+use crate::context::Context;
+use crate::error::Result;
+use crate::image::digest::Digest;
+use crate::image::unpack::{self, Expected, LayerRecord, Unpacked};
+
+const RECORD: &str = "record.json";
+const OWNERS: &str = "owners";
+/// The layer itself, within its directory.
+pub(in crate::image) const FS: &str = "fs";
+/// The longest record that is read.
+const MOST: u64 = 64 << 20;
+
+impl Images {
+    /// The name of a layer's directory.
+    pub(super) fn layer_name(&self, diff_id: Digest) -> String {
+        format!("{}-{}", diff_id.hex(), self.inner.flavour.name())
+    }
+
+    /// Where a layer lies when it is unpacked.
+    pub(in crate::image) fn layer_path(&self, diff_id: Digest) -> PathBuf {
+        self.inner
+            .path
+            .join("layers")
+            .join(self.layer_name(diff_id))
+            .join(FS)
+    }
+
+    /// The layer's own directory.
+    pub(in crate::image) fn open_layer(&self, diff_id: Digest) -> Result<OwnedFd> {
+        let name = self.layer_name(diff_id);
+        open_directory(&open_directory(&self.inner.layers, &name)?, FS)
+    }
+
+    /// What was counted when a layer was unpacked.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` where it is not; `corrupt` where the record cannot be read.
+    pub fn layer_record(&self, diff_id: Digest) -> Result<LayerRecord> {
+        let layer = open_directory(&self.inner.layers, &self.layer_name(diff_id))?;
+        let bytes = read_file(&layer, RECORD)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| damaged("the record of a layer cannot be read").source(e))
+    }
+
+    /// The owners in a layer that an ordinary user unpacked; of one that root
+    /// unpacked none.
+    pub fn layer_owners(&self, diff_id: Digest) -> Result<Owners> {
+        let layer = open_directory(&self.inner.layers, &self.layer_name(diff_id))?;
+        match statat(&layer, OWNERS, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(Owners { bytes: Vec::new() }),
+            _ => Ok(Owners {
+                bytes: read_file(&layer, OWNERS)?,
+            }),
+        }
+    }
+
+    /// Whether a layer is whole: unpacked, and written to the disk or unpacked
+    /// since the host was started.
+    pub(in crate::image) fn has_layer(&self, diff_id: Digest) -> bool {
+        self.layer_record(diff_id)
+            .is_ok_and(|record| record.boot.is_empty() || record.boot == self.inner.boot)
+    }
+
+    /// Has a layer and its blob in the store: taken from there, or from
+    /// `fetch`. Whoever wants the same layer meanwhile waits and finds it.
+    pub(in crate::image) fn ensure_layer(
+        &self,
+        context: &Context,
+        work: &Work,
+        expected: &Expected,
+        diff_id: Digest,
+        fetch: &mut dyn FnMut() -> Result<Box<dyn Read + Send>>,
+    ) -> Result<()> {
+        let _lock = Lock::wait(
+            context,
+            &self.inner.locks,
+            &format!("layer-{}", self.layer_name(diff_id)),
+            false,
+        )?;
+        let kept = expected.blob.is_some_and(|blob| self.has_blob(blob));
+        if kept && self.has_layer(diff_id) {
+            return Ok(());
+        }
+        fault_point!("image.layer.begun");
+        if kept && let Some(blob) = expected.blob {
+            let mut source = self.open_blob(blob)?;
+            self.unpack_into(context, work, expected, &mut source, false)?;
+        } else {
+            self.unpack_into(context, work, expected, &mut fetch()?, true)?;
+        }
+        Ok(())
+    }
+
+    /// Unpacks a source, keeps its blob if asked to, and names both.
+    pub(in crate::image) fn unpack_into(
+        &self,
+        context: &Context,
+        work: &Work,
+        expected: &Expected,
+        source: &mut (dyn Read + Send),
+        keep: bool,
+    ) -> Result<Unpacked> {
+        let name = crate::id::InstanceId::random().as_str().to_owned();
+        let layer = work.directory(&name)?;
+        rustix::fs::mkdirat(&layer, FS, Mode::RWXU).map_err(|e| system("make a layer", e))?;
+        let fs = open_directory(&layer, FS)?;
+        let blob_name = format!("{name}.blob");
+        let blob = if keep {
+            Some(work.file(&blob_name)?)
+        } else {
+            None
+        };
+        let mut unpacked = unpack::layer(
+            context,
+            self.caps(),
+            source,
+            blob.as_ref(),
+            expected,
+            fs,
+            self.inner.flavour,
+        )?;
+        if let Some(blob) = &blob {
+            self.publish_blob(work, &blob_name, blob, unpacked.blob)?;
+        }
+        unpacked.record.boot.clone_from(&self.inner.boot);
+        if self.inner.flavour == Flavour::Own {
+            write_file(&layer, OWNERS, &unpacked.owners)?;
+        }
+        write_record(&layer, &unpacked.record)?;
+        fault_point!("image.layer.recorded");
+        self.name_layer(work, &name, unpacked.diff_id)?;
+        fault_point!("image.layer.named");
+        Ok(unpacked)
+    }
+
+    /// Gives a layer its final name. One that is not whole makes room.
+    fn name_layer(&self, work: &Work, from: &str, diff_id: Digest) -> Result<()> {
+        let to = self.layer_name(diff_id);
+        loop {
+            match renameat_with(
+                work.dir(),
+                from,
+                &self.inner.layers,
+                &to,
+                RenameFlags::NOREPLACE,
+            ) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST | Errno::NOTEMPTY) if self.has_layer(diff_id) => return Ok(()),
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                    let aside = format!("{from}.old");
+                    renameat(&self.inner.layers, &to, work.dir(), &aside)
+                        .map_err(|e| system("replace a layer", e))?;
+                }
+                Err(error) => return Err(system("keep a layer", error)),
+            }
+        }
+    }
+
+    /// Writes what was unpacked to the disk, and says so in the records.
+    pub(in crate::image) fn make_durable(&self, image: &Image) -> Result<()> {
+        let fresh: Vec<Digest> = image
+            .layers
+            .iter()
+            .map(|layer| layer.diff_id)
+            .filter(|id| {
+                self.layer_record(*id)
+                    .is_ok_and(|record| !record.boot.is_empty())
+            })
+            .collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.inner.layers)
+            .map_err(|e| system("write layers to the disk", e))?;
+        fault_point!("image.layers.synced");
+        for diff_id in fresh {
+            let layer = open_directory(&self.inner.layers, &self.layer_name(diff_id))?;
+            let mut record = self.layer_record(diff_id)?;
+            record.boot.clear();
+            write_record(&layer, &record)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_record(layer: &OwnedFd, record: &LayerRecord) -> Result<()> {
+    let bytes =
+        serde_json::to_vec(record).map_err(|e| failed("write the record of a layer", e.into()))?;
+    let new = format!("{RECORD}.new");
+    write_file(layer, &new, &bytes)?;
+    renameat(layer, &new, layer, RECORD).map_err(|e| system("write the record of a layer", e))
+}
+
+fn write_file(at: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(at, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|e| system("write the record of a layer", e))?;
+    std::fs::File::from(file)
+        .write_all(bytes)
+        .map_err(|e| failed("write the record of a layer", e))
+}
+
+fn read_file(at: &OwnedFd, name: &str) -> Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(at, name, flags, Mode::empty())
+        .map_err(|e| system("read the record of a layer", e))?;
+    super::blob::read_bounded(std::fs::File::from(file), MOST)
+}
+
+/// The owners in one layer, as the image gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owners {
+    bytes: Vec<u8>,
+}
+
+/// Who owns one thing, and what that takes away and is to be set again after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Owner<'a> {
+    /// The path in the layer, without a slash in front; empty for its root.
+    pub path: &'a [u8],
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Permission bits with set-id bits, which a change of the owner clears.
+    pub mode: u32,
+    /// The value of `security.capability`, in hexadecimal digits.
+    pub capability: Option<&'a str>,
+}
+
+impl Owners {
+    /// What does not belong to 0:0 or has Linux capabilities, a directory
+    /// after what is in it.
+    ///
+    /// # Errors
+    ///
+    /// An item is `corrupt` where the record is.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Owner<'_>>> {
+        let lines = self
+            .bytes
+            .split(|byte| *byte == 0)
+            .filter(|line| !line.is_empty());
+        lines.map(|line| parse(line).ok_or_else(|| damaged("the record of owners is damaged")))
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Owner<'_>> {
+    let mut parts = line.splitn(5, |byte| *byte == b' ');
+    let mut text = || std::str::from_utf8(parts.next()?).ok();
+    let (uid, gid, mode, capability) = (text()?, text()?, text()?, text()?);
+    Some(Owner {
+        uid: uid.parse().ok()?,
+        gid: gid.parse().ok()?,
+        mode: u32::from_str_radix(mode, 8).ok()?,
+        capability: (capability != "-").then_some(capability),
+        path: parts.next()?,
+    })
+}
