@@ -64,3 +64,28 @@ pub const HOST: &[&str] = &[
     "sweep.cgroups",
     "sweep.directory",
 ];
+
+/// The points of the image store.
+pub const IMAGE: &[&str] = &[
+    "image.add.begun",
+    "image.add.whole",
+    "image.blob.bytes",
+    "image.blob.named",
+    "image.blob.synced",
+    "image.layer.begun",
+    "image.layer.judged",
+    "image.layer.member",
+    "image.layer.named",
+    "image.layer.recorded",
+    "image.layer.written",
+    "image.layers.synced",
+    "image.name.set",
+    "image.name.written",
+    "image.prune.blob",
+    "image.prune.layer",
+    "image.remove.unnamed",
+    "image.rootfs.begun",
+    "image.sweep.piece",
+    "image.work.locked",
+    "image.work.made",
+];

@@ -1,6 +1,6 @@
 //! The root file system of an image: its layers for overlayfs, or a copy.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::store::{Flavour, Image, Images, Work, system};
+use super::store::{Flavour, Image, Images, Work, damaged, system};
 use super::unpack::{Expected, OPAQUE, WHITEOUT, decode_path, names_in};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,7 +82,7 @@ impl Images {
                 };
                 self.ensure_layer(&context, &work, &expected, layer.diff_id, &mut gone)?;
             }
-            self.make_durable(image)?;
+            self.make_durable(&work, image)?;
         }
         let top_first = image.layers.iter().rev();
         Ok(Root {
@@ -94,49 +94,48 @@ impl Images {
         })
     }
 
-    /// The directories that a layer above has only because something is in them.
+    /// The directories that the topmost layer which has them only has because
+    /// something is in them, where a lower one says what they are.
     fn restored(&self, image: &Image) -> Result<Vec<Restored>> {
-        let mut all: HashMap<Vec<u8>, Restored> = HashMap::new();
-        let dirs: Result<Vec<OwnedFd>> = image
-            .layers
-            .iter()
-            .map(|layer| self.open_layer(layer.diff_id))
-            .collect();
-        let dirs = dirs?;
-        for (above, layer) in image.layers.iter().enumerate() {
+        let mut layers = Vec::new();
+        let mut paths = BTreeSet::new();
+        for layer in image.layers.iter().rev() {
             let record = self.layer_record(layer.diff_id)?;
-            let implied: Option<Vec<Vec<u8>>> =
-                record.implied.iter().map(|p| decode_path(p)).collect();
-            let implied = implied.unwrap_or_default();
-            // What this layer says of a directory stands from here on.
-            all.retain(|path, _| {
-                implied.contains(path) || open_below(&dirs[above], path).is_none()
-            });
-            for path in implied {
-                if all.contains_key(&path) {
-                    continue;
+            let implied: Option<HashSet<Vec<u8>>> = record
+                .implied
+                .iter()
+                .map(|path| decode_path(path))
+                .collect();
+            let implied = implied.ok_or_else(|| damaged("the record of a layer is damaged"))?;
+            paths.extend(implied.iter().cloned());
+            layers.push((self.open_layer(layer.diff_id)?, implied));
+        }
+        let mut all = Vec::new();
+        for path in paths {
+            let mut shown = None;
+            for (layer, implied) in &layers {
+                let (found, covers) = look(layer, &path)?;
+                if let Some(found) = found {
+                    let own = (found.st_mode & 0o7777, found.st_uid, found.st_gid);
+                    let (mode, uid, gid) = own;
+                    if !implied.contains(&path) {
+                        if shown.is_some_and(|shown| shown != own) {
+                            all.push(Restored {
+                                path,
+                                mode,
+                                uid,
+                                gid,
+                            });
+                        }
+                        break;
+                    }
+                    shown.get_or_insert(own);
                 }
-                for dir in dirs[..above].iter().rev() {
-                    let Some(found) = open_below(dir, &path) else {
-                        continue;
-                    };
-                    let stat =
-                        rustix::fs::fstat(&found).map_err(|e| system("look at a layer", e))?;
-                    all.insert(
-                        path.clone(),
-                        Restored {
-                            path: path.clone(),
-                            mode: stat.st_mode & 0o7777,
-                            uid: stat.st_uid,
-                            gid: stat.st_gid,
-                        },
-                    );
+                if covers {
                     break;
                 }
             }
         }
-        let mut all: Vec<Restored> = all.into_values().collect();
-        all.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(all)
     }
 
@@ -159,7 +158,7 @@ impl Images {
         }
         for layer in &image.layers {
             let record = self.layer_record(layer.diff_id)?;
-            let implied: Option<std::collections::HashSet<Vec<u8>>> = record
+            let implied: Option<HashSet<Vec<u8>>> = record
                 .implied
                 .iter()
                 .map(|path| decode_path(path))
@@ -180,6 +179,29 @@ impl Images {
     }
 }
 
+/// A directory of a layer, if it has one there, and whether the layer covers
+/// what lower ones have there.
+fn look(layer: &OwnedFd, path: &[u8]) -> Result<(Option<rustix::fs::Stat>, bool)> {
+    let mut here = layer
+        .try_clone()
+        .map_err(|e| super::store::failed("look at a layer", e))?;
+    let mut covers = false;
+    for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+        here = match openat(&here, part, DIRECTORY, Mode::empty()) {
+            Ok(inner) => inner,
+            Err(Errno::NOENT) => return Ok((None, covers)),
+            // A whiteout or a file.
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok((None, true)),
+            // Closed to its owner: nothing below it can be told.
+            Err(Errno::ACCESS) => return Ok((None, true)),
+            Err(error) => return Err(system("look at a layer", error)),
+        };
+        covers |= opaque(&here) == Some(b'y');
+    }
+    let found = rustix::fs::fstat(&here).map_err(|e| system("look at a layer", e))?;
+    Ok((Some(found), covers))
+}
+
 /// A directory of a layer, if it has one there.
 fn open_below(layer: &OwnedFd, path: &[u8]) -> Option<OwnedFd> {
     let mut here = layer.try_clone().ok()?;
@@ -193,7 +215,7 @@ fn open_below(layer: &OwnedFd, path: &[u8]) -> Option<OwnedFd> {
 struct Copy<'a> {
     context: &'a Context,
     owners: bool,
-    implied: std::collections::HashSet<Vec<u8>>,
+    implied: HashSet<Vec<u8>>,
     /// Files of the layer with several names, by inode: where the first went.
     links: HashMap<u64, Vec<u8>>,
     root: OwnedFd,

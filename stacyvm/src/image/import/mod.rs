@@ -154,9 +154,9 @@ impl Images {
             ));
         }
         let image = assemble(name.clone(), digest, &document, file)?;
-        self.put_blob(&work, &config)?;
         self.layers(context, &work, source, &image)?;
         // The manifest comes last: who finds it finds the rest.
+        self.put_blob(&work, &config)?;
         self.put_blob(&work, &bytes)?;
         self.finish(&work, image)
     }
@@ -164,7 +164,7 @@ impl Images {
     /// Names an image that is whole.
     fn finish(&self, work: &Work, image: Image) -> Result<Image> {
         fault_point!("image.add.whole");
-        self.make_durable(&image)?;
+        self.make_durable(work, &image)?;
         self.set_name(work, image.name.as_deref(), image.digest)?;
         Ok(image)
     }

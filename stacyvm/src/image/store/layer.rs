@@ -138,7 +138,7 @@ impl Images {
         if self.inner.flavour == Flavour::Own {
             write_file(&layer, OWNERS, &unpacked.owners)?;
         }
-        write_record(&layer, &unpacked.record)?;
+        write_file(&layer, RECORD, &record_bytes(&unpacked.record)?)?;
         fault_point!("image.layer.recorded");
         self.name_layer(work, &name, unpacked.diff_id)?;
         fault_point!("image.layer.named");
@@ -169,7 +169,7 @@ impl Images {
     }
 
     /// Writes what was unpacked to the disk, and says so in the records.
-    pub(in crate::image) fn make_durable(&self, image: &Image) -> Result<()> {
+    pub(in crate::image) fn make_durable(&self, work: &Work, image: &Image) -> Result<()> {
         let fresh: Vec<Digest> = image
             .layers
             .iter()
@@ -189,18 +189,18 @@ impl Images {
             let layer = open_directory(&self.inner.layers, &self.layer_name(diff_id))?;
             let mut record = self.layer_record(diff_id)?;
             record.boot.clear();
-            write_record(&layer, &record)?;
+            // Another process may be at the same.
+            let name = format!("record-{}", crate::id::InstanceId::random().as_str());
+            write_file(work.dir(), &name, &record_bytes(&record)?)?;
+            renameat(work.dir(), &name, &layer, RECORD)
+                .map_err(|e| system("write the record of a layer", e))?;
         }
         Ok(())
     }
 }
 
-fn write_record(layer: &OwnedFd, record: &LayerRecord) -> Result<()> {
-    let bytes =
-        serde_json::to_vec(record).map_err(|e| failed("write the record of a layer", e.into()))?;
-    let new = format!("{RECORD}.new");
-    write_file(layer, &new, &bytes)?;
-    renameat(layer, &new, layer, RECORD).map_err(|e| system("write the record of a layer", e))
+fn record_bytes(record: &LayerRecord) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| failed("write the record of a layer", e.into()))
 }
 
 fn write_file(at: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {

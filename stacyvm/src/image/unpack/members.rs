@@ -55,6 +55,17 @@ pub(super) fn unpack(
     flavour: Flavour,
 ) -> Result<Written> {
     let marker = marker(&root);
+    unpack_with(caps, source, root, flavour, marker)
+}
+
+/// The same with this kind of marker.
+pub(super) fn unpack_with(
+    caps: &Caps,
+    source: Receiving,
+    root: OwnedFd,
+    flavour: Flavour,
+    marker: Marker,
+) -> Result<Written> {
     let mut unpacking = Unpacking {
         caps,
         target: Target::new(root, flavour, marker),

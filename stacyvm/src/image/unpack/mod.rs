@@ -115,3 +115,25 @@ pub(super) fn decompress(
 ) -> Result<()> {
     pipe::decompress(context, caps, source, expected, to).map(drop)
 }
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! A layer as it is unpacked where no device 0:0 can be made.
+
+    use super::*;
+
+    pub(in crate::image) fn unpack_with_attributes(archive: &[u8], into: &std::path::Path) {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        let root = rustix::fs::open(into, flags, rustix::fs::Mode::empty()).unwrap();
+        let (context, caps) = (Context::default(), Caps::default());
+        let expected = Expected::default();
+        let (sender, receiver) = pipe::pair();
+        std::thread::scope(|scope| {
+            let mut source = std::io::Cursor::new(archive);
+            let (context, caps, expected) = (&context, &caps, &expected);
+            scope.spawn(move || pipe::feed(context, caps, &mut source, None, expected, sender));
+            let marker = target::Marker::Attribute;
+            members::unpack_with(caps, receiver, root, Flavour::Own, marker).unwrap();
+        });
+    }
+}

@@ -11,7 +11,7 @@ mod round;
 
 use std::collections::BTreeSet;
 
-use stacyvm::faults::{AGENT, HELPER, HOST};
+use stacyvm::faults::{AGENT, HELPER, HOST, IMAGE};
 
 use super::Random;
 use round::{Scene, Table, Who};
@@ -303,6 +303,10 @@ fn every_point_is_listed_and_has_a_round() {
             .map(|n| (*n).to_owned())
             .collect::<BTreeSet<_>>()
     };
+    // Those of the image store have rounds of their own (tests/image_faults.rs).
+    let image = set(IMAGE);
+    assert!(image.is_subset(&host), "{image:?}");
+    let host: BTreeSet<String> = host.difference(&image).cloned().collect();
     assert_eq!(host, set(HOST));
     assert_eq!(others, set(&[HELPER, AGENT].concat()));
     let groups = [CREATES, COMMANDS, FILES, DESTROYS];
