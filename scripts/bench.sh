@@ -2,6 +2,7 @@
 # Measures stacyvm beside its peers in one run and prints ratios.
 #
 #   scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
+#   scripts/bench.sh unpack          the import of an image beside skopeo and umoci
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing
 # are printed as `blocked`; scripts/setup.sh installs them. With a Docker
@@ -9,6 +10,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+if [ "${1:-}" = unpack ]; then
+    exec cargo run --release -p stacyvm --example image_unpack
+fi
 cargo build --release -p stacyvm --example bench
 if [ -z "${DOCKER_HOST:-}" ] && host=$(scripts/docker-host.sh status 2>/dev/null | sed -n 's/^DOCKER_HOST=//p'); then
     export DOCKER_HOST=$host

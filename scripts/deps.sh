@@ -34,6 +34,8 @@ present() {
 
 absent stacyvm-agent "--features guest" tokio serde serde-json rusqlite bollard hyper reqwest async-trait
 present stacyvm-agent "--features guest" rustix
-absent stacyvm "--no-default-features" bollard rusqlite libsqlite3-sys reqwest hyper rustls openssl native-tls
+absent stacyvm "--no-default-features" bollard rusqlite libsqlite3-sys reqwest hyper rustls openssl native-tls flate2 zstd
+absent stacyvm "--no-default-features --features image" bollard rusqlite libsqlite3-sys reqwest hyper rustls openssl native-tls
+present stacyvm "--features image" zstd
 present stacyvm "--features docker" bollard
 present stacyvm "--features sqlite" rusqlite

@@ -36,6 +36,14 @@ seed() {
     for format in ustar pax gnu; do
         tar --format="$format" -C "$tree" -b 1 -cf "$corpus/seed-$format" t
     done
+    # What only layers of images have: holes and extended attributes.
+    truncate -s 1M "$tree/t/holes"
+    echo x >>"$tree/t/holes"
+    tar --format=gnu -S -C "$tree" -b 1 -cf "$corpus/seed-holes-old" t/holes
+    for format in 0.0 0.1 1.0; do
+        tar --format=pax -S --sparse-version="$format" -C "$tree" -b 1 -cf "$corpus/seed-holes-$format" t/holes
+    done
+    tar --format=pax --pax-option=SCHILY.xattr.user.a:=b -C "$tree" -b 1 -cf "$corpus/seed-xattr" t/file
     rm -rf "$tree"
 }
 

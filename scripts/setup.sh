@@ -45,6 +45,8 @@ needs=(
     "busybox-static|static_busybox|the smallest test image"
     "libseccomp-dev|for_youki test -e /usr/include/seccomp.h|to build youki, runtime to test"
     "pkg-config|for_youki have pkg-config|to build youki"
+    "skopeo|have skopeo|to read our images with, and to compare with"
+    "umoci|have umoci|makes images to test with, and to compare with"
     "strace|have strace|counts the system calls of a start"
     "docker.io|docker_host|Docker Engine, for the docker provider's tests"
     "docker-cli|have docker|talks to it where docker.io does not bring the program"

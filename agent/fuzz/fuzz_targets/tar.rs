@@ -1,4 +1,4 @@
-//! Archives from arbitrary bytes, read as an import reads them.
+//! Archives from arbitrary bytes, read as an import and as an image's layer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +19,11 @@ fn seal(archive: &mut [u8]) {
 }
 
 fn walk(archive: &[u8]) {
-    let mut reader = Reader::new(archive);
+    walk_by(archive, Reader::new(archive));
+    walk_by(archive, Reader::of_layer(archive));
+}
+
+fn walk_by(archive: &[u8], mut reader: Reader<&[u8]>) {
     let mut buffer = [0; 4096];
     let mut members = 0;
     while let Ok(Some(member)) = reader.next_member() {
@@ -30,6 +34,13 @@ fn walk(archive: &[u8]) {
             content += count as u64;
         }
         assert!(content <= member.size);
+        if let Some(map) = &member.sparse {
+            let ends = map.parts.iter().map(|(offset, length)| offset + length);
+            assert!(ends.max().unwrap_or(0) <= map.whole);
+            let sum: u64 = map.parts.iter().map(|(_, length)| length).sum();
+            assert_eq!(sum, member.size);
+        }
+        assert!(reader.position() <= archive.len() as u64);
         members += 1;
         assert!(members <= archive.len() / BLOCK, "it runs on");
     }

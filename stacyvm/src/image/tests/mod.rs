@@ -2,6 +2,7 @@
 
 mod build;
 mod hostile;
+mod mutations;
 mod peers;
 mod roots;
 mod stores;

@@ -118,11 +118,11 @@ pub(super) fn decompress(
 
 #[cfg(test)]
 pub(super) mod testing {
-    //! A layer as it is unpacked where no device 0:0 can be made.
+    //! Layers without a store.
 
     use super::*;
 
-    pub(in crate::image) fn unpack_with_attributes(archive: &[u8], into: &std::path::Path) {
+    fn unpack(archive: &[u8], into: &std::path::Path, marker: target::Marker) -> Result<()> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
         let root = rustix::fs::open(into, flags, rustix::fs::Mode::empty()).unwrap();
         let (context, caps) = (Context::default(), Caps::default());
@@ -132,8 +132,17 @@ pub(super) mod testing {
             let mut source = std::io::Cursor::new(archive);
             let (context, caps, expected) = (&context, &caps, &expected);
             scope.spawn(move || pipe::feed(context, caps, &mut source, None, expected, sender));
-            let marker = target::Marker::Attribute;
-            members::unpack_with(caps, receiver, root, Flavour::Own, marker).unwrap();
-        });
+            members::unpack_with(caps, receiver, root, Flavour::Own, marker).map(drop)
+        })
+    }
+
+    /// As it is unpacked where no device 0:0 can be made.
+    pub(in crate::image) fn unpack_with_attributes(archive: &[u8], into: &std::path::Path) {
+        unpack(archive, into, target::Marker::Attribute).unwrap();
+    }
+
+    /// As an ordinary user unpacks it.
+    pub(in crate::image) fn unpack_as_user(archive: &[u8], into: &std::path::Path) -> Result<()> {
+        unpack(archive, into, target::Marker::Device)
     }
 }
