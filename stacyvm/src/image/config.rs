@@ -50,7 +50,7 @@ pub(super) struct RawConfig {
     cmd: Option<Vec<String>>,
     user: Option<String>,
     working_dir: Option<String>,
-    exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
     labels: Option<BTreeMap<String, String>>,
     stop_signal: Option<String>,
 }

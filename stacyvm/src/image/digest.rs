@@ -47,7 +47,10 @@ impl Digest {
         }
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let half = |digit: u8| char::from(digit).to_digit(16).unwrap_or(0) as u8;
+            let half = |digit: u8| match digit {
+                b'0'..=b'9' => digit - b'0',
+                _ => digit - b'a' + 10,
+            };
             *byte = half(pair[0]) << 4 | half(pair[1]);
         }
         Some(Self(bytes))

@@ -205,7 +205,7 @@ impl Index {
         let mut offered: Vec<String> = self
             .manifests
             .iter()
-            .filter_map(|m| m.platform())
+            .filter_map(Descriptor::platform)
             // Attestations say that they are for nothing.
             .filter(|p| p.os != "unknown")
             .take(64)

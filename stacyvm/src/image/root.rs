@@ -190,10 +190,9 @@ fn look(layer: &OwnedFd, path: &[u8]) -> Result<(Option<rustix::fs::Stat>, bool)
         here = match openat(&here, part, DIRECTORY, Mode::empty()) {
             Ok(inner) => inner,
             Err(Errno::NOENT) => return Ok((None, covers)),
-            // A whiteout or a file.
-            Err(Errno::NOTDIR | Errno::LOOP) => return Ok((None, true)),
-            // Closed to its owner: nothing below it can be told.
-            Err(Errno::ACCESS) => return Ok((None, true)),
+            // A whiteout or a file; or closed to its owner, and then nothing
+            // below it can be told.
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok((None, true)),
             Err(error) => return Err(system("look at a layer", error)),
         };
         covers |= opaque(&here) == Some(b'y');
@@ -392,7 +391,7 @@ fn copy_xattrs(from: &OwnedFd, to: impl std::os::fd::AsFd) -> Result<()> {
 }
 
 #[allow(
-    clippy::useless_conversion,
+    clippy::unnecessary_cast,
     reason = "not on every architecture is it the same type"
 )]
 fn times(stat: &rustix::fs::Stat) -> Timestamps {

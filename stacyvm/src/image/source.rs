@@ -50,7 +50,8 @@ impl FromStr for ImageSource {
         if text.starts_with('/') {
             return Ok(Self::Directory(clean(text)?));
         }
-        let forms: [(&str, fn(PathBuf, Option<String>) -> Self); 3] = [
+        type Form = fn(PathBuf, Option<String>) -> ImageSource;
+        let forms: [(&str, Form); 3] = [
             ("oci:", Self::Layout),
             ("oci-archive:", Self::OciArchive),
             ("docker-archive:", Self::DockerArchive),

@@ -64,7 +64,7 @@ impl Index {
     ///
     /// `invalid_argument` for what is no archive; `resource_exhausted` past the caps.
     pub(super) fn of(file: Arc<File>, caps: &Caps) -> Result<Self> {
-        let length = file.metadata().map_err(|e| unreadable(e))?.len();
+        let length = file.metadata().map_err(unreadable)?.len();
         let mut entries = HashMap::new();
         let mut reader = Reader::of_layer(Part::new(Arc::clone(&file), 0, length));
         while let Some(member) = reader.next_member().map_err(bad)? {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::work::open_directory;
 use super::{Flavour, Image, Images, Lock, Work, damaged, failed, system};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::image::digest::Digest;
 use crate::image::unpack::{self, Expected, LayerRecord, Unpacked};
 
@@ -96,10 +96,18 @@ impl Images {
         fault_point!("image.layer.begun");
         if kept && let Some(blob) = expected.blob {
             let mut source = self.open_blob(blob)?;
-            self.unpack_into(context, work, expected, &mut source, false)?;
-        } else {
-            self.unpack_into(context, work, expected, &mut fetch()?, true)?;
+            match self.unpack_into(context, work, expected, &mut source, false) {
+                Ok(_) => return Ok(()),
+                // Damaged since: another one takes its place, if there is one.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Corrupt | ErrorKind::InvalidArgument
+                    ) => {}
+                Err(error) => return Err(error),
+            }
         }
+        self.unpack_into(context, work, expected, &mut fetch()?, true)?;
         Ok(())
     }
 

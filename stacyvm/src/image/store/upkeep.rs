@@ -10,6 +10,7 @@ use super::names::no_image;
 use super::{Images, Lock, Work, system};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::digest::Digest;
+use crate::image::source::Reference;
 use crate::image::unpack::names_in;
 
 /// What a removal did.
@@ -68,16 +69,29 @@ impl Images {
     /// name, or where an image is being added.
     pub fn remove(&self, text: &str) -> Result<Removed> {
         let alone = self.alone()?;
-        let image = self.find(text)?;
         let names = self.names()?;
-        let mut own = names.iter().filter(|(_, digest)| *digest == image.digest);
-        // Asked by its digest, an image goes with all its names.
-        let gone: Vec<Option<String>> = match &image.name {
-            Some(name) => vec![Some(name.clone())],
-            None => own.clone().map(|(name, _)| name.clone()).collect(),
+        // By its name a damaged image goes too.
+        let reference = text.parse::<Reference>().ok().map(|r| r.to_string());
+        let named = names
+            .iter()
+            .find(|(name, _)| name.is_some() && *name == reference);
+        let (name, digest) = match named {
+            Some(named) => named.clone(),
+            None => (None, self.find(text)?.digest),
         };
-        let last = own.all(|(name, _)| gone.contains(name));
-        let unused = self.unused(image.digest)?;
+        let own: Vec<&Option<String>> = names
+            .iter()
+            .filter(|(_, d)| *d == digest)
+            .map(|(name, _)| name)
+            .collect();
+        // Asked by its digest, an image goes with all its names.
+        let gone = if name.is_some() {
+            vec![&name]
+        } else {
+            own.clone()
+        };
+        let last = own.iter().all(|name| gone.contains(name));
+        let unused = self.unused(digest)?;
         if last && unused.is_none() {
             return Err(
                 Error::new(ErrorKind::Conflict, format!("the image {text} is in use")).context(
@@ -87,7 +101,7 @@ impl Images {
             );
         }
         for name in &gone {
-            if !self.unset_name(name.as_deref(), image.digest)? {
+            if !self.unset_name(name.as_deref(), digest)? {
                 return Err(no_image(text));
             }
             fault_point!("image.remove.unnamed");
@@ -95,8 +109,8 @@ impl Images {
         drop(unused);
         let freed = self.prune_locked(&alone)?;
         Ok(Removed {
-            name: image.name,
-            digest: image.digest,
+            name,
+            digest,
             freed,
         })
     }

@@ -182,7 +182,7 @@ impl Layout {
     pub(super) fn of(layers: &[(Vec<u8>, Vec<u8>)]) -> Self {
         let mut layout = Self::new();
         let arch = crate::image::Platform::host().architecture;
-        layout.add("latest", &arch, json!({"Cmd": ["/bin/true"]}), layers);
+        layout.add("latest", &arch, &json!({"Cmd": ["/bin/true"]}), layers);
         layout
     }
 
@@ -196,7 +196,7 @@ impl Layout {
         &mut self,
         tag: &str,
         architecture: &str,
-        config: serde_json::Value,
+        config: &serde_json::Value,
         layers: &[(Vec<u8>, Vec<u8>)],
     ) {
         let diff_ids: Vec<Digest> = layers.iter().map(|(_, tar)| Digest::of(tar)).collect();

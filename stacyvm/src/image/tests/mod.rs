@@ -7,7 +7,7 @@ mod peers;
 mod roots;
 mod stores;
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -94,7 +94,6 @@ fn tree(root: &Path) -> Vec<String> {
             let found = std::fs::symlink_metadata(&path).unwrap();
             let name = path.strip_prefix(root).unwrap().display().to_string();
             let kind = found.file_type();
-            use std::os::unix::fs::FileTypeExt as _;
             let mode = found.mode() & 0o7777;
             let what = if kind.is_dir() {
                 left.push(path.clone());

@@ -75,14 +75,14 @@ fn tags_and_platforms_are_chosen_or_listed() {
     let ground = Ground::new();
     let mut layout = Layout::new();
     let layer = [(one(), one())];
-    layout.add("a", "s390x", json!({}), &layer);
-    layout.add("a", &host_arch(), json!({"Env": ["X=host"]}), &layer);
+    layout.add("a", "s390x", &json!({}), &layer);
+    layout.add("a", &host_arch(), &json!({"Env": ["X=host"]}), &layer);
     let image = ground.layout(&layout).unwrap();
     assert_eq!(image.config.variable("X"), Some("host"));
     ground.images.remove("test:1").unwrap();
 
     let mut foreign = Layout::new();
-    foreign.add("a", "s390x", json!({}), &layer);
+    foreign.add("a", "s390x", &json!({}), &layer);
     let error = ground.layout(&foreign).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(error.fact("offered"), Some("linux/s390x"));
@@ -98,8 +98,8 @@ fn tags_and_platforms_are_chosen_or_listed() {
         .unwrap();
 
     let mut tagged = Layout::new();
-    tagged.add("a", &host_arch(), json!({"Env": ["X=a"]}), &layer);
-    tagged.add("b", &host_arch(), json!({"Env": ["X=b"]}), &layer);
+    tagged.add("a", &host_arch(), &json!({"Env": ["X=a"]}), &layer);
+    tagged.add("b", &host_arch(), &json!({"Env": ["X=b"]}), &layer);
     let error = ground.layout(&tagged).unwrap_err();
     assert_eq!(
         (error.kind(), error.fact("tags")),
@@ -268,6 +268,27 @@ fn damage_is_named_and_mended() {
         .export(&Context::default(), &image, ExportFormat::Oci, &mut sink)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+
+    // Importing it again mends layers and documents; a name goes whatever it
+    // stands for.
+    std::fs::remove_dir_all(ground.layer(&image, 0).parent().unwrap()).unwrap();
+    let document = ground
+        .images
+        .path()
+        .join("blobs/sha256")
+        .join(image.digest.hex());
+    std::fs::write(&document, "{}").unwrap();
+    assert_eq!(
+        ground.images.find("test:1").unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
+    assert!(ground.images.list().unwrap()[0].image.is_err());
+    ground.layout(&Layout::of_tars(&[one()])).unwrap();
+    assert_eq!(verify(), []);
+    std::fs::write(&document, "{}").unwrap();
+    ground.images.remove("test:1").unwrap();
+    assert_eq!(verify(), []);
+    ground.is_clean();
 }
 
 #[test]

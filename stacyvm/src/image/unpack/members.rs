@@ -78,7 +78,7 @@ pub(super) fn unpack_with(
     };
     let mut reader = Reader::of_layer(source);
     while let Some(member) = reader.next_member().map_err(bad)? {
-        unpacking.member(member, &mut reader)?;
+        unpacking.member(&member, &mut reader)?;
     }
     let implied = unpacking.target.settle()?;
     Ok(Written {
@@ -114,7 +114,7 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    fn member(&mut self, member: Member, reader: &mut Reader<Receiving>) -> Result<()> {
+    fn member(&mut self, member: &Member, reader: &mut Reader<Receiving>) -> Result<()> {
         self.entries += 1;
         if self.entries > self.caps.entries {
             return Err(caps::reached(
@@ -136,12 +136,12 @@ impl Unpacking<'_> {
         if name.is_empty() && member.kind != MemberKind::Directory {
             return Err(refused("the root of a layer is no directory", &member.name));
         }
-        let attributes = self.attributes(&member)?;
+        let attributes = self.attributes(member)?;
         match member.kind {
             MemberKind::Directory => self.target.directory(&path, attributes),
-            MemberKind::File => self.file(&path, &member, &attributes, reader),
+            MemberKind::File => self.file(&path, member, &attributes, reader),
             MemberKind::Symlink => {
-                self.check_link(&member)?;
+                self.check_link(member)?;
                 self.target.symlink(&path, &member.link, &attributes)
             }
             MemberKind::HardLink => {
@@ -154,7 +154,7 @@ impl Unpacking<'_> {
                 self.target.whiteout(&path[..path.len() - 1], name)
             }
             MemberKind::CharDevice | MemberKind::BlockDevice => {
-                self.device(&member);
+                self.device(member);
                 Ok(())
             }
         }

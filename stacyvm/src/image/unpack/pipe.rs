@@ -75,6 +75,10 @@ pub(super) fn is_hang_up(error: &Error) -> bool {
 }
 
 /// Reads a source to its end.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "that nobody sends any more is seen by its end"
+)]
 pub(super) fn feed(
     context: &Context,
     caps: &Caps,
@@ -117,6 +121,8 @@ struct Coming<'a> {
     keep: Option<&'a File>,
     context: &'a Context,
     left: u64,
+    /// How many there may be.
+    most: u64,
     /// What ended it, which an `io::Error` alone cannot say.
     failure: Option<Error>,
 }
@@ -139,7 +145,7 @@ impl Read for Coming<'_> {
             Err(error) => return Err(self.fail(source_failed(error))),
         };
         let Some(left) = self.left.checked_sub(count as u64) else {
-            let error = caps::reached("blob_bytes", "less", "the blob is longer than it may be");
+            let error = caps::reached("blob_bytes", self.most, "a blob is too long");
             return Err(self.fail(error));
         };
         self.left = left;
@@ -176,9 +182,8 @@ enum Form {
 fn form_of(start: &[u8]) -> Result<Form> {
     Ok(match start {
         [0x1f, 0x8b, ..] => Form::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Form::Zstd,
-        // A frame that is skipped, as at the beginning of zstd:chunked.
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Form::Zstd,
+        // The second is a frame that is skipped, as in zstd:chunked.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Form::Zstd,
         [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', ..] => {
             return Err(Error::unsupported(
                 "the layer is compressed with bzip2 or xz, expected gzip, zstd or none",
@@ -208,8 +213,8 @@ fn feed_all(
         source: Hashing::new(source),
         keep,
         context,
-        // One more, so that a longer one is told from one that fits.
         left: most,
+        most,
         failure: None,
     };
     let mut coming = BufReader::with_capacity(CHUNK, coming);
@@ -236,7 +241,7 @@ fn feed_all(
         }
         Form::Zstd => {
             let decoder = zstd::stream::read::Decoder::with_buffer(&mut coming);
-            let mut decoder = Zstd(decoder.map_err(|error| malformed(error))?);
+            let mut decoder = Zstd(decoder.map_err(malformed)?);
             (
                 media::LAYER_ZSTD,
                 pour(caps, &mut decoder, &mut plain, hash, to),
@@ -261,6 +266,7 @@ fn feed_all(
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "small values, compared once")]
 fn judge<T: PartialEq + std::fmt::Display>(
     what: &str,
     expected: Option<T>,

@@ -100,12 +100,13 @@ fn descend(dir: &OwnedFd, depth: usize, state: &mut Sha256, count: &mut u64) -> 
     let fail = |e| system("look at a layer", e);
     let Some(depth) = depth.checked_sub(1) else {
         // The deepest directory of a layer may be empty.
-        return match names(dir)?.is_empty() {
-            true => Ok(()),
-            false => Err(Error::new(
+        return if names(dir)?.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::new(
                 ErrorKind::Corrupt,
                 "a layer is deeper than the cap `depth`",
-            )),
+            ))
         };
     };
     for name in names(dir)? {

@@ -246,7 +246,7 @@ impl<R: Read> Reader<R> {
             let Some((next, goes_on)) = sparse::old_block(&block) else {
                 return refuse(SPARSE, b"");
             };
-            if next.is_empty() || parts.len() > MAX_EXTENDED as usize / BLOCK {
+            if next.is_empty() || parts.len() > sparse::MAX_PARTS {
                 return refuse(SPARSE, b"");
             }
             parts.extend(next);
@@ -307,7 +307,7 @@ impl<R: Read> Reader<R> {
                     numbers.push(number);
                 } else {
                     let count = usize::try_from(number).unwrap_or(usize::MAX);
-                    if count > MAX_EXTENDED as usize / 16 {
+                    if count > sparse::MAX_PARTS {
                         return Ok(None);
                     }
                     wanted = Some(2 * count);
@@ -372,7 +372,9 @@ impl<R: Read> Reader<R> {
 
     fn global(&mut self, block: &Block) -> Result<()> {
         for (key, value) in self.records(block)?.0 {
-            let own = [&b"GNU.sparse."[..], XATTR].iter().any(|p| key.starts_with(p));
+            let own = [&b"GNU.sparse."[..], XATTR]
+                .iter()
+                .any(|p| key.starts_with(p));
             if own || matches!(&key[..], b"path" | b"linkpath" | b"size") {
                 return refuse("a global header sets what only one member can have", b"");
             }
@@ -519,9 +521,7 @@ fn sparse_of(
         _ => None,
     };
     match (parts, whole.and_then(|whole| pax::decimal(whole))) {
-        (Some(parts), Some(whole)) if kind == MemberKind::File => {
-            Ok(Some(Sparse { parts, whole }))
-        }
+        (Some(parts), Some(whole)) if kind == MemberKind::File => Ok(Some(Sparse { parts, whole })),
         _ => refuse(SPARSE, name),
     }
 }

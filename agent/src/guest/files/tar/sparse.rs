@@ -7,7 +7,7 @@ use super::pax;
 pub(super) type Part = (u64, u64);
 
 /// Parts of one map; more is refused.
-const MAX_PARTS: usize = 64 * 1024;
+pub(super) const MAX_PARTS: usize = 64 * 1024;
 /// Pairs of offset and length: in a header, and in a block that goes on.
 const IN_HEADER: (usize, usize) = (386, 4);
 const IN_BLOCK: (usize, usize) = (0, 21);
@@ -19,7 +19,11 @@ const WHOLE: Field = (483, 12);
 /// whether a block with more of them follows.
 pub(super) fn old_header(block: &Block) -> Option<(Vec<Part>, u64, bool)> {
     let whole = u64::try_from(header::number(block, WHOLE)?).ok()?;
-    Some((pairs(block, IN_HEADER)?, whole, block[GOES_ON_IN_HEADER] != 0))
+    Some((
+        pairs(block, IN_HEADER)?,
+        whole,
+        block[GOES_ON_IN_HEADER] != 0,
+    ))
 }
 
 /// The same of a block that goes on with a map.
@@ -48,7 +52,7 @@ pub(super) fn commas(text: &[u8]) -> Option<Vec<Part>> {
 
 /// Pairs of numbers.
 pub(super) fn paired(numbers: &[u64]) -> Option<Vec<Part>> {
-    if numbers.len() % 2 != 0 || numbers.len() > 2 * MAX_PARTS {
+    if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * MAX_PARTS {
         return None;
     }
     Some(numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect())
