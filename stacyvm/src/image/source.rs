@@ -37,6 +37,9 @@ pub enum ImageSource {
     Registry(Reference),
 }
 
+/// What makes a source of a path and a tag.
+type Form = fn(PathBuf, Option<String>) -> ImageSource;
+
 impl FromStr for ImageSource {
     type Err = Error;
 
@@ -50,7 +53,6 @@ impl FromStr for ImageSource {
         if text.starts_with('/') {
             return Ok(Self::Directory(clean(text)?));
         }
-        type Form = fn(PathBuf, Option<String>) -> ImageSource;
         let forms: [(&str, Form); 3] = [
             ("oci:", Self::Layout),
             ("oci-archive:", Self::OciArchive),
