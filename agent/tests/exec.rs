@@ -215,6 +215,27 @@ fn the_whole_tree_dies_at_the_deadline_on_cancel_and_with_the_connection() {
 }
 
 #[test]
+fn a_deadline_during_the_start_is_told_as_such() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let mut timed_out = 0;
+    for number in 1..=200 {
+        let mut request = shell(&number.to_string(), "exit 3");
+        request.timeout_ms = Some(u64::from(number % 4));
+        host.say(number, Kind::Exec, &request);
+        host.started(number);
+        let exited = host.finish(number).exited.unwrap();
+        assert!(!exited.sandbox_ended);
+        match exited.reason {
+            EndReason::TimedOut => timed_out += 1,
+            EndReason::Code => assert_eq!(exited.value, 3),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(timed_out > 0, "no deadline was early enough");
+}
+
+#[test]
 fn a_slow_reader_slows_the_process() {
     let agent = Agent::start(config());
     let mut host = agent.connect();

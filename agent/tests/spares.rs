@@ -104,6 +104,34 @@ fn one_that_was_killed_is_not_missed() {
 }
 
 #[test]
+fn one_that_hangs_holds_no_deadline_up() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    assert_eq!(host.run(1, &exec("a", &["true"])).code(), 0);
+    let stopped: Vec<_> = waiting(&agent)
+        .iter()
+        .filter_map(|(pid, _)| rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()))
+        .collect();
+    let signal_all = |signal| {
+        for pid in &stopped {
+            // At the end some have ended.
+            let _ = rustix::process::kill_process(*pid, signal);
+        }
+    };
+    signal_all(rustix::process::Signal::STOP);
+    let mut request = exec("b", &["true"]);
+    request.timeout_ms = Some(100);
+    host.say(2, Kind::Exec, &request);
+    // No process of it is known, but its end comes after its start.
+    assert_eq!(host.started(2), 0);
+    let exited = host.finish(2).exited.unwrap();
+    assert_eq!(exited.reason, EndReason::TimedOut);
+    assert!(exited.sandbox_ended);
+    // No sandbox ends them here.
+    signal_all(rustix::process::Signal::KILL);
+}
+
+#[test]
 fn a_request_that_is_too_long_for_one_runs_all_the_same() {
     let agent = Agent::start(config());
     let mut host = agent.connect();

@@ -219,7 +219,8 @@ impl Session {
         };
         ExecSession {
             exec: self.exec,
-            pid: Some(self.pid),
+            // An agent says 0 of a command that was ended before it had a process.
+            pid: Some(self.pid).filter(|pid| *pid != 0),
             events: Box::pin(self.events),
             control: Arc::new(control),
         }

@@ -55,6 +55,7 @@ impl Agent {
             },
         };
         let pid = exec.pid;
+        let ended = exec.exited.is_some();
         if exec.exited.is_some() {
             // Nothing is drained again; the kept end follows the rings.
             exec.rest = Some([0; 2]);
@@ -68,7 +69,7 @@ impl Agent {
                 ),
             );
         }
-        if pid != 0 {
+        if pid != 0 || ended {
             self.send(to, Kind::Started, &message::encode(&Started { pid }));
         }
         if lost.stdout + lost.stderr > 0 {

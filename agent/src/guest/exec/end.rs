@@ -6,7 +6,7 @@ use super::ROLES;
 use crate::guest::agent::{Agent, Role};
 use crate::guest::sys::Status;
 use crate::protocol::Kind;
-use crate::protocol::message::{self, EndReason, Exited};
+use crate::protocol::message::{self, EndReason, Exited, Started};
 
 /// Ended commands that are remembered.
 const MAX_REMEMBERED: usize = 256;
@@ -54,12 +54,21 @@ impl Agent {
         exec.exited = Some(exited.clone());
         exec.rest = None;
         exec.keep_more(self.config.ring_bytes as usize);
+        let unstarted = exec.pid == 0;
         let follower = exec.follower.take();
         exec.sink.give_up();
         if let Some(stdin) = exec.stdin.take() {
             self.interests.forget(key, Role::Input, stdin.as_fd());
         }
         if let Some(follower) = follower {
+            if unstarted {
+                // The end of a command comes after its start, of which nobody heard.
+                self.send(
+                    follower.to,
+                    Kind::Started,
+                    &message::encode(&Started { pid: 0 }),
+                );
+            }
             self.finish(follower.to, Kind::Exited, &message::encode(exited));
         }
         self.forget_old();

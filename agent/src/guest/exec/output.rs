@@ -52,11 +52,10 @@ impl Agent {
             return;
         };
         let mut connection = None;
+        let told_start = exec.pid != 0 || exec.exited.is_some();
         if let Some(follower) = &mut exec.follower {
             connection = connections.get_mut(&follower.to.0);
-            if let (Some(connection), true, true) =
-                (&mut connection, follower.replay, exec.pid != 0)
-            {
+            if let (Some(connection), true, true) = (&mut connection, follower.replay, told_start) {
                 for (which, ring) in exec.rings.iter().enumerate() {
                     while follower.sent[which] < ring.end() {
                         let room = connection.room(follower.to.1);
@@ -73,7 +72,7 @@ impl Agent {
             }
         }
         let follower = exec.follower;
-        let blocked = exec.pid == 0 || follower.is_some_and(|follower| follower.replay);
+        let blocked = !told_start || follower.is_some_and(|follower| follower.replay);
         for which in 0..2 {
             let mut wants = false;
             for _ in 0..ROUNDS {

@@ -28,7 +28,9 @@ impl Agent {
                         self.on_report(key, report);
                     }
                 }
-                Err(Errno::INTR) => {}
+                // One that ended before it read an order resets the channel,
+                // which is told once and before what it had reported.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return,
                 _ => return self.supervisor_gone(key),
             }
@@ -85,7 +87,12 @@ impl Agent {
         exec.kill_by = None;
         exec.deadline = None;
         let answers = std::mem::take(&mut exec.answers);
-        let started = exec.pid != 0;
+        // One that was to be killed ends as such, however far its start came.
+        let started = exec.pid != 0 || exec.kill.is_some();
+        if exec.pid == 0 {
+            // Output waits for the start, which does not come.
+            exec.discard = true;
+        }
         let lost = exec.status.is_none();
         if lost {
             exec.status = Some((Status::Signal(libc::SIGKILL), 0));

@@ -159,7 +159,8 @@ pub struct ResizeRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Started {
-    /// The process number of its first process, inside the sandbox.
+    /// The process number of its first process, inside the sandbox; 0 where it
+    /// was ended before it had one.
     #[n(0)]
     pub pid: u32,
 }
