@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::clock::to_ms;
 use crate::error::{Error, Result};
 
 /// The longest duration that is accepted anywhere: a hundred years.
@@ -116,6 +117,24 @@ pub fn parse_moment(field: &str, text: &str, now: SystemTime) -> Result<SystemTi
             "write a duration with its unit, or date, time and Z",
         )
     })
+}
+
+/// Writes a time as RFC 3339 has it, in UTC and to the millisecond.
+pub(crate) fn format_time(time: SystemTime) -> String {
+    let ms = to_ms(time);
+    let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
+    // The Gregorian calendar repeats every 400 years; years begin in March.
+    let shifted = days + 719_468;
+    let (era, in_era) = (shifted / 146_097, shifted % 146_097);
+    let of_era = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
+    let in_year = in_era - (365 * of_era + of_era / 4 - of_era / 100);
+    let from_march = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * from_march + 2) / 5 + 1;
+    let month = (from_march + 2) % 12 + 1;
+    let year = era * 400 + of_era + u64::from(month <= 2);
+    let (hours, minutes) = (in_day / 3_600_000, in_day / 60_000 % 60);
+    let (seconds, rest) = (in_day / 1_000 % 60, in_day % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{rest:03}Z")
 }
 
 /// A time since 1970 as RFC 3339 has it.
@@ -254,6 +273,20 @@ mod tests {
             let duration = parse_duration("x", text).unwrap();
             assert_eq!(format_duration(duration), text);
         }
+    }
+
+    #[test]
+    fn times_survive_the_round_trip() {
+        let day = Duration::from_hours(24);
+        for count in (0..60_000)
+            .step_by(13)
+            .chain([19_416, 19_417, 11_016, 47_540])
+        {
+            let time = UNIX_EPOCH + day * count + Duration::from_millis(u64::from(count) * 997);
+            assert_eq!(parse_time(&format_time(time)), Some(time), "{count}");
+        }
+        let time = UNIX_EPOCH + Duration::from_millis(951_782_400_007);
+        assert_eq!(format_time(time), "2000-02-29T00:00:00.007Z");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::check_life;
 use crate::sandbox::state::Phase;
 use crate::store::{SandboxRecord, SandboxUpdate};
-use crate::units::LONGEST;
+use crate::units::{LONGEST, format_duration, format_time};
 
 impl Engine {
     /// Ends a sandbox, as a task of its own: once begun it is finished, even
@@ -88,7 +88,10 @@ impl Engine {
         let record = self.load_living(sandbox).await?;
         match record.ends_ms.map(from_ms) {
             None => Ok(None),
-            Some(ends) => self.set_end(sandbox, &record, Some(ends + by)).await,
+            Some(ends) => {
+                self.set_end(sandbox, &record, Some(by), Some(ends + by))
+                    .await
+            }
         }
     }
 
@@ -98,22 +101,46 @@ impl Engine {
         ttl: Option<Duration>,
     ) -> Result<Option<SystemTime>> {
         ttl.map_or(Ok(()), |ttl| check_life("ttl", ttl))?;
-        // No end at all is more than any longest life.
-        if ttl.is_none() && self.0.policy.max_ttl.is_some() {
-            self.0.policy.check_ttl(Some(Duration::MAX))?;
-        }
-        self.0.policy.check_ttl(ttl)?;
         let ends = ttl.map(|ttl| self.0.clock.now() + ttl);
         let record = self.load_living(sandbox).await?;
-        self.set_end(sandbox, &record, ends).await
+        self.set_end(sandbox, &record, ttl, ends).await
     }
 
+    /// Checks a new end against the longest life, which counts from the
+    /// creation: however often it is moved, it never lies beyond. One that is
+    /// no later than the present end is allowed: where the policy has become
+    /// stricter since, a life can still be made shorter.
+    fn check_end(
+        &self,
+        record: &SandboxRecord,
+        asked: Option<Duration>,
+        ends: Option<SystemTime>,
+    ) -> Result<()> {
+        let Some(max) = self.0.policy.max_ttl else {
+            return Ok(());
+        };
+        let latest = from_ms(record.created_ms) + max.min(LONGEST);
+        let present = record.ends_ms.map(from_ms);
+        let allowed = present.map_or(latest, |present| present.max(latest));
+        if ends.is_some_and(|ends| to_ms(ends) <= to_ms(allowed)) {
+            return Ok(());
+        }
+        let (latest, max) = (format_time(latest), format_duration(max));
+        let asked = asked.map_or_else(|| "none".to_owned(), format_duration);
+        let expected = format!("an end no later than {latest}, which is {max} after its creation");
+        let remedy = "ask for less, make another sandbox, or raise `policy.max_ttl`";
+        Err(super::policy::denied("ttl", &asked, &expected, remedy).context("latest", latest))
+    }
+
+    /// `asked` is what the caller said, for errors.
+    ///
     /// The provider's timer binds, so it is moved first, and back where the
     /// record cannot follow: a call that failed has changed nothing.
     async fn set_end(
         &self,
         sandbox: &Sandbox,
         before: &SandboxRecord,
+        asked: Option<Duration>,
         ends: Option<SystemTime>,
     ) -> Result<Option<SystemTime>> {
         if let Some(ends) = ends {
@@ -121,8 +148,8 @@ impl Engine {
             if left > LONGEST {
                 check_life("ttl", left)?;
             }
-            self.0.policy.check_ttl(Some(left))?;
         }
+        self.check_end(before, asked, ends)?;
         let (context, id) = (sandbox.context(), sandbox.id());
         let provider = sandbox.provider()?;
         provider.set_deadline(context, id, ends).await?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::World;
+use crate::clock::{Clock as _, ManualClock};
 use crate::engine::Engine;
 use crate::engine::policy::Policy;
 use crate::engine::testing::{Scripted, all_capabilities};
@@ -15,6 +16,7 @@ use crate::sandbox::spec::{
     Lifetime, Mount, MountSource, Network, Port, Privileges, Profile, SandboxSpec, SecretReference,
     Source,
 };
+use crate::store::MemoryStore;
 
 fn host() -> SandboxSpec {
     SandboxSpec::host()
@@ -440,7 +442,58 @@ async fn a_life_longer_than_the_policy_is_refused_and_no_end_becomes_the_longest
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     let error = sandbox.set_ttl(None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    sandbox.set_ttl(Some(max)).await.unwrap();
+    sandbox.set_ttl(Some(max / 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_longest_life_counts_from_the_creation_however_often_it_is_extended() {
+    let clock = Arc::new(ManualClock::at_ms(1_767_225_600_000));
+    let store = Arc::new(MemoryStore::new());
+    let provider = Scripted::new();
+    let engine = async |max: u64| {
+        Engine::builder()
+            .provider("scripted", Arc::clone(&provider) as _)
+            .clock(Arc::clone(&clock) as _)
+            .store(Arc::clone(&store) as _)
+            .policy(Policy {
+                max_ttl: Some(Duration::from_secs(max)),
+                ..Policy::default()
+            })
+            .build()
+            .await
+            .unwrap()
+    };
+    let secs = Duration::from_secs;
+    let generous = engine(10).await;
+    let sandbox = generous.create(host().ttl(secs(3))).await.unwrap();
+    let born = clock.now();
+    for passed in [2, 4, 6] {
+        clock.advance(secs(2));
+        let ends = sandbox.set_ttl(Some(secs(4))).await.unwrap();
+        assert_eq!(ends, Some(born + secs(passed + 4)));
+    }
+    clock.advance(secs(1));
+    let refused = [
+        (sandbox.set_ttl(Some(secs(4))).await, "4s"),
+        (sandbox.extend(secs(1)).await, "1s"),
+        (sandbox.set_ttl(None).await, "none"),
+    ];
+    for (error, value) in refused {
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert_eq!(error.fact("field"), Some("ttl"));
+        assert_eq!(error.fact("value"), Some(value));
+        assert_eq!(error.fact("latest"), Some("2026-01-01T00:00:10.000Z"));
+        assert!(error.to_string().contains("2026-01-01T00:00:10.000Z"));
+        assert!(error.fact("remedy").unwrap().contains("policy.max_ttl"));
+    }
+    let ends = sandbox.info().await.unwrap().ends;
+    assert_eq!(ends, Some(born + secs(10)));
+    // A policy that has become stricter lets a life be shortened, no more.
+    let strict = engine(1).await;
+    let sandbox = strict.get(sandbox.id().as_str()).await.unwrap();
+    sandbox.set_ttl(Some(secs(2))).await.unwrap();
+    sandbox.extend(secs(1)).await.unwrap_err();
 }
 
 #[tokio::test]
