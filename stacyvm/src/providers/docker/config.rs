@@ -33,6 +33,10 @@ pub struct DockerConfig {
     pub lease: Duration,
 }
 
+/// With the time that an engine takes to remove a container, less than the ten
+/// seconds in which an attached sandbox follows its owner.
+const LEASE: Duration = Duration::from_secs(7);
+
 impl DockerConfig {
     /// The engine at [`DEFAULT_HOST`] with its default runtime.
     pub fn new(state: impl Into<PathBuf>, instance: InstanceId) -> Self {
@@ -42,7 +46,7 @@ impl DockerConfig {
             state: state.into(),
             instance,
             answer_within: Duration::from_mins(2),
-            lease: Duration::from_secs(15),
+            lease: LEASE,
         }
     }
 

@@ -11,8 +11,9 @@ use super::life::Life;
 use crate::error::ErrorKind;
 use crate::id::SandboxId;
 
-/// Renewals in one lease: two may be lost.
-const RENEWALS: u32 = 3;
+/// Renewals in one lease: all of them may be lost but one, so that an owner on
+/// a machine that is busy for some seconds keeps its sandboxes.
+const RENEWALS: u32 = 7;
 
 /// The end that the agent is told: the sandbox's own, or that of a lease from now.
 pub(super) fn end(
@@ -34,7 +35,7 @@ pub(super) fn hold(life: &Arc<Life>, id: SandboxId) {
     tokio::spawn(async move {
         let pause = life.config.lease / RENEWALS;
         loop {
-            sleep(pause).await;
+            // The first at once: the start took a part of the first lease.
             match life.renew(&id).await {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -44,6 +45,7 @@ pub(super) fn hold(life: &Arc<Life>, id: SandboxId) {
                 // The next one may arrive.
                 Err(error) => tracing::debug!(sandbox = %id, %error, "a lease was not renewed"),
             }
+            sleep(pause).await;
         }
     });
 }
