@@ -50,11 +50,7 @@ fn start(cli: Cli) -> Result<u8> {
         Command::Completion { shell } => return commands::about::completion(*shell, cli.json),
         _ => {}
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_keep_alive(std::time::Duration::from_hours(24 * 365))
-        .build()
-        .map_err(|e| Error::new(ErrorKind::Internal, "cannot start the runtime").source(e))?;
+    let runtime = start_runtime()?;
     start_thread(&runtime)?;
     let code = runtime.block_on(dispatch(cli));
     // A thread that still reads a terminal must not hold back the end.
@@ -62,14 +58,40 @@ fn start(cli: Cli) -> Result<u8> {
     code
 }
 
+/// Starts the runtime, which panics where it has no files left for signals.
+fn start_runtime() -> Result<tokio::runtime::Runtime> {
+    let failed = || {
+        Error::new(ErrorKind::ResourceExhausted, "cannot start the runtime").context(
+            "remedy",
+            "raise how many files this process may have open (ulimit -n), or free memory",
+        )
+    };
+    unless_panicked(|| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_keep_alive(std::time::Duration::from_hours(24 * 365))
+            .build()
+    })
+    .ok_or_else(failed)?
+    .map_err(|error| failed().source(error))
+}
+
+/// What the work gives; nothing, and no word of it, where it panicked.
+fn unless_panicked<T>(work: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let done = std::panic::catch_unwind(work);
+    std::panic::set_hook(loud);
+    done.ok()
+}
+
 /// Starts the first thread for work that blocks. The runtime panics where it
 /// cannot start one and has none; one that it has takes all such work.
 fn start_thread(runtime: &tokio::runtime::Runtime) -> Result<()> {
-    let loud = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let started = std::panic::catch_unwind(|| drop(runtime.spawn_blocking(|| ())));
-    std::panic::set_hook(loud);
-    started.map_err(|_| {
+    let started = unless_panicked(std::panic::AssertUnwindSafe(|| {
+        drop(runtime.spawn_blocking(|| ()));
+    }));
+    started.ok_or_else(|| {
         Error::new(ErrorKind::ResourceExhausted, "cannot start a thread").context(
             "remedy",
             "end some processes of this user, or raise how many it may have (ulimit -u, pids.max)",

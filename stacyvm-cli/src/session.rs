@@ -1,6 +1,6 @@
 //! A command in front of a person: input, output, signals, size.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ pub(crate) async fn follow(
 ) -> Result<Outcome> {
     let raw = if tty && stdin { RawMode::enter() } else { None };
     let feeder = stdin.then(|| tokio::spawn(feed(process.control(), read_stdin())));
-    let mut stdout = Sink::start(std::io::stdout());
-    let mut stderr = Sink::start(std::io::stderr());
+    let mut stdout = Sink::start("standard output", std::io::stdout());
+    let mut stderr = Sink::start("standard error", std::io::stderr());
     let control = process.control();
     let mut pending: Option<Pending> = None;
     let mut kills = 0;
@@ -107,6 +107,8 @@ pub(crate) async fn follow(
                 }
             },
             written = hand_over(&mut pending) => if !written {
+                stdout.check()?;
+                stderr.check()?;
                 if !tty {
                     break Outcome::OutputClosed;
                 }
@@ -147,12 +149,12 @@ pub(crate) async fn follow(
     }
     let written = tokio::select! {
         biased;
-        written = async { stdout.finish().await & stderr.finish().await } => written,
+        written = async { Ok(stdout.finish().await? & stderr.finish().await?) } => written,
         // Nobody reads, and whoever waits for us has had enough.
-        () = signals.interrupted() => false,
+        () = signals.interrupted() => Ok(false),
     };
     drop(raw);
-    Ok(if written {
+    Ok(if written? {
         outcome
     } else {
         Outcome::OutputClosed
@@ -209,44 +211,81 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
 /// slows the command but not our signals.
 struct Sink {
     sender: Option<mpsc::Sender<bytes::Bytes>>,
-    finished: Option<oneshot::Receiver<()>>,
+    finished: Option<oneshot::Receiver<std::io::Result<()>>>,
+    name: &'static str,
+    is_terminal: bool,
+    /// Nobody reads it any more.
+    closed: bool,
 }
 
 impl Sink {
-    fn start(mut output: impl Write + Send + 'static) -> Self {
+    fn start(name: &'static str, mut output: impl Write + IsTerminal + Send + 'static) -> Self {
+        let is_terminal = output.is_terminal();
         let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(8);
         let (done, finished) = oneshot::channel();
         std::thread::spawn(move || {
             while let Some(bytes) = receiver.blocking_recv() {
-                if output
-                    .write_all(&bytes)
-                    .and_then(|()| output.flush())
-                    .is_err()
-                {
+                let written = output.write_all(&bytes).and_then(|()| output.flush());
+                if written.is_err() {
+                    // Before the channel closes, so that who sees that finds it.
+                    let _ = done.send(written);
                     return;
                 }
             }
-            // Nobody waits when the program gave up.
-            let _ = done.send(());
+            // Nobody waits when the program gave up, here and above.
+            let _ = done.send(Ok(()));
         });
         Self {
             sender: Some(sender),
             finished: Some(finished),
+            name,
+            is_terminal,
+            closed: false,
         }
+    }
+
+    /// Whether it can still be written, as far as is known now.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot, unless nobody reads it any more.
+    fn check(&mut self) -> Result<()> {
+        match self.finished.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(written)) => self.judge(written),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge(&mut self, written: std::io::Result<()>) -> Result<()> {
+        self.finished = None;
+        let Err(error) = written else { return Ok(()) };
+        // A terminal that has closed answers so.
+        let hung_up = self.is_terminal
+            && rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::IO);
+        self.closed = hung_up || error.kind() == std::io::ErrorKind::BrokenPipe;
+        if self.closed {
+            return Ok(());
+        }
+        let text = format!("cannot write to {}", self.name);
+        Err(Error::new(ErrorKind::Internal, text).source(error))
     }
 
     fn pending(&self, bytes: bytes::Bytes) -> Option<Pending> {
         Some((self.sender.clone()?, bytes))
     }
 
-    /// Waits until all is written; false where something could not be.
-    async fn finish(&mut self) -> bool {
+    /// Waits until all is written; false where nobody reads it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check).
+    async fn finish(&mut self) -> Result<bool> {
         self.sender = None;
-        match self.finished.take() {
-            // The thread that failed to write said nothing.
-            Some(finished) => finished.await.is_ok(),
-            None => true,
+        if let Some(finished) = self.finished.take() {
+            // The thread ends with a word, or with the program.
+            self.judge(finished.await.unwrap_or(Ok(())))?;
         }
+        Ok(!self.closed)
     }
 }
 
