@@ -538,6 +538,27 @@ pub struct Failed {
     /// The system's error number, where there was one.
     #[n(2)]
     pub errno: Option<i32>,
+    /// What of the request its caller can change.
+    #[n(3)]
+    pub field: Option<Box<Field>>,
+}
+
+/// A part of a spec that cannot be as it is, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Field {
+    /// Its name in the spec, such as `mounts[0].target`.
+    #[n(0)]
+    pub name: String,
+    /// What it is.
+    #[n(1)]
+    pub value: String,
+    /// What was expected.
+    #[n(2)]
+    pub expected: String,
+    /// What to do about it.
+    #[n(3)]
+    pub remedy: String,
 }
 
 #[cfg(test)]

@@ -84,17 +84,123 @@ fn exit_codes_are_those_of_the_manual() {
 #[test]
 fn output_that_cannot_be_written_is_no_success() {
     let cli = cli();
-    let full = std::fs::File::options()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
-    let status = cli
-        .command()
-        .args(["run", "--", "echo", "important"])
-        .stdout(full)
-        .status()
-        .unwrap();
-    assert_eq!(status.code(), Some(141));
+    let id = cli.create(&[]);
+    let full = || std::fs::File::create("/dev/full").unwrap();
+    let command = ["--", "sh", "-c", "echo x; echo y >&2; exit 3"];
+    for start in [&["run"][..], &["exec", &id]] {
+        let mut full_output = cli.command();
+        full_output.args(start).args(command).stdout(full());
+        let output = full_output.output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("cannot write to standard output"), "{text}");
+        let mut full_errors = cli.command();
+        full_errors.args(start).args(command).stderr(full());
+        assert_eq!(full_errors.output().unwrap().status.code(), Some(125));
+        // A reader that is gone has had enough, which is no fault.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut closed = cli.command();
+        closed.args(start).args(command).stdout(writer);
+        let output = closed.output().unwrap();
+        assert_eq!(output.status.code(), Some(141), "{}", shown(&output));
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("stacyvm:"));
+    }
+    assert_eq!(cli.sandboxes(), [id]);
+}
+
+#[test]
+fn a_mount_that_cannot_be_where_it_was_asked_for_names_its_target() {
+    let cli = cli();
+    let shared = tempfile::tempdir().unwrap();
+    let file = shared.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let (directory, file) = (shared.path().display(), file.display());
+    let long = format!("/workspace/{}", "x".repeat(256));
+    let table = [
+        (
+            "tmpfs=1m:/usr/newdir".to_owned(),
+            "/usr/newdir",
+            "below /workspace",
+        ),
+        (
+            format!("{directory}:/etc/passwd"),
+            "/etc/passwd",
+            "mount a file",
+        ),
+        (format!("{file}:/usr/bin"), "/usr/bin", "mount a directory"),
+        (format!("tmpfs=1m:{long}"), &long, "shorter names"),
+    ];
+    for (mount, target, remedy) in table {
+        let output = cli.run(&[
+            "--json",
+            "create",
+            "--mount",
+            "tmpfs=1m:/tmp/a",
+            "--mount",
+            &mount,
+        ]);
+        assert_eq!(output.status.code(), Some(125), "{mount}");
+        let told: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        let error = &told["error"];
+        assert_eq!(error["code"], "invalid_argument", "{mount}: {told}");
+        assert_eq!(error["context"]["field"], "mounts[1].target", "{told}");
+        assert_eq!(error["context"]["value"], *target, "{told}");
+        assert!(!error["context"]["expected"].as_str().unwrap().is_empty());
+        let given = error["context"]["remedy"].as_str().unwrap();
+        assert!(given.contains(remedy), "{told}");
+    }
+    assert!(cli.sandboxes().is_empty());
+    // A path that can be made is made.
+    cli.ok(&[
+        "run",
+        "--mount",
+        "tmpfs=1m:/new/dir",
+        "--",
+        "test",
+        "-d",
+        "/new/dir",
+    ]);
+}
+
+#[test]
+fn texts_name_commands_as_people_know_them() {
+    let cli = cli();
+    let id = cli.create(&[]);
+    std::fs::remove_file(
+        cli.state
+            .path()
+            .join("sandboxes")
+            .join(&id)
+            .join("helper.sock"),
+    )
+    .unwrap();
+    for (command, name) in [
+        (&["ps", &id][..], "ps: "),
+        (&["extend", &id, "60s"], "extend: "),
+    ] {
+        let output = cli.run(command);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.starts_with(&format!("stacyvm: {name}")), "{text}");
+    }
+}
+
+#[test]
+fn too_few_open_files_are_an_error_and_no_panic() {
+    let cli = cli();
+    // Fewer than five, and the loader says so itself.
+    for files in 5..24 {
+        let mut limited = std::process::Command::new("sh");
+        limited
+            .args(["-c", r#"ulimit -n "$1" && exec "$2" run -- true"#, "sh"])
+            .arg(files.to_string())
+            .arg(env!("CARGO_BIN_EXE_stacyvm"))
+            .env("STACYVM_STATE_DIR", cli.state.path());
+        let output = limited.output().unwrap();
+        let text = shown(&output);
+        assert_eq!(output.status.code(), Some(125), "{files}: {text}");
+        assert!(text.contains("stacyvm: "), "{files}: {text}");
+    }
 }
 
 #[test]

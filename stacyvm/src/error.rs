@@ -254,7 +254,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.0.operation.is_empty() {
-            write!(f, "{}: ", self.0.operation)?;
+            write!(f, "{}: ", words(self.0.operation))?;
         }
         f.write_str(&self.0.message)?;
         let mut source = self.0.source.as_deref().map(|s| s as &dyn StdError);
@@ -264,6 +264,23 @@ impl fmt::Display for Error {
         }
         Ok(())
     }
+}
+
+/// An operation as callers know it. Its own name is a code, for programs.
+fn words(operation: &'static str) -> std::borrow::Cow<'static, str> {
+    let known = match operation {
+        "destroy" => "kill",
+        "set_deadline" => "extend",
+        "list_execs" => "ps",
+        "read_log" => "logs",
+        "signal_exec" => "signal",
+        "export_tar" | "import_tar" => "cp",
+        "leftovers" | "remove_leftover" => "leaks",
+        "disk_use" => "df",
+        "tidy" => "prune",
+        other => return other.replace('_', " ").into(),
+    };
+    known.into()
 }
 
 impl fmt::Debug for Error {
@@ -338,6 +355,19 @@ mod tests {
             .context("path", "a\u{202e}b");
         assert!(!error.to_string().contains(['\n', '\x1b']));
         assert!(!format!("{error:?}").contains('\u{202e}'));
+    }
+
+    #[test]
+    fn a_text_names_operations_as_callers_know_them_and_the_code_stays() {
+        use crate::provider::OperationKind;
+        for kind in OperationKind::ALL {
+            let error = Error::new(ErrorKind::Internal, "x").operation(kind.name());
+            assert!(!error.to_string().contains('_'), "{error}");
+            assert_eq!(error.failed_operation(), kind.name());
+        }
+        let error = |name| Error::new(ErrorKind::Internal, "x").operation(name);
+        assert_eq!(error("list_execs").to_string(), "ps: x");
+        assert_eq!(error("set_deadline").to_string(), "extend: x");
     }
 
     #[test]

@@ -14,6 +14,7 @@ impl Failed {
             kind,
             message: message.into(),
             errno: None,
+            field: None,
         }
     }
 }
@@ -39,6 +40,7 @@ impl<T, E: Into<io::Error>> Tried<T> for std::result::Result<T, E> {
                 kind: FailedKind::Internal,
                 message: format!("{what}: {plain}"),
                 errno: error.raw_os_error(),
+                field: None,
             }
         })
     }

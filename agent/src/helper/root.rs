@@ -11,7 +11,7 @@ use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::parked::next;
 use super::{etc, kernel_fs};
-use crate::helper_protocol::{Failed, FailedKind, Launch, MountSource, Root};
+use crate::helper_protocol::{Failed, FailedKind, Field, Launch, MountSource, Root};
 
 /// Directories of the data directory that a view of the host has as its own,
 /// and where they go.
@@ -216,7 +216,7 @@ pub(crate) fn assemble(
 /// descriptor: an image's links may point wherever they like.
 fn furnish(launch: &Launch, inside: &OwnedFd, mut fds: VecDeque<OwnedFd>) -> Result<()> {
     etc::network_files(inside, launch)?;
-    for mount in &launch.mounts {
+    for (index, mount) in launch.mounts.iter().enumerate() {
         let made = match mount.source {
             MountSource::Host => next(&mut fds, &mount.target)?,
             MountSource::Tmpfs { bytes } => mounts::make(
@@ -228,16 +228,58 @@ fn furnish(launch: &Launch, inside: &OwnedFd, mut fds: VecDeque<OwnedFd>) -> Res
         let is_dir = rustix::fs::fstat(&made)
             .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_dir());
         let target = if is_dir {
-            mounts::directory(inside, &mount.target)?
+            mounts::directory(inside, &mount.target)
         } else {
-            mounts::file(inside, &mount.target)?
+            mounts::file(inside, &mount.target)
         };
-        mounts::attach(&made, target, &mount.target)?;
+        target
+            .and_then(|target| mounts::attach(&made, target, &mount.target))
+            .map_err(|failed| misplaced(launch, index, is_dir, failed))?;
     }
     if launch.read_only_root || launch.root == Root::Host {
         mounts::restrict(inside, RDONLY)?;
     }
     Ok(())
+}
+
+/// Says what is wrong with the target of a mount, where its caller can choose
+/// another one.
+fn misplaced(launch: &Launch, index: usize, is_dir: bool, failed: Failed) -> Failed {
+    let (expected, remedy) = match failed.errno {
+        Some(libc::EROFS) => (
+            "a path that is there: nothing can be made at this place of the root",
+            match launch.root {
+                Root::Host => "mount it below /workspace, /home, /tmp, /run or /var",
+                Root::Directory => {
+                    "make the path in the root directory, or mount it below /workspace, /tmp or /run"
+                }
+            },
+        ),
+        Some(libc::ENOTDIR) if is_dir => (
+            "a directory, as its source is one: a file has this name or one above it",
+            "mount it elsewhere, or mount a file",
+        ),
+        Some(libc::ENOTDIR) => (
+            "a file, as its source is one: a directory has this name, or a file one above it",
+            "mount it elsewhere, or mount a directory",
+        ),
+        Some(libc::ENAMETOOLONG) => ("names of at most 255 bytes", "use shorter names"),
+        Some(libc::EEXIST | libc::ELOOP) => (
+            "a path without links that lead to nothing or in a circle",
+            "mount it elsewhere, or change the link",
+        ),
+        _ => return failed,
+    };
+    Failed {
+        kind: FailedKind::Invalid,
+        field: Some(Box::new(Field {
+            name: format!("mounts[{index}].target"),
+            value: launch.mounts[index].target.clone(),
+            expected: expected.to_owned(),
+            remedy: remedy.to_owned(),
+        })),
+        ..failed
+    }
 }
 
 /// Shows the host's system directories, read-only. They are not mapped to the

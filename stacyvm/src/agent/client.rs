@@ -20,6 +20,10 @@ use crate::sandbox::state::{ProcessInfo, Usage};
 /// The time that a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
+/// What to do about an agent that does not greet.
+const SILENT: &str =
+    "try again where the machine is busy, or end the sandbox, which needs no agent";
+
 /// How a connection is made.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectOptions {
@@ -77,6 +81,7 @@ impl AgentClient {
                     HANDSHAKE.as_secs()
                 ))
                 .error()
+                .context("remedy", SILENT)
             })??;
         let shared = Arc::new(Shared::new(agreed.generation));
         let heartbeat = options.heartbeat || options.key.is_some();

@@ -466,6 +466,14 @@ impl SandboxSpec {
                     "mount it somewhere below /",
                 ));
             }
+            if parts.iter().any(|part| part.len() > LONGEST_NAME) {
+                return Err(Error::invalid(
+                    at("target"),
+                    &mount.target,
+                    "names of at most 255 bytes",
+                    "use shorter names",
+                ));
+            }
             if matches!(parts[0], "proc" | "sys" | "dev") {
                 return Err(Error::invalid(
                     at("target"),
@@ -531,6 +539,8 @@ impl SandboxSpec {
     }
 }
 
+/// Bytes of a file's name on every file system of Linux.
+const LONGEST_NAME: usize = 255;
 /// Bytes of one variable with its name and the byte that ends it (`MAX_ARG_STRLEN`
 /// of Linux).
 const LONGEST_VARIABLE: usize = 128 * 1024;
@@ -630,6 +640,13 @@ mod tests {
             ),
             (
                 host().mount(mount("/proc/x", MountSource::Host("/a".into()))),
+                "mounts[0].target",
+            ),
+            (
+                host().mount(mount(
+                    &format!("/a/{}", "x".repeat(256)),
+                    MountSource::Host("/a".into()),
+                )),
                 "mounts[0].target",
             ),
             (

@@ -173,6 +173,7 @@ impl Child<'_> {
                 error.to_string().to_lowercase()
             ),
             errno: error.raw_os_error(),
+            field: None,
         };
         // The first descriptor for it may have been the one that was replaced.
         let _ = packet::send(&sync, &FromHelper::Failed(failed), &[]);

@@ -15,6 +15,9 @@ pub(super) fn failed(failed: &Failed) -> Error {
         FailedKind::Unsupported => ErrorKind::Unsupported,
         FailedKind::Gone => ErrorKind::SandboxGone,
     };
+    if let Some(field) = &failed.field {
+        return Error::invalid(&field.name, &field.value, &field.expected, &field.remedy);
+    }
     let error = Error::new(kind, failed.message.clone());
     match errno {
         Some(errno) => error.source(std::io::Error::from(errno)),
@@ -81,6 +84,7 @@ mod tests {
             kind,
             message: "make the sandbox".into(),
             errno,
+            field: None,
         };
         let table = [
             (report(FailedKind::Internal, Some(28)), ErrorKind::NoSpace),
