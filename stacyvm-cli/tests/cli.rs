@@ -113,9 +113,7 @@ fn output_that_cannot_be_written_is_no_success() {
 fn a_mount_that_cannot_be_where_it_was_asked_for_names_its_target() {
     let cli = cli();
     let shared = tempfile::tempdir().unwrap();
-    let file = shared.path().join("file");
-    std::fs::write(&file, "x").unwrap();
-    let (directory, file) = (shared.path().display(), file.display());
+    let directory = shared.path().display();
     let long = format!("/workspace/{}", "x".repeat(256));
     let table = [
         (
@@ -128,7 +126,6 @@ fn a_mount_that_cannot_be_where_it_was_asked_for_names_its_target() {
             "/etc/passwd",
             "mount a file",
         ),
-        (format!("{file}:/usr/bin"), "/usr/bin", "mount a directory"),
         (format!("tmpfs=1m:{long}"), &long, "shorter names"),
     ];
     for (mount, target, remedy) in table {

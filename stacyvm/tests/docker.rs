@@ -596,6 +596,17 @@ async fn a_life_ends_by_its_own_timer() {
 #[test]
 fn an_attached_sandbox_ends_with_its_owner_and_not_before() {
     let lease = Duration::from_millis(1500);
+    outlive(Some(lease), 3 * lease, SOON);
+}
+
+#[test]
+fn an_attached_sandbox_is_gone_within_ten_seconds_of_its_owner() {
+    outlive(None, Duration::from_millis(1500), Duration::from_secs(10));
+}
+
+/// Makes an attached sandbox, looks whether it is of use after a while, and lets
+/// its owner die: within this time it is gone.
+fn outlive(lease: Option<Duration>, living: Duration, within: Duration) {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -612,12 +623,14 @@ fn an_attached_sandbox_ends_with_its_owner_and_not_before() {
     // The owner: all it does ends with its runtime, as with a killed process.
     let owner = runtime();
     owner.block_on(async {
-        let config = DockerConfig::new(host.state.path(), host.instance.clone())
-            .host(&host.engine)
-            .lease(lease);
+        let mut config = DockerConfig::new(host.state.path(), host.instance.clone());
+        config = config.host(&host.engine);
+        if let Some(lease) = lease {
+            config = config.lease(lease);
+        }
         let provider = DockerProvider::open(config).await.unwrap();
         provider.create(&cx(), &request).await.unwrap();
-        tokio::time::sleep(3 * lease).await;
+        tokio::time::sleep(living).await;
         let ran = run(&provider, &request.id, ExecSpec::new(["true"])).await;
         assert!(ran.unwrap().status.success());
     });
@@ -628,7 +641,9 @@ fn an_attached_sandbox_ends_with_its_owner_and_not_before() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(SOON, gone).await.expect("it lives on");
+        tokio::time::timeout(within, gone)
+            .await
+            .expect("it lives on");
         host.end(&[&request.id]).await;
     });
 }

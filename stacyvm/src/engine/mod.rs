@@ -18,6 +18,7 @@ mod tasks;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod unrecorded;
 mod upkeep;
 mod view;
 

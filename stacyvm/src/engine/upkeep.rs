@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::Engine;
+use super::{Engine, unrecorded};
 use crate::clock::to_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{DiskUse, Leftover, NotRemoved, Provider as _, Reach, Tidied, TidyRequest};
@@ -98,19 +98,15 @@ impl Engine {
         // Those that were made since are no leaks.
         known.extend(self.living_records().await?);
         report.not_asked = asked.failed;
-        let own = self.0.policy.state_dir.as_ref();
-        for leftover in asked.answers.into_iter().flatten() {
+        for mut leftover in asked.answers.into_iter().flatten() {
             // A foreign owner's records are not ours to read; its life tells.
-            let is_own = leftover.instance.as_ref() == Some(&self.0.instance)
-                || match (&leftover.state_dir, own) {
-                    (Some(theirs), Some(own)) => own.to_str() == Some(theirs),
-                    (None, _) => leftover.instance.is_none() && leftover.owner_lives,
-                    _ => false,
-                };
             let recorded = match &leftover.sandbox {
-                Some(id) => !is_own || known.contains(id.as_str()),
+                Some(id) => !self.is_own(&leftover) || known.contains(id.as_str()),
                 None => true,
             };
+            if self.lost(&leftover, &known).is_some() {
+                unrecorded::REMEDY.clone_into(&mut leftover.remedy);
+            }
             if leftover.owner_lives && recorded {
                 report.accounted.push(leftover);
             } else {
@@ -124,7 +120,8 @@ impl Engine {
     }
 
     /// Removes something that [`leaks`](Self::leaks) names, wherever it is on
-    /// this host. What a living owner holds is never touched.
+    /// this host. What a living owner holds is never touched, but for a sandbox of
+    /// this state directory that no record names: it is ended.
     ///
     /// # Errors
     ///
@@ -138,7 +135,10 @@ impl Engine {
             })
             .await;
         for (provider, found) in looked.answers {
-            if found.iter().any(|leftover| leftover.id == id) {
+            if let Some(leftover) = found.iter().find(|leftover| leftover.id == id) {
+                if let Some(sandbox) = self.unrecorded(leftover).await? {
+                    return provider.destroy(&self.0.context, &sandbox).await;
+                }
                 return provider.remove_leftover(&self.0.context, id).await;
             }
         }
@@ -243,7 +243,7 @@ impl Engine {
         pruned
     }
 
-    async fn living_records(&self) -> Result<BTreeSet<String>> {
+    pub(super) async fn living_records(&self) -> Result<BTreeSet<String>> {
         let phases: Vec<Phase> = Phase::ALL
             .iter()
             .copied()

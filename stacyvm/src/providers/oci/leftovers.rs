@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use stacyvm_agent::helper_protocol::LOCK_NAME;
+use stacyvm_agent::helper_protocol::{LOCK_NAME, SOCKET_NAME};
 use stacyvm_agent::mark::Mark;
 
 use super::directory::PARKED;
@@ -102,9 +102,13 @@ impl Look {
             };
             if held {
                 self.living.insert(name.clone());
+                self.unreached(place, &path, &name);
             }
             let remedy = if held {
-                "none: it ends by its deadline, with its owner, or by kill".to_owned()
+                format!(
+                    "none: it ends by its deadline, with its owner, or by `stacyvm --state-dir {} kill`",
+                    place.display()
+                )
             } else {
                 format!(
                     "`stacyvm --state-dir {} reconcile` takes it away",
@@ -130,6 +134,46 @@ impl Look {
             let evidence = format!("the ledger in {} names it", path.display());
             self.cgroups(&ledger, sandbox.as_deref(), Some(place), &evidence);
         }
+    }
+
+    /// A helper that works for a sandbox and has no socket any more, so that
+    /// nobody reaches it. One without an agent is ending.
+    fn unreached(&mut self, place: &Path, directory: &Path, name: &str) {
+        if name.starts_with(PARKED) || directory.join(SOCKET_NAME).symlink_metadata().is_ok() {
+            return;
+        }
+        let all = &self.processes.all;
+        let helper = all.values().find(|process| {
+            process.role == Role::Helper
+                && process.sandbox.as_deref() == Some(name)
+                && process
+                    .state_dir
+                    .as_ref()
+                    .is_some_and(|dir| is_same(dir, place))
+        });
+        let Some(pid) = helper.map(|helper| helper.pid) else {
+            return;
+        };
+        if !all
+            .values()
+            .any(|process| process.role == Role::Agent && process.parent == pid)
+        {
+            return;
+        }
+        let told = Told {
+            sandbox: Some(name.to_owned()),
+            lives: false,
+            evidence: format!(
+                "it holds the lock in {}, and its socket there has gone",
+                directory.display()
+            ),
+            remedy: format!(
+                "`stacyvm --state-dir {} kill {name}` ends it, or where no record names it, removal of directory:{}",
+                place.display(),
+                directory.display()
+            ),
+        };
+        self.add("process", &pid.to_string(), Some(place), told);
     }
 
     /// Cgroups that a ledger or a note names and that are there.
@@ -326,6 +370,12 @@ impl Look {
         let name = rest.iter().next()?.to_str()?;
         (!self.living.contains(name)).then(|| (place.to_owned(), name.to_owned()))
     }
+}
+
+/// Whether two paths lead to the same directory.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    one == other || (real(one).is_some() && real(one) == real(other))
 }
 
 /// Whether a process takes in those whose parents ended.

@@ -207,9 +207,10 @@ impl Oci {
 
     async fn ask(&self, id: &SandboxId, request: MonitorRequest) -> Result<FromHelper> {
         let directory = self.sandboxes.find(id)?;
-        monitor::ask(&directory, request)
-            .await?
-            .ok_or_else(error::helper_gone)
+        match monitor::ask(&directory, request).await? {
+            Some(answer) => Ok(answer),
+            None => Err(monitor::unreached(&directory).await),
+        }
     }
 
     async fn done(&self, id: &SandboxId, request: MonitorRequest) -> Result<()> {
@@ -255,16 +256,37 @@ impl Oci {
         }
         fault_point!("destroy.answered");
         // A helper that does not answer is ending, or was killed: its lock tells.
-        for _ in 0..1000 {
-            if self.owned.sweep(id.as_str()).await? {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        if self.swept(id).await? {
+            return Ok(());
+        }
+        // Or it lives and has lost its socket.
+        let (place, name) = (self.state_dir.clone(), id.to_string());
+        let killed = tokio::task::spawn_blocking(move || processes::kill_helper(&place, &name))
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "looking for a helper stopped").source(e))?
+            .map_err(|e| error::system("end the sandbox's helper", e))?;
+        if killed && self.swept(id).await? {
+            return Ok(());
         }
         Err(
             Error::new(ErrorKind::Timeout, "the sandbox's helper does not end")
                 .context("sandbox", id),
         )
+    }
+
+    /// Takes away a sandbox whose helper ends or has ended; false where a helper
+    /// goes on to hold it.
+    async fn swept(&self, id: &SandboxId) -> Result<bool> {
+        let until = tokio::time::Instant::now() + Duration::from_secs(5);
+        loop {
+            if self.owned.sweep(id.as_str()).await? {
+                return Ok(true);
+            }
+            if tokio::time::Instant::now() >= until {
+                return Ok(false);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn observe(id: &SandboxId, report: Report) -> Observed {

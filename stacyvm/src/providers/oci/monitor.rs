@@ -10,6 +10,7 @@ use stacyvm_agent::protocol::message::{decode, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::directory::is_held;
 use super::error::{failed, helper_gone, io, system};
 use super::processes;
 use super::program::unexpected;
@@ -39,6 +40,30 @@ async fn connect(directory: &OwnedFd) -> Result<Option<UnixStream>> {
     }
 }
 
+/// How long a helper that does not listen may hold its directory before it is
+/// told that nobody reaches it: mostly it is about to end.
+const ENDING: Duration = Duration::from_secs(2);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// Why nothing listens for the sandbox in this directory: its helper has gone,
+/// or lives and cannot be reached.
+pub(super) async fn unreached(directory: &OwnedFd) -> Error {
+    let until = tokio::time::Instant::now() + ENDING;
+    while matches!(is_held(directory), Ok(None)) {
+        if tokio::time::Instant::now() >= until {
+            return Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the sandbox's helper lives, but nobody reaches it, expected its socket {SOCKET_NAME}: it was removed, or the sandbox takes long to end"
+                ),
+            )
+            .context("remedy", "end the sandbox (kill), which needs no socket");
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    helper_gone()
+}
+
 fn stopped(pid: u32) -> Error {
     Error::new(
         ErrorKind::Unavailable,
@@ -52,7 +77,9 @@ fn stopped(pid: u32) -> Error {
 
 /// A connection to the agent inside.
 pub(super) async fn agent(directory: &OwnedFd) -> Result<UnixStream> {
-    let mut stream = connect(directory).await?.ok_or_else(helper_gone)?;
+    let Some(mut stream) = connect(directory).await? else {
+        return Err(unreached(directory).await);
+    };
     stream
         .write_all(&REQUEST_AGENT)
         .await

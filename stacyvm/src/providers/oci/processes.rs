@@ -182,6 +182,29 @@ pub(super) fn mounted() -> HashSet<Location> {
     all
 }
 
+/// Kills the helper that holds the sandbox of this name in a state directory;
+/// false where there is none.
+pub(super) fn kill_helper(state_dir: &Path, name: &str) -> Result<bool, Errno> {
+    // A path of a descriptor has no links.
+    let state_dir = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    let is_its = |process: &Process| {
+        process.role == Role::Helper
+            && process.state_dir.as_ref() == Some(&state_dir)
+            && process.sandbox.as_deref() == Some(name)
+    };
+    for pid in Processes::scan().all.into_values().filter(is_its) {
+        // Opened before it is looked at again, so that its number is still its own.
+        let Some(opened) = open(pid.pid)? else {
+            continue;
+        };
+        if look_at(pid.pid, &mut HashMap::new()).is_some_and(|process| is_its(&process)) {
+            kill(&opened)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Opens a process by its number; none where nobody has it.
 pub(super) fn open(pid: u32) -> Result<Option<OwnedFd>, Errno> {
     let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {

@@ -57,6 +57,15 @@ impl Oci {
                 sweep::thaw(path);
                 sweep::remove_cgroup(path).await
             }
+            // What its helper watches lives, and can be ended in an orderly way.
+            "process" if leftover.evidence.contains("its socket there has gone") => {
+                Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("{id} is the helper of a living sandbox, expected something that nobody holds"),
+                )
+                .context("evidence", &leftover.evidence)
+                .context("remedy", &leftover.remedy))
+            }
             "process" => match process {
                 Some(process) => processes::kill(&process).map_err(|e| system("end a process", e)),
                 // It was another's when the look began.
