@@ -286,7 +286,7 @@ struct Strangers;
 
 #[async_trait]
 impl Check for Strangers {
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         "strangers.passwd"
     }
 
@@ -298,11 +298,11 @@ impl Check for Strangers {
         &[]
     }
 
-    fn tries(&self) -> &str {
+    fn tries(&self) -> &'static str {
         "reading the list of users"
     }
 
-    fn means(&self) -> &str {
+    fn means(&self) -> &'static str {
         "nothing"
     }
 
@@ -338,7 +338,7 @@ impl Place for Open {
 
 #[async_trait]
 impl Control for Open {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "open"
     }
 
