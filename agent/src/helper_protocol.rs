@@ -16,7 +16,7 @@ use minicbor::{Decode, Encode};
 use crate::protocol::message::AgentConfig;
 
 /// The generation of this protocol.
-pub const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 2;
 /// The largest packet or frame.
 pub const MAX_PACKET: usize = 192 * 1024;
 /// How many files a command may open at most where the helper may raise its own
@@ -55,6 +55,27 @@ pub const REQUEST_AGENT: [u8; 8] = *b"SVMagen1";
 /// The first bytes of a stream of monitor requests.
 pub const REQUEST_MONITOR: [u8; 8] = *b"SVMmoni1";
 
+/// A view of the host has `/usr` and these below the host's root: links are made again, directories shown.
+pub const HOST_TOP: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
+/// Stores of packages that replace `/usr` on some hosts; shown where they are.
+pub const HOST_STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
+/// Of the host's /etc: what programs need and what tells nothing of its users.
+pub const HOST_ETC: [&str; 13] = [
+    "alternatives",
+    "ca-certificates",
+    "fonts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "pki",
+    "protocols",
+    "services",
+    "ssl/certs",
+];
+
 /// From the owner to the helper.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum ToHelper {
@@ -82,6 +103,22 @@ pub enum ToHelper {
     /// answered as [`ToHelper::Remove`].
     #[n(5)]
     GiveAway(#[n(0)] GiveAway),
+    /// A sandbox that waited is somebody's from here on; answered by
+    /// [`FromHelper::Done`]. One that stands still is not given away.
+    #[n(6)]
+    Claim(#[n(0)] Claim),
+}
+
+/// What a sandbox that waited becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Claim {
+    /// Milliseconds from now until it ends; absent means no end.
+    #[n(0)]
+    pub ends_in_ms: Option<u64>,
+    /// Whether it no longer ends with the owner channel.
+    #[n(1)]
+    pub detach: bool,
 }
 
 /// Makes what every sandbox needs: its directory, cgroups and namespaces.
@@ -228,6 +265,10 @@ pub struct Launch {
     #[n(12)]
     #[cbor(default)]
     pub volume_locks: u32,
+    /// Whether it waits for a [`Claim`]: until then idleness does not end it.
+    #[n(13)]
+    #[cbor(default)]
+    pub waits: bool,
 }
 
 /// What an OCI runtime is told beyond a root.

@@ -11,6 +11,7 @@ use stacyvm_agent::protocol::message::*;
 const RELEASED: &str = concat!(
     include_str!("../schema/generation-1.txt"),
     include_str!("../schema/generation-2.txt"),
+    include_str!("../schema/generation-3.txt"),
 );
 
 fn bytes(text: &str) -> ByteVec {
@@ -349,6 +350,13 @@ fn produced() -> String {
         "DeadlineRequest",
         &DeadlineRequest { in_ms: Some(1) },
     );
+    line(
+        &mut out,
+        "EnvironmentRequest",
+        &EnvironmentRequest {
+            env: vec![variable.clone()],
+        },
+    );
     line(&mut out, "Credit", &Credit { bytes: 1 });
     for kind in [
         FailureKind::Internal,
@@ -399,6 +407,7 @@ fn produced() -> String {
             socket: Some(bytes("/s")),
             idle_ms: None,
             spare_supervisors: None,
+            waits: None,
         },
     );
     line(
@@ -418,6 +427,27 @@ fn produced() -> String {
             socket: None,
             idle_ms: Some(8),
             spare_supervisors: None,
+            waits: None,
+        },
+    );
+    line(
+        &mut out,
+        "AgentConfig",
+        &AgentConfig {
+            user: "u".into(),
+            workdir: bytes("/w"),
+            env: Vec::new(),
+            key: Vec::new(),
+            deadline_ms: None,
+            ring_bytes: 2,
+            max_execs: 3,
+            open_files: None,
+            supervisor_uid: 5,
+            can_switch_user: false,
+            socket: None,
+            idle_ms: None,
+            spare_supervisors: Some(9),
+            waits: Some(true),
         },
     );
     out

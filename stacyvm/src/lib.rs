@@ -67,7 +67,10 @@ pub mod store;
 pub mod units;
 
 pub use context::Context;
-pub use engine::{Create, Engine, EngineBuilder, Filter, Policy, ProviderSummary, Reconciled};
+pub use engine::{
+    Claim, Create, Engine, EngineBuilder, Filter, Policy, Pool, PoolBuilder, PoolStats,
+    ProviderSummary, Reconciled,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ExecId, SandboxId};
 pub use sandbox::exec::{ExecEvent, ExecSpec, ExitStatus, SignalScope, TtySize};

@@ -84,6 +84,7 @@ impl Agent {
             can_switch_user: true,
             idle_ms: None,
             spare_supervisors: Some(3),
+            waits: None,
             socket: None,
         };
         agent.tell(

@@ -68,6 +68,7 @@ impl Host {
             open_files_preferred: false,
             ends: None,
             secrets: Secrets::default(),
+            waits: false,
         }
     }
 

@@ -6,6 +6,7 @@ use super::connection::{Connection, Frame, Input, MAX_STREAMS, Target};
 use super::failure::failure;
 use super::files::FileTask;
 use super::handshake;
+use super::launch;
 use super::worker::Job;
 use crate::protocol::control::ControlMessage;
 use crate::protocol::message::{self, FailureKind};
@@ -104,6 +105,7 @@ impl Agent {
             | Kind::Processes
             | Kind::Usage
             | Kind::SetDeadline
+            | Kind::SetEnvironment
             | Kind::Terminate => return self.on_request(to, frame),
             Kind::Hello
             | Kind::Welcome
@@ -220,6 +222,7 @@ impl Agent {
             Kind::SetDeadline => {
                 self.set_deadline(to, read::<message::DeadlineRequest>(frame)?.in_ms);
             }
+            Kind::SetEnvironment => self.set_environment(to, read(frame)?),
             Kind::Terminate => self.ending = Some("a host ended it".to_owned()),
             kind => match FileTask::decode(kind, &frame.payload) {
                 Some(Ok(task)) => self.start_worker(to, kind, Job::File(task)),
@@ -227,6 +230,23 @@ impl Agent {
             },
         }
         Ok(())
+    }
+
+    /// Takes the variables of whoever claimed this sandbox, once.
+    fn set_environment(&mut self, to: (u64, u32), request: message::EnvironmentRequest) {
+        if self.config.waits != Some(true) {
+            let refusal = "the sandbox does not wait to be claimed, so its variables are settled";
+            self.fail(to, &failure(FailureKind::AlreadyExists, refusal));
+            return;
+        }
+        if let Err(failure) = launch::check_variables(&request.env) {
+            self.fail(to, &failure);
+            return;
+        }
+        self.config.waits = None;
+        self.config.env.extend(request.env);
+        fault_point!("agent.claimed");
+        self.finish(to, Kind::Done, &[]);
     }
 
     fn set_deadline(&mut self, to: (u64, u32), in_ms: Option<u64>) {

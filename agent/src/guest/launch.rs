@@ -28,16 +28,24 @@ pub(super) fn validate(request: &ExecRequest) -> Result<(), Failure> {
     if request.argv.iter().any(has_nul) {
         return invalid("argv has a nul byte");
     }
-    for variable in &request.env {
+    check_variables(&request.env)?;
+    if request.workdir.as_ref().is_some_and(has_nul) {
+        return invalid("workdir has a nul byte");
+    }
+    Ok(())
+}
+
+/// Refuses variables that no command can have.
+pub(super) fn check_variables(env: &[Variable]) -> Result<(), Failure> {
+    let invalid = |message: &str| Err(failure(FailureKind::Invalid, message));
+    let has_nul = |bytes: &ByteVec| bytes.contains(&0);
+    for variable in env {
         if variable.name.is_empty() || variable.name.contains(&b'=') || has_nul(&variable.name) {
             return invalid("a variable's name is empty or has '=' or a nul byte");
         }
         if has_nul(&variable.value) {
             return invalid("a variable's value has a nul byte");
         }
-    }
-    if request.workdir.as_ref().is_some_and(has_nul) {
-        return invalid("workdir has a nul byte");
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::connection::{Connection, Event, MAX_CONNECTIONS, Peer};
 use super::fault::{Result, Tried};
 use super::state::{State, own_pid};
 use crate::helper_protocol::{
-    EndCause, Ended, Failed, FailedKind, FromHelper, InForce, MonitorRequest, Report, ToHelper,
+    Claim, EndCause, Ended, Failed, FailedKind, FromHelper, InForce, MonitorRequest, Report, ToHelper,
 };
 use crate::packet;
 use crate::protocol::control::ControlMessage;
@@ -38,6 +38,8 @@ pub(crate) struct Sandbox {
     pub(crate) ends_in_ms: Option<u64>,
     /// How long it may be without use.
     pub(crate) idle_ms: Option<u64>,
+    /// Whether nobody has claimed it yet.
+    pub(crate) waits: bool,
 }
 
 /// The one loop of the helper.
@@ -357,6 +359,16 @@ impl<'a> Monitor<'a> {
                 fault_point!("helper.detached");
                 None
             }
+            Ok(Some((ToHelper::Claim(claim), _))) => {
+                let reply = match self.claim(claim) {
+                    Ok(()) => FromHelper::Done,
+                    Err(failed) => FromHelper::Failed(failed),
+                };
+                fault_point!("helper.claimed");
+                // If it is gone, its channel's end tells.
+                let _ = packet::send(owner, &reply, &[]);
+                None
+            }
             Ok(Some((ToHelper::Monitor(request), _))) => {
                 if let Some(reply) = self.answer(request) {
                     // If it is gone, its channel's end tells.
@@ -377,6 +389,21 @@ impl<'a> Monitor<'a> {
                 (self.attached || !self.ready).then_some(EndCause::OwnerGone)
             }
         }
+    }
+
+    /// Makes a sandbox that waited somebody's: all of it or nothing.
+    fn claim(&mut self, claim: Claim) -> Result<()> {
+        let refused = |message| Err(Failed::new(FailedKind::Conflict, message));
+        if !self.sandbox.waits {
+            return refused("the sandbox does not wait to be claimed");
+        }
+        if self.paused {
+            return refused("the sandbox is paused, expected a running one");
+        }
+        self.set_deadline(claim.ends_in_ms)?;
+        self.sandbox.waits = false;
+        self.attached = !claim.detach;
+        self.count_idleness()
     }
 
     fn accept(&mut self) {
@@ -445,7 +472,7 @@ impl<'a> Monitor<'a> {
     /// Begins to count the time without use anew, or ceases while it is in use.
     fn count_idleness(&mut self) -> Result<()> {
         self.idle_timer = match self.sandbox.idle_ms {
-            Some(ms) if self.paused || !self.in_use => Some(timer(ms)?),
+            Some(ms) if !self.sandbox.waits && (self.paused || !self.in_use) => Some(timer(ms)?),
             _ => None,
         };
         Ok(())

@@ -217,6 +217,7 @@ impl Parked {
                     started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
                     ends_in_ms: launch.ends_in_ms,
                     idle_ms: launch.agent.idle_ms,
+                    waits: launch.waits,
                 })
             }
             Err(failed) => Err((self.state, failed)),

@@ -11,7 +11,9 @@ use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::parked::next;
 use super::{etc, kernel_fs};
-use crate::helper_protocol::{Failed, FailedKind, Field, Launch, MountSource, Root};
+use crate::helper_protocol::{
+    Failed, FailedKind, Field, HOST_ETC, HOST_STORES, HOST_TOP, Launch, MountSource, Root,
+};
 
 /// Directories of the data directory that a view of the host has as its own,
 /// and where they go.
@@ -28,25 +30,6 @@ const READ_ONLY_OWN: [(&str, &str); 4] = [
     ("workspace", "/workspace"),
     ("run", "/run"),
     ("vartmp", "/var/tmp"),
-];
-
-/// Below the host's root: links are made again, directories shown.
-const HOST_TOP: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
-/// Of the host's /etc: what programs need and what tells nothing of its users.
-const HOST_ETC: [&str; 13] = [
-    "alternatives",
-    "ca-certificates",
-    "fonts",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "mime.types",
-    "nsswitch.conf",
-    "pki",
-    "protocols",
-    "services",
-    "ssl/certs",
 ];
 
 /// Where the pieces wait. A directory that every host has; what it covers is
@@ -308,7 +291,7 @@ fn host_view(root: &OwnedFd) -> Result<()> {
             _ => {}
         }
     }
-    for path in ["/nix/store", "/gnu/store"] {
+    for path in HOST_STORES {
         if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
             show(path, 0)?;
         }

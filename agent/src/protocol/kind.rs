@@ -95,6 +95,9 @@ kinds! {
     SetDeadline = 58 since 1;
     /// Ends the sandbox. The connection closes.
     Terminate = 59 since 1;
+    /// Gives a sandbox that waited in a pool the variables of every later command, once:
+    /// [`super::message::EnvironmentRequest`]. Answered by [`Kind::Done`].
+    SetEnvironment = 60 since 3;
 
     // Replies, agent to host.
     /// The request succeeded; on a one-answer stream this is the last frame.

@@ -27,7 +27,7 @@ pub use frame::{HEADER_BYTES, Header, MAX_PAYLOAD};
 pub use kind::Kind;
 
 /// The protocol generation that this build speaks.
-pub const GENERATION: u32 = 2;
+pub const GENERATION: u32 = 3;
 /// The oldest generation that this build still drives.
 pub const OLDEST_GENERATION: u32 = 1;
 /// Bytes that a sender may send on one direction of a stream before it must

@@ -38,6 +38,7 @@ pub fn config() -> AgentConfig {
         can_switch_user: true,
         idle_ms: None,
         spare_supervisors: Some(3),
+        waits: None,
         socket: None,
     }
 }

@@ -191,11 +191,13 @@ pub(crate) fn plain(id: &str) -> Launch {
             can_switch_user: true,
             idle_ms: None,
             spare_supervisors: Some(3),
+            waits: None,
             socket: None,
         },
         connection: false,
         bundle: None,
         volume_locks: 0,
+        waits: false,
     }
 }
 

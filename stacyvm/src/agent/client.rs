@@ -1,10 +1,13 @@
 //! The client: one connection to the agent of one sandbox.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use stacyvm_agent::protocol::Kind;
-use stacyvm_agent::protocol::message::{self, DeadlineRequest, ProcessList, UsageReport};
+use stacyvm_agent::protocol::message::{
+    self, DeadlineRequest, EnvironmentRequest, ProcessList, UsageReport,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::convert;
@@ -133,6 +136,16 @@ impl AgentClient {
         });
         let request = message::encode(&DeadlineRequest { in_ms });
         self.done(Kind::SetDeadline, request).await
+    }
+
+    /// Gives a sandbox that waits the variables of every later command. Granted
+    /// once; `unsupported` where the agent inside is older.
+    pub async fn set_environment(&self, env: &BTreeMap<String, String>) -> Result<()> {
+        let request = EnvironmentRequest {
+            env: convert::variables(env),
+        };
+        self.done(Kind::SetEnvironment, message::encode(&request))
+            .await
     }
 
     /// Ends the sandbox. Returns when the connection has closed.

@@ -17,14 +17,7 @@ pub(super) fn exec_request(spec: &ExecSpec) -> wire::ExecRequest {
     wire::ExecRequest {
         exec: spec.exec.as_str().to_owned(),
         argv: spec.argv.iter().map(|a| a.clone().into()).collect(),
-        env: spec
-            .env
-            .iter()
-            .map(|(name, value)| wire::Variable {
-                name: name.clone().into_bytes().into(),
-                value: value.clone().into_bytes().into(),
-            })
-            .collect(),
+        env: variables(spec.env.iter().map(|(name, value)| (name, value))),
         workdir: spec.workdir.as_ref().map(|w| w.clone().into_bytes().into()),
         user: spec.user.clone(),
         stdin: if spec.stdin {
@@ -39,6 +32,16 @@ pub(super) fn exec_request(spec: &ExecSpec) -> wire::ExecRequest {
             .map(|t| u64::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)),
         background: spec.background,
     }
+}
+
+pub(super) fn variables<'a>(
+    all: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Vec<wire::Variable> {
+    let variable = |(name, value): (&String, &String)| wire::Variable {
+        name: name.clone().into_bytes().into(),
+        value: value.clone().into_bytes().into(),
+    };
+    all.into_iter().map(variable).collect()
 }
 
 pub(super) fn size(size: TtySize) -> wire::Size {

@@ -84,6 +84,13 @@ impl AgentPool {
         self.state().slots.insert(id.clone(), slot);
     }
 
+    /// The connection of a sandbox, if it is there and nobody is making it anew.
+    pub fn living(&self, id: &SandboxId) -> Option<AgentClient> {
+        let slot = self.state().slots.get(id).cloned()?;
+        let held = slot.try_lock().ok()?;
+        held.as_ref().filter(|client| !client.is_closed()).cloned()
+    }
+
     /// Drops the connection of a sandbox. It closes once nobody uses it.
     pub fn remove(&self, id: &SandboxId) {
         self.state().slots.remove(id);

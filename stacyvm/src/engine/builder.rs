@@ -188,6 +188,7 @@ impl EngineBuilder {
             tasks: super::tasks::Tasks::default(),
             active: std::sync::Mutex::default(),
             reconciling: std::sync::OnceLock::new(),
+            pools: std::sync::Mutex::default(),
         }));
         engine.finish_interrupted().await?;
         let period = self.reconcile_every.unwrap_or(RECONCILE_EVERY);

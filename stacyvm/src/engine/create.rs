@@ -156,6 +156,7 @@ impl Create {
                 && spec.profile != Profile::Strict,
             ends,
             secrets,
+            waits: false,
         };
         let (record, _mark) = loop {
             // Marked before it is on record, so that no reconcile takes it for left over.
@@ -168,6 +169,7 @@ impl Create {
                     &request,
                     &spec,
                     idempotency_key.clone(),
+                    None,
                 )
                 .await
                 .map_err(|e| e.operation("create"))?;

@@ -47,7 +47,7 @@ impl Engine {
             Err(error) => return Err(error),
         }
         fault_point!("destroy.intended");
-        sandbox.provider()?.destroy(context, id).await?;
+        sandbox.provider_to_end()?.destroy(context, id).await?;
         fault_point!("destroy.done");
         match self.finish_destroy(context, id).await {
             // Nothing is left of it, which is what was asked for; the next

@@ -10,6 +10,7 @@ mod open;
 mod owner;
 mod phase;
 mod policy;
+mod pool;
 mod reconcile;
 mod records;
 mod secrets;
@@ -43,6 +44,7 @@ use crate::store::Store;
 pub use builder::EngineBuilder;
 pub use create::Create;
 pub use policy::Policy;
+pub use pool::{Claim, Pool, PoolBuilder, PoolStats};
 pub use reconcile::Reconciled;
 pub use upkeep::{DiskReport, LeakReport, PruneRequest, Pruned};
 pub use view::{Filter, ProviderSummary};
@@ -85,6 +87,7 @@ struct Inner {
     /// The sandboxes that this engine makes or ends now, and by how many calls.
     active: Mutex<HashMap<SandboxId, usize>>,
     reconciling: OnceLock<AbortHandle>,
+    pools: Mutex<Vec<std::sync::Weak<pool::Shared>>>,
 }
 
 impl Drop for Inner {
@@ -137,6 +140,22 @@ impl Engine {
     /// where that dies first, the next reconcile does it.
     pub fn create(&self, spec: SandboxSpec) -> Create {
         Create::new(self.clone(), spec)
+    }
+
+    /// A pool of sandboxes that are made ahead and wait to be claimed; await it.
+    ///
+    /// # Behavior
+    ///
+    /// - The pool is filled in the background; the call does not wait for that.
+    /// - Secrets are a claim's to bring, as are an id's and a key's places: the
+    ///   spec of a pool has none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](Self::create) that come before anything is made;
+    /// `unsupported` where the provider cannot give away what was made ahead.
+    pub fn pool(&self, spec: SandboxSpec) -> PoolBuilder {
+        PoolBuilder::new(self.clone(), spec)
     }
 
     /// Makes a sandbox for the length of a function and ends it afterwards,
@@ -248,5 +267,10 @@ impl Engine {
 
     fn handle(&self, provider: Arc<Layered>, id: SandboxId, context: Context) -> Sandbox {
         Sandbox::new(self.clone(), provider, id, context)
+    }
+
+    /// The handle of one that waits in a pool: it can be looked at and ended.
+    fn waiting_handle(&self, provider: Arc<Layered>, id: SandboxId, context: Context) -> Sandbox {
+        Sandbox::waiting(self.clone(), provider, id, context)
     }
 }

@@ -7,7 +7,7 @@ use tokio::task::AbortHandle;
 
 use super::Engine;
 use super::phase::Seen;
-use super::records::lasting;
+use super::records::{is_of_pool, lasting};
 use crate::clock::to_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
@@ -19,6 +19,10 @@ const PAGE: u32 = 256;
 
 /// How long the record of a sandbox is kept past its end: a week.
 const ENDED_KEPT: Duration = Duration::from_hours(7 * 24);
+
+/// Why sandboxes failed whose makers died.
+const UNMADE: &str = "its maker died before it was made";
+const UNCLAIMED: &str = "its pool's owner died before it was claimed";
 
 /// How many records one reconcile deletes at most.
 const PRUNED_AT_ONCE: u32 = 1_000;
@@ -125,7 +129,7 @@ impl Engine {
         // Taking the record over is conditional on its version: of several who
         // find it, one goes on.
         let failure = (record.phase == Phase::Creating)
-            .then(|| "its maker died before it was made".to_owned());
+            .then(|| if is_of_pool(record) { UNCLAIMED } else { UNMADE }.to_owned());
         let update = SandboxUpdate {
             at_ms: to_ms(self.0.clock.now()),
             phase: Some(Phase::Destroying),

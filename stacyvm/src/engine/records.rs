@@ -25,11 +25,11 @@ use crate::store::{
 const ATTEMPTS: u32 = 16;
 
 impl Engine {
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         to_ms(self.0.clock.now())
     }
 
-    /// Writes the intent to make a sandbox.
+    /// Writes the intent to make a sandbox, for a pool where one is named.
     pub(super) async fn begin_create(
         &self,
         context: &Context,
@@ -37,10 +37,13 @@ impl Engine {
         request: &CreateRequest,
         asked: &SandboxSpec,
         idempotency_key: Option<String>,
+        pool: Option<&str>,
     ) -> Result<Begin> {
         let runtime = provider.info().runtime;
         let store = &self.0.store;
         let now = self.now_ms();
+        let mut labels = request.spec.labels.clone();
+        labels.extend(pool.map(|pool| (POOL.to_owned(), pool.to_owned())));
         let record = SandboxRecord {
             id: request.id.clone(),
             tenant: context.tenant.clone(),
@@ -50,7 +53,7 @@ impl Engine {
             phase: Phase::Creating,
             version: 1,
             spec: stored_spec(&request.spec),
-            labels: request.spec.labels.clone(),
+            labels,
             created_ms: now,
             updated_ms: now,
             ends_ms: request.ends.map(to_ms),
@@ -290,6 +293,21 @@ impl Drop for WorkedOn {
             }
         }
     }
+}
+
+/// The label of a sandbox that a pool made and nobody has claimed, with the
+/// pool's name. It is taken off by the claim.
+pub(super) const POOL: &str = "stacyvm.pool";
+
+/// Whether a sandbox is one of a pool that nobody has claimed.
+pub(super) fn is_of_pool(record: &SandboxRecord) -> bool {
+    record.labels.contains_key(POOL)
+}
+
+/// Whether a sandbox waits in a pool. Until it is claimed it counts as being
+/// made: whoever finds it without a living owner takes it down.
+pub(super) fn waits(record: &SandboxRecord) -> bool {
+    record.phase == Phase::Creating && is_of_pool(record)
 }
 
 /// The context of work that goes on when its caller has gone.

@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope, Leftover,
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope, Leftover,
     Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, Signals,
     SnapshotInfo, Tidied, TidyRequest, Users,
 };
@@ -23,9 +23,10 @@ use crate::sandbox::exec::{
     SignalScope, TtySize,
 };
 use crate::sandbox::files::{
-    Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
+    Archive, ByteStream, ExportRequest, FileEntry, FileKind, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
+use crate::sandbox::spec::SandboxSpec;
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
 #[derive(Debug)]
@@ -43,6 +44,8 @@ struct World {
     failures: VecDeque<(OperationKind, Error)>,
     events: Vec<ExecEvent>,
     requests: Vec<CreateRequest>,
+    claims: Vec<(SandboxId, ClaimRequest)>,
+    origin: String,
     stdin: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -69,6 +72,7 @@ pub(crate) fn all_capabilities() -> Capabilities {
         snapshot_memory: true,
         outlives_host: true,
         attached_lifetime: true,
+        claim: true,
         ttl: Level::Enforced,
         idle_timeout: Level::Enforced,
         processes: true,
@@ -164,6 +168,16 @@ impl Scripted {
         self.world().requests[index].clone()
     }
 
+    /// What was claimed, in order.
+    pub(crate) fn claims(&self) -> Vec<(SandboxId, ClaimRequest)> {
+        self.world().claims.clone()
+    }
+
+    /// From now on sandboxes are made from something else.
+    pub(crate) fn change_origin(&self, origin: &str) {
+        origin.clone_into(&mut self.world().origin);
+    }
+
     pub(crate) fn stdin(&self) -> Vec<u8> {
         let stdin = Arc::clone(&self.world().stdin);
         stdin.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -256,6 +270,23 @@ impl Provider for Scripted {
         drop(opened.map_err(|_| Error::new(ErrorKind::Internal, "no gate"))?);
         self.find(&request.id)
     }
+    async fn origin(&self, _: &Context, _: &SandboxSpec) -> Result<String> {
+        self.enter(OperationKind::Origin)?;
+        Ok(self.world().origin.clone())
+    }
+    async fn claim(&self, _: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
+        self.enter(OperationKind::Claim)?;
+        if self.find(id)?.state != ObservedState::Running {
+            return Err(Error::new(ErrorKind::Conflict, "it stands still"));
+        }
+        let mut world = self.world();
+        let ends = request.ends;
+        world
+            .sandboxes
+            .insert(id.clone(), (ObservedState::Running, ends));
+        world.claims.push((id.clone(), request.clone()));
+        Ok(())
+    }
     async fn inspect(&self, _: &Context, id: &SandboxId) -> Result<Observed> {
         self.enter(OperationKind::Inspect)?;
         self.find(id)
@@ -347,11 +378,22 @@ impl Provider for Scripted {
         &self,
         _: &Context,
         _: &SandboxId,
-        _: &WriteRequest,
+        request: &WriteRequest,
         _: ByteStream,
     ) -> Result<FileEntry> {
         self.enter(OperationKind::WriteFile)?;
-        no()
+        Ok(FileEntry {
+            path: request.path.clone(),
+            kind: FileKind::File,
+            size: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            modified: SystemTime::UNIX_EPOCH,
+            target: None,
+            user: None,
+            group: None,
+        })
     }
     async fn watch(
         &self,

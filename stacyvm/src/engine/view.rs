@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::phase::{Seen, decide};
-use super::records::{spec_of, times};
+use super::records::{POOL, is_of_pool, spec_of, times, waits};
 use crate::context::Context;
 use crate::error::Result;
 use crate::id::{SandboxId, TenantId};
@@ -108,10 +108,14 @@ impl Engine {
             .await
             .map_err(|e| e.operation("get"))?;
         let provider = self.0.registry.open(&record.provider).await?;
+        if waits(&record) {
+            return Ok(self.waiting_handle(provider, record.id, context.clone()));
+        }
         Ok(self.handle(provider, record.id, context.clone()))
     }
 
-    /// Lists sandboxes in the order of their ids.
+    /// Lists sandboxes in the order of their ids. Those of a pool that nobody has
+    /// claimed are left out unless the filter names the label `stacyvm.pool`.
     ///
     /// # Errors
     ///
@@ -132,7 +136,13 @@ impl Engine {
                 .list_sandboxes(&context, &wanted, after.as_ref(), PAGE)
                 .await
                 .map_err(|e| e.operation("list"))?;
-            for group in page.items.chunks(AT_ONCE) {
+            let pools = filter.labels.contains_key(POOL);
+            let shown: Vec<_> = page
+                .items
+                .iter()
+                .filter(|record| pools || !is_of_pool(record))
+                .collect();
+            for group in shown.chunks(AT_ONCE) {
                 let asked = group.iter().map(|record| self.describe(&context, record));
                 for info in join_all(asked).await {
                     let info = info?;
@@ -222,7 +232,7 @@ impl Engine {
             failure: record.failure.clone(),
             unreachable: None,
         };
-        if record.phase.is_final() || record.phase == Phase::Creating {
+        if record.phase.is_final() || (record.phase == Phase::Creating && !waits(record)) {
             show_what_holds(&mut info);
             return Ok(info);
         }
@@ -250,7 +260,8 @@ impl Engine {
         }
     }
 
-    /// Ends what this engine still has under way and lets go of its store.
+    /// Ends what this engine still has under way, its pools among it, and lets go
+    /// of its store.
     /// Sandboxes go on; attached ones end once their owner is gone.
     ///
     /// # Errors
@@ -260,6 +271,7 @@ impl Engine {
         if let Some(reconciling) = self.0.reconciling.get() {
             reconciling.abort();
         }
+        self.drain_pools().await;
         self.0.tasks.finish().await;
         self.0.store.close().await
     }

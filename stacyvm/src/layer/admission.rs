@@ -49,6 +49,7 @@ fn need(kind: OperationKind) -> Option<Need> {
     match kind {
         Kind::Probe
         | Kind::Create
+        | Kind::Origin
         | Kind::Inspect
         | Kind::List
         | Kind::Destroy
@@ -61,6 +62,7 @@ fn need(kind: OperationKind) -> Option<Need> {
         | Kind::RemoveLeftover
         | Kind::DiskUse
         | Kind::Tidy => None,
+        Kind::Claim => need("claim", |c| c.claim),
         Kind::ReadLog => need("reattach_output", |c| c.reattach_output),
         Kind::Attach => need("exec_background", |c| c.exec_background),
         Kind::Pause | Kind::Resume => need("pause", |c| c.pause),

@@ -54,6 +54,8 @@ impl Deadline {
             // Directories of any size are walked.
             Kind::WriteFile | Kind::ImportTar | Kind::DiskUse | Kind::Tidy => None,
             Kind::Probe
+            | Kind::Origin
+            | Kind::Claim
             | Kind::Inspect
             | Kind::List
             | Kind::SetDeadline

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Leftover, Operation, OperationKind,
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Leftover, Operation, OperationKind,
     PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
@@ -22,6 +22,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
+use crate::sandbox::spec::SandboxSpec;
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
 
 type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -191,6 +192,20 @@ impl Provider for Layered {
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         self.call(cx, OperationKind::Create, Some(&request.id), |p, cx| {
             Box::pin(async move { p.create(&cx, request).await })
+        })
+        .await
+    }
+
+    async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
+        self.call(cx, OperationKind::Origin, None, |p, cx| {
+            Box::pin(async move { p.origin(&cx, spec).await })
+        })
+        .await
+    }
+
+    async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
+        self.call(cx, OperationKind::Claim, Some(id), |p, cx| {
+            Box::pin(async move { p.claim(&cx, id, request).await })
         })
         .await
     }

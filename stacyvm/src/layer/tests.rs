@@ -32,6 +32,7 @@ fn request() -> CreateRequest {
         open_files_preferred: false,
         ends: None,
         secrets: Secrets::default(),
+        waits: false,
     }
 }
 

@@ -136,6 +136,8 @@ pub struct Capabilities {
     pub outlives_host: bool,
     /// Ending with the owner, `kill -9` included.
     pub attached_lifetime: bool,
+    /// Giving a sandbox that was made ahead its variables, end and lifetime later.
+    pub claim: bool,
     /// A TTL that needs no living host process.
     pub ttl: Level,
     /// An idle timeout.

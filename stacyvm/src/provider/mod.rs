@@ -27,7 +27,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
 
 /// Makes sandboxes on one runtime, and works inside them.
@@ -72,6 +72,28 @@ pub trait Provider: Debug + Send + Sync + 'static {
     ///   or fails with `conflict`; it never makes a second one.
     /// - An error leaves nothing behind.
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed>;
+
+    /// Tells what a sandbox of this spec would be made from now: a text that
+    /// changes when its image, its directories or what it sees of the host are
+    /// others than before. `spec` was admitted.
+    async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String>;
+
+    /// Gives a sandbox that waits (`CreateRequest::waits`) to whoever claimed it.
+    ///
+    /// # Behavior
+    ///
+    /// - The variables are those of every later command, whoever runs it; then
+    ///   end and lifetime are set together.
+    /// - A sandbox is claimed once, by the process that made it. One that stands
+    ///   still, has ended, or does not answer is not claimed.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_gone`, `not_found` and `unavailable` for one that ended or does not
+    /// answer; `conflict` for one that stands still or does not wait;
+    /// `unsupported` where the agent inside is older. After an error the sandbox
+    /// is fit for a destroy alone.
+    async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()>;
 
     /// Tells what is there. An id without a sandbox is `not_found` or `sandbox_gone`.
     async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed>;
@@ -299,6 +321,20 @@ pub struct CreateRequest {
     pub ends: Option<SystemTime>,
     /// The values of the spec's secrets, by variable. Never stored.
     pub secrets: Secrets,
+    /// Whether it is made ahead and waits for a [claim](Provider::claim). Idleness
+    /// does not end it until then.
+    pub waits: bool,
+}
+
+/// What a sandbox that waited becomes.
+#[derive(Clone, Debug, Default)]
+pub struct ClaimRequest {
+    /// Variables of every later command, secrets among them. Never stored.
+    pub env: Secrets,
+    /// When its life ends; no end if none.
+    pub ends: Option<SystemTime>,
+    /// Whether it ends with its owner from here on.
+    pub lifetime: Lifetime,
 }
 
 /// Values that cannot be printed.

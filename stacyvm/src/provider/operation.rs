@@ -35,6 +35,10 @@ operations! {
     Probe = "probe", idempotent: true, streams: false;
     /// `create`. The caller mints the id, so a second call finds the first's sandbox.
     Create = "create", idempotent: true, streams: false;
+    /// `origin`.
+    Origin = "origin", idempotent: true, streams: false;
+    /// `claim`. One whose answer was lost may have been done, and is not done twice.
+    Claim = "claim", idempotent: false, streams: false;
     /// `inspect`.
     Inspect = "inspect", idempotent: true, streams: false;
     /// `list`.

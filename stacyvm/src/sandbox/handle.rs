@@ -15,7 +15,7 @@ use super::process::Process;
 use super::state::{ProcessInfo, Usage};
 use crate::context::Context;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId, TenantId};
 use crate::layer::Layered;
 use crate::provider::{
@@ -49,6 +49,8 @@ struct Inner {
     context: Context,
     /// Whose it is; a context of another tenant finds nothing.
     tenant: TenantId,
+    /// Whether it waited in a pool when this handle was made.
+    waits: bool,
 }
 
 impl fmt::Debug for Sandbox {
@@ -67,6 +69,26 @@ impl Sandbox {
         id: SandboxId,
         context: Context,
     ) -> Self {
+        Self::with(engine, provider, id, context, false)
+    }
+
+    /// The handle of a sandbox that waits in a pool.
+    pub(crate) fn waiting(
+        engine: Engine,
+        provider: Arc<Layered>,
+        id: SandboxId,
+        context: Context,
+    ) -> Self {
+        Self::with(engine, provider, id, context, true)
+    }
+
+    fn with(
+        engine: Engine,
+        provider: Arc<Layered>,
+        id: SandboxId,
+        context: Context,
+        waits: bool,
+    ) -> Self {
         let tenant = context.tenant.clone();
         Self(Arc::new(Inner {
             id,
@@ -74,6 +96,7 @@ impl Sandbox {
             provider,
             context,
             tenant,
+            waits,
         }))
     }
 
@@ -91,6 +114,7 @@ impl Sandbox {
             provider: Arc::clone(&self.0.provider),
             context,
             tenant: self.0.tenant.clone(),
+            waits: self.0.waits,
         }))
     }
 
@@ -98,8 +122,28 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// `not_found` in the context of another one.
+    /// `not_found` in the context of another one; `conflict` where it waits in a
+    /// pool.
     pub(crate) fn provider(&self) -> Result<&Layered> {
+        if self.0.waits {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "sandbox {} waits in a pool, expected one that was claimed; only its pool gives it away",
+                    self.0.id
+                ),
+            )
+            .context("sandbox", &self.0.id));
+        }
+        self.provider_to_end()
+    }
+
+    /// The same, to end it, which one that waits in a pool may be too.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` in the context of another tenant.
+    pub(crate) fn provider_to_end(&self) -> Result<&Layered> {
         if self.0.context.tenant == self.0.tenant {
             return Ok(&self.0.provider);
         }

@@ -32,7 +32,7 @@ pub use digest::{StoreMeta, stored_spec};
 pub use memory::MemoryStore;
 pub use owner::OwnerLock;
 pub use record::{
-    Begin, ExecRecord, JournalEntry, JournalStep, Page, Resource, ResourceState, SandboxFilter,
+    Asked, Begin, ExecRecord, JournalEntry, JournalStep, Page, Resource, ResourceState, SandboxFilter,
     SandboxRecord, SandboxUpdate,
 };
 #[cfg(feature = "sqlite")]

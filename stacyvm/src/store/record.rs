@@ -77,6 +77,8 @@ pub struct SandboxUpdate {
     pub effective: Option<BTreeMap<String, Effective>>,
     /// Its labels, all of them.
     pub labels: Option<BTreeMap<String, String>>,
+    /// What was asked for, where that is settled after it was made.
+    pub asked: Option<Asked>,
     /// Its new owner's lock.
     pub owner: Option<String>,
     /// Why it failed.
@@ -85,6 +87,17 @@ pub struct SandboxUpdate {
     pub step: Option<(JournalStep, String)>,
     /// What it holds on the host from now on, or no longer.
     pub resources: Vec<Resource>,
+}
+
+/// What was asked for, as a record keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// From [`stored_spec`](super::stored_spec).
+    pub spec: serde_json::Value,
+    /// From [`StoreMeta::digest`](super::StoreMeta::digest).
+    pub digest: String,
+    /// Whether it ends with its owner.
+    pub lifetime: Lifetime,
 }
 
 /// Which sandboxes to list. What is `None` or empty does not restrict.

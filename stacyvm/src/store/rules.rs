@@ -117,6 +117,11 @@ pub(super) fn apply(
     if let Some(labels) = &update.labels {
         next.labels.clone_from(labels);
     }
+    if let Some(asked) = &update.asked {
+        next.spec.clone_from(&asked.spec);
+        next.digest.clone_from(&asked.digest);
+        next.lifetime = asked.lifetime;
+    }
     if let Some(owner) = &update.owner {
         next.owner.clone_from(owner);
     }

@@ -53,6 +53,16 @@ pub struct DeadlineRequest {
     pub in_ms: Option<u64>,
 }
 
+/// Adds to the environment of every later command. Granted once, and only where
+/// [`AgentConfig::waits`] says that the sandbox waits for it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EnvironmentRequest {
+    /// The variables; one that the agent was started with gets this value.
+    #[n(0)]
+    pub env: Vec<Variable>,
+}
+
 /// The receiver took bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -190,6 +200,10 @@ pub struct AgentConfig {
     /// processes; absent is none.
     #[n(12)]
     pub spare_supervisors: Option<u32>,
+    /// Whether the sandbox waits for somebody who claims it and may then bring
+    /// variables; absent is no.
+    #[n(13)]
+    pub waits: Option<bool>,
 }
 
 impl std::fmt::Debug for AgentConfig {

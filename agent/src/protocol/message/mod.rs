@@ -12,7 +12,9 @@ mod watch;
 
 use minicbor::{Decode, Encode};
 
-pub use connection::{AgentConfig, Credit, DeadlineRequest, Failure, FailureKind, Hello, Welcome};
+pub use connection::{
+    AgentConfig, Credit, DeadlineRequest, EnvironmentRequest, Failure, FailureKind, Hello, Welcome,
+};
 pub use exec::{
     AttachRequest, EndReason, ExecInfo, ExecRequest, Execs, Exited, LogRequest, Lost,
     ResizeRequest, Scope, SignalRequest, Size, Started, Stdin, Variable,

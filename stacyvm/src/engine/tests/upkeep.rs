@@ -28,6 +28,7 @@ async fn unrecorded(mock: &Mock) -> SandboxId {
         open_files_preferred: false,
         ends: None,
         secrets: Secrets::default(),
+        waits: false,
     };
     mock.create(&Context::default(), &request).await.unwrap();
     request.id

@@ -291,6 +291,7 @@ pub(super) fn agent_config(
         can_switch_user: true,
         idle_ms: None,
         spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
+        waits: request.waits.then_some(true),
         socket: Some(SOCKET.as_bytes().to_vec().into()),
     })
 }
@@ -333,6 +334,7 @@ mod tests {
             open_files_preferred: false,
             ends: None,
             secrets: Secrets::default(),
+            waits: false,
         }
     }
 

@@ -121,6 +121,7 @@ impl Facts {
             pause: true,
             outlives_host: true,
             attached_lifetime: true,
+            claim: true,
             // The timer is the agent's, in the sandbox that it ends.
             ttl: Level::BestEffort,
             processes: true,

@@ -43,11 +43,11 @@ pub(super) struct Life {
     pub(super) docker: Docker,
     pub(super) config: DockerConfig,
     pub(super) facts: Facts,
-    tickets: Tickets,
+    pub(super) tickets: Tickets,
     volume: AgentVolume,
     /// Held while the volume is looked at, so that it is filled once.
     volume_checked: tokio::sync::Mutex<bool>,
-    pool: AgentPool,
+    pub(super) pool: AgentPool,
     /// One making or ending of a sandbox at a time. Commands and files never
     /// wait for it.
     busy: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
@@ -374,11 +374,20 @@ impl Life {
         };
         let client = self.client(id).await?;
         client.set_deadline(self.told(&ticket)).await?;
-        Ok(true)
+        // Whoever claims it meanwhile has changed the ticket before it told the
+        // agent an end, which must not be undone by that of a lease.
+        match self.tickets.find(id)? {
+            Some(now) if now == ticket => Ok(true),
+            Some(now) => {
+                client.set_deadline(self.told(&now)).await?;
+                Ok(now.attached)
+            }
+            None => Ok(false),
+        }
     }
 
     /// The end that the agent is told now.
-    fn told(&self, ticket: &Ticket) -> Option<SystemTime> {
+    pub(super) fn told(&self, ticket: &Ticket) -> Option<SystemTime> {
         let lease = ticket.attached.then_some(self.config.lease);
         lease::end(ticket.ends(), lease, SystemTime::now())
     }
@@ -453,7 +462,7 @@ async fn greet(bridge: Bridge, ticket: &Ticket) -> Result<AgentClient> {
     AgentClient::connect(bridge, options).await
 }
 
-fn gone(kind: ErrorKind) -> Error {
+pub(super) fn gone(kind: ErrorKind) -> Error {
     Error::new(
         kind,
         match kind {
@@ -463,7 +472,7 @@ fn gone(kind: ErrorKind) -> Error {
     )
 }
 
-fn epoch_ms(at: SystemTime) -> Option<u64> {
+pub(super) fn epoch_ms(at: SystemTime) -> Option<u64> {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     u64::try_from(since.as_millis()).ok()
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("docs.md")]
 
 mod bridge;
+mod claim;
 mod config;
 mod create;
 mod error;
@@ -27,7 +28,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, OperationKind,
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, OperationKind,
     PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
@@ -37,6 +38,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
+use crate::sandbox::spec::SandboxSpec;
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
 /// Sandboxes as containers of a Docker Engine. See the [module](self).
@@ -160,6 +162,17 @@ impl Provider for DockerProvider {
         refuse::refuse(&request.spec).map_err(|e| named(e, operation))?;
         let making = Life::make(&self.life, request.clone(), cx.tenant.clone());
         self.outside(cx, operation, making).await
+    }
+
+    async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
+        let image = create::image(spec)?;
+        self.outside(cx, OperationKind::Origin, self.life.image_id(image))
+            .await
+    }
+
+    async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
+        let work = Box::pin(self.life.claim(id, request));
+        self.outside(cx, OperationKind::Claim, work).await
     }
 
     async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed> {

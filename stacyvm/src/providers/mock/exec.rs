@@ -220,6 +220,7 @@ fn environment(
     own: &[(String, String)],
 ) -> BTreeMap<String, String> {
     let mut env = sandbox.fixed.env.clone();
+    env.extend(sandbox.lock().claimed.clone());
     let account = [
         ("HOME", &account.home),
         ("USER", &account.name),

@@ -7,6 +7,7 @@ mod exec;
 mod fault;
 mod files;
 mod glob;
+mod life;
 mod log;
 mod output;
 mod ports;

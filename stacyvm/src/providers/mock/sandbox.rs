@@ -87,6 +87,10 @@ pub(super) struct State {
     /// When it was last in use, as far as it was looked at.
     pub(super) used: SystemTime,
     pub(super) oom_kills: u64,
+    /// Whether nobody has claimed it yet.
+    pub(super) waits: bool,
+    /// The variables that came with its claim.
+    pub(super) claimed: BTreeMap<String, String>,
 }
 
 /// What a sandbox is from its creation on.
@@ -123,7 +127,7 @@ impl fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    pub(super) fn new(fixed: Fixed, tree: Tree, ends: Option<SystemTime>) -> Self {
+    pub(super) fn new(fixed: Fixed, tree: Tree, ends: Option<SystemTime>, waits: bool) -> Self {
         let used = fixed.clock.now();
         Self {
             fixed,
@@ -141,6 +145,8 @@ impl Sandbox {
                 ends,
                 used,
                 oom_kills: 0,
+                waits,
+                claimed: BTreeMap::new(),
             }),
             changed: watch::Sender::new(0),
         }
@@ -196,7 +202,7 @@ impl Sandbox {
     /// When it ends unless it is used; none while it is in use, and where
     /// idleness does not end it.
     pub(super) fn idle_ends(&self, state: &State) -> Option<SystemTime> {
-        let idle = self.fixed.spec.idle_timeout?;
+        let idle = self.fixed.spec.idle_timeout.filter(|_| !state.waits)?;
         (state.paused || state.processes.is_empty()).then(|| state.used + idle)
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -14,13 +14,14 @@ use super::fault::{Decided, FaultPlan, LogEntry, injected};
 use super::sandbox::{Fixed, Sandbox};
 use super::tree::{Credentials, Tree};
 use super::users::Users;
+use super::life::{claim, observe, watch_over};
 use super::{exec, files, log, ports, tar, tar_read, upkeep, watch};
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover,
     OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
     TidyRequest,
 };
@@ -32,7 +33,7 @@ use crate::sandbox::files::{
     ReadRequest, WatchEvent, WatchRequest, WriteMode, WriteRequest,
 };
 use crate::sandbox::spec::{SandboxSpec, Source};
-use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
+use crate::sandbox::state::{Observed, ProcessInfo, Usage};
 
 /// Entries that the log keeps.
 const LONGEST_LOG: usize = 100_000;
@@ -316,64 +317,13 @@ impl Mock {
             clock: Arc::clone(&self.settings.clock),
             ring_bytes: self.settings.ring_bytes,
         };
-        let sandbox = Arc::new(Sandbox::new(fixed, tree, request.ends));
+        let sandbox = Arc::new(Sandbox::new(fixed, tree, request.ends, request.waits));
         world
             .sandboxes
             .insert(request.id.clone(), Arc::clone(&sandbox));
         drop(world);
         watch_over(&sandbox);
         Ok(sandbox)
-    }
-}
-
-/// Ends a sandbox when its time has come, without waiting for a call.
-fn watch_over(sandbox: &Arc<Sandbox>) {
-    let weak: Weak<Sandbox> = Arc::downgrade(sandbox);
-    tokio::spawn(async move {
-        while let Some(sandbox) = weak.upgrade() {
-            if sandbox.expire() {
-                return;
-            }
-            let ends = {
-                let state = sandbox.lock();
-                let idle = sandbox.fixed.spec.idle_timeout;
-                // While it is in use it is looked at again after as long.
-                let idle =
-                    idle.map(|idle| sandbox.idle_ends(&state).unwrap_or(sandbox.now() + idle));
-                state.ends.into_iter().chain(idle).min()
-            };
-            let Some(ends) = ends else {
-                return;
-            };
-            let left = ends.duration_since(sandbox.now()).unwrap_or_default();
-            drop(sandbox);
-            // A manual clock may stand still; then this looks again later.
-            tokio::time::sleep(left.max(Duration::from_millis(10))).await;
-        }
-    });
-}
-
-fn observe(sandbox: &Sandbox) -> Observed {
-    let state = sandbox.lock();
-    Observed {
-        id: sandbox.fixed.id.clone(),
-        tenant: Some(sandbox.fixed.tenant.clone()),
-        state: match (state.gone, state.paused) {
-            (true, _) => ObservedState::Ended,
-            (false, true) => ObservedState::Paused,
-            (false, false) => ObservedState::Running,
-        },
-        created: Some(sandbox.fixed.created),
-        ends: state.ends,
-        idle_ends: sandbox.idle_ends(&state),
-        host_pid: None,
-        effective: BTreeMap::from([(
-            "isolation".to_owned(),
-            Effective {
-                level: Level::Absent,
-                value: "none".to_owned(),
-            },
-        )]),
     }
 }
 
@@ -412,6 +362,21 @@ impl Provider for Mock {
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         self.call(cx, OperationKind::Create, Some(&request.id), |_| async {
             Ok(observe(&*self.make(cx, request)?))
+        })
+        .await
+    }
+
+    async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
+        self.call(cx, OperationKind::Origin, None, |_| async {
+            // What an image is made of is settled with the mock.
+            Ok(format!("{:?}", spec.source))
+        })
+        .await
+    }
+
+    async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
+        self.call(cx, OperationKind::Claim, Some(id), |_| async {
+            claim(&self.get(cx, id)?, request)
         })
         .await
     }

@@ -112,6 +112,7 @@ impl Host {
             listen: true,
             pause: self.freezer,
             attached_lifetime: true,
+            claim: true,
             ttl: Level::Enforced,
             // What runs inside is in use for as long as it likes; the TTL binds.
             idle_timeout: Level::BestEffort,

@@ -146,6 +146,7 @@ pub(super) fn prepare(
         connection: false,
         bundle: None,
         volume_locks: u32::try_from(locks.len()).unwrap_or(u32::MAX),
+        waits: request.waits,
     };
     descriptors.extend(locks);
     Ok(Prepared {
@@ -231,6 +232,7 @@ fn agent(
             .idle_timeout
             .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
         spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
+        waits: request.waits.then_some(true),
     }
 }
 

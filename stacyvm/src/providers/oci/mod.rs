@@ -1,6 +1,7 @@
 #![doc = include_str!("docs.md")]
 
 mod bundle;
+mod claim;
 mod config;
 mod directory;
 mod disk_use;
@@ -47,7 +48,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{
-    Capabilities, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover, Level,
     PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
@@ -57,7 +58,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::{Mount, MountSource};
+use crate::sandbox::spec::{Mount, MountSource, SandboxSpec};
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
 use directory::{PARKED, Sandboxes};
 use host::Host;
@@ -471,6 +472,14 @@ impl Provider for Oci {
         fault_point!("create.kept");
         self.owned.refill();
         Ok(Self::observe(&request.id, report))
+    }
+
+    async fn origin(&self, _cx: &Context, spec: &SandboxSpec) -> Result<String> {
+        Ok(Self::origin_of(spec))
+    }
+
+    async fn claim(&self, _cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
+        self.give(id, request).await
     }
 
     async fn inspect(&self, _cx: &Context, id: &SandboxId) -> Result<Observed> {

@@ -90,6 +90,31 @@ impl Drop for Making {
     }
 }
 
+/// The helper of a sandbox that this process watches, lent to one call and put
+/// back afterwards: taking it away would end the sandbox.
+#[derive(Debug)]
+pub(super) struct Lent {
+    owned: Arc<Owned>,
+    id: SandboxId,
+    /// Taken when it is dropped.
+    helper: Option<Helper>,
+}
+
+impl Lent {
+    pub(super) fn helper(&self) -> Result<&Helper> {
+        self.helper.as_ref().ok_or_else(super::error::helper_gone)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            let watching = &mut self.owned.state().watching;
+            watching.insert(self.id.clone(), helper);
+        }
+    }
+}
+
 /// The place of a helper that is started ahead, given back also where the
 /// runtime that starts it ends first.
 struct Refilling(Arc<Owned>);
@@ -158,6 +183,16 @@ impl Owned {
             helper: Some(helper),
         };
         Ok((making, waited))
+    }
+
+    /// The helper of a sandbox that this process made, if nobody else has it now.
+    pub(super) fn lend(self: &Arc<Self>, id: &SandboxId) -> Option<Lent> {
+        let helper = self.state().watching.remove(id)?;
+        Some(Lent {
+            owned: Arc::clone(self),
+            id: id.clone(),
+            helper: Some(helper),
+        })
     }
 
     /// Makes what helpers of such a sandbox need of the program.

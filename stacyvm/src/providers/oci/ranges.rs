@@ -455,6 +455,7 @@ mod tests {
             open_files_preferred: true,
             ends: None,
             secrets: crate::provider::Secrets::default(),
+            waits: false,
         }
     }
 

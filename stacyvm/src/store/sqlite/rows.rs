@@ -208,6 +208,17 @@ pub(super) fn update_sandbox(
         // The transaction read that version: nobody can have come between.
         return Err(fault::bad_row("sandboxes", "version").into());
     }
+    if before.digest != r.digest || before.spec != r.spec || before.lifetime != r.lifetime {
+        db.prepare_cached(
+            "UPDATE sandboxes SET spec = ?1, digest = ?2, lifetime = ?3 WHERE id = ?4",
+        )?
+        .execute(params![
+            json(&r.spec),
+            r.digest,
+            lifetime_name(r.lifetime),
+            r.id.as_str()
+        ])?;
+    }
     if before.labels != r.labels {
         db.prepare_cached("DELETE FROM labels WHERE sandbox = ?1")?
             .execute([r.id.as_str()])?;

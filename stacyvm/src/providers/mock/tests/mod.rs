@@ -37,6 +37,7 @@ pub(super) fn request(spec: SandboxSpec) -> CreateRequest {
         open_files_preferred: false,
         ends: None,
         secrets: Secrets::default(),
+        waits: false,
     }
 }
 
