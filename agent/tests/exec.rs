@@ -84,6 +84,38 @@ fn workdir_user_environment_and_stdin_are_those_asked_for() {
 }
 
 #[test]
+fn variables_come_later_once_where_the_sandbox_waits_for_them() {
+    let bring = |name: &str, value: &str| EnvironmentRequest {
+        env: vec![Variable {
+            name: ByteVec::from(name.as_bytes().to_vec()),
+            value: ByteVec::from(value.as_bytes().to_vec()),
+        }],
+    };
+    let agent = Agent::start(AgentConfig {
+        waits: Some(true),
+        ..config()
+    });
+    let mut host = agent.connect();
+    // What no command can have is refused, and changes nothing.
+    let (kind, _) = host.ask(1, Kind::SetEnvironment, &bring("A=B", "x"));
+    assert_eq!(kind, Kind::Failure);
+    let (kind, _) = host.ask(2, Kind::SetEnvironment, &bring("LATE", "once"));
+    assert_eq!(kind, Kind::Done);
+    // Whoever asks: another connection, with another command.
+    let mut other = agent.connect();
+    let (kind, failure) = other.ask(1, Kind::SetEnvironment, &bring("LATE", "twice"));
+    let failure: Failure = message::decode(&failure).unwrap();
+    assert_eq!((kind, failure.kind), (Kind::Failure, FailureKind::AlreadyExists));
+    assert_eq!(other.run(2, &shell("a", "echo $LATE")).text(), "once\n");
+
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let (kind, _) = host.ask(1, Kind::SetEnvironment, &bring("LATE", "never"));
+    assert_eq!(kind, Kind::Failure);
+    assert_eq!(host.run(2, &shell("a", "echo ${LATE-none}")).text(), "none\n");
+}
+
+#[test]
 fn a_command_that_cannot_start_says_why() {
     let agent = Agent::start(config());
     let mut host = agent.connect();

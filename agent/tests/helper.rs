@@ -55,6 +55,77 @@ fn a_sandbox_starts_and_leaves_nothing() {
 }
 
 #[test]
+fn one_that_waits_is_claimed_once_and_its_idleness_counts_from_then() {
+    let host = Host::new();
+    let sandbox = host.launch(|launch, _| {
+        launch.waits = true;
+        launch.agent.idle_ms = Some(300);
+        launch.ends_in_ms = Some(60_000);
+    });
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let claim = ToHelper::Claim(Claim {
+        ends_in_ms: None,
+        detach: true,
+    });
+    let ask = || {
+        sandbox.helper.send(&claim, &[]);
+        sandbox.helper.receive()
+    };
+    // What stands still is not given away, and stays what it is.
+    assert_eq!(sandbox.ask(MonitorRequest::Pause), Some(FromHelper::Done));
+    let refused = |answer: Option<FromHelper>| matches!(answer, Some(FromHelper::Failed(failed)) if failed.kind == FailedKind::Conflict);
+    assert!(refused(ask()));
+    let Some(FromHelper::Report(report)) = sandbox.ask(MonitorRequest::Inspect) else {
+        panic!("no report");
+    };
+    assert!(report.ends_in_ms.is_some() && report.idle_ends_in_ms.is_none());
+    assert_eq!(sandbox.ask(MonitorRequest::Resume), Some(FromHelper::Done));
+
+    assert_eq!(ask(), Some(FromHelper::Done));
+    let Some(FromHelper::Report(report)) = sandbox.ask(MonitorRequest::Inspect) else {
+        panic!("no report");
+    };
+    assert_eq!(report.ends_in_ms, None);
+    assert!(report.idle_ends_in_ms.is_some());
+    assert!(refused(ask()));
+    let Some(FromHelper::Ended(ended)) = sandbox.helper.receive() else {
+        panic!("no end");
+    };
+    assert_eq!(ended.cause, EndCause::Idle);
+}
+
+#[test]
+fn one_that_was_claimed_as_detached_outlives_its_owner_and_another_does_not() {
+    for detach in [true, false] {
+        let host = Host::new();
+        let mut sandbox = host.launch(|launch, _| launch.waits = true);
+        let claim = Claim {
+            ends_in_ms: Some(60_000),
+            detach,
+        };
+        sandbox.helper.send(&ToHelper::Claim(claim), &[]);
+        // Sent is as good as done: nobody waits for the answer of a host that dies.
+        let (nobody, _) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        drop(std::mem::replace(&mut sandbox.helper.owner, nobody));
+        let (id, pid) = (sandbox.id.clone(), sandbox.report.pid);
+        if detach {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            assert!(exists(pid), "it ended with its owner");
+            let mut stream = sandbox.connect(REQUEST_MONITOR);
+            let ended = monitor(&mut stream, MonitorRequest::Destroy);
+            assert!(matches!(ended, Some(FromHelper::Ended(_))), "{ended:?}");
+        }
+        assert_gone(&host, &id, pid);
+    }
+}
+
+#[test]
 fn what_is_inside_is_confined() {
     let host = Host::new();
     let mut sandbox = host.launch(|_, _| {});

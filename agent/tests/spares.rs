@@ -60,6 +60,57 @@ fn they_are_no_processes_of_the_sandbox_and_go_when_no_command_comes() {
 }
 
 #[test]
+fn one_waits_with_a_sandbox_that_waits_and_gets_the_variables_of_its_claim() {
+    let agent = Agent::start(AgentConfig {
+        waits: Some(true),
+        ..config()
+    });
+    let mut host = agent.connect();
+    let first = std::cell::Cell::new(0);
+    eventually("one waits", || {
+        let all = children(agent.child.id());
+        first.set(all.first().copied().unwrap_or(0));
+        all.len() == 1 && children(first.get()).len() == 1
+    });
+    // However long it takes.
+    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    assert_eq!(children(agent.child.id()), [first.get()]);
+    assert_eq!(processes(&mut host, 1), 0);
+    let request = EnvironmentRequest {
+        env: vec![Variable {
+            name: b"LATE".to_vec().into(),
+            value: b"here".to_vec().into(),
+        }],
+    };
+    assert_eq!(host.ask(3, Kind::SetEnvironment, &request).0, Kind::Done);
+    let text = host.run(4, &shell("a", "echo $PPID $LATE")).text();
+    assert_eq!(text, format!("{} here\n", first.get()));
+    // From here on it is as everywhere.
+    let text = host.run(5, &shell("b", "echo $LATE")).text();
+    assert_eq!(text, "here\n");
+    eventually("all of them go", || children(agent.child.id()).is_empty());
+}
+
+#[test]
+fn variables_that_no_packet_takes_arrive_too() {
+    let agent = Agent::start(AgentConfig {
+        waits: Some(true),
+        ..config()
+    });
+    let mut host = agent.connect();
+    eventually("one waits", || !children(agent.child.id()).is_empty());
+    let variable = |number: u8| Variable {
+        name: format!("LATE{number}").into_bytes().into(),
+        value: vec![b'x'; 100_000].into(),
+    };
+    let env = (0..8).map(variable).collect();
+    let request = EnvironmentRequest { env };
+    assert_eq!(host.ask(1, Kind::SetEnvironment, &request).0, Kind::Done);
+    let text = host.run(2, &shell("a", "echo ${#LATE0} ${#LATE7}")).text();
+    assert_eq!(text, "100000 100000\n");
+}
+
+#[test]
 fn what_they_run_is_as_what_a_new_one_runs() {
     let agent = Agent::start(config());
     let mut host = agent.connect();

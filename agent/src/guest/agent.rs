@@ -176,12 +176,17 @@ impl Agent {
             interests.set(0, Role::Hosts, hosts.as_fd(), true, false);
         }
         let deadline = config.deadline_ms.map(|wait| now_ms().saturating_add(wait));
+        let spares = if config.waits == Some(true) {
+            Spares::of_one_that_waits()
+        } else {
+            Spares::default()
+        };
         Ok(Self {
             config,
             interests,
             connections: BTreeMap::new(),
             execs: BTreeMap::new(),
-            spares: Spares::default(),
+            spares,
             workers: BTreeMap::new(),
             queue: VecDeque::new(),
             leaving: BTreeSet::new(),

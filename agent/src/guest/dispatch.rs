@@ -244,6 +244,7 @@ impl Agent {
             return;
         }
         self.config.waits = None;
+        self.tell_spares(&request);
         self.config.env.extend(request.env);
         fault_point!("agent.claimed");
         self.finish(to, Kind::Done, &[]);

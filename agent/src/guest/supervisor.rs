@@ -161,7 +161,7 @@ pub(super) fn run(
     let own = [&channel].into_iter().chain(&stdio).chain(group);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
-    let prepared = prepare(config, group);
+    let prepared = prepare(config, group, false);
     supervise(channel, prepared, stdio, config, request)
 }
 
@@ -170,9 +170,12 @@ pub(super) fn wait(channel: OwnedFd, group: Option<&OwnedFd>, config: &AgentConf
     let own = [&channel].into_iter().chain(group);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
-    let prepared = prepare(config, group);
-    if let Some((request, stdio)) = spare::receive(&channel) {
-        supervise(channel, prepared, stdio, config, &request)
+    // The one of a sandbox that waits enters its cgroup ahead: after a quiet while
+    // that takes the kernel longer than all else of a command.
+    let prepared = prepare(config, group, config.waits == Some(true));
+    let mut config = config.clone();
+    if let Some((request, stdio)) = spare::receive(&channel, &mut config) {
+        supervise(channel, prepared, stdio, &config, &request)
     }
     drop(prepared);
     sys::exit_now(0)
@@ -185,7 +188,11 @@ struct Prepared {
     child: io::Result<Waiting>,
 }
 
-fn prepare(config: &AgentConfig, group: Option<&OwnedFd>) -> Result<Prepared, Failure> {
+fn prepare(
+    config: &AgentConfig,
+    group: Option<&OwnedFd>,
+    enter: bool,
+) -> Result<Prepared, Failure> {
     sys::new_session();
     let signals =
         sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
@@ -194,7 +201,7 @@ fn prepare(config: &AgentConfig, group: Option<&OwnedFd>) -> Result<Prepared, Fa
         sys::become_supervisor(config.supervisor_uid)
             .map_err(|error| system("user of the supervisor", &error))?;
     }
-    let child = spawn::wait(group);
+    let child = spawn::wait(group, enter);
     Ok(Prepared { signals, child })
 }
 

@@ -2,7 +2,7 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
+//! scripts/bench.sh [--quick] [create|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
@@ -11,6 +11,7 @@ mod crowd;
 mod measures;
 mod memory;
 mod peers;
+mod pool;
 mod rootless;
 mod stats;
 

@@ -18,6 +18,7 @@ type Measure = fn(&Plan) -> Pin<Box<dyn Future<Output = Outcome> + '_>>;
 
 pub(crate) const ALL: &[(&str, Measure)] = &[
     ("create", |plan| Box::pin(create(plan))),
+    ("pool", |plan| Box::pin(crate::pool::pool(plan))),
     ("exec", |plan| Box::pin(exec(plan))),
     ("stream", |plan| Box::pin(stream(plan))),
     ("idle", |plan| Box::pin(idle(plan))),
@@ -46,7 +47,7 @@ pub(crate) fn spec() -> SandboxSpec {
 }
 
 /// Create, and the decoded result of the first command.
-async fn cold(engine: &Engine) -> Result<(Sandbox, Duration), String> {
+pub(crate) async fn cold(engine: &Engine) -> Result<(Sandbox, Duration), String> {
     let start = Instant::now();
     let sandbox = engine.create(spec()).await.map_err(text)?;
     let output = sandbox.exec(["/bin/true"]).output().await.map_err(text)?;

@@ -35,6 +35,8 @@ pub(crate) struct Scripted {
     world: Mutex<World>,
     /// A create waits here, if the test closed it.
     gate: Semaphore,
+    /// A claim waits here, if the test closed it.
+    claim_gate: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,7 @@ impl Scripted {
             capabilities,
             world: Mutex::default(),
             gate: Semaphore::new(usize::MAX >> 4),
+            claim_gate: Semaphore::new(usize::MAX >> 4),
         })
     }
 
@@ -128,6 +131,17 @@ impl Scripted {
             capabilities: all_capabilities(),
             world: Mutex::default(),
             gate: Semaphore::new(0),
+            claim_gate: Semaphore::new(usize::MAX >> 4),
+        })
+    }
+
+    /// A provider whose claims wait for ever.
+    pub(crate) fn that_claims_nothing() -> Arc<Self> {
+        Arc::new(Self {
+            capabilities: all_capabilities(),
+            world: Mutex::default(),
+            gate: Semaphore::new(usize::MAX >> 4),
+            claim_gate: Semaphore::new(0),
         })
     }
 
@@ -276,6 +290,8 @@ impl Provider for Scripted {
     }
     async fn claim(&self, _: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
         self.enter(OperationKind::Claim)?;
+        let opened = self.claim_gate.acquire().await;
+        drop(opened.map_err(|_| Error::new(ErrorKind::Internal, "no gate"))?);
         if self.find(id)?.state != ObservedState::Running {
             return Err(Error::new(ErrorKind::Conflict, "it stands still"));
         }
@@ -383,7 +399,7 @@ impl Provider for Scripted {
     ) -> Result<FileEntry> {
         self.enter(OperationKind::WriteFile)?;
         Ok(FileEntry {
-            path: request.path.clone(),
+            path: request.path.as_bytes().to_vec(),
             kind: FileKind::File,
             size: 0,
             mode: 0o644,

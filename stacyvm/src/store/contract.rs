@@ -156,6 +156,11 @@ pub(super) async fn what_is_written_is_read_back(store: Any) {
         ends_ms: Some(None),
         effective: Some(BTreeMap::from([("memory_limit".into(), effective)])),
         labels: Some(BTreeMap::from([("b".into(), "2".into())])),
+        asked: Some(Asked {
+            spec: stored_spec(&SandboxSpec::host().env("LATE", "hunter3")),
+            digest: "another".into(),
+            lifetime: Lifetime::Attached,
+        }),
         owner: Some("owner-2".into()),
         failure: Some("a \"quoted\"\nline \u{1F980}".into()),
         step: Some((JournalStep::Created, "in 5 ms".into())),
@@ -172,6 +177,9 @@ pub(super) async fn what_is_written_is_read_back(store: Any) {
         ends_ms: None,
         effective: update.effective.clone().unwrap(),
         labels: update.labels.clone().unwrap(),
+        spec: stored_spec(&SandboxSpec::host().env("LATE", "hunter3")),
+        digest: "another".into(),
+        lifetime: Lifetime::Attached,
         owner: "owner-2".into(),
         failure: update.failure.clone(),
         ..begun

@@ -72,6 +72,17 @@ async fn host_entry() {
             begin();
             sandbox.kill().await.unwrap();
         }
+        "pool" => {
+            let pool = engine.pool(SandboxSpec::host()).size(2).await.unwrap();
+            pool.filled().await.unwrap();
+            begin();
+            loop {
+                let claim = pool.claim().env("A", "b").file("/workspace/a", "b");
+                let sandbox = claim.lifetime(detached).await.unwrap();
+                works(&sandbox).await;
+                sandbox.kill().await.unwrap();
+            }
+        }
         other => panic!("no deed {other}"),
     }
     // Whoever kills it need not hurry.
@@ -160,6 +171,11 @@ async fn while_it_creates() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_creates_an_attached_sandbox() {
     kill_at("create attached", 120_001, &[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_claims_and_refills() {
+    kill_at("pool", 150_000, &[0, 1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

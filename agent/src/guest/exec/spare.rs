@@ -17,7 +17,7 @@ use crate::guest::clock::now_ms;
 use crate::guest::supervisor;
 use crate::guest::sys::{self, Fork};
 use crate::packet;
-use crate::protocol::message::{self, ExecRequest};
+use crate::protocol::message::{self, AgentConfig, EnvironmentRequest, ExecRequest};
 
 /// How many are started after a command.
 const AT_ONCE: usize = 2;
@@ -29,16 +29,26 @@ const WAIT_MS: u64 = 2_000;
 pub(in crate::guest) struct Spares {
     /// The oldest first. One ends when its channel closes.
     waiting: VecDeque<(i32, OwnedFd)>,
-    /// Whether a command has ended since some were started.
-    wanted: bool,
-    until: u64,
+    /// How many are to be started.
+    wanted: usize,
+    /// When those that wait are let go, once there was a command.
+    until: Option<u64>,
 }
 
 impl Spares {
+    /// For a sandbox that waits to be claimed: one, whose command will come at
+    /// once then, and which waits as long as it takes.
+    pub(in crate::guest) fn of_one_that_waits() -> Self {
+        Self {
+            wanted: 1,
+            ..Self::default()
+        }
+    }
+
     /// A command has ended: others may follow.
     pub(in crate::guest) fn command_ended(&mut self) {
-        self.wanted = true;
-        self.until = now_ms().saturating_add(WAIT_MS);
+        self.wanted = AT_ONCE;
+        self.until = Some(now_ms().saturating_add(WAIT_MS));
     }
 
     pub(in crate::guest) fn pids(&self) -> impl Iterator<Item = i32> {
@@ -47,7 +57,7 @@ impl Spares {
 
     /// When they are to be dismissed.
     pub(in crate::guest) fn until(&self) -> Option<u64> {
-        (!self.waiting.is_empty()).then_some(self.until)
+        self.until.filter(|_| !self.waiting.is_empty())
     }
 
     pub(in crate::guest) fn collected(&mut self, pid: i32) {
@@ -59,13 +69,14 @@ impl Agent {
     /// Starts some where commands are coming. Without room for them the next
     /// command has its own started.
     pub(in crate::guest) fn start_spares(&mut self) {
-        if !std::mem::take(&mut self.spares.wanted) {
+        let wanted = std::mem::take(&mut self.spares.wanted);
+        if wanted == 0 {
             return;
         }
         let most = self.config.spare_supervisors.unwrap_or(0) as usize;
         // One that commands could stop would stop the next of them.
         let most = if self.config.can_switch_user { most } else { 0 };
-        for _ in self.spares.waiting.len()..most.min(self.spares.waiting.len() + AT_ONCE) {
+        for _ in self.spares.waiting.len()..most.min(self.spares.waiting.len() + wanted) {
             let Ok((channel, theirs)) = packet::pair() else {
                 return;
             };
@@ -75,6 +86,19 @@ impl Agent {
                 Ok(Fork::Parent(pid)) => self.spares.waiting.push_back((pid, channel)),
             }
         }
+    }
+
+    /// Tells those that wait of variables that came after they were started.
+    pub(in crate::guest) fn tell_spares(&mut self, variables: &EnvironmentRequest) {
+        let leaving = &mut self.leaving;
+        self.spares.waiting.retain(|(pid, channel)| {
+            // Too many for one packet, or it has ended: it goes.
+            let told = packet::send(channel, variables, &[]).is_ok();
+            if !told {
+                leaving.insert(*pid);
+            }
+            told
+        });
     }
 
     /// Lets those that wait go.
@@ -101,17 +125,27 @@ impl Agent {
     }
 }
 
-/// Waits for the command. `None` where there will be none.
-pub(in crate::guest) fn receive(channel: &OwnedFd) -> Option<(ExecRequest, [OwnedFd; 3])> {
+/// Waits for the command, and takes variables in that come before it. `None` where
+/// there will be none.
+pub(in crate::guest) fn receive(
+    channel: &OwnedFd,
+    config: &mut AgentConfig,
+) -> Option<(ExecRequest, [OwnedFd; 3])> {
     let look = RecvFlags::PEEK | RecvFlags::TRUNC;
-    let length = loop {
-        match rustix::net::recv(channel, &mut [0; 1][..], look) {
-            Ok((_, length)) => break length,
-            Err(Errno::INTR) => {}
+    loop {
+        let length = match rustix::net::recv(channel, &mut [0; 1][..], look) {
+            Ok((_, length)) => length,
+            Err(Errno::INTR) => continue,
             Err(_) => return None,
+        };
+        let mut bytes = vec![0; length];
+        let (_, fds) = packet::receive_bytes(channel, &mut bytes, RecvFlags::empty()).ok()?;
+        if fds.is_empty() {
+            // No command comes without its streams.
+            let variables: EnvironmentRequest = message::decode(&bytes).ok()?;
+            config.env.extend(variables.env);
+            continue;
         }
-    };
-    let mut bytes = vec![0; length];
-    let (_, fds) = packet::receive_bytes(channel, &mut bytes, RecvFlags::empty()).ok()?;
-    Some((message::decode(&bytes).ok()?, fds.try_into().ok()?))
+        return Some((message::decode(&bytes).ok()?, fds.try_into().ok()?));
+    }
 }

@@ -52,6 +52,8 @@ impl Agent {
         }
         match self.fork_exec(to, request) {
             Ok(exec) => {
+                // Whoever claimed it brought what it had before its first command.
+                self.config.waits = None;
                 let key = self.key();
                 if let Some(channel) = &exec.channel {
                     self.interests

@@ -59,6 +59,8 @@ struct Shared {
     channels: [c_int; 2],
     /// The file through which the command enters its cgroup.
     group: Option<c_int>,
+    /// Whether it does that before it knows its command.
+    enter: bool,
     order: Option<Order>,
     failed: Option<(Stage, c_int)>,
 }
@@ -99,12 +101,13 @@ fn collect(pid: i32) {
 }
 
 /// Starts a child that waits for its command. It enters its cgroup through
-/// `group`, which is above 2.
-pub(in crate::guest) fn wait(group: Option<&OwnedFd>) -> io::Result<Waiting> {
+/// `group`, which is above 2; with `enter` at once.
+pub(in crate::guest) fn wait(group: Option<&OwnedFd>, enter: bool) -> io::Result<Waiting> {
     let (ours, theirs) = packet::pair()?;
     let shared = Box::into_raw(Box::new(Shared {
         channels: [theirs.as_raw_fd(), ours.as_raw_fd()],
         group: group.map(AsRawFd::as_raw_fd),
+        enter,
         order: None,
         failed: None,
     }));
@@ -202,20 +205,37 @@ fn receive_stdio(channel: BorrowedFd<'_>) -> Option<[c_int; 3]> {
 extern "C" fn start(argument: *mut c_void) -> c_int {
     let shared = argument.cast::<Shared>();
     // SAFETY: the parent does not change it before it has sent something.
-    let [theirs, ours] = unsafe { (*shared).channels };
+    let ([theirs, ours], group, enter) =
+        unsafe { ((*shared).channels, (*shared).group, (*shared).enter) };
     // SAFETY: its own copy. The parent's end must be the parent's alone.
     unsafe { libc::close(ours) };
     // SAFETY: open until this process executes a program or ends.
     let channel = unsafe { BorrowedFd::borrow_raw(theirs) };
+    let group = match group {
+        // SAFETY: a plain call on a copied descriptor.
+        Some(group) if enter && unsafe { enter_group(group) } => None,
+        // One that could not is tried again, and told, when it has its command.
+        group => group,
+    };
     let stdio = receive_stdio(channel);
     // SAFETY: the parent sleeps now, or is gone and nobody else looks.
     let shared = unsafe { &mut *shared };
     if let (Some(stdio), Some(order)) = (stdio, shared.order) {
-        let (stage, error) = prepare_and_execute(theirs, shared.group, stdio, order);
+        let (stage, error) = prepare_and_execute(theirs, group, stdio, order);
         shared.failed = Some((stage, error.raw_os_error().unwrap_or(libc::EIO)));
     }
     // SAFETY: ends this process alone.
     unsafe { libc::_exit(127) }
+}
+
+/// Moves the caller to the cgroup of this file. No allocation and no lock.
+///
+/// # Safety
+///
+/// `group` must be open.
+unsafe fn enter_group(group: c_int) -> bool {
+    // SAFETY: the byte is static, the descriptor the caller's to promise.
+    unsafe { libc::write(group, c"0".as_ptr().cast(), 1) == 1 }
 }
 
 /// Runs in the child: no allocation, and no lock but those of a single thread.
@@ -232,7 +252,7 @@ fn prepare_and_execute(
     unsafe {
         libc::setsid();
         if let Some(group) = group
-            && libc::write(group, c"0".as_ptr().cast(), 1) != 1
+            && !enter_group(group)
         {
             return (Stage::Group, last());
         }

@@ -279,6 +279,12 @@ impl Pool {
         Claim::new(Arc::clone(&self.0.0))
     }
 
+    /// Its random name: the value of the label `stacyvm.pool` of those that nobody
+    /// has claimed.
+    pub fn name(&self) -> &str {
+        &self.0.0.name
+    }
+
     /// What the pool has and did. No input or output.
     pub fn stats(&self) -> PoolStats {
         self.0.0.stats()

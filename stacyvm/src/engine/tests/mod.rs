@@ -5,6 +5,7 @@ mod create;
 mod exec;
 mod life;
 mod mock;
+mod pool;
 mod upkeep;
 
 use std::sync::Arc;

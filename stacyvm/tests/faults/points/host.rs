@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use stacyvm::engine::Engine;
 use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::spec::Lifetime;
-use stacyvm::{Result, Sandbox, SandboxSpec, SignalScope, faults};
+use stacyvm::{Pool, Result, Sandbox, SandboxSpec, SignalScope, faults};
 
 use super::super::{open, processes_of, signal};
 
@@ -42,6 +42,19 @@ async fn entry() {
                 _ => create(&engine, Lifetime::Attached).await.map(drop),
             }
         }
+        "fill" => {
+            arm();
+            pool(&engine).await.map(drop)
+        }
+        "claim" | "drain" => {
+            let pool = pool(&engine).await.unwrap();
+            arm();
+            if deed == "claim" {
+                claim(&pool).await.map(drop)
+            } else {
+                pool.drain().await
+            }
+        }
         _ => {
             let sandbox = create(&engine, Lifetime::Detached).await.unwrap();
             prepare(&sandbox, place.path(), &deed).await;
@@ -68,6 +81,20 @@ fn arm() {
 
 async fn create(engine: &Engine, lifetime: Lifetime) -> Result<Sandbox> {
     engine.create(SandboxSpec::host().lifetime(lifetime)).await
+}
+
+/// A pool in which one waits.
+async fn pool(engine: &Engine) -> Result<Pool> {
+    let pool = engine.pool(SandboxSpec::host()).size(1).await?;
+    pool.filled().await?;
+    Ok(pool)
+}
+
+/// A claim that brings something of all that it can.
+async fn claim(pool: &Pool) -> Result<Sandbox> {
+    let claim = pool.claim().env("A", "b").label("a", "b");
+    let claim = claim.file("/workspace/file", "text");
+    claim.lifetime(Lifetime::Detached).await
 }
 
 /// What must be there before a deed begins.
@@ -164,5 +191,9 @@ async fn life(engine: &Engine, state: &Path) -> Result<()> {
     }
     // The agent sees the end of the other connection before this.
     sandbox.exec(["true"]).output().await?;
-    sandbox.kill().await
+    sandbox.kill().await?;
+    let pool = pool(engine).await?;
+    let claimed = claim(&pool).await?;
+    claimed.exec(["true"]).output().await?;
+    claimed.kill().await
 }

@@ -76,6 +76,36 @@ const CREATES: &[Deed] = &[
     ),
 ];
 
+const POOLS: &[Deed] = &[
+    deed(
+        "fill",
+        &[0],
+        &[
+            "pool.refill.begun",
+            "pool.refill.intended",
+            "create.launch-sent",
+            "create.started",
+            "create.kept",
+            "pool.refill.made",
+            "pool.refill.ready",
+        ],
+    ),
+    // Until its record says whose it is nobody has it.
+    deed(
+        "claim",
+        &[0],
+        &[
+            "pool.claim.begun",
+            "pool.claim.taken",
+            "file.write-asked",
+            "pool.claim.files",
+            "pool.claim.given",
+        ],
+    ),
+    deed("claim", &[1], &["pool.claim.recorded"]),
+    deed("drain", &[0], &["pool.end.begun", "destroy.intended", "destroy.done"]),
+];
+
 const COMMANDS: &[Deed] = &[
     deed(
         "run",
@@ -248,6 +278,11 @@ async fn the_host_is_killed_at_each_point_of_a_create() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_host_is_killed_at_each_point_of_a_pool() {
+    each("host, pools", POOLS, Who::Host).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_host_is_killed_at_each_point_of_commands() {
     each("host, commands", COMMANDS, Who::Host).await;
 }
@@ -309,7 +344,7 @@ fn every_point_is_listed_and_has_a_round() {
     let host: BTreeSet<String> = host.difference(&image).cloned().collect();
     assert_eq!(host, set(HOST));
     assert_eq!(others, set(&[HELPER, AGENT].concat()));
-    let groups = [CREATES, COMMANDS, FILES, DESTROYS];
+    let groups = [CREATES, POOLS, COMMANDS, FILES, DESTROYS];
     let killed = groups.into_iter().flatten().flat_map(|deed| deed.points);
     let killed: BTreeSet<_> = killed
         .map(|point| point.split('*').next().unwrap().to_owned())

@@ -1,0 +1,74 @@
+//! Claims from a pool beside creates.
+
+use std::time::{Duration, Instant};
+
+use stacyvm::{Claim, Pool, Sandbox};
+
+use crate::Plan;
+use crate::measures::{Outcome, cold, engine, spec, text};
+use crate::stats::{Samples, print_bound, print_ratio, print_samples};
+
+/// How many wait.
+const SIZE: usize = 4;
+
+/// The claim alone, and the claim with the decoded result of the first command.
+async fn timed(claim: Claim) -> Result<(Sandbox, Duration, Duration), String> {
+    let start = Instant::now();
+    let sandbox = claim.await.map_err(text)?;
+    let claimed = start.elapsed();
+    let output = sandbox.exec(["/bin/true"]).output().await.map_err(text)?;
+    let taken = start.elapsed();
+    if output.status.success() {
+        Ok((sandbox, claimed, taken))
+    } else {
+        Err(output.status.to_string())
+    }
+}
+
+/// Waits until the pool is full and nothing is made.
+async fn settled(pool: &Pool) -> Outcome {
+    pool.filled().await.map_err(text)?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
+}
+
+pub(crate) async fn pool(plan: &Plan) -> Outcome {
+    let engine = engine().await?;
+    let pool = engine.pool(spec()).size(SIZE).await.map_err(text)?;
+    let [mut own, mut bare, mut given, mut all, mut created] = [(); 5].map(|()| Samples::default());
+    for _ in 0..plan.blocks {
+        for _ in 0..plan.block * 2 {
+            settled(&pool).await?;
+            // Nothing is given, so nothing is asked of the agent: all of it is ours.
+            let (sandbox, claimed, taken) = timed(pool.claim()).await?;
+            own.push(claimed);
+            bare.push(taken);
+            sandbox.kill().await.map_err(text)?;
+            settled(&pool).await?;
+            let claim = pool.claim().env("TOKEN", "value").label("session", "7");
+            let claim = claim.file("/workspace/in.txt", "hello\n");
+            let (sandbox, claimed, taken) = timed(claim).await?;
+            given.push(claimed);
+            all.push(taken);
+            sandbox.kill().await.map_err(text)?;
+            settled(&pool).await?;
+            let (sandbox, taken) = cold(&engine).await?;
+            created.push(taken);
+            sandbox.kill().await.map_err(text)?;
+        }
+    }
+    let stats = pool.stats();
+    if stats.cold > 0 || stats.failed > 0 {
+        return Err(format!("not all claims were warm: {stats:?}"));
+    }
+    print_samples("claim", "stacyvm", &own);
+    print_samples("claim, env and a file", "stacyvm", &given);
+    print_samples("claim+exec", "stacyvm", &bare);
+    print_samples("claim+exec, env and a file", "stacyvm", &all);
+    print_samples("create+exec", "stacyvm", &created);
+    print_bound("claim, our own part, p50", own.p50(), "ms", 0.2, false);
+    print_bound("claim+exec, p50", bare.p50(), "ms", 3.0, false);
+    print_ratio("claim+exec", "create+exec", bare.p50(), created.p50(), None);
+    pool.drain().await.map_err(text)?;
+    engine.close().await.map_err(text)
+}
