@@ -170,6 +170,7 @@ async fn nobody_waits_longer_than_may() {
     let bound = world.provider.request(0).ends.unwrap();
     assert!(bound > crate::clock::from_ms(1_000_000) + age, "{bound:?}");
     tokio::time::sleep(age).await;
+    until(async || pool.stats().replaced == 2).await;
     pool.filled().await.unwrap();
     let new = world.provider.living();
     assert!(new.iter().all(|id| !old.contains(id)), "{old:?} {new:?}");

@@ -72,7 +72,7 @@ pub(super) fn start(
             exec: spec.exec.clone(),
             pid: 0,
             argv,
-            env: Arc::new(environment(sandbox, &account, &spec.env)),
+            env: Arc::new(environment(sandbox, &state.claimed, &account, &spec.env)),
             account,
             workdir,
             input: if spec.stdin {
@@ -216,11 +216,12 @@ fn program(
 
 fn environment(
     sandbox: &Sandbox,
+    claimed: &BTreeMap<String, String>,
     account: &Account,
     own: &[(String, String)],
 ) -> BTreeMap<String, String> {
     let mut env = sandbox.fixed.env.clone();
-    env.extend(sandbox.lock().claimed.clone());
+    env.extend(claimed.clone());
     let account = [
         ("HOME", &account.home),
         ("USER", &account.name),
