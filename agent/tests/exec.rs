@@ -105,14 +105,20 @@ fn variables_come_later_once_where_the_sandbox_waits_for_them() {
     let mut other = agent.connect();
     let (kind, failure) = other.ask(1, Kind::SetEnvironment, &bring("LATE", "twice"));
     let failure: Failure = message::decode(&failure).unwrap();
-    assert_eq!((kind, failure.kind), (Kind::Failure, FailureKind::AlreadyExists));
+    assert_eq!(
+        (kind, failure.kind),
+        (Kind::Failure, FailureKind::AlreadyExists)
+    );
     assert_eq!(other.run(2, &shell("a", "echo $LATE")).text(), "once\n");
 
     let agent = Agent::start(config());
     let mut host = agent.connect();
     let (kind, _) = host.ask(1, Kind::SetEnvironment, &bring("LATE", "never"));
     assert_eq!(kind, Kind::Failure);
-    assert_eq!(host.run(2, &shell("a", "echo ${LATE-none}")).text(), "none\n");
+    assert_eq!(
+        host.run(2, &shell("a", "echo ${LATE-none}")).text(),
+        "none\n"
+    );
 }
 
 #[test]

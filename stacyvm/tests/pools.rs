@@ -51,8 +51,9 @@ fn holds(directory: &Path, bytes: &[u8]) -> bool {
         let found = std::fs::symlink_metadata(&path);
         match found {
             Ok(found) if found.is_dir() => holds(&path, bytes),
-            Ok(found) if found.is_file() => std::fs::read(&path)
-                .is_ok_and(|text| text.windows(bytes.len()).any(|w| w == bytes)),
+            Ok(found) if found.is_file() => {
+                std::fs::read(&path).is_ok_and(|text| text.windows(bytes.len()).any(|w| w == bytes))
+            }
             _ => false,
         }
     })
@@ -88,11 +89,17 @@ async fn what_a_claim_brings_holds_for_every_process() {
     assert_eq!(info.env_names, ["A", "B", "S"]);
     assert_eq!(info.labels.get("k").unwrap(), "v");
     assert_eq!(info.lifetime, Lifetime::Detached);
-    let left = info.ends.unwrap().duration_since(std::time::SystemTime::now());
+    let left = info
+        .ends
+        .unwrap()
+        .duration_since(std::time::SystemTime::now());
     assert!(left.unwrap() > Duration::from_secs(450), "{info:?}");
     assert!(!holds(host.state.path(), b"hunter2-of-a-claim"));
     // What waits has nothing of it.
-    assert_eq!(says(&claimed(&pool).await, "echo $A $B $S").await, "pool pool\n");
+    assert_eq!(
+        says(&claimed(&pool).await, "echo $A $B $S").await,
+        "pool pool\n"
+    );
     assert_eq!((pool.stats().warm, pool.stats().cold), (2, 0));
     drop(pool);
     other.close().await.unwrap();
@@ -151,7 +158,13 @@ async fn one_that_ended_or_was_ended_is_not_given_away() {
     let agent = found.info().await.unwrap().host_pid.unwrap();
     let agent = rustix::process::Pid::from_raw(i32::try_from(agent).unwrap()).unwrap();
     rustix::process::kill_process(agent, rustix::process::Signal::KILL).unwrap();
-    engine.get(ids.next().unwrap()).await.unwrap().kill().await.unwrap();
+    engine
+        .get(ids.next().unwrap())
+        .await
+        .unwrap()
+        .kill()
+        .await
+        .unwrap();
     let one = claimed(&pool).await;
     let two = claimed(&pool).await;
     for sandbox in [&one, &two] {
@@ -177,7 +190,9 @@ async fn one_that_shows_a_directory_that_was_exchanged_is_not_given_away() {
         writable: false,
         size_mib: None,
     };
-    let spec = SandboxSpec::host().mount(mount).lifetime(Lifetime::Attached);
+    let spec = SandboxSpec::host()
+        .mount(mount)
+        .lifetime(Lifetime::Attached);
     let pool = filled(&host.engine, spec, 1).await;
     // What is written in it is seen; that makes nothing old.
     std::fs::write(shown.join("which"), "newer").unwrap();
@@ -209,15 +224,27 @@ async fn life_and_idleness_begin_with_the_claim() {
     let busy = claimed(&pool).await;
     assert_eq!((pool.stats().warm, pool.stats().replaced), (2, 0));
     let begun = std::time::Instant::now();
-    let work = busy.exec(["sleep", "60"]).background().start().await.unwrap();
+    let work = busy
+        .exec(["sleep", "60"])
+        .background()
+        .start()
+        .await
+        .unwrap();
     work.detach().unwrap();
-    let ended = async |sandbox: &Sandbox| {
-        sandbox.info().await.unwrap().phase == stacyvm::Phase::Ended
-    };
+    let ended =
+        async |sandbox: &Sandbox| sandbox.info().await.unwrap().phase == stacyvm::Phase::Ended;
     eventually("the idle one ended", async || ended(&idle).await).await;
-    assert!(!ended(&busy).await, "the busy one ended after {:?}", begun.elapsed());
+    assert!(
+        !ended(&busy).await,
+        "the busy one ended after {:?}",
+        begun.elapsed()
+    );
     eventually("the busy one ended", async || ended(&busy).await).await;
-    assert!(begun.elapsed() > Duration::from_millis(2500), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_millis(2500),
+        "{:?}",
+        begun.elapsed()
+    );
     drop(pool);
 }
 
@@ -227,7 +254,11 @@ async fn a_claim_without_an_end_has_none() {
         return;
     };
     let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
-    let pool = host.engine.pool(spec).size(1).max_age(Duration::from_secs(1));
+    let pool = host
+        .engine
+        .pool(spec)
+        .size(1)
+        .max_age(Duration::from_secs(1));
     let pool = pool.await.unwrap();
     soon(pool.filled()).await.unwrap();
     let sandbox = claimed(&pool).await;

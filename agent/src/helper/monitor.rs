@@ -14,7 +14,8 @@ use super::connection::{Connection, Event, MAX_CONNECTIONS, Peer};
 use super::fault::{Result, Tried};
 use super::state::{State, own_pid};
 use crate::helper_protocol::{
-    Claim, EndCause, Ended, Failed, FailedKind, FromHelper, InForce, MonitorRequest, Report, ToHelper,
+    Claim, EndCause, Ended, Failed, FailedKind, FromHelper, InForce, MonitorRequest, Report,
+    ToHelper,
 };
 use crate::packet;
 use crate::protocol::control::ControlMessage;

@@ -128,8 +128,14 @@ impl Engine {
         let owner = self.0.owner.name().to_owned();
         // Taking the record over is conditional on its version: of several who
         // find it, one goes on.
-        let failure = (record.phase == Phase::Creating)
-            .then(|| if is_of_pool(record) { UNCLAIMED } else { UNMADE }.to_owned());
+        let failure = (record.phase == Phase::Creating).then(|| {
+            if is_of_pool(record) {
+                UNCLAIMED
+            } else {
+                UNMADE
+            }
+            .to_owned()
+        });
         let update = SandboxUpdate {
             at_ms: to_ms(self.0.clock.now()),
             phase: Some(Phase::Destroying),

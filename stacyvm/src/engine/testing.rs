@@ -14,9 +14,9 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
-    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope, Leftover,
-    Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, Signals,
-    SnapshotInfo, Tidied, TidyRequest, Users,
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope,
+    Leftover, Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach,
+    Signals, SnapshotInfo, Tidied, TidyRequest, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions,

@@ -32,8 +32,8 @@ pub use digest::{StoreMeta, stored_spec};
 pub use memory::MemoryStore;
 pub use owner::OwnerLock;
 pub use record::{
-    Asked, Begin, ExecRecord, JournalEntry, JournalStep, Page, Resource, ResourceState, SandboxFilter,
-    SandboxRecord, SandboxUpdate,
+    Asked, Begin, ExecRecord, JournalEntry, JournalStep, Page, Resource, ResourceState,
+    SandboxFilter, SandboxRecord, SandboxUpdate,
 };
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

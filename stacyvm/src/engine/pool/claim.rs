@@ -160,7 +160,10 @@ impl Claim {
                 }
             }
             shared.note_cold();
-            tracing::debug!(pool = shared.name, "none waits to be claimed, so one is made");
+            tracing::debug!(
+                pool = shared.name,
+                "none waits to be claimed, so one is made"
+            );
             wanted.create().await
         };
         wanted.context.bound(work).await
@@ -204,8 +207,7 @@ impl Claim {
 
 impl Wanted {
     /// Makes one that waited the claimant's: its files, its variables, its end and
-    /// lifetime, and last its record. Whoever dies before that leaves one that
-    /// nobody claimed.
+    /// lifetime, and its record.
     async fn take_over(&self, taken: Taken, made_of: &MadeOf) -> Result<Sandbox, Refused> {
         let waiting = taken.get().map_err(Refused::Final)?;
         if waiting.made_of != *made_of {
@@ -229,14 +231,27 @@ impl Wanted {
             ends: self.ends,
             lifetime: self.filled.lifetime,
         };
-        let given = shared.provider.claim(&self.context, &waiting.id, &request);
-        given.await.map_err(|error| self.refused(error, true))?;
-        fault_point!("pool.claim.given");
-        let recorded = self.record(waiting).await;
-        recorded.map_err(|error| self.refused(error, true))?;
+        let done = self.give(waiting, &request).await;
+        done.map_err(|error| self.refused(error, true))?;
         fault_point!("pool.claim.recorded");
         taken.given();
         Ok(sandbox)
+    }
+
+    /// Has the provider give it away, and writes that.
+    async fn give(&self, waiting: &Waiting, request: &ClaimRequest) -> Result<()> {
+        let provider = &self.shared.provider;
+        let given = provider.claim(&self.context, &waiting.id, request);
+        if self.env.is_empty() {
+            // Neither needs the other: a host that dies after one of them leaves a
+            // sandbox that ends with it, or one that nobody has claimed.
+            let (given, recorded) = tokio::join!(given, self.record(waiting));
+            return given.and(recorded);
+        }
+        // Nobody may find it without its variables.
+        given.await?;
+        fault_point!("pool.claim.given");
+        self.record(waiting).await
     }
 
     /// Whether another sandbox may do where this one failed. `of_it`: the call was

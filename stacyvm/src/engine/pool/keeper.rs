@@ -61,7 +61,10 @@ async fn keep(shared: &Arc<Shared>) {
             look = Instant::now() + LOOK_EVERY;
             // One look after the other: a provider that does not answer holds up
             // looks alone.
-            if looking.as_ref().is_none_or(tokio::task::AbortHandle::is_finished) {
+            if looking
+                .as_ref()
+                .is_none_or(tokio::task::AbortHandle::is_finished)
+            {
                 let shared = Arc::clone(shared);
                 looking = Some(tasks.spawn(async move { look_at(&shared).await }));
             }
@@ -129,7 +132,14 @@ async fn make_ahead(shared: &Shared) -> Result<Waiting> {
     };
     let mark = engine.work_on(&id);
     let begun = engine
-        .begin_create(context, provider, &request, &shared.spec, None, Some(&shared.name))
+        .begin_create(
+            context,
+            provider,
+            &request,
+            &shared.spec,
+            None,
+            Some(&shared.name),
+        )
         .await?;
     let record = match begun {
         Begin::New(record) | Begin::Existing(record) => record,

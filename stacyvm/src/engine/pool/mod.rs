@@ -108,7 +108,12 @@ impl PoolBuilder {
         ] {
             if value == 0 || value > most {
                 let expected = format!("1 to {most}");
-                return Err(Error::invalid(field, value, &expected, "choose another number"));
+                return Err(Error::invalid(
+                    field,
+                    value,
+                    &expected,
+                    "choose another number",
+                ));
             }
         }
         if !(Duration::from_secs(1)..=LONGEST_AGE).contains(&self.max_age) {
@@ -166,7 +171,11 @@ impl PoolBuilder {
             },
         );
         {
-            let mut pools = engine.0.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pools = engine
+                .0
+                .pools
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             pools.retain(|pool| pool.strong_count() > 0);
             pools.push(Arc::downgrade(&shared));
         }
@@ -328,8 +337,11 @@ impl Engine {
         };
         for pool in pools {
             if let Err(error) = pool.drain().await {
-                tracing::warn!(pool = pool.name, kind = error.kind().code(),
-                    "a pool could not be drained; the next reconcile goes on");
+                tracing::warn!(
+                    pool = pool.name,
+                    kind = error.kind().code(),
+                    "a pool could not be drained; the next reconcile goes on"
+                );
             }
         }
     }

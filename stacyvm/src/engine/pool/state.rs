@@ -378,8 +378,8 @@ impl Shared {
             return if idle { Next::Over } else { Next::Wait(None) };
         }
         let bounds = &self.bounds;
-        let wanted = state.ready.len() + state.making < bounds.size
-            && state.making < bounds.refill_at_once;
+        let wanted =
+            state.ready.len() + state.making < bounds.size && state.making < bounds.refill_at_once;
         let pause = state.not_before.filter(|until| *until > now);
         if wanted && pause.is_none() {
             state.making += 1;

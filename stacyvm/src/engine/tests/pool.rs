@@ -53,7 +53,12 @@ async fn many_claims_at_once_get_a_sandbox_each() {
     let stats = pool.stats();
     assert_eq!(stats.warm + stats.cold, 200);
     assert!(stats.warm >= 8, "{stats:?}");
-    let given: BTreeSet<_> = world.provider.claims().into_iter().map(|(id, _)| id).collect();
+    let given: BTreeSet<_> = world
+        .provider
+        .claims()
+        .into_iter()
+        .map(|(id, _)| id)
+        .collect();
     assert_eq!(given.len() as u64, stats.warm);
     let listed = world.engine.list(Filter::default()).await.unwrap();
     assert_eq!(listed.len(), 200);
@@ -79,7 +84,10 @@ async fn no_more_wait_and_are_made_than_may() {
 #[tokio::test]
 async fn what_is_claimed_is_as_if_it_had_been_made_so() {
     let world = World::new(Scripted::new()).await;
-    let spec = host().env("A", "pool").label("of", "pool").ttl(Duration::from_secs(500));
+    let spec = host()
+        .env("A", "pool")
+        .label("of", "pool")
+        .ttl(Duration::from_secs(500));
     let pool = filled(&world, spec.clone(), 1).await;
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "hunter2").unwrap();
@@ -94,7 +102,10 @@ async fn what_is_claimed_is_as_if_it_had_been_made_so() {
         panic!("one claim");
     };
     assert_eq!(id, sandbox.id());
-    let env = BTreeMap::from([("B".into(), "hunter1".into()), ("S".into(), "hunter2".into())]);
+    let env = BTreeMap::from([
+        ("B".into(), "hunter1".into()),
+        ("S".into(), "hunter2".into()),
+    ]);
     assert_eq!(*given.env.expose(), env);
     assert_eq!(given.lifetime, Lifetime::Detached);
 
@@ -129,11 +140,16 @@ async fn one_that_is_not_fit_is_replaced_and_not_given_away() {
         phase: Some(Phase::Destroying),
         ..SandboxUpdate::default()
     };
-    let changed = world.store.update_sandbox(&cx, &waiting[2], known.version, &update);
+    let changed = world
+        .store
+        .update_sandbox(&cx, &waiting[2], known.version, &update);
     changed.await.unwrap();
     let sandbox = pool.claim().await.unwrap();
     let others: Vec<_> = waiting[..3].iter().collect();
-    assert!(!others.contains(&sandbox.id()), "an unfit one was given away");
+    assert!(
+        !others.contains(&sandbox.id()),
+        "an unfit one was given away"
+    );
     let again = pool.claim().await.unwrap();
     assert!(!others.contains(&again.id()), "an unfit one was given away");
     until(async || pool.stats().replaced >= 3 || pool.stats().ready == 4).await;
@@ -164,7 +180,13 @@ async fn one_that_is_made_of_something_else_by_now_is_not_given_away() {
 async fn nobody_waits_longer_than_may() {
     let world = World::new(Scripted::new()).await;
     let age = Duration::from_secs(5);
-    let pool = world.engine.pool(host()).size(2).max_age(age).await.unwrap();
+    let pool = world
+        .engine
+        .pool(host())
+        .size(2)
+        .max_age(age)
+        .await
+        .unwrap();
     pool.filled().await.unwrap();
     let old = world.provider.living();
     let bound = world.provider.request(0).ends.unwrap();
@@ -216,7 +238,12 @@ async fn what_waits_is_no_other_process_s_to_use() {
 #[test]
 fn what_a_dead_owner_s_pool_left_is_taken_down() {
     let provider = Scripted::new();
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
     let first = runtime();
     let (store, pool) = first.block_on(async {
         let world = World::new(Arc::clone(&provider)).await;
@@ -271,7 +298,10 @@ async fn an_error_is_told_and_tried_again_more_and_more_slowly() {
     let error = pool.claim().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     until(async || pool.stats().ready == 1).await;
-    assert!(begun.elapsed() >= Duration::from_millis(300), "it did not pause");
+    assert!(
+        begun.elapsed() >= Duration::from_millis(300),
+        "it did not pause"
+    );
     let stats = pool.stats();
     assert_eq!((stats.failed, stats.last_error), (2, None));
     assert_eq!(world.provider.living().len(), 1);
@@ -331,9 +361,13 @@ async fn what_cannot_be_served_is_refused_before_anything_is_made() {
     assert_eq!(error.fact("need"), Some("claim"));
     let mut endless = all_capabilities();
     (endless.attached_lifetime, endless.ttl) = (false, Level::Absent);
-    assert_eq!(refused(endless, |spec| spec).await.kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        refused(endless, |spec| spec).await.kind(),
+        ErrorKind::Unsupported
+    );
     let error = refused(all_capabilities(), |mut spec| {
-        spec.secrets.insert("S".into(), SecretReference::Env("S".into()));
+        spec.secrets
+            .insert("S".into(), SecretReference::Env("S".into()));
         spec
     });
     assert_eq!(error.await.fact("field"), Some("secrets"));

@@ -108,7 +108,10 @@ fn identity(found: std::io::Result<std::fs::Metadata>) -> Option<(u64, u64, i64)
     let changed = if found.is_dir() {
         0
     } else {
-        found.ctime().wrapping_mul(1_000_000_000).wrapping_add(found.ctime_nsec())
+        found
+            .ctime()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(found.ctime_nsec())
     };
     Some((found.dev(), found.ino(), changed))
 }

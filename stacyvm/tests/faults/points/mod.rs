@@ -103,7 +103,11 @@ const POOLS: &[Deed] = &[
         ],
     ),
     deed("claim", &[1], &["pool.claim.recorded"]),
-    deed("drain", &[0], &["pool.end.begun", "destroy.intended", "destroy.done"]),
+    deed(
+        "drain",
+        &[0],
+        &["pool.end.begun", "destroy.intended", "destroy.done"],
+    ),
 ];
 
 const COMMANDS: &[Deed] = &[
