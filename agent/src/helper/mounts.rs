@@ -104,16 +104,29 @@ pub(crate) fn attach(mount: impl AsFd, target: impl AsFd, what: &str) -> Result<
     .tried(format!("attach {what}"))
 }
 
+/// How often a path is resolved before its refusal stands.
+const MOST_TRIES: u32 = 128;
+
 /// Resolves a path inside a root: symbolic links, absolute ones included,
 /// stay in it, and magic ones are refused.
 pub(crate) fn resolve(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat2(
-        root,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = flags | OFlags::CLOEXEC;
+    while_disturbed(|| rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve))
+}
+
+/// Tries again what was refused because something on the machine was renamed or
+/// mounted meanwhile: the kernel then cannot tell whether a `..` stayed inside.
+fn while_disturbed<T>(
+    mut attempt: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    for _ in 1..MOST_TRIES {
+        match attempt() {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 /// The directory at a path inside a root; what is missing is made.
