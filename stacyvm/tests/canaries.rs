@@ -79,6 +79,9 @@ struct Search {
     exec_env: Canary,
     stdin: Canary,
     content: Canary,
+    claim_env: Canary,
+    claim_secret: Canary,
+    claim_content: Canary,
     found: BTreeSet<String>,
     /// How much was searched, so that a search of nothing is noticed.
     searched: u64,
@@ -95,12 +98,15 @@ impl Search {
             exec_env: Canary::new("a variable of a command"),
             stdin: Canary::new("standard input"),
             content: Canary::new("the content of a file"),
+            claim_env: Canary::new("a variable of a claim"),
+            claim_secret: Canary::new("a secret of a claim"),
+            claim_content: Canary::new("the content of a file of a claim"),
             found: BTreeSet::new(),
             searched: 0,
         }
     }
 
-    fn all(&self) -> [&Canary; 6] {
+    fn all(&self) -> [&Canary; 9] {
         [
             &self.env,
             &self.env_secret,
@@ -108,6 +114,9 @@ impl Search {
             &self.exec_env,
             &self.stdin,
             &self.content,
+            &self.claim_env,
+            &self.claim_secret,
+            &self.claim_content,
         ]
     }
 
@@ -213,6 +222,15 @@ async fn open(state: &Path) -> Engine {
     Engine::open(config).await.unwrap()
 }
 
+/// The image of the provider that is tested.
+fn image() -> SandboxSpec {
+    if parameter(PROVIDER).is_some() {
+        SandboxSpec::image("stacyvm-test/busybox")
+    } else {
+        SandboxSpec::host()
+    }
+}
+
 /// Not a test of its own: the process that does the work.
 #[tokio::test(flavor = "multi_thread")]
 async fn entry() {
@@ -228,12 +246,7 @@ async fn entry() {
     std::fs::write(&secret_file, &search.file_secret.value).unwrap();
 
     let engine = open(&state).await;
-    let image = if parameter(PROVIDER).is_some() {
-        SandboxSpec::image("stacyvm-test/busybox")
-    } else {
-        SandboxSpec::host()
-    };
-    let mut spec = image
+    let mut spec = image()
         .env("CANARY", &search.env.value)
         .lifetime(Lifetime::Detached)
         .label("purpose", "canaries");
@@ -263,6 +276,7 @@ async fn entry() {
     );
 
     errors(&engine, &sandbox, &spec, &mut search).await;
+    let claimed = claim(&engine, place.path(), &mut search).await;
     work(&engine, &sandbox, &mut search).await;
     let lasting = {
         let exec = sandbox
@@ -292,6 +306,7 @@ async fn entry() {
         .await
         .unwrap();
     soon(sandbox.kill()).await.unwrap();
+    soon(claimed.kill()).await.unwrap();
     search.debug(&sandbox.info().await.unwrap());
     let traced = traces.0.lock().unwrap().clone();
     assert!(traced.contains("exec"), "no traces: {traced}");
@@ -356,6 +371,55 @@ async fn errors(engine: &Engine, sandbox: &Sandbox, spec: &SandboxSpec, search: 
             .unwrap_err(),
     );
     search.error(&soon(files.write("/tmp", content)).await.unwrap_err());
+}
+
+/// What a claim brings, and claims that fail beside it.
+async fn claim(engine: &Engine, place: &Path, search: &mut Search) -> Sandbox {
+    let path = place.join("of-a-claim");
+    std::fs::write(&path, &search.claim_secret.value).unwrap();
+    let secret = SecretReference::File(path.to_string_lossy().into_owned());
+    let pool = engine.pool(image()).size(1).await.unwrap();
+    soon(pool.filled()).await.unwrap();
+    let value = search.claim_env.value.clone();
+    let content = search.claim_content.value.clone();
+    let begin = || {
+        pool.claim()
+            .env("CANARY_CLAIM", &value)
+            .secret("BY_CLAIM", secret.clone())
+    };
+    for wrong in [
+        begin().env("NOT=A NAME", &value),
+        begin().env("ZERO", format!("{value}\0")),
+        begin().file("/proc/nowhere", content.clone()),
+    ] {
+        search.debug(&wrong);
+        let failed = soon(async { wrong.await.map(|made| made.id().clone()) }).await;
+        search.error(&failed.unwrap_err());
+    }
+    soon(pool.filled()).await.unwrap();
+    let before = pool.stats().warm;
+    let right = begin().file("/workspace/canary", content);
+    search.debug(&right);
+    let sandbox = soon(async { right.await }).await.unwrap();
+    assert_eq!(pool.stats().warm, before + 1, "one that waited was claimed");
+    let line = "echo \"$CANARY_CLAIM$BY_CLAIM$(cat /workspace/canary)\" | wc -c";
+    let output = soon(sandbox.shell(line).output()).await.unwrap();
+    let inside = [
+        &search.claim_env,
+        &search.claim_secret,
+        &search.claim_content,
+    ];
+    let length: usize = inside.iter().map(|canary| canary.value.len()).sum();
+    let length = (length + 1).to_string();
+    assert_eq!(output.stdout_text().trim(), length, "they are inside");
+    search.debug(&pool);
+    search.debug(&pool.stats());
+    let info = sandbox.info().await.unwrap();
+    search.debug(&info);
+    search.look("inspect", &serde_json::to_vec(&info).unwrap());
+    search.debug(&sandbox);
+    soon(pool.drain()).await.unwrap();
+    sandbox
 }
 
 /// What works, with each secret.

@@ -117,9 +117,7 @@ pub(crate) fn resolve(root: impl AsFd, path: &str, flags: OFlags) -> rustix::io:
 
 /// Tries again what was refused because something on the machine was renamed or
 /// mounted meanwhile: the kernel then cannot tell whether a `..` stayed inside.
-fn while_disturbed<T>(
-    mut attempt: impl FnMut() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
+fn while_disturbed<T>(mut attempt: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     for _ in 1..MOST_TRIES {
         match attempt() {
             Err(Errno::AGAIN) => std::thread::yield_now(),

@@ -207,7 +207,8 @@ impl Claim {
 
 impl Wanted {
     /// Makes one that waited the claimant's: its files, its variables, its end and
-    /// lifetime, and its record.
+    /// lifetime, and last its record. Whoever dies before that leaves one that
+    /// nobody claimed.
     async fn take_over(&self, taken: Taken, made_of: &MadeOf) -> Result<Sandbox, Refused> {
         let waiting = taken.get().map_err(Refused::Final)?;
         if waiting.made_of != *made_of {
@@ -231,27 +232,15 @@ impl Wanted {
             ends: self.ends,
             lifetime: self.filled.lifetime,
         };
-        let done = self.give(waiting, &request).await;
-        done.map_err(|error| self.refused(error, true))?;
+        let given = shared.provider.claim(&self.context, &waiting.id, &request);
+        given.await.map_err(|error| self.refused(error, true))?;
+        fault_point!("pool.claim.given");
+        // Last: what was refused has nothing of the claim in its record.
+        let recorded = self.record(waiting).await;
+        recorded.map_err(|error| self.refused(error, true))?;
         fault_point!("pool.claim.recorded");
         taken.given();
         Ok(sandbox)
-    }
-
-    /// Has the provider give it away, and writes that.
-    async fn give(&self, waiting: &Waiting, request: &ClaimRequest) -> Result<()> {
-        let provider = &self.shared.provider;
-        let given = provider.claim(&self.context, &waiting.id, request);
-        if self.env.is_empty() {
-            // Neither needs the other: a host that dies after one of them leaves a
-            // sandbox that ends with it, or one that nobody has claimed.
-            let (given, recorded) = tokio::join!(given, self.record(waiting));
-            return given.and(recorded);
-        }
-        // Nobody may find it without its variables.
-        given.await?;
-        fault_point!("pool.claim.given");
-        self.record(waiting).await
     }
 
     /// Whether another sandbox may do where this one failed. `of_it`: the call was

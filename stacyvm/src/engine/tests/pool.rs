@@ -415,3 +415,38 @@ async fn a_file_that_cannot_be_written_ends_the_claim_and_its_sandbox() {
     let sandbox = pool.claim().file("/workspace/x", "x").await.unwrap();
     assert_ne!(*sandbox.id(), id);
 }
+
+#[tokio::test]
+async fn a_claim_that_is_refused_leaves_nothing_of_it_on_record() {
+    let world = World::new(Scripted::new()).await;
+    let spec = host().label("of", "pool");
+    for (env, kind) in [
+        (None, ErrorKind::Conflict),
+        (Some("x"), ErrorKind::Unavailable),
+    ] {
+        let pool = filled(&world, spec.clone(), 1).await;
+        let id = world.provider.living().remove(0);
+        let error = Error::new(kind, "the helper refuses");
+        world.provider.fail(OperationKind::Claim, error);
+        let mut claim = pool.claim().label("claimant", kind.code());
+        if let Some(value) = env {
+            claim = claim.env("A", value);
+        }
+        let sandbox = claim.await.unwrap();
+        assert_ne!(*sandbox.id(), id);
+        pool.drain().await.unwrap();
+        let refused = record(&world, &id).await;
+        assert_eq!(refused.phase, Phase::Ended);
+        assert!(!refused.labels.contains_key("claimant"), "{refused:?}");
+        assert!(refused.labels.contains_key("stacyvm.pool"), "{refused:?}");
+        let all = Filter {
+            all: true,
+            labels: [("claimant".to_owned(), kind.code().to_owned())].into(),
+            ..Filter::default()
+        };
+        let listed = world.engine.list(all).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].id, *sandbox.id());
+        sandbox.kill().await.unwrap();
+    }
+}
