@@ -261,7 +261,8 @@ pub struct Launch {
     #[n(11)]
     pub bundle: Option<Bundle>,
     /// How many descriptors come behind those of the mounts that are locks of
-    /// volumes. The helper keeps them open until nothing of the sandbox runs.
+    /// volumes and of an image. The helper keeps them open until nothing of the
+    /// sandbox runs.
     #[n(12)]
     #[cbor(default)]
     pub volume_locks: u32,
@@ -269,6 +270,54 @@ pub struct Launch {
     #[n(13)]
     #[cbor(default)]
     pub waits: bool,
+    /// What is in the directory of [`Root::Layers`].
+    #[n(14)]
+    #[cbor(default)]
+    pub layers: Layers,
+}
+
+/// The layers of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Layers {
+    /// The layers, the topmost first: paths below the directory of all.
+    #[n(0)]
+    pub lower: Vec<String>,
+    /// Directories that show the attributes of a layer which has none for them.
+    #[n(1)]
+    #[cbor(default)]
+    pub restored: Vec<RestoredDirectory>,
+    /// Whether the files belong to whoever unpacked them, whatever the image says.
+    #[n(2)]
+    #[cbor(default)]
+    pub unowned: bool,
+}
+
+/// A directory, and the attributes that it is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RestoredDirectory {
+    /// Its path in the root, without a slash in front.
+    #[n(0)]
+    pub path: ByteVec,
+    /// Permission bits.
+    #[n(1)]
+    pub mode: u32,
+    /// Who owns it inside; absent where it stays as it is.
+    #[n(2)]
+    pub owner: Option<Owner>,
+}
+
+/// A user and a group, as they are inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Owner {
+    /// The user.
+    #[n(0)]
+    pub uid: u32,
+    /// The group.
+    #[n(1)]
+    pub gid: u32,
 }
 
 /// What an OCI runtime is told beyond a root.
@@ -306,14 +355,26 @@ pub enum Root {
     /// The directory that is the first descriptor, with a writable layer.
     #[n(1)]
     Directory,
+    /// The layers of an image below the directory that is the first descriptor,
+    /// with a writable layer.
+    #[n(2)]
+    Layers,
 }
 
 impl Root {
+    /// Whether it is made of what a descriptor names.
+    pub fn is_given(self) -> bool {
+        match self {
+            Self::Host => false,
+            Self::Directory | Self::Layers => true,
+        }
+    }
+
     /// The root in a bundle's directory.
     pub fn in_bundle(self) -> &'static str {
         match self {
             Self::Host => "host",
-            Self::Directory => "root",
+            Self::Directory | Self::Layers => "root",
         }
     }
 }

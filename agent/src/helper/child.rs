@@ -126,12 +126,12 @@ impl Child {
                 view?;
                 root::furnish_host(&launch, fds)?;
             }
-            (Root::Directory, view) => {
+            (Root::Directory | Root::Layers, view) => {
                 let (scratch, from) = match view {
                     Ok(()) => (root::scratch()?, ""),
                     Err(_) => (scratch, scratch),
                 };
-                let inside = root::assemble(&launch, fds, scratch, |_| Ok(()))?;
+                let inside = root::assemble(&launch, fds, scratch, 0, |_| Ok(()))?;
                 root::enter(&inside, from)?;
                 standard_streams_to_null()?;
             }

@@ -16,6 +16,7 @@ mod etc;
 mod fault;
 mod inside;
 mod kernel_fs;
+mod layers;
 mod monitor;
 mod mounts;
 mod nested;

@@ -16,8 +16,8 @@ use super::state::{Init, State};
 use super::users::{map_of_host, namespace_of, namespace_with, private_map};
 use super::{bundle, check_name, data, disk, inside, root, sys};
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, InForce, Launch, Mount, MountSource, NOBODY, Park, Root,
-    SOCKET_NAME, ToHelper, Users,
+    Delegated, Failed, FailedKind, FromHelper, InForce, Launch, Mount, MountSource, NOBODY, Park,
+    Root, SOCKET_NAME, ToHelper, Users,
 };
 use crate::packet;
 use crate::protocol::control::ControlMessage;
@@ -276,6 +276,16 @@ impl Parked {
                 },
             });
         }
+        if launch.root == Root::Layers {
+            in_force.push(InForce {
+                name: "image_layers".into(),
+                value: format!("{}, shared", launch.layers.lower.len()),
+            });
+            in_force.push(InForce {
+                name: "image_owners".into(),
+                value: self.image_owners(launch).into(),
+            });
+        }
         if let Some(files) = launch.agent.open_files {
             // Every command gets it as its hard limit, or does not start.
             in_force.push(InForce {
@@ -337,15 +347,14 @@ impl Parked {
         };
         let mut trees = Vec::new();
         // A child has one for a view of the host.
-        if launch.root == Root::Directory
-            || launch.limits.disk_bytes.is_some()
-            || launch.bundle.is_some()
-        {
+        if launch.root.is_given() || launch.limits.disk_bytes.is_some() || launch.bundle.is_some() {
             trees.push(self.data(launch, in_force)?);
         }
         let mut wanted = Vec::new();
-        if launch.root == Root::Directory {
-            wanted.push(("the root", false, &owners));
+        match launch.root {
+            Root::Host => {}
+            Root::Directory => wanted.push(("the root", false, &owners)),
+            Root::Layers => wanted.push(("the image store", false, &owners)),
         }
         for mount in &launch.mounts {
             if mount.source == MountSource::Host {
@@ -375,6 +384,20 @@ impl Parked {
             }
         }
         Ok(trees)
+    }
+
+    /// Who owns the files of an image inside.
+    fn image_owners(&self, launch: &Launch) -> &'static str {
+        match &self.users {
+            _ if !launch.layers.unowned => "as in the image",
+            Users::Private { .. } | Users::Delegated(Delegated { own: Some(0), .. }) => {
+                "all root's, whatever the image says"
+            }
+            Users::Delegated(Delegated { own: Some(_), .. }) | Users::Single => {
+                "all the default user's (1000), whatever the image says"
+            }
+            Users::Delegated(_) => "all nobody's, whatever the image says",
+        }
     }
 
     /// Leaves configuration and connection in the channel for the agent.
@@ -422,8 +445,8 @@ impl Parked {
     fn data(&mut self, launch: &Launch, in_force: &mut Vec<InForce>) -> Result<OwnedFd> {
         let layout = match launch.root {
             Root::Host => data::Layout::Host,
-            Root::Directory if launch.read_only_root => data::Layout::ReadOnly,
-            Root::Directory => data::Layout::Layer,
+            Root::Directory | Root::Layers if launch.read_only_root => data::Layout::ReadOnly,
+            Root::Directory | Root::Layers => data::Layout::Layer,
         };
         let Some(bytes) = launch.limits.disk_bytes else {
             return data_directory(&self.state, layout, &self.users);

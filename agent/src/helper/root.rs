@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use super::fault::{Result, Tried};
 use super::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::parked::next;
-use super::{etc, kernel_fs};
+use super::{etc, kernel_fs, layers};
 use crate::helper_protocol::{
     Failed, FailedKind, Field, HOST_ETC, HOST_STORES, HOST_TOP, Launch, MountSource, Root,
 };
@@ -95,12 +95,29 @@ fn host(scratch: &str, data: &OwnedFd) -> Result<OwnedFd> {
     Ok(inside)
 }
 
-/// A root directory under a layer that can be written.
-fn directory(launch: &Launch, scratch: &str, data: &OwnedFd, lower: &OwnedFd) -> Result<OwnedFd> {
+/// A root directory, or the layers of an image, under a layer that can be
+/// written. `first_id` is what root inside is for this process.
+fn layered(
+    launch: &Launch,
+    scratch: &str,
+    data: &OwnedFd,
+    lower: &OwnedFd,
+    first_id: u32,
+) -> Result<OwnedFd> {
     let data_path = format!("{scratch}/data");
     put(data, &data_path)?;
     let lower_path = format!("{scratch}/lower");
     put(lower, &lower_path)?;
+    let path = place_of(launch.root, scratch);
+    if launch.root == Root::Layers {
+        layers::mount(&launch.layers, scratch, &path)?;
+        let inside = open(&path)?;
+        layers::restore(&inside, &launch.layers.restored, first_id)?;
+        if launch.read_only_root {
+            own(&inside, &data_path, &READ_ONLY_OWN)?;
+        }
+        return Ok(inside);
+    }
     let root = mounts::make(
         "overlay",
         &[
@@ -112,7 +129,6 @@ fn directory(launch: &Launch, scratch: &str, data: &OwnedFd, lower: &OwnedFd) ->
         ],
         NOSUID | NODEV,
     )?;
-    let path = place_of(Root::Directory, scratch);
     put(&root, &path)?;
     let inside = open(&path)?;
     if launch.read_only_root {
@@ -177,18 +193,22 @@ fn replace_own(data: &OwnedFd) -> Result<()> {
 }
 
 /// Makes a root in the scratch area, as `root`. `fds`: the data directory,
-/// the root's directory where the root is one, then one for each mount of the
+/// what the root is made of where that is given, then one for each mount of the
 /// host. `kernel` puts in what the launch does not name, before its mounts.
 pub(crate) fn assemble(
     launch: &Launch,
     mut fds: VecDeque<OwnedFd>,
     scratch: &str,
+    first_id: u32,
     kernel: impl FnOnce(&OwnedFd) -> Result<()>,
 ) -> Result<OwnedFd> {
     let data = next(&mut fds, "data")?;
     let inside = match launch.root {
         Root::Host => host(scratch, &data)?,
-        Root::Directory => directory(launch, scratch, &data, &next(&mut fds, "root")?)?,
+        Root::Directory | Root::Layers => {
+            let lower = next(&mut fds, "root")?;
+            layered(launch, scratch, &data, &lower, first_id)?
+        }
     };
     kernel(&inside)?;
     furnish(launch, &inside, fds)?;

@@ -198,6 +198,7 @@ pub(crate) fn plain(id: &str) -> Launch {
         bundle: None,
         volume_locks: 0,
         waits: false,
+        layers: Layers::default(),
     }
 }
 

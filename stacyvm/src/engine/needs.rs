@@ -30,7 +30,7 @@ impl Need {
     /// What to do where nobody meets it.
     pub(super) fn advice(&self) -> &'static str {
         match self.capability {
-            "image_registry" => {
+            "image_registry" | "image_store" => {
                 "use `host`, the absolute path of a root directory, or configure a provider that has images, such as docker"
             }
             _ => "leave it out, or configure a provider that has it",
@@ -141,8 +141,14 @@ pub(super) fn needs(spec: &SandboxSpec) -> Vec<Need> {
                 c.image_directory
             });
         }
+        Source::Image(name) if super::policy::path_of_archive(name).is_some() => {
+            needs.flag("image_store", "source.image", name, |c| c.image_store);
+        }
+        // A provider that pulls nothing still has what its store has.
         Source::Image(name) => {
-            needs.flag("image_registry", "source.image", name, |c| c.image_registry);
+            needs.flag("image_registry", "source.image", name, |c| {
+                c.image_registry || c.image_store
+            });
         }
         Source::Template(name) => needs.never("template", "source.template", name),
         Source::Snapshot(name) => needs.flag("snapshot_disk", "source.snapshot", name, |c| {

@@ -78,7 +78,8 @@ impl Policy {
         Ok(resolved)
     }
 
-    /// Checks a root directory like a mount, and gives it with its links resolved.
+    /// Checks a root directory, an archive or a layout like a mount, and gives it
+    /// with its links resolved.
     ///
     /// # Errors
     ///
@@ -88,8 +89,51 @@ impl Policy {
             Source::Image(path) if path.starts_with('/') => {
                 self.resolve("image", path).await.map(Source::Image)
             }
+            Source::Image(name) => match path_of_archive(name) {
+                Some(archive) => self.resolve_archive(name, archive).await,
+                None => Ok(source.clone()),
+            },
             other => Ok(other.clone()),
         }
+    }
+
+    async fn resolve_archive(&self, name: &str, archive: Archive<'_>) -> Result<Source> {
+        let failed = |error: std::io::Error| {
+            Error::new(
+                io_kind(&error),
+                format!("image is `{name}`, expected a path of the host that can be read; give the absolute path of what exists"),
+            )
+            .context("field", "image")
+            .context("value", name)
+            .context("remedy", "give the absolute path of what exists")
+            .source(error)
+        };
+        if !archive.path.starts_with('/') {
+            return Err(Error::invalid(
+                "image",
+                name,
+                "an absolute path behind its form",
+                "give the absolute path of the archive or the layout",
+            ));
+        }
+        let real = tokio::fs::canonicalize(archive.path)
+            .await
+            .map_err(failed)?;
+        self.check_real("image", name, &real).await?;
+        let may_have_colon = archive.form == "rootfs-archive";
+        let path = real
+            .to_str()
+            .filter(|path| may_have_colon || !path.contains(':'));
+        let Some(path) = path else {
+            return Err(Error::invalid(
+                "image",
+                name,
+                "a path of UTF-8 text without a colon, links resolved",
+                "rename what it leads to",
+            ));
+        };
+        let tag = archive.tag.map(|tag| format!(":{tag}")).unwrap_or_default();
+        Ok(Source::Image(format!("{}:{path}{tag}", archive.form)))
     }
 
     async fn resolve(&self, field: &str, path: &str) -> Result<String> {
@@ -198,6 +242,28 @@ impl Policy {
             "mount another directory",
         ))
     }
+}
+
+/// An archive or a layout, as the text of an image names it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Archive<'a> {
+    form: &'a str,
+    path: &'a str,
+    tag: Option<&'a str>,
+}
+
+/// The archive or layout that an image is made from; `None` for other images.
+pub(super) fn path_of_archive(image: &str) -> Option<Archive<'_>> {
+    let (form, rest) = image.split_once(':')?;
+    let (path, tag) = match form {
+        "rootfs-archive" => (rest, None),
+        "oci" | "oci-archive" | "docker-archive" => match rest.split_once(':') {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (rest, None),
+        },
+        _ => return None,
+    };
+    Some(Archive { form, path, tag })
 }
 
 /// Whether a directory is one of these, under whatever name: one that is mounted

@@ -152,8 +152,11 @@ pub struct Capabilities {
     pub image_host: bool,
     /// A root directory of the host.
     pub image_directory: bool,
-    /// A registry reference.
+    /// A registry reference, which is pulled where it is missing.
     pub image_registry: bool,
+    /// Images of the image store by their names, and archives and layouts of the
+    /// host, which are imported into it.
+    pub image_store: bool,
 
     // Mounts and privileges.
     /// Host directories.

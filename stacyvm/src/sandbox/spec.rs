@@ -397,7 +397,7 @@ impl SandboxSpec {
                 field,
                 name,
                 "a name of 1 to 1024 plain characters",
-                "use `host`, a registry reference, or the absolute path of a root directory",
+                "use `host`, the name of an image, an archive or a layout, or the absolute path of a root directory",
             ));
         }
         Ok(())

@@ -99,7 +99,8 @@ impl Child<'_> {
         let scratch = root::scratch_on(PLACES.into_iter().filter(free), "0711")?;
         // What is made from here on belongs to the root inside.
         sys::own_files_as(first_id).tried("make files for the sandbox")?;
-        let inside = root::assemble(launch, VecDeque::from(self.trees), scratch, |inside| {
+        let trees = VecDeque::from(self.trees);
+        let inside = root::assemble(launch, trees, scratch, first_id, |inside| {
             for name in ["proc", "sys", "dev"] {
                 mounts::own_directory(inside, name)?;
             }

@@ -120,6 +120,7 @@ impl Host {
             usage: true,
             image_host: true,
             image_directory: true,
+            image_store: cfg!(feature = "image"),
             mount_host: true,
             mount_tmpfs: true,
             mount_volume: true,

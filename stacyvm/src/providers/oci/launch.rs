@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use stacyvm_agent::helper_protocol::{self as wire, Launch, Limits, MOST_OPEN_FILES, Root};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
+use super::images::ImageRoot;
 use super::open::open_without_links;
 use super::quota::Size;
 use super::runtime::Runtime;
@@ -62,16 +63,29 @@ impl Prepared {
     }
 }
 
-/// Translates a request and opens what it names on the host; `locks` are those
-/// of its volumes.
+/// What a request names that is kept for it.
+#[derive(Debug)]
+pub(super) struct Held<'a> {
+    pub(super) volumes: &'a Volumes,
+    /// Those of its volumes.
+    pub(super) locks: Vec<OwnedFd>,
+    /// Its image, where it has one.
+    pub(super) image: Option<ImageRoot>,
+}
+
+/// Translates a request and opens what it names on the host.
 pub(super) fn prepare(
     request: &CreateRequest,
-    volumes: &Volumes,
-    locks: Vec<OwnedFd>,
+    held: Held<'_>,
     record: Vec<u8>,
     many_users: bool,
 ) -> Result<Prepared> {
     let spec = &request.spec;
+    let Held {
+        volumes,
+        mut locks,
+        image,
+    } = held;
     let attainable = attainable_open_files();
     if let Some(asked) = spec.resources.open_files
         && asked > attainable
@@ -85,20 +99,42 @@ pub(super) fn prepare(
     }
     let mut descriptors = Vec::new();
     let mut own = None;
-    let (root, user) = match &spec.source {
-        Source::Image(name) if name == "host" => (Root::Host, "user"),
+    let mut defaults = Defaults::default();
+    let mut layers = wire::Layers::default();
+    let root = match &spec.source {
+        Source::Image(name) if name == "host" => {
+            defaults.user = "user".into();
+            Root::Host
+        }
         Source::Image(path) if path.starts_with('/') => {
             let root = open_source("image", path, OFlags::DIRECTORY)?;
             if is_own(&root) {
                 own = Some(0);
             }
             descriptors.push(root);
-            (Root::Directory, "1000:1000")
+            Root::Directory
         }
         Source::Image(_) | Source::Template(_) | Source::Snapshot(_) => {
-            return Err(Error::unsupported(
-                "the embedded provider makes sandboxes of `host` and of root directories",
-            ));
+            let Some(image) = image else {
+                return Err(Error::unsupported(
+                    "the embedded provider makes sandboxes of `host`, of root directories and of images",
+                ));
+            };
+            if image.layers.unowned {
+                own = Some(0);
+            }
+            // With a single user it is that one.
+            if many_users {
+                defaults.user = image.user.unwrap_or_else(|| "0".into());
+            }
+            if let Some(workdir) = image.workdir {
+                defaults.workdir = workdir;
+            }
+            defaults.env = image.env;
+            layers = image.layers;
+            descriptors.push(image.directory);
+            locks.push(image.hold);
+            Root::Layers
         }
     };
     let mut mounts = Vec::new();
@@ -142,9 +178,10 @@ pub(super) fn prepare(
         hostname: hostname(request.id.as_str()),
         resolv_conf: String::new(),
         ends_in_ms: request.ends.map(milliseconds_until),
-        agent: agent(request, user, attainable, many_users),
+        agent: agent(request, defaults, attainable, many_users),
         connection: false,
         bundle: None,
+        layers,
         volume_locks: u32::try_from(locks.len()).unwrap_or(u32::MAX),
         waits: request.waits,
     };
@@ -195,31 +232,48 @@ fn limits(spec: &SandboxSpec) -> Limits {
     }
 }
 
+/// What commands start with unless the spec says otherwise.
+struct Defaults {
+    user: String,
+    workdir: String,
+    env: Vec<(String, String)>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            user: format!("{0}:{0}", wire::SINGLE_USER),
+            workdir: "/workspace".into(),
+            env: Vec::new(),
+        }
+    }
+}
+
 fn agent(
     request: &CreateRequest,
-    default_user: &str,
+    defaults: Defaults,
     attainable: u64,
     many_users: bool,
 ) -> AgentConfig {
     let spec = &request.spec;
-    let variable = |(name, value): (&String, &String)| Variable {
-        name: name.clone().into_bytes().into(),
-        value: value.clone().into_bytes().into(),
+    let mut env = defaults.env;
+    for (name, value) in spec.env.iter().chain(request.secrets.expose()) {
+        env.retain(|(known, _)| known != name);
+        env.push((name.clone(), value.clone()));
+    }
+    let variable = |(name, value): (String, String)| Variable {
+        name: name.into_bytes().into(),
+        value: value.into_bytes().into(),
     };
     AgentConfig {
-        user: spec.user.clone().unwrap_or_else(|| default_user.to_owned()),
+        user: spec.user.clone().unwrap_or(defaults.user),
         workdir: ByteVec::from(
             spec.workdir
                 .clone()
-                .unwrap_or_else(|| "/workspace".into())
+                .unwrap_or(defaults.workdir)
                 .into_bytes(),
         ),
-        env: spec
-            .env
-            .iter()
-            .chain(request.secrets.expose())
-            .map(variable)
-            .collect(),
+        env: env.into_iter().map(variable).collect(),
         key: Vec::new(),
         deadline_ms: None,
         ring_bytes: RING_BYTES,
@@ -243,7 +297,7 @@ fn hostname(id: &str) -> String {
 
 /// Opens a directory or a mount's source of the host, whose links the engine has
 /// resolved before it checked it: a link that is there now was put there since.
-fn open_source(field: &str, path: &str, flags: OFlags) -> Result<OwnedFd> {
+pub(super) fn open_source(field: &str, path: &str, flags: OFlags) -> Result<OwnedFd> {
     open_without_links(rustix::fs::CWD, Path::new(path), flags).map_err(|errno| {
         Error::invalid(
             field,

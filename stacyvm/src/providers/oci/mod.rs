@@ -9,6 +9,7 @@ mod error;
 mod helper;
 mod host;
 mod identities;
+mod images;
 mod install;
 mod launch;
 mod leftovers;
@@ -64,6 +65,7 @@ use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usa
 use directory::{PARKED, Sandboxes};
 use host::Host;
 use identities::Identities;
+use images::Images;
 use owned::Owned;
 use program::{Program, unexpected};
 use quota::Size;
@@ -80,6 +82,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Oci {
     state_dir: PathBuf,
     volumes: Volumes,
+    images: Images,
     /// What was left by helpers that were killed, and taken away when this was opened.
     swept: Mutex<Vec<DiskUse>>,
     host: Host,
@@ -96,6 +99,8 @@ pub struct Oci {
 struct Record {
     tenant: TenantId,
     instance: InstanceId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<images::Note>,
 }
 
 impl Oci {
@@ -129,6 +134,7 @@ impl Oci {
         program.start_by(host.manager());
         let provider = Self {
             volumes: Volumes::of(&config.state_dir),
+            images: Images::of(&config.state_dir),
             state_dir: std::fs::canonicalize(&config.state_dir)
                 .unwrap_or_else(|_| config.state_dir.clone()),
             swept: Mutex::default(),
@@ -293,17 +299,20 @@ impl Oci {
 
     fn observe(id: &SandboxId, report: Report) -> Observed {
         let record: Option<Record> = report.record.and_then(|r| serde_json::from_slice(&r).ok());
-        let effective: BTreeMap<String, Effective> = report
-            .in_force
-            .into_iter()
-            .map(|holds| {
-                (
-                    holds.name,
-                    Effective {
-                        level: Level::Enforced,
-                        value: holds.value,
-                    },
-                )
+        let image = record.as_ref().and_then(|record| record.image.clone());
+        let of_image = image.into_iter().flat_map(|image| {
+            let command = image
+                .command
+                .map(|command| ("image_command".into(), command));
+            [Some(("image".into(), image.digest)), command]
+        });
+        let in_force = report.in_force.into_iter();
+        let effective: BTreeMap<String, Effective> = in_force
+            .map(|holds| (holds.name, holds.value))
+            .chain(of_image.flatten())
+            .map(|(name, value)| {
+                let level = Level::Enforced;
+                (name, Effective { level, value })
             })
             .collect();
         Observed {
@@ -409,14 +418,16 @@ impl Provider for Oci {
                 .context("value", pids));
             }
         }
+        self.check_sizes(&request.spec.mounts)?;
+        let image = self.images.get(cx, &request.spec.source).await?;
         let record = Record {
+            image: image.as_ref().map(|image| image.note.clone()),
             tenant: cx.tenant.clone(),
             instance: request.instance.clone(),
         };
         let record = serde_json::to_vec(&record).map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot write the sandbox's record").source(e)
         })?;
-        self.check_sizes(&request.spec.mounts)?;
         let mut locks = BTreeMap::new();
         for mount in &request.spec.mounts {
             if let MountSource::Volume(name) = &mount.source
@@ -426,7 +437,12 @@ impl Provider for Oci {
             }
         }
         let locks = locks.into_values().collect();
-        let mut prepared = launch::prepare(request, &self.volumes, locks, record, self.many_users)?;
+        let held = launch::Held {
+            volumes: &self.volumes,
+            locks,
+            image,
+        };
+        let mut prepared = launch::prepare(request, held, record, self.many_users)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
         fault_point!("create.prepared");
