@@ -12,7 +12,7 @@ use common::{Host, soon};
 use serde_json::json;
 use stacyvm::config::Config;
 use stacyvm::engine::Engine;
-use stacyvm::image::{Digest, Images};
+use stacyvm::image::{Digest, Images, ImportOptions};
 use stacyvm::provider::Users;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Context, ErrorKind, Sandbox, SandboxSpec};
@@ -78,7 +78,11 @@ fn layout(at: &Path, layers: &[Vec<u8>], config: &serde_json::Value) {
         "layers": layers.iter().map(|l| keep("layer.v1.tar", l)).collect::<Vec<_>>(),
     });
     let mut root = keep("manifest.v1+json", manifest.to_string().as_bytes());
-    root["annotations"] = json!({ "org.opencontainers.image.ref.name": "app" });
+    root["annotations"] = json!({
+        "org.opencontainers.image.ref.name": "app",
+        // A name that it must not take over.
+        "io.containerd.image.name": "docker.io/library/python:latest",
+    });
     let index = json!({ "schemaVersion": 2, "manifests": [root] });
     std::fs::write(at.join("index.json"), index.to_string()).unwrap();
     std::fs::write(at.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
@@ -163,6 +167,17 @@ impl World {
         Images::open(&self.host.state.path().join("images")).unwrap()
     }
 
+    /// Gives the image of the layout a name.
+    fn import(&self) -> Images {
+        let store = self.store();
+        let source = self.layout().parse().unwrap();
+        let options = ImportOptions::named("app");
+        store
+            .import(&Context::default(), &source, &options)
+            .unwrap();
+        store
+    }
+
     async fn create(&self, spec: SandboxSpec) -> Sandbox {
         let made = self.host.engine.create(spec.lifetime(Lifetime::Attached));
         soon(async { made.await }).await.unwrap()
@@ -243,7 +258,7 @@ async fn what_a_sandbox_writes_reaches_neither_the_store_nor_another_one() {
         return;
     };
     let first = world.create(SandboxSpec::image(world.layout())).await;
-    // By its name from now on.
+    world.import();
     let second = world.create(SandboxSpec::image("app")).await;
     let many = world.host.can().await.users == Users::Many;
     let line = "echo w >>/bin/busybox2; rm /bin/cat /old/shown; echo w >>/etc/passwd; echo w >/data/own; echo w >/open/w; ls /open";
@@ -260,7 +275,8 @@ async fn what_a_sandbox_writes_reaches_neither_the_store_nor_another_one() {
             .count(),
         4
     );
-    let third = world.create(SandboxSpec::image("app")).await;
+    let digest = first.info().await.unwrap().effective["image"].value.clone();
+    let third = world.create(SandboxSpec::image(digest)).await;
     for other in [&second, &third] {
         let seen = say(other, "ls /open; ls /bin/cat; ls /old").await;
         assert_eq!(seen, "/bin/cat\nshown\n");
@@ -279,7 +295,9 @@ async fn an_image_in_use_stays_until_its_last_sandbox_is_gone() {
         return;
     };
     let sandbox = world.create(SandboxSpec::image(world.layout())).await;
-    let store = world.store();
+    let error = world.refusal("python").await;
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let store = world.import();
     let error = store.remove("app").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert!(store.find("app").is_ok());
@@ -363,13 +381,17 @@ async fn an_image_of_five_layers_beside_a_directory() {
     let directory = world.home.path().join("directory");
     std::fs::create_dir(&directory).unwrap();
     let store = world.store();
-    let image = store.find("app").unwrap();
+    let digest = first.info().await.unwrap().effective["image"].value.clone();
+    let image = store.find(&digest).unwrap();
     store
         .materialize(&Context::default(), &image, &directory)
         .unwrap();
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..60 {
-        for (kind, image) in ["app", directory.to_str().unwrap()].into_iter().enumerate() {
+        for (kind, image) in [digest.as_str(), directory.to_str().unwrap()]
+            .into_iter()
+            .enumerate()
+        {
             let begun = Instant::now();
             let sandbox = world.create(SandboxSpec::image(image)).await;
             times[kind].push(begun.elapsed());

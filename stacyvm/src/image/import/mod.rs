@@ -25,6 +25,9 @@ pub struct ImportOptions {
     /// The name in the store. Without one it is the name in the source; where
     /// there is none either, the image is found by its digest alone.
     pub name: Option<String>,
+    /// Gives no name, whatever the source says: the image is found by its digest
+    /// alone. So no source takes a name over that stands for something else.
+    pub by_digest: bool,
 }
 
 impl ImportOptions {
@@ -32,6 +35,15 @@ impl ImportOptions {
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: Some(name.into()),
+            by_digest: false,
+        }
+    }
+
+    /// Without a name.
+    pub fn by_digest() -> Self {
+        Self {
+            name: None,
+            by_digest: true,
         }
     }
 }
@@ -135,7 +147,8 @@ impl Images {
         root: &Descriptor,
         options: &ImportOptions,
     ) -> Result<Image> {
-        let name = canonical(options.name.as_deref())?;
+        let name = options.name.as_deref().filter(|_| !options.by_digest);
+        let name = canonical(name)?;
         let _shared = self.shared(context)?;
         let work = Work::new(self)?;
         fault_point!("image.add.begun");

@@ -175,7 +175,7 @@ mod stored {
             ImageSource::DockerArchive(_, tag) => ImageSource::DockerArchive(through, tag),
             _ => ImageSource::RootfsArchive(through),
         };
-        let imported = store.import(cx, &source, &ImportOptions::default());
+        let imported = store.import(cx, &source, &ImportOptions::by_digest());
         imported.map_err(|error| error.context("image", name))
     }
 
