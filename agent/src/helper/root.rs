@@ -256,6 +256,9 @@ fn misplaced(launch: &Launch, index: usize, is_dir: bool, failed: Failed) -> Fai
                 Root::Directory => {
                     "make the path in the root directory, or mount it below /workspace, /tmp or /run"
                 }
+                Root::Layers => {
+                    "make the path in the image, or mount it below /workspace, /tmp or /run"
+                }
             },
         ),
         Some(libc::ENOTDIR) if is_dir => (
