@@ -49,6 +49,8 @@ mod export;
 mod import;
 mod manifest;
 mod platform;
+#[cfg(feature = "registry")]
+mod registry;
 mod root;
 mod source;
 mod store;
@@ -63,6 +65,8 @@ pub use export::ExportFormat;
 pub use import::{BlobSource, ImportOptions};
 pub use manifest::{Descriptor, Document, ImageFile, Index, Manifest, media};
 pub use platform::Platform;
+#[cfg(feature = "registry")]
+pub use registry::{Credentials, Progress, PullOptions, Secret};
 pub use root::{Restored, Root};
 pub use source::{ImageSource, Reference};
 pub use store::{

@@ -1,0 +1,157 @@
+//! A blob as it comes, over more connections than one where needed.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use reqwest::header::CONTENT_RANGE;
+use reqwest::{Response, StatusCode};
+
+use super::client::{Client, again, wait};
+use super::error::Asked;
+use super::{Callback, Progress};
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result, Retry};
+use crate::image::digest::Digest;
+use crate::image::manifest::Descriptor;
+
+/// How often one blob may break off.
+const BREAKS: u32 = 8;
+
+pub(super) struct Blob {
+    context: Context,
+    client: Arc<Client>,
+    digest: Digest,
+    total: u64,
+    /// Bytes that were read.
+    done: u64,
+    /// Bytes of the answer before those, where it started again.
+    skip: u64,
+    answer: Option<Response>,
+    chunk: bytes::Bytes,
+    breaks: u32,
+    progress: Option<Callback>,
+}
+
+impl Blob {
+    pub(super) fn open(
+        context: &Context,
+        client: &Arc<Client>,
+        descriptor: &Descriptor,
+        progress: Option<Callback>,
+    ) -> Result<Self> {
+        let mut blob = Self {
+            context: context.clone(),
+            client: Arc::clone(client),
+            digest: descriptor.digest,
+            total: descriptor.size,
+            done: 0,
+            skip: 0,
+            answer: None,
+            chunk: bytes::Bytes::new(),
+            breaks: 0,
+            progress,
+        };
+        blob.connect()?;
+        Ok(blob)
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let work = self.client.blob(self.digest, self.done);
+        let answer = self.client.block_on(&self.context, work)?;
+        // A registry that cannot go on where it stopped starts again; the digest
+        // is of what was read all in all.
+        self.skip = match answer.status() {
+            StatusCode::PARTIAL_CONTENT if starts_at(&answer, self.done) => 0,
+            StatusCode::PARTIAL_CONTENT => {
+                return Err(self
+                    .asked("blob")
+                    .protocol("sent another part than was asked for"));
+            }
+            _ => self.done,
+        };
+        self.answer = Some(answer);
+        Ok(())
+    }
+
+    fn asked<'a>(&'a self, what: &'a str) -> Asked<'a> {
+        Asked {
+            host: &self.client.host,
+            what,
+        }
+    }
+
+    /// The next bytes; none at the end.
+    fn next(&mut self) -> Result<bytes::Bytes> {
+        loop {
+            let Some(answer) = &mut self.answer else {
+                return Ok(bytes::Bytes::new());
+            };
+            let host = &self.client.host;
+            let asked = Asked { host, what: "blob" };
+            let work = async { answer.chunk().await.map_err(|e| asked.request(e)) };
+            let error = match self.client.block_on(&self.context, work) {
+                Ok(Some(mut chunk)) => {
+                    let skipped = self.skip.min(chunk.len() as u64);
+                    self.skip -= skipped;
+                    let _ = chunk.split_to(usize::try_from(skipped).unwrap_or(chunk.len()));
+                    if chunk.is_empty() {
+                        continue;
+                    }
+                    return Ok(chunk);
+                }
+                Ok(None) if self.done >= self.total => return Ok(bytes::Bytes::new()),
+                Ok(None) => Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "the registry {host} sent {} bytes of a blob, expected {}",
+                        self.done, self.total
+                    ),
+                )
+                .context("remedy", "try again; if it stays, the registry is damaged")
+                .retry(Retry::Maybe {
+                    after: std::time::Duration::ZERO,
+                }),
+                Err(error) => error,
+            };
+            self.breaks += 1;
+            if self.breaks > BREAKS || !again(&error) {
+                return Err(error);
+            }
+            let breaks = self.breaks;
+            let pause = async {
+                wait(breaks, None).await;
+                Ok(())
+            };
+            self.client.block_on(&self.context, pause)?;
+            self.connect()?;
+        }
+    }
+}
+
+/// Whether a partial answer begins where it should.
+fn starts_at(answer: &Response, at: u64) -> bool {
+    let range = answer.headers().get(CONTENT_RANGE);
+    let range = range.and_then(|range| range.to_str().ok()?.strip_prefix("bytes "));
+    range.and_then(|range| range.split('-').next()?.trim().parse().ok()) == Some(at)
+}
+
+impl Read for Blob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.chunk.is_empty() {
+            self.chunk = self.next().map_err(io::Error::other)?;
+        }
+        let count = buffer.len().min(self.chunk.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        self.done += count as u64;
+        if count > 0
+            && let Some(call) = &self.progress
+        {
+            call(Progress {
+                digest: self.digest,
+                done: self.done,
+                total: self.total,
+            });
+        }
+        Ok(count)
+    }
+}
