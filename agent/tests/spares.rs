@@ -1,5 +1,9 @@
 //! Supervisors that wait for commands, on a real agent without a container.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on panics; that nothing happens takes time"
+)]
 
 mod agent_support;
 

@@ -2,7 +2,6 @@
 #![cfg(all(target_os = "linux", feature = "oci"))]
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
     reason = "a test that panics has failed, and one that cannot run says why"
 )]
 

@@ -93,7 +93,7 @@ async fn what_is_claimed_is_as_if_it_had_been_made_so() {
     std::fs::write(secret.path(), "hunter2").unwrap();
     let reference = SecretReference::File(secret.path().to_str().unwrap().to_owned());
     // Its time in the pool does not count.
-    world.clock.advance(Duration::from_secs(300));
+    world.clock.advance(Duration::from_mins(5));
     let claim = pool.claim().env("B", "hunter1").label("k", "v");
     let sandbox = claim.secret("S", reference.clone()).await.unwrap();
     let made = world.provider.request(0);
@@ -381,7 +381,7 @@ async fn a_claim_that_is_not_allowed_takes_none() {
     let engine = Engine::builder()
         .provider("scripted", Arc::clone(&provider) as _)
         .policy(Policy {
-            max_ttl: Some(Duration::from_secs(60)),
+            max_ttl: Some(Duration::from_mins(1)),
             ..Policy::default()
         })
         .build()
