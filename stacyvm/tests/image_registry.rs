@@ -1,6 +1,7 @@
 //! Pulls from registries: a real one on loopback with TLS and basic auth, and
 //! hostile ones of these tests.
 #![cfg(all(feature = "registry", target_os = "linux"))]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 #[path = "image_registry/hostile.rs"]
 mod hostile;

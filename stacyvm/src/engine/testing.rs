@@ -82,6 +82,7 @@ pub(crate) fn all_capabilities() -> Capabilities {
         image_host: true,
         image_directory: true,
         image_registry: true,
+        image_store: true,
         mount_host: true,
         mount_tmpfs: true,
         mount_volume: true,

@@ -53,7 +53,7 @@ impl Registry {
     fn start() -> Option<Self> {
         for program in ["docker-registry", "skopeo", "openssl", "htpasswd"] {
             if !has(program) {
-                println!("not run: {program} is not installed");
+                eprintln!("not run: {program} is not installed");
                 return None;
             }
         }

@@ -13,7 +13,7 @@ use crate::image::source::Reference;
 
 /// How long a connection may take, and how long one may be silent.
 const CONNECT: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 /// Redirections of one request; registries need one.
 const REDIRECTS: usize = 5;
 

@@ -18,7 +18,7 @@ use crate::image::source::Reference;
 /// The longest file and the longest answer of a helper.
 const MOST: u64 = 1 << 20;
 /// How long a helper may take; some ask a person.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

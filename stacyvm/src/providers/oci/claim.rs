@@ -7,6 +7,7 @@ use stacyvm_agent::helper_protocol::{
     Claim, FromHelper, HOST_ETC, HOST_STORES, HOST_TOP, ToHelper,
 };
 
+use super::images::Images;
 use super::program::unexpected;
 use super::{Oci, PATIENCE, error, launch};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +56,7 @@ impl Oci {
     /// What the root and the mounts are now: a sandbox that was made of something
     /// else shows that and not this. What is inside directories of the host is
     /// shown as it is at any time, and is not looked at.
-    pub(super) fn origin_of(spec: &SandboxSpec) -> String {
+    pub(super) fn origin_of(spec: &SandboxSpec, images: &Images) -> String {
         let mut text = String::new();
         match &spec.source {
             Source::Image(name) if name == "host" => {
@@ -70,7 +71,8 @@ impl Oci {
                     add(&mut text, &path);
                 }
             }
-            Source::Image(path) => add(&mut text, path),
+            Source::Image(path) if path.starts_with('/') => add(&mut text, path),
+            Source::Image(name) => text.push_str(&images.origin_of(name)),
             Source::Template(_) | Source::Snapshot(_) => {}
         }
         for mount in &spec.mounts {
@@ -82,6 +84,14 @@ impl Oci {
         }
         text
     }
+}
+
+/// What a path of the host is.
+#[cfg(feature = "image")]
+pub(super) fn of_path(path: &std::path::Path) -> String {
+    let mut text = String::new();
+    add(&mut text, &path.to_string_lossy());
+    text
 }
 
 /// Adds a path of the host. A link is what it leads to as well as itself.

@@ -40,7 +40,7 @@ pub(super) struct Note {
 }
 
 /// The image store of a state directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Images {
     #[cfg_attr(
         not(feature = "image"),
@@ -76,6 +76,44 @@ impl Images {
         }
     }
 
+    /// What an image of the store, an archive or a layout is now: the digest that a
+    /// name stands for, or the file on the host. Empty where it cannot be told.
+    #[cfg(feature = "image")]
+    pub(super) fn origin_of(&self, name: &str) -> String {
+        use super::claim::of_path;
+        use crate::image::ImageSource;
+        match name.parse() {
+            Ok(ImageSource::Registry(_)) => {
+                let found = self.store().and_then(|store| store.find(name));
+                found.map_or_else(|_| String::new(), |image| image.digest.to_string())
+            }
+            Ok(ImageSource::Layout(path, _)) => of_path(&path.join("index.json")),
+            Ok(
+                ImageSource::OciArchive(path, _)
+                | ImageSource::DockerArchive(path, _)
+                | ImageSource::RootfsArchive(path)
+                | ImageSource::Directory(path),
+            ) => of_path(&path),
+            Ok(ImageSource::Host) | Err(_) => String::new(),
+        }
+    }
+
+    #[cfg(not(feature = "image"))]
+    #[expect(clippy::unused_self, reason = "the other one has a store")]
+    pub(super) fn origin_of(&self, _name: &str) -> String {
+        String::new()
+    }
+
+    /// The store, opened when it is used first. Blocks.
+    #[cfg(feature = "image")]
+    fn store(&self) -> Result<crate::image::Images> {
+        if let Some(store) = self.opened.get() {
+            return Ok(store.clone());
+        }
+        let store = crate::image::Images::open(&self.path)?;
+        Ok(self.opened.get_or_init(|| store).clone())
+    }
+
     #[cfg(not(feature = "image"))]
     #[expect(clippy::unused_async, reason = "the other one waits")]
     async fn get_image(&self, _cx: &Context, _name: &str) -> Result<ImageRoot> {
@@ -88,16 +126,9 @@ impl Images {
     async fn get_image(&self, cx: &Context, name: &str) -> Result<ImageRoot> {
         use crate::error::{Error, ErrorKind};
         let source = name.parse().map_err(|e: Error| e.context("image", name))?;
-        let (cx, path, name) = (cx.clone(), self.path.clone(), name.to_owned());
-        let opened = std::sync::Arc::clone(&self.opened);
+        let (cx, name, images) = (cx.clone(), name.to_owned(), self.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let store = if let Some(store) = opened.get() {
-                store.clone()
-            } else {
-                let store = crate::image::Images::open(&path)?;
-                opened.get_or_init(|| store).clone()
-            };
-            stored::root(&cx, &store, &source, &name)
+            stored::root(&cx, &images.store()?, &source, &name)
         });
         work.await.map_err(|error| {
             Error::new(ErrorKind::Internal, "the task that finds the image died").source(error)

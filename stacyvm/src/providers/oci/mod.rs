@@ -492,7 +492,7 @@ impl Provider for Oci {
     }
 
     async fn origin(&self, _cx: &Context, spec: &SandboxSpec) -> Result<String> {
-        Ok(Self::origin_of(spec))
+        Ok(Self::origin_of(spec, &self.images))
     }
 
     async fn claim(&self, _cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
