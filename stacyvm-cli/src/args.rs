@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 /// Disposable machines, with nothing to install.
@@ -60,6 +60,12 @@ pub(crate) enum Command {
     Df,
     /// Remove records of ended sandboxes and what nobody needs
     Prune(PruneArgs),
+    /// Images that sandboxes are made from
+    #[cfg(target_os = "linux")]
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// List the providers and whether this host can run them
     Providers,
     /// Try to escape from sandboxes, and from a weak place for comparison; exits with 1 where
@@ -288,6 +294,75 @@ pub(crate) struct LeaksArgs {
     /// Do not ask
     #[arg(long, requires = "remove")]
     pub(crate) yes: bool,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Bring an image from its registry
+    Pull(PullArgs),
+    /// Bring an image from a file or directory: oci:DIR[:TAG], oci-archive:FILE[:TAG],
+    /// docker-archive:FILE[:TAG] or rootfs-archive:FILE
+    Import {
+        /// Where from
+        source: String,
+        /// Its name in the store, instead of the one that it brings
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List images
+    Ls,
+    /// Show all that is known of an image, as JSON
+    Inspect {
+        /// Its name, or its digest or the beginning of that
+        image: String,
+    },
+    /// Remove names, and what no other name and no sandbox needs
+    Rm {
+        /// Names or digests
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Remove what no name leads to and no sandbox has
+    Prune,
+    /// Write an image into a file
+    Export {
+        /// Its name, or its digest or the beginning of that
+        image: String,
+        /// The file; `-` is standard output
+        file: std::path::PathBuf,
+        /// The form
+        #[arg(long, value_enum, default_value = "oci")]
+        format: ImageFormat,
+    },
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ImageFormat {
+    /// A tar of an OCI layout; the digest stays
+    Oci,
+    /// What `docker load` reads
+    Docker,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The reference: NAME[:TAG] or NAME@sha256:…, with its registry in front
+    pub(crate) image: String,
+    /// Its name in the store, instead of the reference
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Credentials as Docker keeps them, instead of the usual file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) auth_file: Option<std::path::PathBuf>,
+    /// Certificate authorities to trust beside those of the system
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Vec<std::path::PathBuf>,
+    /// A registry that may be spoken to without TLS
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) insecure: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -113,6 +113,10 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     {
         return commands::show::config(&config, *origin, json);
     }
+    #[cfg(target_os = "linux")]
+    if let Command::Image { command } = cli.command {
+        return commands::image::image(&config, command, json).await;
+    }
     let engine = Engine::open(config).await?;
     let done = match &cli.command {
         Command::Run(args) => commands::run::run(&engine, args, json).await,
@@ -131,6 +135,8 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Prune(args) => commands::upkeep::prune(&engine, args, json).await,
         Command::Probe(args) => commands::probe::probe(&engine, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
+        #[cfg(target_os = "linux")]
+        Command::Image { .. } => Ok(0),
         Command::Config { .. }
         | Command::Helper { .. }
         | Command::Version

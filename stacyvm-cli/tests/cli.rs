@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::{cli, shown};
 
 #[test]
@@ -412,7 +413,7 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
         ),
         (
             &["run", "--image", "no-such-image", "--", "true"],
-            &["source.image", "no-such-image"],
+            &["image", "no-such-image", "image pull"],
         ),
         (
             &["run", "--workdir", "/no/such/dir", "--", "true"],
@@ -663,4 +664,55 @@ fn files_of_the_working_directory_are_no_configuration() {
     }
     // It would be seen where a configuration is looked for.
     assert_eq!(show(here.path().to_str(), elsewhere), "7");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_image_is_imported_run_exported_and_removed() {
+    let cli = cli();
+    let work = tempfile::tempdir().unwrap();
+    let path = |name: &str| work.path().join(name).to_str().unwrap().to_owned();
+    // The smallest root: one static program.
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(|path| std::fs::read(path).is_ok_and(|b| !contains(&b, b"ld-linux")));
+    let Some(busybox) = busybox else {
+        eprintln!("not run: no static busybox");
+        return;
+    };
+    std::fs::create_dir_all(work.path().join("root/bin")).unwrap();
+    std::fs::copy(busybox, work.path().join("root/bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", work.path().join("root/bin/cat")).unwrap();
+    std::fs::write(work.path().join("root/which"), "this image\n").unwrap();
+    let tar = std::process::Command::new("tar")
+        .args(["-C", &path("root"), "-cf", &path("root.tar"), "."])
+        .status();
+    assert!(tar.unwrap().success());
+    let source = format!("rootfs-archive:{}", path("root.tar"));
+    let told = cli.ok(&["image", "import", &source, "--name", "tiny:1"]);
+    assert!(told.contains("tiny:1"), "{told}");
+    let list: Value = serde_json::from_str(&cli.ok(&["--json", "image", "ls"])).unwrap();
+    let name = list[0]["name"].as_str().unwrap().to_owned();
+    assert!(name.contains("tiny:1"), "{list}");
+    let seen = cli.ok(&["run", "--image", "tiny:1", "--", "/bin/cat", "/which"]);
+    assert_eq!(seen, "this image\n");
+    let id = cli.create(&["--image", "tiny:1"]);
+    let output = cli.run(&["image", "rm", "tiny:1"]);
+    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+    cli.ok(&["kill", &id]);
+    cli.ok(&["image", "export", "tiny:1", &path("out.tar")]);
+    let digest = list[0]["digest"].as_str().unwrap();
+    cli.ok(&["image", "rm", "tiny:1"]);
+    assert_eq!(cli.ok(&["--json", "image", "ls"]).trim(), "[]");
+    let source = format!("oci-archive:{}", path("out.tar"));
+    cli.ok(&["image", "import", &source, "--name", "again"]);
+    let image: Value = serde_json::from_str(&cli.ok(&["image", "inspect", "again"])).unwrap();
+    assert_eq!(image["digest"], digest);
+    let output = cli.run(&["image", "inspect", "missing"]);
+    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+}
+
+#[cfg(target_os = "linux")]
+fn contains(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
 }

@@ -3,6 +3,8 @@
 pub(crate) mod about;
 pub(crate) mod cp;
 pub(crate) mod exec;
+#[cfg(target_os = "linux")]
+pub(crate) mod image;
 pub(crate) mod life;
 pub(crate) mod logs;
 pub(crate) mod probe;

@@ -98,6 +98,15 @@ async fn each_field_that_cannot_be_served_is_refused_and_named() {
             "image_registry",
             |c| {
                 c.image_registry = false;
+                c.image_store = false;
+            },
+        ),
+        (
+            SandboxSpec::image("oci:/layout"),
+            "source.image",
+            "image_store",
+            |c| {
+                c.image_store = false;
             },
         ),
         (

@@ -1,0 +1,207 @@
+//! `image`: what sandboxes are made from.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use stacyvm::config::Config;
+use stacyvm::image::{
+    ExportFormat, Image, ImageSource, Images, ImportOptions, PullOptions, Reference,
+};
+use stacyvm::{Context, Error, ErrorKind, Result};
+
+use super::printed;
+use crate::args::{ImageCommand, ImageFormat, PullArgs};
+use crate::{output, session};
+
+/// Works on the disk and the network, so that a thread of its own does it; an
+/// interrupt ends it soon.
+pub(crate) async fn image(config: &Config, command: ImageCommand, json: bool) -> Result<u8> {
+    let store = config.state_dir.join("images");
+    let (context, canceller) = Context::default().cancellable();
+    let work = tokio::task::spawn_blocking(move || run(&context, &store, &command, json));
+    let done = session::unless_interrupted(async {
+        work.await
+            .map_err(|e| Error::new(ErrorKind::Internal, "the work on images died").source(e))?
+    })
+    .await;
+    canceller.cancel();
+    done
+}
+
+fn run(context: &Context, store: &Path, command: &ImageCommand, json: bool) -> Result<u8> {
+    let images = Images::open(store)?;
+    match command {
+        ImageCommand::Pull(args) => told(&pull(context, &images, args)?, json)?,
+        ImageCommand::Import { source, name } => {
+            let source: ImageSource = source.parse()?;
+            let mut options = ImportOptions::default();
+            options.name.clone_from(name);
+            told(&images.import(context, &source, &options)?, json)?;
+        }
+        ImageCommand::Ls => ls(&images, json)?,
+        ImageCommand::Inspect { image } => {
+            printed(output::json(&shown(&images.find(image)?)))?;
+        }
+        ImageCommand::Rm { images: names } => {
+            for name in names {
+                let removed = images.remove(name)?;
+                if json {
+                    printed(output::json(&json!({
+                        "removed": removed.name,
+                        "digest": removed.digest.to_string(),
+                        "freed_bytes": removed.freed.bytes,
+                    })))?;
+                }
+            }
+        }
+        ImageCommand::Prune => {
+            let pruned = images.prune()?;
+            let (blobs, layers, bytes) = (pruned.blobs, pruned.layers, pruned.bytes);
+            printed(if json {
+                output::json(&json!({ "blobs": blobs, "layers": layers, "freed_bytes": bytes }))
+            } else {
+                output::line(&format!("freed {bytes} B: {blobs} blobs, {layers} layers"))
+            })?;
+        }
+        ImageCommand::Export {
+            image,
+            file,
+            format,
+        } => export(context, &images, image, file, *format)?,
+    }
+    Ok(0)
+}
+
+fn pull(context: &Context, images: &Images, args: &PullArgs) -> Result<Image> {
+    let reference: Reference = args.image.parse()?;
+    let mut options = PullOptions::default();
+    options.name.clone_from(&args.name);
+    options.auth_file.clone_from(&args.auth_file);
+    options.ca_files.clone_from(&args.ca_file);
+    options.insecure.clone_from(&args.insecure);
+    images.pull(context, &reference, &options)
+}
+
+/// What was brought in: its name, or its digest where it has none.
+fn told(image: &Image, json: bool) -> Result<()> {
+    printed(if json {
+        output::json(&shown(image))
+    } else {
+        let name = image.name.clone();
+        output::line(&stacyvm::error::escape(
+            &name.unwrap_or_else(|| image.digest.to_string()),
+        ))
+    })
+}
+
+fn ls(images: &Images, json: bool) -> Result<()> {
+    let all = images.list()?;
+    if json {
+        let all: Vec<Value> = all
+            .iter()
+            .map(|summary| match &summary.image {
+                Ok(image) => shown(image),
+                Err(damage) => json!({
+                    "name": summary.name,
+                    "digest": summary.digest.to_string(),
+                    "damage": damage,
+                }),
+            })
+            .collect();
+        return printed(output::json(&all));
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|summary| {
+            let (platform, size) = match &summary.image {
+                Ok(image) => (
+                    image.platform.to_string(),
+                    image.compressed_bytes().to_string(),
+                ),
+                Err(damage) => (damage.clone(), String::new()),
+            };
+            let name = summary.name.clone().unwrap_or_else(|| "-".to_owned());
+            vec![name, summary.digest.to_string(), platform, size]
+        })
+        .collect();
+    printed(output::table(
+        &["NAME", "DIGEST", "PLATFORM", "BYTES"],
+        &rows,
+    ))
+}
+
+fn shown(image: &Image) -> Value {
+    let config = &image.config;
+    let layers: Vec<Value> = image
+        .layers
+        .iter()
+        .map(|layer| {
+            json!({
+                "digest": layer.digest.to_string(),
+                "diff_id": layer.diff_id.to_string(),
+                "bytes": layer.size,
+            })
+        })
+        .collect();
+    json!({
+        "name": image.name,
+        "digest": image.digest.to_string(),
+        "id": image.config_digest.to_string(),
+        "platform": image.platform.to_string(),
+        "created": image.created,
+        "env_names": config.env.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        "entrypoint": config.entrypoint,
+        "cmd": config.cmd,
+        "user": config.user,
+        "workdir": config.workdir,
+        "exposed_ports": config.exposed_ports,
+        "labels": config.labels,
+        "layers": layers,
+    })
+}
+
+/// Writes beside the file and gives it its name when it is whole.
+fn export(
+    context: &Context,
+    images: &Images,
+    name: &str,
+    file: &PathBuf,
+    format: ImageFormat,
+) -> Result<()> {
+    let image = images.find(name)?;
+    let format = match format {
+        ImageFormat::Oci => ExportFormat::Oci,
+        ImageFormat::Docker => ExportFormat::Docker,
+    };
+    if file == Path::new("-") {
+        let mut out = std::io::stdout().lock();
+        images.export(context, &image, format, &mut out)?;
+        return printed(out.flush());
+    }
+    let failed = |e: std::io::Error| {
+        Error::invalid(
+            "file",
+            file.display(),
+            "a file that can be made there",
+            "check its directory and your rights",
+        )
+        .source(e)
+    };
+    let mut part = file.clone().into_os_string();
+    part.push(format!(".part-{}", std::process::id()));
+    let part = PathBuf::from(part);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o666);
+    let mut out = options.open(&part).map_err(failed)?;
+    let written = images
+        .export(context, &image, format, &mut out)
+        .and_then(|()| std::fs::rename(&part, file).map_err(failed));
+    if written.is_err() {
+        // The error of the export is what counts.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
