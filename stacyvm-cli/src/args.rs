@@ -301,8 +301,8 @@ pub(crate) struct LeaksArgs {
 pub(crate) enum ImageCommand {
     /// Bring an image from its registry
     Pull(PullArgs),
-    /// Bring an image from a file or directory: oci:DIR[:TAG], oci-archive:FILE[:TAG],
-    /// docker-archive:FILE[:TAG] or rootfs-archive:FILE
+    /// Bring an image from a file or directory: oci:DIR, oci-archive:FILE or
+    /// docker-archive:FILE, each with :TAG behind it or not, or rootfs-archive:FILE
     Import {
         /// Where from
         source: String,
@@ -349,7 +349,7 @@ pub(crate) enum ImageFormat {
 #[cfg(target_os = "linux")]
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PullArgs {
-    /// The reference: NAME[:TAG] or NAME@sha256:…, with its registry in front
+    /// The reference: NAME, NAME:TAG or NAME@sha256:…, with its registry in front
     pub(crate) image: String,
     /// Its name in the store, instead of the reference
     #[arg(long)]

@@ -23,6 +23,7 @@ pub(super) fn capabilities() -> Capabilities {
         snapshot_disk: true,
         // It is memory of the process that owns it: nothing outlives that.
         attached_lifetime: true,
+        claim: true,
         ttl: Level::BestEffort,
         idle_timeout: Level::BestEffort,
         processes: true,
