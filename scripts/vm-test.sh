@@ -16,7 +16,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 # Seconds after which a machine that has not ended counts as one that hangs.
-patience=${STACYVM_VM_PATIENCE:-900}
+patience=${STACYVM_VM_PATIENCE:-1200}
 shell=false
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
