@@ -1,21 +1,45 @@
-//! Which users this process's user namespace knows.
+//! Which users and groups this process's user namespace knows.
+
+/// The last id that an image may name.
+#[cfg(all(feature = "image", target_os = "linux"))]
+const LAST_OF_IMAGES: u32 = 65_535;
 
 /// Whether a user of this number can be told from the others: in the first user
 /// namespace all can, in another one those that are mapped.
 pub(crate) fn is_mapped(uid: u32) -> bool {
+    are_mapped("uid", uid, uid)
+}
+
+/// Whether every user and group that an image may name is mapped.
+#[cfg(all(feature = "image", target_os = "linux"))]
+pub(crate) fn has_all_of_an_image() -> bool {
+    are_mapped("uid", 0, LAST_OF_IMAGES) && are_mapped("gid", 0, LAST_OF_IMAGES)
+}
+
+fn are_mapped(kind: &str, first: u32, last: u32) -> bool {
     // A system without such a file has no user namespaces.
-    std::fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_mapped_by(&map, uid))
+    std::fs::read_to_string(format!("/proc/self/{kind}_map"))
+        .map_or(true, |map| covers(&map, first, last))
 }
 
 /// Lines of first inside, first outside and count.
-fn is_mapped_by(map: &str, uid: u32) -> bool {
-    map.lines().any(|line| {
-        let numbers: Vec<u64> = line
-            .split_whitespace()
-            .filter_map(|number| number.parse().ok())
-            .collect();
-        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&uid.into()))
-    })
+fn covers(map: &str, first: u32, last: u32) -> bool {
+    let mut ranges: Vec<(u64, u64)> = map
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace().map(|n| n.parse::<u64>().ok());
+            let (inside, _, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
+            Some((inside, inside.saturating_add(count)))
+        })
+        .collect();
+    ranges.sort_unstable();
+    let mut next = u64::from(first);
+    for (start, end) in ranges {
+        if start <= next {
+            next = next.max(end);
+        }
+    }
+    next > last.into()
 }
 
 #[cfg(test)]
@@ -23,12 +47,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_mapped_by_its_number_inside() {
+    fn ids_are_mapped_by_their_numbers_inside() {
         let all = "         0          0 4294967295\n";
-        assert!(is_mapped_by(all, 0) && is_mapped_by(all, 0x7000_0000));
-        let some = "0 1000 1\n1 100000 65535\n";
-        assert!(is_mapped_by(some, 0) && is_mapped_by(some, 65_535));
-        assert!(!is_mapped_by(some, 65_536) && !is_mapped_by(some, 100_000));
-        assert!(!is_mapped_by("", 0));
+        assert!(covers(all, 0, 0) && covers(all, 0x7000_0000, 0x7000_0000));
+        // In whatever order, and with an id of its own in the middle.
+        let some = "1001 101001 64535\n0 100000 1000\n1000 501 1\n";
+        assert!(covers(some, 0, 65_535) && covers(some, 1000, 1000));
+        assert!(!covers(some, 0, 65_536) && !covers(some, 100_000, 100_000));
+        let gap = "0 100000 1000\n1001 101001 64535\n";
+        assert!(!covers(gap, 0, 65_535) && covers(gap, 1001, 65_535));
+        assert!(!covers("", 0, 0));
     }
 }

@@ -60,6 +60,8 @@ mod id_map;
 #[cfg(all(feature = "image", target_os = "linux"))]
 pub mod image;
 pub mod layer;
+#[cfg(unix)]
+mod mountinfo;
 pub mod provider;
 pub mod providers;
 pub mod sandbox;

@@ -11,6 +11,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
@@ -471,8 +472,14 @@ async fn what_is_refused_is_so_below_a_directory_too() {
     let place = tempfile::tempdir().unwrap();
     let within = place.path().join("a/in");
     std::fs::create_dir_all(&within).unwrap();
+    // A user may mount at a path that is no text; the others are seen all the same.
+    let odd = place
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"no\xfftext"));
+    std::fs::create_dir(&odd).unwrap();
+    let empty = rustix::mount::MountFlags::empty();
+    let is_odd = rustix::mount::mount("none", &odd, "tmpfs", empty, None).is_ok();
     for (kind, what) in [("proc", "/proc"), ("bind", "below /"), ("tmpfs", "")] {
-        let empty = rustix::mount::MountFlags::empty();
         let mounted = if kind == "bind" {
             rustix::mount::mount_bind("/", &within)
         } else {
@@ -502,6 +509,9 @@ async fn what_is_refused_is_so_below_a_directory_too() {
                 assert!(error.message().contains(point), "{error}");
             }
         }
+    }
+    if is_odd {
+        rustix::mount::unmount(&odd, rustix::mount::UnmountFlags::DETACH).unwrap();
     }
 }
 

@@ -171,7 +171,14 @@ impl Policy {
 
     async fn check_real(&self, field: &str, path: &str, real: &Path) -> Result<()> {
         let refused = |expected: &str, remedy: &str| Err(denied(field, path, expected, remedy));
-        let mounts = HostMounts::look().await;
+        let mounts = HostMounts::look().await.map_err(|error| {
+            let message =
+                "cannot read which mounts this host has, which a mount is checked against";
+            Error::new(io_kind(&error), message)
+                .context("file", "/proc/self/mountinfo")
+                .context("remedy", "let this process read it, or leave the mount out")
+                .source(error)
+        })?;
         if let Some((expected, remedy)) = self.forbidden(real, mounts.kind_at(real)).await {
             return refused(expected, remedy);
         }

@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::store::{Flavour, Image, Images, Work, damaged, system};
+use super::store::{Flavour, Image, Images, Layer, Work, damaged, system};
 use super::unpack::{Expected, OPAQUE, WHITEOUT, decode_path, names_in};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -94,19 +94,21 @@ impl Images {
         })
     }
 
+    /// The directories that a layer has only because something is in them.
+    fn implied(&self, layer: &Layer) -> Result<HashSet<Vec<u8>>> {
+        let record = self.layer_record(layer.diff_id)?;
+        let paths = record.implied.iter().map(|path| decode_path(path));
+        let paths: Option<_> = paths.collect();
+        paths.ok_or_else(|| damaged("the record of a layer is damaged"))
+    }
+
     /// The directories that the topmost layer which has them only has because
     /// something is in them, where a lower one says what they are.
     fn restored(&self, image: &Image) -> Result<Vec<Restored>> {
         let mut layers = Vec::new();
         let mut paths = BTreeSet::new();
         for layer in image.layers.iter().rev() {
-            let record = self.layer_record(layer.diff_id)?;
-            let implied: Option<HashSet<Vec<u8>>> = record
-                .implied
-                .iter()
-                .map(|path| decode_path(path))
-                .collect();
-            let implied = implied.ok_or_else(|| damaged("the record of a layer is damaged"))?;
+            let implied = self.implied(layer)?;
             paths.extend(implied.iter().cloned());
             layers.push((self.open_layer(layer.diff_id)?, implied));
         }
@@ -157,16 +159,10 @@ impl Images {
             ));
         }
         for layer in &image.layers {
-            let record = self.layer_record(layer.diff_id)?;
-            let implied: Option<HashSet<Vec<u8>>> = record
-                .implied
-                .iter()
-                .map(|path| decode_path(path))
-                .collect();
             let mut copy = Copy {
                 context,
                 owners: self.flavour() == Flavour::Ids,
-                implied: implied.unwrap_or_default(),
+                implied: self.implied(layer)?,
                 links: HashMap::new(),
                 root: target
                     .try_clone()

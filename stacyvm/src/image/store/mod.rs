@@ -23,6 +23,7 @@ use super::digest::Digest;
 use super::manifest::{Document, ImageFile, Manifest};
 use super::platform::Platform;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id_map;
 use crate::store::StateDir;
 
 pub use hold::Hold;
@@ -48,7 +49,7 @@ impl Flavour {
     /// What this process can make: `Ids` for root of a user namespace that has
     /// all the ids an image may name.
     pub fn of_this_process() -> Self {
-        if rustix::process::geteuid().is_root() && has_all_ids("uid") && has_all_ids("gid") {
+        if rustix::process::geteuid().is_root() && id_map::has_all_of_an_image() {
             Self::Ids
         } else {
             Self::Own
@@ -62,30 +63,6 @@ impl Flavour {
             Self::Own => "own",
         }
     }
-}
-
-/// Whether the ids up to 65535 are all mapped here.
-fn has_all_ids(kind: &str) -> bool {
-    let Ok(map) = std::fs::read_to_string(format!("/proc/self/{kind}_map")) else {
-        return true;
-    };
-    let mut ranges: Vec<(u64, u64)> = map
-        .lines()
-        .filter_map(|line| {
-            let mut numbers = line.split_whitespace().map(|n| n.parse::<u64>().ok());
-            let (inside, _, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
-            Some((inside, count))
-        })
-        .collect();
-    ranges.sort_unstable();
-    let mut end = 0;
-    for (start, count) in ranges {
-        if start > end {
-            break;
-        }
-        end = end.max(start.saturating_add(count));
-    }
-    end > 65_535
 }
 
 /// The store of images: a directory that any number of processes share.

@@ -21,6 +21,9 @@ use super::{ranges, sweep};
 use crate::id::SandboxId;
 use crate::provider::{Leftover, Reach};
 
+/// How the evidence of a living helper ends whose socket was removed.
+pub(super) const UNREACHED: &str = ", and its socket there has gone";
+
 /// What is found on the host.
 #[derive(Debug)]
 pub(super) struct Look {
@@ -163,10 +166,7 @@ impl Look {
         let told = Told {
             sandbox: Some(name.to_owned()),
             lives: false,
-            evidence: format!(
-                "it holds the lock in {}, and its socket there has gone",
-                directory.display()
-            ),
+            evidence: format!("it holds the lock in {}{UNREACHED}", directory.display()),
             remedy: format!(
                 "`stacyvm --state-dir {} kill {name}` ends it, or where no record names it, removal of directory:{}",
                 place.display(),

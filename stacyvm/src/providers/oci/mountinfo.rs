@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+
+use crate::mountinfo::{self, Mount};
 
 /// Where a file or directory lies: a device, and a path from its root.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,16 +39,6 @@ impl Location {
     }
 }
 
-#[derive(Debug)]
-struct Mount {
-    parent: u64,
-    device: String,
-    /// What of the device is shown.
-    root: PathBuf,
-    /// Where it is shown.
-    point: PathBuf,
-}
-
 /// The mounts of a namespace, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Mounts(BTreeMap<u64, Mount>);
@@ -60,21 +51,8 @@ impl Mounts {
     }
 
     fn parse(text: &[u8]) -> Self {
-        let mount = |line: &[u8]| {
-            let mut fields = line.split(|byte| *byte == b' ');
-            let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
-            let (id, parent): (u64, u64) = (number()?, number()?);
-            let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
-            let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
-            let mount = Mount {
-                parent,
-                device,
-                root,
-                point,
-            };
-            Some((id, mount))
-        };
-        Self(text.split(|b| *b == b'\n').filter_map(mount).collect())
+        let mounts = mountinfo::parse(text).into_iter();
+        Self(mounts.map(|mount| (mount.id, mount)).collect())
     }
 
     /// Where a path lies that is on this mount.
@@ -98,22 +76,6 @@ impl Mounts {
             [Some(shown), self.locate(mount.parent, &mount.point)]
         })
     }
-}
-
-/// A path as the kernel writes it there: what would end a field is in octal.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = |part: &[u8]| {
-            let digits = std::str::from_utf8(part).ok()?;
-            u8::from_str_radix(digits, 8).ok()
-        };
-        let escaped = tail.get(..3).filter(|_| *first == b'\\').and_then(octal);
-        bytes.push(escaped.unwrap_or(*first));
-        rest = &tail[if escaped.is_some() { 3 } else { 0 }..];
-    }
-    std::ffi::OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]

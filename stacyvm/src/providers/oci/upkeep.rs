@@ -58,7 +58,7 @@ impl Oci {
                 sweep::remove_cgroup(path).await
             }
             // What its helper watches lives, and can be ended in an orderly way.
-            "process" if leftover.evidence.contains("its socket there has gone") => {
+            "process" if leftover.evidence.ends_with(super::leftovers::UNREACHED) => {
                 Err(Error::new(
                     ErrorKind::Conflict,
                     format!("{id} is the helper of a living sandbox, expected something that nobody holds"),
