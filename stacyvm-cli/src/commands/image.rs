@@ -10,6 +10,7 @@ use stacyvm::config::Config;
 use stacyvm::image::{
     ExportFormat, Image, ImageSource, Images, ImportOptions, PullOptions, Reference,
 };
+use stacyvm::store::StateDir;
 use stacyvm::{Context, Error, ErrorKind, Result};
 
 use super::printed;
@@ -19,7 +20,8 @@ use crate::{output, session};
 /// Works on the disk and the network, so that a thread of its own does it; an
 /// interrupt ends it soon.
 pub(crate) async fn image(config: &Config, command: ImageCommand, json: bool) -> Result<u8> {
-    let store = config.state_dir.join("images");
+    let state = StateDir::open(&config.state_dir)?;
+    let store = state.path().join("images");
     let (context, canceller) = Context::default().cancellable();
     let work = tokio::task::spawn_blocking(move || run(&context, &store, &command, json));
     let done = session::unless_interrupted(async {

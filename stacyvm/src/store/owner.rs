@@ -4,11 +4,10 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::state_dir::{self, StateDir};
+use super::state_dir::{self, OWNERS, StateDir};
 use crate::error::Result;
 use crate::id::InstanceId;
 
-const DIRECTORY: &str = "owners";
 const ENDING: &str = ".lock";
 
 /// The most files of dead owners that one new owner clears away.
@@ -33,7 +32,7 @@ impl OwnerLock {
     ///
     /// Those of the state directory.
     pub fn acquire(state: &StateDir, instance: &InstanceId) -> Result<Self> {
-        let directory = state.subdirectory(DIRECTORY)?;
+        let directory = state.subdirectory(OWNERS)?;
         sweep(&directory);
         loop {
             let name = format!("{instance}-{}", InstanceId::random());
@@ -65,7 +64,7 @@ impl OwnerLock {
     /// where it cannot be told.
     pub fn is_alive(state: &StateDir, name: &str) -> Result<bool> {
         state_dir::check_name(name)?;
-        let path = state.path().join(DIRECTORY).join(format!("{name}{ENDING}"));
+        let path = state.path().join(OWNERS).join(format!("{name}{ENDING}"));
         match is_held(&path) {
             Ok(held) => Ok(held),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -138,7 +137,7 @@ mod tests {
     #[test]
     fn a_file_left_by_a_dead_owner_does_not_count_and_is_cleared_away() {
         let (_home, state) = state();
-        let directory = state.subdirectory(DIRECTORY).unwrap();
+        let directory = state.subdirectory(OWNERS).unwrap();
         let left = directory.join("i-dead.lock");
         fs::write(&left, "").unwrap();
         assert!(!OwnerLock::is_alive(&state, "i-dead").unwrap());

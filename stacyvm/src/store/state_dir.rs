@@ -34,7 +34,16 @@ impl StateDir {
                 "set STACYVM_STATE_DIR or state_dir to an absolute path",
             ));
         }
-        check_ours(path)?;
+        let state = Self::open_marked(path, &MARKS)?;
+        // Whatever part of stacyvm is first here: the next one knows it again.
+        state.subdirectory(OWNERS)?;
+        Ok(state)
+    }
+
+    /// Opens a private directory of another kind, which something of `marks` is
+    /// in soon after it was made.
+    pub(crate) fn open_marked(path: &Path, marks: &[&str]) -> Result<Self> {
+        check_ours(path, marks)?;
         Self::open_private(path)
     }
 
@@ -73,11 +82,13 @@ impl StateDir {
 }
 
 /// What is in every state directory soon after it was made, of any version.
-const MARKS: [&str; 4] = ["store.lock", "store.db", "owners", "sandboxes"];
+const MARKS: [&str; 4] = ["store.lock", "store.db", OWNERS, "sandboxes"];
+/// The locks of owners.
+pub(super) const OWNERS: &str = "owners";
 
 /// Refuses a directory that is somebody's already: opening one closes it to
 /// others, and fills and sweeps it. What is no directory is told later.
-fn check_ours(path: &Path) -> Result<()> {
+fn check_ours(path: &Path, marks: &[&str]) -> Result<()> {
     if !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
         return Ok(());
     }
@@ -88,7 +99,7 @@ fn check_ours(path: &Path) -> Result<()> {
         .filter(|name| name != "lost+found")
         .collect();
     if names.is_empty()
-        || MARKS
+        || marks
             .iter()
             .any(|mark| names.iter().any(|name| name == mark))
     {

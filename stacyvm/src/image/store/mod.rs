@@ -136,15 +136,7 @@ impl Images {
     ///
     /// Those of [`StateDir::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        // What an image store has soon after it was made, and no state directory.
-        let is_store = ["blobs", "layers", "refs"]
-            .iter()
-            .any(|name| path.join(name).is_dir());
-        let state = if path.is_absolute() && is_store {
-            StateDir::open_private(path)?
-        } else {
-            StateDir::open(path)?
-        };
+        let state = StateDir::open_marked(path, &["blobs", "layers", "refs"])?;
         let open = |name: &str| -> Result<OwnedFd> {
             let path = state.subdirectory(name)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
