@@ -1,5 +1,5 @@
-//! What the engine adds to its provider: creates and commands on the mock,
-//! through the engine and directly, in microseconds.
+//! What the engine adds to its provider: creates, claims and commands on the
+//! mock, through the engine and directly, in microseconds.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,10 +38,21 @@ async fn main() -> stacyvm::Result<()> {
         creates.push(started.elapsed());
         sandbox.kill().await?;
     }
+    let pool = engine.pool(SandboxSpec::host()).size(1).await?;
+    let mut claims = Vec::new();
+    for _ in 0..ROUNDS / 4 {
+        pool.filled().await?;
+        let started = Instant::now();
+        let sandbox = pool.claim().await?;
+        claims.push(started.elapsed());
+        sandbox.kill().await?;
+    }
+    pool.drain().await?;
     for (what, times) in [
         ("exec through the engine", &mut through),
         ("exec on the provider", &mut direct),
         ("create through the engine", &mut creates),
+        ("claim through the engine", &mut claims),
     ] {
         times.sort();
         let at = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e6;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::super::records::POOL;
 use super::keeper::made_of;
 use super::state::{MadeOf, Shared, Taken, Waiting};
 use crate::clock::to_ms;
@@ -145,10 +146,9 @@ impl Claim {
         let wanted = self.check(context).await?;
         fault_point!("pool.claim.begun");
         let work = async {
-            let (_, made_of) = made_of(&shared, wanted.filled.clone()).await?;
             while let Some(taken) = shared.take() {
                 fault_point!("pool.claim.taken");
-                match wanted.take_over(taken, &made_of).await {
+                match wanted.take_over(taken).await {
                     Ok(sandbox) => {
                         tracing::debug!(sandbox = %sandbox.id(), pool = shared.name, "claimed one that waited");
                         return Ok(sandbox);
@@ -206,17 +206,10 @@ impl Claim {
 }
 
 impl Wanted {
-    /// Makes one that waited the claimant's: its files, its variables, its end and
-    /// lifetime, and last its record. Whoever dies before that leaves one that
-    /// nobody claimed.
-    async fn take_over(&self, taken: Taken, made_of: &MadeOf) -> Result<Sandbox, Refused> {
+    /// Makes one that waited the claimant's: its files, then its variables, end and
+    /// lifetime, and beside these its record.
+    async fn take_over(&self, taken: Taken) -> Result<Sandbox, Refused> {
         let waiting = taken.get().map_err(Refused::Final)?;
-        if waiting.made_of != *made_of {
-            return Err(Refused::Unfit(Error::new(
-                ErrorKind::Conflict,
-                "it is made of something that is not there any more",
-            )));
-        }
         let shared = &self.shared;
         let handle = Arc::clone(&shared.provider);
         let sandbox = shared
@@ -232,11 +225,27 @@ impl Wanted {
             ends: self.ends,
             lifetime: self.filled.lifetime,
         };
-        let given = shared.provider.claim(&self.context, &waiting.id, &request);
-        given.await.map_err(|error| self.refused(error, true))?;
-        fault_point!("pool.claim.given");
-        // Last: what was refused has nothing of the claim in its record.
-        let recorded = self.record(waiting).await;
+        let given = async {
+            let given = shared.provider.claim(&self.context, &waiting.id, &request);
+            given.await?;
+            fault_point!("pool.claim.given");
+            Ok(())
+        };
+        // Side by side, since each waits for another process or thread most of the
+        // time. Only the first two together keep a sandbox whose owner dies.
+        let (given, recorded, now) = tokio::join!(
+            biased;
+            given,
+            self.record(waiting),
+            made_of(shared, self.filled.clone()),
+        );
+        let fit = given
+            .map_err(|error| self.refused(error, true))
+            .and_then(|()| self.compare(waiting, now));
+        if let (Err(_), Ok(version)) = (&fit, &recorded) {
+            self.forget(waiting, *version).await;
+        }
+        fit?;
         recorded.map_err(|error| self.refused(error, true))?;
         fault_point!("pool.claim.recorded");
         taken.given();
@@ -262,30 +271,77 @@ impl Wanted {
         }
     }
 
+    /// One that shows something that is not there any more is not given away.
+    fn compare(
+        &self,
+        waiting: &Waiting,
+        now: Result<(SandboxSpec, MadeOf)>,
+    ) -> Result<(), Refused> {
+        let (_, now) = now.map_err(Refused::Final)?;
+        if waiting.made_of == now {
+            return Ok(());
+        }
+        Err(Refused::Unfit(Error::new(
+            ErrorKind::Conflict,
+            "it is made of something that is not there any more",
+        )))
+    }
+
     /// One change of the record, conditional on its version: what somebody else
-    /// ended meanwhile is not given away.
-    async fn record(&self, waiting: &Waiting) -> Result<()> {
-        let (engine, provider) = (&self.shared.engine, &self.shared.provider);
-        let store = &engine.0.store;
-        let runtime = provider.info().runtime;
+    /// ended meanwhile is not given away. Gives the new version.
+    async fn record(&self, waiting: &Waiting) -> Result<u64> {
         let update = SandboxUpdate {
-            at_ms: engine.now_ms(),
             phase: Some(Phase::Running),
             ends_ms: Some(self.ends.map(to_ms)),
             effective: Some(waiting.effective.clone()),
-            labels: Some(self.filled.labels.clone()),
-            asked: Some(Asked {
-                spec: stored_spec(&self.filled),
-                digest: store.meta().digest(provider.name(), &runtime, &self.asked),
-                lifetime: self.filled.lifetime,
-            }),
             step: Some((JournalStep::Created, "claimed".to_owned())),
-            ..SandboxUpdate::default()
+            ..self.described(&self.asked, &self.filled, self.filled.labels.clone())
         };
-        store
-            .update_sandbox(&self.context, &waiting.id, waiting.version, &update)
+        self.update(waiting, waiting.version, &update).await
+    }
+
+    /// Takes what the claim brought off the record of one that it does not get.
+    async fn forget(&self, waiting: &Waiting, version: u64) {
+        let shared = &self.shared;
+        let forgotten = async {
+            let filled = shared.engine.ahead(&shared.spec, &shared.provider)?;
+            let mut labels = filled.labels.clone();
+            labels.insert(POOL.to_owned(), shared.name.clone());
+            let update = self.described(&shared.spec, &filled, labels);
+            self.update(waiting, version, &update).await
+        };
+        // Somebody else may have ended it; it ends in any case.
+        if let Err(error) = forgotten.await {
+            tracing::debug!(sandbox = %waiting.id, %error, "a claim that was refused is still on record");
+        }
+    }
+
+    fn described(
+        &self,
+        asked: &SandboxSpec,
+        filled: &SandboxSpec,
+        labels: BTreeMap<String, String>,
+    ) -> SandboxUpdate {
+        let (engine, provider) = (&self.shared.engine, &self.shared.provider);
+        let meta = engine.0.store.meta();
+        SandboxUpdate {
+            at_ms: engine.now_ms(),
+            labels: Some(labels),
+            asked: Some(Asked {
+                spec: stored_spec(filled),
+                digest: meta.digest(provider.name(), &provider.info().runtime, asked),
+                lifetime: filled.lifetime,
+            }),
+            ..SandboxUpdate::default()
+        }
+    }
+
+    async fn update(&self, waiting: &Waiting, version: u64, update: &SandboxUpdate) -> Result<u64> {
+        let store = &self.shared.engine.0.store;
+        let record = store
+            .update_sandbox(&self.context, &waiting.id, version, update)
             .await?;
-        Ok(())
+        Ok(record.version)
     }
 
     /// Makes one in the ordinary way.

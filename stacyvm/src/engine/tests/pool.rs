@@ -164,9 +164,14 @@ async fn one_that_is_made_of_something_else_by_now_is_not_given_away() {
     let pool = filled(&world, host(), 2).await;
     let old = world.provider.living();
     world.provider.change_origin("another image");
-    let sandbox = pool.claim().await.unwrap();
+    let sandbox = pool.claim().label("claimant", "a").await.unwrap();
     assert!(!old.contains(sandbox.id()));
     assert_eq!((pool.stats().warm, pool.stats().cold), (0, 1));
+    for id in &old {
+        let refused = record(&world, id).await;
+        assert!(!refused.labels.contains_key("claimant"), "{refused:?}");
+        assert!(refused.labels.contains_key("stacyvm.pool"), "{refused:?}");
+    }
     pool.filled().await.unwrap();
     let new = pool.claim().await.unwrap();
     assert_eq!(pool.stats().warm, 1);

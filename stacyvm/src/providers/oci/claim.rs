@@ -96,8 +96,10 @@ pub(super) fn of_path(path: &std::path::Path) -> String {
 
 /// Adds a path of the host. A link is what it leads to as well as itself.
 fn add(text: &mut String, path: &str) {
-    add_file(text, identity(std::fs::symlink_metadata(path)));
-    if std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+    let found = std::fs::symlink_metadata(path);
+    let is_link = found.as_ref().is_ok_and(std::fs::Metadata::is_symlink);
+    add_file(text, identity(found));
+    if is_link {
         add_file(text, identity(std::fs::metadata(path)));
     }
 }

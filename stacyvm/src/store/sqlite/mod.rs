@@ -242,7 +242,7 @@ impl Store for SqliteStore {
         let (tenant, id, update) = (cx.tenant.clone(), id.clone(), update.clone());
         let waits = {
             let (tenant, id) = (tenant.clone(), id.clone());
-            move |db: &Connection| Ok(query::sandbox(db, &tenant, &id)?.outlives_host)
+            move |db: &Connection| query::outlives_host(db, &tenant, &id)
         };
         let change = move |db: &Connection| {
             let before = query::sandbox(db, &tenant, &id)?;

@@ -99,9 +99,10 @@ const POOLS: &[Deed] = &[
             "pool.claim.taken",
             "file.write-asked",
             "pool.claim.files",
-            "pool.claim.given",
         ],
     ),
+    // The record is written beside it.
+    deed("claim", &[0, 1], &["pool.claim.given"]),
     deed("claim", &[1], &["pool.claim.recorded"]),
     deed(
         "drain",
