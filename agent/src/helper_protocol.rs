@@ -343,6 +343,12 @@ impl Launch {
     pub fn writes_to_host(&self) -> bool {
         self.mounts.iter().any(Mount::writes_to_host)
     }
+
+    /// Whether root's programs get Linux capabilities inside, and set-id programs
+    /// of the root theirs. The agent is told the same.
+    pub fn has_namespaced_root(&self) -> bool {
+        self.agent.has_namespaced_root()
+    }
 }
 
 /// What a root is made of.

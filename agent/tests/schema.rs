@@ -408,6 +408,7 @@ fn produced() -> String {
             idle_ms: None,
             spare_supervisors: None,
             waits: None,
+            namespaced_root: None,
         },
     );
     line(
@@ -428,6 +429,7 @@ fn produced() -> String {
             idle_ms: Some(8),
             spare_supervisors: None,
             waits: None,
+            namespaced_root: None,
         },
     );
     line(
@@ -448,6 +450,7 @@ fn produced() -> String {
             idle_ms: None,
             spare_supervisors: Some(9),
             waits: Some(true),
+            namespaced_root: None,
         },
     );
     out

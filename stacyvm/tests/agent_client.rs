@@ -85,6 +85,7 @@ impl Agent {
             idle_ms: None,
             spare_supervisors: Some(3),
             waits: None,
+            namespaced_root: None,
             socket: None,
         };
         agent.tell(

@@ -322,6 +322,19 @@ pub const TERMINAL_REQUESTS: [u32; 2] = [0x5412, 0x541C];
 /// `ADDR_NO_RANDOMIZE` is not among them.
 pub const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 
+/// The calls that make a process or a file another user's, with the arguments
+/// that name one.
+pub const SET_USER: [(&str, &[u32]); 8] = [
+    ("setuid", &[0]),
+    ("setfsuid", &[0]),
+    ("setreuid", &[0, 1]),
+    ("setresuid", &[0, 1, 2]),
+    ("chown", &[1]),
+    ("lchown", &[1]),
+    ("fchown", &[1]),
+    ("fchownat", &[2]),
+];
+
 /// The bits of a mode with which a program runs as its owner or its group.
 pub const SET_ID: u32 = 0o6000;
 /// The flags of which an open that makes a file has one (`O_CREAT` and what is

@@ -162,6 +162,7 @@ pub(super) fn plan(
             uid: account.uid,
             gid: account.gid,
             groups: account.groups.clone(),
+            namespaced_root: config.has_namespaced_root(),
         }),
         open_files: config.open_files,
     })

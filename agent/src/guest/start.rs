@@ -30,9 +30,9 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     sys::set_name(c"stacyvm-agent");
     let signals = sys::take_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
     sys::adopt_orphans()?;
-    sys::drop_bounding_early();
     fault_point!("agent.begun");
     if from_stdin {
+        sys::drop_bounding_early();
         let config = config_from_stdin()?;
         let listener = listen(&config)?;
         make_workdir(&config);
@@ -46,6 +46,11 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     else {
         return Err(other("the first control message must be the configuration"));
     };
+    if config.has_namespaced_root() {
+        sys::keep_from_commands()?;
+    } else {
+        sys::drop_bounding_early();
+    }
     make_workdir(&config);
     fault_point!("agent.configured");
     let commands = if commands { fds.pop() } else { None };
@@ -106,8 +111,14 @@ fn listen(config: &AgentConfig) -> io::Result<OwnedFd> {
 /// Makes the default directory of commands. A failure shows at the first command.
 fn make_workdir(config: &AgentConfig) {
     let path = Path::new(std::ffi::OsStr::from_bytes(&config.workdir));
-    if path.exists() || std::fs::create_dir_all(path).is_err() {
+    let missing = path.ancestors().take_while(|at| !at.exists());
+    let missing: Vec<&Path> = missing.collect();
+    if missing.is_empty() || std::fs::create_dir_all(path).is_err() {
         return;
+    }
+    // Root's, whoever the agent is.
+    for made in missing {
+        let _ = std::os::unix::fs::lchown(made, Some(0), Some(0));
     }
     let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755));
     let Ok(account) = users::resolve(&config.user) else {

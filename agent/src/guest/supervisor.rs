@@ -198,8 +198,10 @@ fn prepare(
         sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
     sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
     if config.can_switch_user {
-        sys::become_supervisor(config.supervisor_uid)
-            .map_err(|error| system("user of the supervisor", &error))?;
+        // Where root may become other users, a filter keeps this one from all, and
+        // the agent is that user already.
+        let user = (!config.has_namespaced_root()).then_some(config.supervisor_uid);
+        sys::become_supervisor(user).map_err(|error| system("user of the supervisor", &error))?;
     }
     let child = spawn::wait(group, enter);
     Ok(Prepared { signals, child })

@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::fault::{Result, Tried};
 use super::{kernel_fs, root, seccomp, sys};
-use crate::confinement::CAPABILITIES;
+use crate::confinement::{CAPABILITIES, ROOT_CAPABILITIES, bits};
 use crate::filter;
 use crate::helper_protocol::{Failed, FailedKind, FromHelper, Launch, Root, ToHelper};
 use crate::packet;
@@ -20,9 +20,11 @@ use crate::protocol::control::CONTROL_FD;
 /// own rights to all that is there.
 fn agent_capabilities(many_users: bool) -> CapabilitySet {
     let kept: &[_] = if many_users { &CAPABILITIES } else { &[] };
-    let bits = kept.iter().fold(0, |set, (_, n)| set | 1_u64 << n);
-    CapabilitySet::from_bits_truncate(bits)
+    CapabilitySet::from_bits_truncate(bits(kept))
 }
+
+/// What root's programs get where a launch says so.
+const OF_ROOT: CapabilitySet = CapabilitySet::from_bits_truncate(bits(&ROOT_CAPABILITIES));
 
 /// What the child owns.
 pub(crate) struct Child {
@@ -103,7 +105,8 @@ impl Child {
         // Again, so that nothing open is of the host's file systems.
         standard_streams_to_null()?;
         turn_core_dumps_off()?;
-        narrow_bounding_set(agent_capabilities(self.many_users))?;
+        // The launch says whether root's programs get any.
+        narrow_bounding_set(!(agent_capabilities(self.many_users) | OF_ROOT))?;
         let system_calls = seccomp::program();
         packet::send(&self.sync, &FromHelper::Parked, &[]).tried("report to the helper")?;
         fault_point!("agent.child.parked");
@@ -144,8 +147,15 @@ impl Child {
         launch: &Launch,
         system_calls: &[libc::sock_filter],
     ) -> Result<std::convert::Infallible> {
-        drop_capabilities(agent_capabilities(self.many_users))?;
-        rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
+        let kept = agent_capabilities(self.many_users);
+        let root = launch.has_namespaced_root();
+        if root {
+            become_reserved(launch.agent.supervisor_uid, kept)?;
+        } else {
+            narrow_bounding_set(OF_ROOT - kept)?;
+            set_capabilities(kept, CapabilitySet::empty())?;
+            rustix::thread::set_no_new_privs(true).tried("set no_new_privs")?;
+        }
         fault_point!("agent.child.rights");
         sys::ignore_signal(libc::SIGPIPE, false);
         sys::unblock_signals();
@@ -164,8 +174,17 @@ impl Child {
         if launch.writes_to_host() {
             filter::install(&seccomp::no_set_id()).tried("install the filter of set-id bits")?;
         }
+        if root {
+            // The agent cannot: without no_new_privs that takes what it has not.
+            filter::install(&filter::core_dumps()).tried("install the filter of core dumps")?;
+            let reserved = seccomp::reserved(launch.agent.supervisor_uid);
+            filter::install(&reserved).tried("install the filter of the reserved user")?;
+        }
         // Last, as it refuses most of what was done above.
         filter::install(system_calls).tried("install the system call filter")?;
+        if root {
+            keep_across_exec(kept)?;
+        }
         let error = sys::execveat(program.as_fd(), c"stacyvm-agent");
         Err(error).tried("start the agent")
     }
@@ -193,10 +212,10 @@ fn turn_core_dumps_off() -> Result<()> {
 
 /// What root's exec would otherwise get back. Takes SETPCAP, so it comes
 /// before the capabilities are dropped.
-fn narrow_bounding_set(kept: CapabilitySet) -> Result<()> {
+fn narrow_bounding_set(dropped: CapabilitySet) -> Result<()> {
     for number in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if kept.contains(one) {
+        if !dropped.contains(one) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
@@ -209,15 +228,40 @@ fn narrow_bounding_set(kept: CapabilitySet) -> Result<()> {
     Ok(())
 }
 
-fn drop_capabilities(kept: CapabilitySet) -> Result<()> {
+fn set_capabilities(kept: CapabilitySet, inheritable: CapabilitySet) -> Result<()> {
     rustix::thread::clear_ambient_capability_set().tried("clear ambient capabilities")?;
     rustix::thread::set_capabilities(
         None,
         CapabilitySets {
             effective: kept,
             permitted: kept,
-            inheritable: CapabilitySet::empty(),
+            inheritable,
         },
     )
     .tried("drop capabilities")
+}
+
+/// Becomes the user that nobody inside becomes after it, with all rights as yet.
+/// Where root inside may become any other user, it must not be the agent's.
+fn become_reserved(user: u32, inheritable: CapabilitySet) -> Result<()> {
+    let all = rustix::thread::capabilities(None).tried("look at the capabilities")?;
+    rustix::thread::set_keep_capabilities(true).tried("keep the capabilities")?;
+    sys::become_user(user).tried("take the reserved user")?;
+    // A change of user clears it; one that came before is noticed by the end of
+    // the agent's channel.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .tried("tie the sandbox to its helper")?;
+    // While the bounding set has them: the kernel wants them in it.
+    set_capabilities(all.permitted, inheritable)?;
+    narrow_bounding_set(inheritable - OF_ROOT)
+}
+
+/// Leaves the agent its capabilities, which it has not as root.
+fn keep_across_exec(kept: CapabilitySet) -> Result<()> {
+    set_capabilities(kept, kept)?;
+    for one in kept.iter() {
+        rustix::thread::configure_capability_in_ambient_set(one, true)
+            .tried("keep a capability across exec")?;
+    }
+    Ok(())
 }

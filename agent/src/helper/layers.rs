@@ -20,8 +20,9 @@ const NAMES: &str = "layers";
 const MOST: usize = 500;
 
 /// Mounts the overlay of the layers, which are below `lower` in the scratch
-/// area, onto `target`. The upper directory is in `data` beside it.
-pub(crate) fn mount(layers: &Layers, scratch: &str, target: &str) -> Result<()> {
+/// area, onto `target`. The upper directory is in `data` beside it. `set_id`: whether
+/// set-id programs give their owner's rights.
+pub(crate) fn mount(layers: &Layers, set_id: bool, scratch: &str, target: &str) -> Result<()> {
     if layers.lower.len() > MOST {
         return Err(Failed::new(
             FailedKind::Unsupported,
@@ -60,13 +61,9 @@ pub(crate) fn mount(layers: &Layers, scratch: &str, target: &str) -> Result<()> 
     let here = rustix::fs::openat(CWD, ".", flags, Mode::empty())
         .tried("look at the working directory")?;
     rustix::process::chdir(&*names).tried("go to the layers")?;
-    let mounted = rustix::mount::mount(
-        "overlay",
-        target,
-        "overlay",
-        MountFlags::NOSUID | MountFlags::NODEV,
-        &*options,
-    );
+    let mut flags = MountFlags::NODEV;
+    flags.set(MountFlags::NOSUID, !set_id);
+    let mounted = rustix::mount::mount("overlay", target, "overlay", flags, &*options);
     rustix::process::fchdir(&here).tried("go back from the layers")?;
     mounted.map_err(refused)
 }

@@ -13,11 +13,14 @@ use super::fault::{Result, Tried};
 use super::monitor::Sandbox;
 use super::mounts::{self, NODEV, NOSUID};
 use super::state::{Init, State};
-use super::users::{map_of_host, namespace_of, namespace_with, private_map};
+use super::users::{
+    map_of_host, map_of_one, namespace_of, namespace_with, namespace_without, private_map,
+};
 use super::{bundle, check_name, data, disk, inside, root, sys};
+use crate::confinement::ROOT_CAPABILITIES;
 use crate::helper_protocol::{
     Delegated, Failed, FailedKind, FromHelper, InForce, Launch, Mount, MountSource, NOBODY, Park,
-    Root, SOCKET_NAME, ToHelper, Users,
+    RANGE, Root, SOCKET_NAME, ToHelper, Users,
 };
 use crate::packet;
 use crate::protocol::control::ControlMessage;
@@ -226,6 +229,12 @@ impl Parked {
 
     fn try_launch(&mut self, launch: &Launch, fds: Vec<OwnedFd>) -> Result<Vec<InForce>> {
         check_name(&launch.id)?;
+        if launch.has_namespaced_root() && (launch.bundle.is_some() || !self.users.are_many()) {
+            return Err(Failed::new(
+                FailedKind::Unsupported,
+                "namespaced_root needs a range of ids, and no runtime of its own",
+            ));
+        }
         if launch.bundle.is_some() != matches!(self.agent, Agent::Program { .. }) {
             return Err(Failed::new(
                 FailedKind::Invalid,
@@ -310,9 +319,18 @@ impl Parked {
             start.run(&mut self.state, trees)?;
             return Ok(in_force);
         }
+        let no_new_privs = if launch.has_namespaced_root() {
+            in_force.push(InForce {
+                name: "privileges".into(),
+                value: root_in_words(),
+            });
+            "0"
+        } else {
+            "1"
+        };
         for (name, value) in [
             ("user_namespace", self.users.in_words()),
-            ("no_new_privs", "1".into()),
+            ("no_new_privs", no_new_privs.into()),
             ("seccomp", "default deny".into()),
             ("network", "lo only".into()),
         ] {
@@ -339,12 +357,25 @@ impl Parked {
             // Only root maps owners; without it they are what the namespace says.
             (None, _) => None,
         };
+        let namespaced_root = launch.has_namespaced_root();
         let shared = match self.users.private() {
             Some(first) if launch.mounts.iter().any(Mount::is_of_host) => {
-                Some(namespace_with(&map_of_host(first))?)
+                Some(namespace_with(&if namespaced_root {
+                    map_of_one(first)
+                } else {
+                    map_of_host(first)
+                })?)
             }
             _ => None,
         };
+        let of_root = match self.users.private() {
+            Some(first) if namespaced_root && launch.root.is_given() => Some(namespace_without(
+                first,
+                launch.agent.supervisor_uid.min(RANGE - 2),
+            )?),
+            _ => None,
+        };
+        let of_root = if of_root.is_some() { &of_root } else { &owners };
         let mut trees = Vec::new();
         // A child has one for a view of the host.
         if launch.root.is_given() || launch.limits.disk_bytes.is_some() || launch.bundle.is_some() {
@@ -353,8 +384,8 @@ impl Parked {
         let mut wanted = Vec::new();
         match launch.root {
             Root::Host => {}
-            Root::Directory => wanted.push(("the root", false, &owners)),
-            Root::Layers => wanted.push(("the image store", false, &owners)),
+            Root::Directory => wanted.push(("the root", false, of_root)),
+            Root::Layers => wanted.push(("the image store", false, of_root)),
         }
         for mount in &launch.mounts {
             if mount.source == MountSource::Host {
@@ -494,6 +525,12 @@ fn data_directory(state: &State, layout: data::Layout, users: &Users) -> Result<
     mounts
         .pop()
         .ok_or_else(|| Failed::new(FailedKind::Internal, "the data directory has no mount"))
+}
+
+/// What root's programs have with `namespaced_root`.
+fn root_in_words() -> String {
+    let names = ROOT_CAPABILITIES.map(|(name, _)| name.trim_start_matches("CAP_").to_lowercase());
+    format!("namespaced_root: {}", names.join(", "))
 }
 
 /// The socket for hosts, in the sandbox's directory. Nobody can connect before

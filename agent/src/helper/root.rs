@@ -110,7 +110,7 @@ fn layered(
     put(lower, &lower_path)?;
     let path = place_of(launch.root, scratch);
     if launch.root == Root::Layers {
-        layers::mount(&launch.layers, scratch, &path)?;
+        layers::mount(&launch.layers, launch.has_namespaced_root(), scratch, &path)?;
         let inside = open(&path)?;
         layers::restore(&inside, &launch.layers.restored, first_id)?;
         if launch.read_only_root {
@@ -127,7 +127,11 @@ fn layered(
             // The trusted.* names are not for a user namespace.
             ("userxattr", ""),
         ],
-        NOSUID | NODEV,
+        if launch.has_namespaced_root() {
+            NODEV
+        } else {
+            NOSUID | NODEV
+        },
     )?;
     put(&root, &path)?;
     let inside = open(&path)?;

@@ -151,6 +151,12 @@ pub(crate) fn become_root() -> io::Result<()> {
     Ok(())
 }
 
+/// Becomes a user for good; the group stays.
+pub(crate) fn become_user(id: u32) -> io::Result<()> {
+    // SAFETY: this call takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) }).map(drop)
+}
+
 /// Makes files for another user from here on, with the same rights over them
 /// as before.
 pub(crate) fn own_files_as(id: u32) -> io::Result<()> {

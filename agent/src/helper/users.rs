@@ -219,6 +219,31 @@ pub(crate) fn private_map(first: u32) -> String {
     format!("0 {first} {RANGE}\n")
 }
 
+/// A user namespace with the ids of a sandbox, in which no file is `reserved`'s:
+/// whoever executes a set-id one of that user would become it.
+pub(crate) fn namespace_without(first: u32, reserved: u32) -> Result<OwnedFd> {
+    namespace(|pid| {
+        write_file(pid, "uid_map", &map_without(first, reserved))?;
+        write_file(pid, "gid_map", &private_map(first))
+    })
+}
+
+fn map_without(first: u32, reserved: u32) -> String {
+    let next = reserved + 1;
+    format!(
+        "0 {first} {reserved}\n{next} {} {}\n",
+        first + next,
+        RANGE - next,
+    )
+}
+
+/// As [`map_of_host`], for a sandbox whose root becomes whom it likes: of the
+/// host's users there is the default one alone.
+pub(crate) fn map_of_one(first: u32) -> String {
+    let own = first + SINGLE_USER;
+    format!("0 0 1\n{SINGLE_USER} {own} 1\n{NOBODY} {first} 1\n")
+}
+
 /// From the ids on a disk that is the host's to those of a sandbox: each its
 /// own, but root inside is nobody there. What is root's there belongs to the
 /// host's root, whom nobody inside is: its mode says what they may do, where an
@@ -278,6 +303,18 @@ mod tests {
         }
         Users::Delegated(range(None)).check().unwrap();
         Users::Single.check().unwrap();
+    }
+
+    #[test]
+    fn a_reserved_user_has_no_files() {
+        assert_eq!(
+            map_without(100_000, 65_000),
+            "0 100000 65000\n65001 165001 535\n"
+        );
+        assert_eq!(
+            map_of_one(100_000),
+            "0 0 1\n1000 101000 1\n65534 100000 1\n"
+        );
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub fn config() -> AgentConfig {
         idle_ms: None,
         spare_supervisors: Some(3),
         waits: None,
+        namespaced_root: None,
         socket: None,
     }
 }

@@ -192,6 +192,7 @@ pub(crate) fn plain(id: &str) -> Launch {
             idle_ms: None,
             spare_supervisors: Some(3),
             waits: None,
+            namespaced_root: None,
             socket: None,
         },
         connection: false,

@@ -33,6 +33,9 @@ impl Need {
             "image_registry" | "image_store" => {
                 "use `host`, the absolute path of a root directory, or configure a provider that has images, such as docker"
             }
+            "namespaced_root" => {
+                "leave it out, or use the embedded provider with its own runtime and a range of users: as root, or with lines for this user in /etc/subuid and /etc/subgid and newuidmap installed"
+            }
             _ => "leave it out, or configure a provider that has it",
         }
     }
@@ -168,6 +171,9 @@ pub(super) fn needs(spec: &SandboxSpec) -> Vec<Need> {
             needs.flag("namespaced_root", "privileges", "namespaced_root", |c| {
                 c.namespaced_root
             });
+            if strict {
+                needs.never("no_new_privileges", "privileges", "namespaced_root");
+            }
         }
     }
     needs.resources(resources);

@@ -118,7 +118,9 @@ pub enum Privileges {
     /// Nothing that needs a capability.
     #[default]
     None,
-    /// What package managers need, inside a user namespace or a virtual machine.
+    /// What package managers need, inside a user namespace or a virtual machine:
+    /// rights over users and files for root's programs, and set-id programs of the
+    /// root file system that work. None of it reaches beyond the sandbox.
     NamespacedRoot,
 }
 
@@ -248,6 +250,8 @@ setters! {
     user(value: impl Into<String>) => |s| s.user = Some(value.into());
     /// Sets the directory of commands that name none.
     workdir(value: impl Into<String>) => |s| s.workdir = Some(value.into());
+    /// Sets what root inside may do.
+    privileges(value: Privileges) => |s| s.privileges = value;
     /// Limits memory.
     memory_mib(value: u64) => |s| s.resources.memory_mib = Some(value);
     /// Limits processors.

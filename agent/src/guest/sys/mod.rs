@@ -306,10 +306,14 @@ fn set_capabilities(caps: u64) -> io::Result<()> {
 
 /// Takes the uid that no command has, and of the capabilities only those that
 /// starting and killing commands needs, and reading what names users.
-pub(super) fn become_supervisor(uid: u32) -> io::Result<()> {
-    prctl(libc::PR_SET_KEEPCAPS, 1)?;
-    // SAFETY: integers only; one thread, so the kernel's view is the process's.
-    check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+///
+/// `None` where this process has it.
+pub(super) fn become_supervisor(uid: Option<u32>) -> io::Result<()> {
+    if let Some(uid) = uid {
+        prctl(libc::PR_SET_KEEPCAPS, 1)?;
+        // SAFETY: integers only; one thread, so the kernel's view is the process's.
+        check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+    }
     set_capabilities(capabilities()? & (SUPERVISOR_CAPS | 1 << CAP_DAC_OVERRIDE))?;
     prctl(libc::PR_SET_KEEPCAPS, 0)?;
     // A change of credentials may have reset it.
@@ -335,6 +339,12 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     set_capabilities(capabilities()? & keep)?;
     no_new_privileges()?;
     hide()
+}
+
+/// Keeps the capabilities that came along without root from whatever is executed.
+pub(super) fn keep_from_commands() -> io::Result<()> {
+    // None is inheritable then, and so none ambient.
+    set_capabilities(capabilities()?)
 }
 
 /// Drops every capability without a change of user.

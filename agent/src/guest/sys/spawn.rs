@@ -14,8 +14,11 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::packet;
 
-use super::{check, drop_bounding, no_new_privileges, set_capabilities};
+use super::{capabilities, check, drop_bounding, no_new_privileges, set_capabilities};
+use crate::confinement;
 
+/// What root's programs get where the sandbox's privileges say so.
+const ROOT_CAPS: u64 = confinement::bits(&confinement::ROOT_CAPABILITIES);
 /// Bytes of the child's stack: it runs a few frames and no allocation.
 const STACK: usize = 64 * 1024;
 
@@ -24,6 +27,8 @@ pub(in crate::guest) struct Credentials {
     pub(in crate::guest) uid: u32,
     pub(in crate::guest) gid: u32,
     pub(in crate::guest) groups: Vec<u32>,
+    /// Whether root's programs, and set-id ones, get what the bounding set has.
+    pub(in crate::guest) namespaced_root: bool,
 }
 
 /// Everything that the child needs, made before it exists.
@@ -333,7 +338,9 @@ fn take_credentials(plan: &Plan) -> io::Result<()> {
     let Some(to) = &plan.credentials else {
         return super::drop_rights();
     };
-    drop_bounding()?;
+    if !to.namespaced_root {
+        drop_bounding()?;
+    }
     // SAFETY: the list is valid for its length; raw calls change this process alone.
     unsafe {
         super::check_long(libc::syscall(
@@ -344,6 +351,11 @@ fn take_credentials(plan: &Plan) -> io::Result<()> {
         super::check_long(libc::syscall(libc::SYS_setresgid, to.gid, to.gid, to.gid))?;
         super::check_long(libc::syscall(libc::SYS_setresuid, to.uid, to.uid, to.uid))?;
     }
-    set_capabilities(0)?;
-    no_new_privileges()
+    if !to.namespaced_root {
+        set_capabilities(0)?;
+        return no_new_privileges();
+    }
+    // Executing its program gives root the others; until then it enters its directory.
+    let kept = if to.uid == 0 { ROOT_CAPS } else { 0 };
+    set_capabilities(capabilities()? & kept)
 }

@@ -5,7 +5,7 @@
 
 use crate::confinement::system_calls::{
     AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, NEWEST, PERSONALITIES,
-    SET_ID, SET_MODE, TERMINAL_REQUESTS,
+    SET_ID, SET_MODE, SET_USER, TERMINAL_REQUESTS,
 };
 use crate::filter::{
     ALLOW, AT_MACHINE, AT_NUMBER, AUDIT_AARCH64, AUDIT_X86_64, EPERM, ERRNO, IF_AT_LEAST, IF_BITS,
@@ -66,6 +66,29 @@ pub(crate) fn program() -> Vec<libc::sock_filter> {
     build(MACHINE)
 }
 
+/// A filter beside it, for a sandbox whose root may become other users: nobody
+/// becomes `user`, and no file becomes that user's, with whose set-id bit somebody
+/// would. What another machine's calls would be the first one refuses.
+pub(crate) fn reserved(user: u32) -> Vec<libc::sock_filter> {
+    build_reserved(MACHINE, user)
+}
+
+fn build_reserved(machine: Machine, user: u32) -> Vec<libc::sock_filter> {
+    judging(
+        machine,
+        SET_USER.map(|(name, arguments)| {
+            let mut body = Vec::new();
+            for index in arguments {
+                body.push(step(LOAD, argument(*index)));
+                body.push(branch(IF_EQUAL, user, 0, 1));
+                body.push(step(RETURN, EPERM));
+            }
+            body.push(step(RETURN, ALLOW));
+            (name, body)
+        }),
+    )
+}
+
 /// A filter beside it, for a sandbox that writes to what is the host's: no file
 /// gets a set-id bit. What another machine's calls would be the first one refuses.
 pub(crate) fn no_set_id() -> Vec<libc::sock_filter> {
@@ -73,18 +96,7 @@ pub(crate) fn no_set_id() -> Vec<libc::sock_filter> {
 }
 
 fn build_no_set_id(machine: Machine) -> Vec<libc::sock_filter> {
-    let number = |name: &str| {
-        let row = ALLOWED.iter().find(|row| row.0 == name)?;
-        machine.number(row)
-    };
-    let mut program = vec![step(LOAD, AT_NUMBER)];
-    let mut when = |name: &str, body: Vec<libc::sock_filter>| {
-        if let (Some(number), Ok(length)) = (number(name), u8::try_from(body.len())) {
-            program.push(branch(IF_EQUAL, number, 0, length));
-            program.extend(body);
-        }
-    };
-    for (name, mode, flags) in SET_MODE {
+    let set_mode = SET_MODE.map(|(name, mode, flags)| {
         let mut body = Vec::new();
         if let Some(flags) = flags {
             body.push(step(LOAD, argument(flags)));
@@ -95,10 +107,27 @@ fn build_no_set_id(machine: Machine) -> Vec<libc::sock_filter> {
         body.push(branch(IF_BITS, SET_ID, 0, 1));
         body.push(step(RETURN, EPERM));
         body.push(step(RETURN, ALLOW));
-        when(name, body);
-    }
+        (name, body)
+    });
     // Told that it does not exist, programs use `openat`.
-    when("openat2", vec![step(RETURN, ENOSYS)]);
+    let absent = ("openat2", vec![step(RETURN, ENOSYS)]);
+    judging(machine, set_mode.into_iter().chain([absent]))
+}
+
+/// A filter that judges these calls as their instructions say, and allows others.
+fn judging<'a>(
+    machine: Machine,
+    calls: impl IntoIterator<Item = (&'a str, Vec<libc::sock_filter>)>,
+) -> Vec<libc::sock_filter> {
+    let mut program = vec![step(LOAD, AT_NUMBER)];
+    for (name, body) in calls {
+        let row = ALLOWED.iter().find(|row| row.0 == name);
+        let number = row.and_then(|row| machine.number(row));
+        if let (Some(number), Ok(length)) = (number, u8::try_from(body.len())) {
+            program.push(branch(IF_EQUAL, number, 0, length));
+            program.extend(body);
+        }
+    }
     program.push(step(RETURN, ALLOW));
     program
 }

@@ -250,3 +250,47 @@ fn set_id_bits_are_refused_and_nothing_else() {
         }
     }
 }
+
+#[test]
+fn nobody_becomes_the_reserved_user() {
+    const USER: u32 = 65_000;
+    for machine in BOTH {
+        let program = build_reserved(machine, USER);
+        let judge = |name: &str, arguments| {
+            let row = ALLOWED.iter().find(|row| row.0 == name).unwrap();
+            let number = machine.number(row)?;
+            Some(run(&program, machine.audit(), number, arguments))
+        };
+        for (name, users) in SET_USER {
+            // The kernel reads the lower half alone.
+            for upper in [0, u64::MAX << 32] {
+                let others = [0, 1000, USER - 1, USER + 1, u32::MAX];
+                for index in 0..4 {
+                    let mut arguments = [u64::from(u32::MAX); 4];
+                    arguments[index] = upper | u64::from(USER);
+                    let is_user = users.iter().any(|user| *user as usize == index);
+                    let expected = if is_user { EPERM } else { ALLOW };
+                    let seen = judge(name, arguments).unwrap_or(expected);
+                    assert_eq!(seen, expected, "{name} {index}");
+                    for other in others {
+                        arguments[index] = upper | u64::from(other);
+                        let seen = judge(name, arguments).unwrap_or(ALLOW);
+                        assert_eq!(seen, ALLOW, "{name} {index} {other}");
+                    }
+                }
+            }
+        }
+        // Every call that takes a user is judged.
+        let takes_user = |name: &str| {
+            ["chown", "uid"].iter().any(|part| name.contains(part)) && !name.starts_with("get")
+        };
+        let named: BTreeSet<&str> = SET_USER.iter().map(|(name, _)| *name).collect();
+        let known: BTreeSet<&str> = ALLOWED.iter().map(|row| row.0).collect();
+        let known: BTreeSet<&str> = known.into_iter().filter(|name| takes_user(name)).collect();
+        assert_eq!(named, known);
+        for (name, ..) in ALLOWED.iter().filter(|row| !named.contains(row.0)) {
+            let seen = judge(name, [u64::from(USER); 4]).unwrap_or(ALLOW);
+            assert_eq!(seen, ALLOW, "{name}");
+        }
+    }
+}

@@ -204,6 +204,17 @@ pub struct AgentConfig {
     /// variables; absent is no.
     #[n(13)]
     pub waits: Option<bool>,
+    /// Whether root's programs, and set-id programs, get what the bounding set has.
+    /// Then the agent runs as `supervisor_uid` and leaves that set alone; absent is no.
+    #[n(14)]
+    pub namespaced_root: Option<bool>,
+}
+
+impl AgentConfig {
+    /// Whether [`namespaced_root`](Self::namespaced_root) says so.
+    pub fn has_namespaced_root(&self) -> bool {
+        self.namespaced_root == Some(true)
+    }
 }
 
 impl std::fmt::Debug for AgentConfig {

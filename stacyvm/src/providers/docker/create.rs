@@ -292,6 +292,7 @@ pub(super) fn agent_config(
         idle_ms: None,
         spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
         waits: request.waits.then_some(true),
+        namespaced_root: None,
         socket: Some(SOCKET.as_bytes().to_vec().into()),
     })
 }

@@ -17,7 +17,7 @@ use super::runtime::Runtime;
 use super::volumes::Volumes;
 use crate::error::{Error, Result};
 use crate::provider::CreateRequest;
-use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, Privileges, SandboxSpec, Source};
 
 /// The user that supervisors inside run as; no command may be this user.
 const SUPERVISOR_UID: u32 = 65_000;
@@ -287,6 +287,7 @@ fn agent(
             .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
         spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
         waits: request.waits.then_some(true),
+        namespaced_root: (spec.privileges == Privileges::NamespacedRoot).then_some(true),
     }
 }
 

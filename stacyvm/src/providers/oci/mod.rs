@@ -51,7 +51,7 @@ use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover,
     Level, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
-    TidyRequest,
+    TidyRequest, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -355,7 +355,12 @@ impl Provider for Oci {
 
     fn capabilities(&self) -> Capabilities {
         let own_kernel = self.runtime.as_ref().is_some_and(Runtime::has_own_kernel);
-        self.host.capabilities(own_kernel)
+        let claims = self.host.capabilities(own_kernel);
+        Capabilities {
+            // What a runtime makes keeps no_new_privs.
+            namespaced_root: claims.users == Users::Many && self.runtime.is_none(),
+            ..claims
+        }
     }
 
     async fn probe(&self, _cx: &Context) -> Result<ProbeReport> {
