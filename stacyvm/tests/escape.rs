@@ -21,7 +21,7 @@ use stacyvm::certify::{
     judge, probes,
 };
 use stacyvm::engine::Engine;
-use stacyvm::sandbox::spec::{Mount, MountSource};
+use stacyvm::sandbox::spec::{Mount, MountSource, Privileges};
 use stacyvm::{ExitStatus, SandboxSpec};
 
 async fn report(
@@ -113,6 +113,74 @@ async fn no_probe_fires_in_a_default_sandbox_and_enough_fire_in_a_weak_place() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// What fired beyond the rights inside that were asked for.
+fn fired_outside(report: &Report) -> Vec<&str> {
+    let beyond = report
+        .checks
+        .iter()
+        .filter(|check| check.subject.name() == "fired" && check.level != CheckLevel::Inside);
+    beyond.map(|check| check.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn with_namespaced_root_no_probe_fires_but_for_rights_inside() {
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    if !host.has_users().await {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let tmp = root.path().join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    for (path, mode) in [(root.path(), 0o755), (tmp.as_path(), 0o1777)] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(path, mode).unwrap();
+    }
+    let image = root.path().display().to_string();
+    // All of them where set-id bits count, and those of files and of the agent where
+    // the files are the host's.
+    let of_host = [
+        "agent",
+        "capabilities",
+        "cgroup",
+        "devices",
+        "host",
+        "kernel_files",
+        "masked",
+        "neighbour",
+        "setuid",
+    ];
+    for (spec, only) in [
+        (SandboxSpec::image(image), &[][..]),
+        (SandboxSpec::host(), &of_host[..]),
+    ] {
+        let spec = spec.privileges(Privileges::NamespacedRoot);
+        let report = report(&host.engine, None, spec, only).await;
+        eprintln!("{:?}\n{:#?}", report.summary, unproved(&report));
+        assert_eq!(
+            fired_outside(&report),
+            Vec::<&str>::new(),
+            "{:#?}",
+            fired(&report)
+        );
+        assert_eq!(report.summary.fired, 0);
+        // The rights are there, and the checks of them see it.
+        let fired = fired(&report);
+        for id in [
+            "capabilities.effective",
+            "capabilities.bounding",
+            "capabilities.become_another",
+            "capabilities.give_away",
+            "capabilities.read_any_file",
+            "setuid.no_new_privileges",
+        ] {
+            assert!(fired.contains_key(id), "{id}: {fired:#?}");
+        }
+        assert_eq!(report.summary.granted, fired.len());
+    }
 }
 
 #[cfg(feature = "docker")]

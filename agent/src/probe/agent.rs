@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::answer::Answer;
+use crate::capabilities::with_file;
 use crate::paths::{opened_for_writing, refused};
 use crate::sys::{self, Arg};
 use crate::{Attack, Told};
@@ -32,6 +33,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ("agent.signal_supervisor", |_| signal(parent())),
     ("agent.read_supervisor", |_| read_memory(parent())),
     ("agent.supervisor_descriptors", |_| descriptors(parent())),
+    ("agent.become_supervisor", |_| become_supervisor()),
+    ("agent.set_id_of_supervisor", |_| set_id_of_supervisor()),
     ("agent.leaked_descriptors", leaked_descriptors),
     ("agent.own_program", own_program),
 ];
@@ -62,6 +65,47 @@ fn signal(pid: usize) -> Answer {
     }
     let done = sys::call(libc::SYS_kill, &[N(pid), N(0)]);
     Answer::of(done, "it can be signalled")
+}
+
+/// The user of the supervisor, where it can be seen.
+fn user_of_supervisor() -> Result<u32, Answer> {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", parent()));
+    let text = text.map_err(|_| Answer::silent(0, "the process is outside"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let user = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    user.ok_or_else(|| Answer::unable("the status cannot be read"))
+}
+
+/// As that user a command could signal it.
+fn become_supervisor() -> Answer {
+    let user = match user_of_supervisor() {
+        Ok(user) => N(user as usize),
+        Err(answer) => return answer,
+    };
+    let keep = sys::minus(1);
+    // Each way alone would do: signals ask for the real and the effective user.
+    let done = sys::call(libc::SYS_setresuid, &[N(keep), user, N(keep)])
+        .or_else(|_| sys::call(libc::SYS_setreuid, &[user, N(keep)]))
+        .or_else(|_| sys::call(libc::SYS_setuid, &[user]));
+    Answer::of(done, "this process became the supervisor's user")
+}
+
+/// With a set-id program of that user's whoever executes it would become it.
+fn set_id_of_supervisor() -> Answer {
+    let user = match user_of_supervisor() {
+        Ok(user) => user,
+        Err(answer) => return answer,
+    };
+    with_file(0o700, |path| {
+        let descriptor = std::fs::File::open(path);
+        let done = std::os::unix::fs::lchown(path, Some(user), None)
+            .or_else(|_| std::os::unix::fs::chown(path, Some(user), None))
+            .or_else(|_| std::os::unix::fs::fchown(descriptor?, Some(user), None));
+        match done {
+            Ok(()) => Answer::fired("a file was given to the supervisor's user"),
+            Err(error) => refused(&error),
+        }
+    })
 }
 
 /// Reads where nothing is: which error comes tells whether it was allowed.

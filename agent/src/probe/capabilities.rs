@@ -3,6 +3,8 @@
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
+use stacyvm_agent::confinement::{ROOT_CAPABILITIES, bits};
+
 use crate::answer::Answer;
 use crate::paths::refused;
 use crate::sys::{self, Arg};
@@ -12,6 +14,7 @@ use Arg::{Number as N, Text as T};
 pub(crate) const ATTACKS: &[Attack] = &[
     ("capabilities.effective", |_| held(&["CapEff", "CapPrm"])),
     ("capabilities.bounding", |_| held(&["CapBnd"])),
+    ("capabilities.beyond_root", |_| beyond_root()),
     ("capabilities.inheritable", |_| held(&["CapInh", "CapAmb"])),
     ("capabilities.after_exec", after_exec),
     ("capabilities.become_another", become_another),
@@ -39,6 +42,19 @@ fn held(keys: &[&str]) -> Answer {
         Some(value) if value.bytes().all(|b| b == b'0') => Answer::silent(0, "none is held"),
         Some(value) => Answer::fired(format!("{key} is {value}")),
         None => Answer::unable("the status cannot be read"),
+    }))
+}
+
+/// Any but those that `privileges: namespaced_root` gives root's programs.
+fn beyond_root() -> Answer {
+    let given = bits(&ROOT_CAPABILITIES);
+    Answer::any(["CapEff", "CapPrm", "CapBnd"].map(|key| {
+        let set = status(key).and_then(|value| u64::from_str_radix(&value, 16).ok());
+        match set.map(|set| set & !given) {
+            Some(0) => Answer::silent(0, "there is none"),
+            Some(others) => Answer::fired(format!("{key} has {others:016x} too")),
+            None => Answer::unable("the status cannot be read"),
+        }
     }))
 }
 
@@ -93,7 +109,7 @@ fn new_file(mode: u32) -> Result<PathBuf, Answer> {
 }
 
 /// Does something with a new file, and removes it.
-fn with_file(mode: u32, work: impl FnOnce(&PathBuf) -> Answer) -> Answer {
+pub(crate) fn with_file(mode: u32, work: impl FnOnce(&PathBuf) -> Answer) -> Answer {
     match new_file(mode) {
         Ok(path) => {
             let answer = work(&path);

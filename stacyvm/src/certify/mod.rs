@@ -53,6 +53,10 @@ pub enum CheckLevel {
     Isolation,
     /// Nothing outside was touched, and a flaw in what was reached could do so.
     Hardening,
+    /// A right inside the sandbox alone, that commands have none of. A sandbox with
+    /// [`Privileges::NamespacedRoot`](crate::sandbox::spec::Privileges) has it on
+    /// purpose, and there it counts as granted.
+    Inside,
 }
 
 impl CheckLevel {
@@ -61,6 +65,7 @@ impl CheckLevel {
         match self {
             Self::Isolation => "isolation",
             Self::Hardening => "hardening",
+            Self::Inside => "inside",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::{Check, CheckLevel, Control, Subject, Verdict};
+use crate::sandbox::spec::Privileges;
 
 /// One check, judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +29,12 @@ pub struct Judged {
 pub struct Summary {
     /// Silent, with a control that fired.
     pub proved: usize,
-    /// Fired in the subject.
+    /// Fired in the subject, though it should not.
     pub fired: usize,
+    /// Fired in a subject that has the right on purpose: at [`CheckLevel::Inside`],
+    /// with `privileges: namespaced_root`.
+    #[serde(default)]
+    pub granted: usize,
     /// Silent, and the control did not fire: nothing is proved.
     pub unproved: usize,
     /// Could not be tried in the subject.
@@ -73,7 +78,7 @@ pub async fn judge(subject: &Subject, control: &dyn Control, checks: &[Box<dyn C
         judged.push(one(subject, control, check.as_ref()).await);
     }
     judged.sort_by(|a: &Judged, b| a.id.cmp(&b.id));
-    let summary = summary(&judged);
+    let summary = summary(&judged, subject.privileges());
     Report {
         started,
         provider: subject.provider().to_owned(),
@@ -120,10 +125,14 @@ fn proves(subject: &Verdict, control: &Verdict) -> bool {
     matches!((subject, control), (Verdict::Silent, Verdict::Fired { .. }))
 }
 
-fn summary(checks: &[Judged]) -> Summary {
+fn summary(checks: &[Judged], privileges: Privileges) -> Summary {
     let mut summary = Summary::default();
+    let is_root = privileges == Privileges::NamespacedRoot;
     for check in checks {
         let count = match &check.subject {
+            Verdict::Fired { .. } if is_root && check.level == CheckLevel::Inside => {
+                &mut summary.granted
+            }
             Verdict::Fired { .. } => &mut summary.fired,
             Verdict::NotRun { .. } => &mut summary.not_run,
             Verdict::Silent if check.proved => &mut summary.proved,
@@ -158,5 +167,31 @@ mod tests {
         ] {
             assert!(!proves(&subject, &control), "{subject:?} {control:?}");
         }
+    }
+
+    #[test]
+    fn rights_inside_are_granted_to_those_alone_who_asked_for_them() {
+        let check = |level| Judged {
+            id: "a.b".into(),
+            family: "a".into(),
+            level,
+            subject: Verdict::Fired {
+                evidence: "x".into(),
+            },
+            control: Verdict::not_run("y"),
+            proved: false,
+        };
+        let checks = [
+            CheckLevel::Inside,
+            CheckLevel::Isolation,
+            CheckLevel::Hardening,
+        ]
+        .map(check);
+        let count = |privileges| {
+            let summary = summary(&checks, privileges);
+            (summary.fired, summary.granted)
+        };
+        assert_eq!(count(Privileges::None), (3, 0));
+        assert_eq!(count(Privileges::NamespacedRoot), (2, 1));
     }
 }

@@ -17,7 +17,7 @@ use crate::sandbox::exec_builder::Exec;
 use crate::sandbox::files::WriteMode;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::process::Process;
-use crate::sandbox::spec::{Lifetime, SandboxSpec};
+use crate::sandbox::spec::{Lifetime, Privileges, SandboxSpec};
 
 /// Where the program lies inside.
 const PROGRAM: &str = "/tmp/stacyvm-probe";
@@ -43,6 +43,7 @@ pub struct Subject {
     maker: Maker,
     runtime: String,
     claims: Capabilities,
+    privileges: Privileges,
     users: Vec<User>,
     sandbox: Sandbox,
     /// What it is made from, and it: a bomb may end it.
@@ -100,6 +101,7 @@ impl Subject {
             )
         })?;
         let claims = summary.capabilities;
+        let privileges = spec.privileges;
         let spec = spec.lifetime(Lifetime::Attached).ttl(LIFE);
         let small = limited(spec.clone(), &claims);
         let maker = Maker {
@@ -123,6 +125,7 @@ impl Subject {
             maker,
             runtime: summary.runtime,
             claims,
+            privileges,
             users,
             sandbox,
             small,
@@ -146,6 +149,11 @@ impl Subject {
     /// What the combination claims.
     pub fn claims(&self) -> &Capabilities {
         &self.claims
+    }
+
+    /// What root inside was given.
+    pub fn privileges(&self) -> Privileges {
+        self.privileges
     }
 
     /// The engine that made the sandboxes.

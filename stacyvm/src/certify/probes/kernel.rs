@@ -1,7 +1,7 @@
 //! Checks of what the kernel lets a command do.
 
 use super::table::{Group, needing, row};
-use crate::certify::CheckLevel::{Hardening, Isolation};
+use crate::certify::CheckLevel::{Hardening, Inside, Isolation};
 use crate::certify::Need;
 
 pub(super) const GROUPS: &[Group] = &[
@@ -306,15 +306,14 @@ pub(super) const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        level: Isolation,
-        means: "a command has rights that only the agent should have",
+        level: Inside,
+        means: "a command has rights over users and files inside that it was not given",
         rows: &[
             row(
                 "capabilities.effective",
                 "whether a Linux capability is held",
             ),
             row("capabilities.bounding", "whether one could still be gained"),
-            row("capabilities.inheritable", "whether one would be inherited"),
             row(
                 "capabilities.after_exec",
                 "whether root gains one by starting a program",
@@ -325,12 +324,6 @@ pub(super) const GROUPS: &[Group] = &[
             row(
                 "capabilities.read_any_file",
                 "reading a file that nobody may read",
-            ),
-            row("capabilities.priority", "a priority above others'"),
-            row("capabilities.realtime", "running before all others"),
-            row(
-                "capabilities.lock_memory",
-                "memory that is never given back",
             ),
             row(
                 "setuid.no_new_privileges",
@@ -343,6 +336,23 @@ pub(super) const GROUPS: &[Group] = &[
             row(
                 "setuid.file_capability",
                 "a file that is given a Linux capability",
+            ),
+        ],
+    },
+    Group {
+        level: Isolation,
+        means: "a command has rights that only the agent should have",
+        rows: &[
+            row(
+                "capabilities.beyond_root",
+                "whether a Linux capability is held, or could be gained, that is not one over users and files",
+            ),
+            row("capabilities.inheritable", "whether one would be inherited"),
+            row("capabilities.priority", "a priority above others'"),
+            row("capabilities.realtime", "running before all others"),
+            row(
+                "capabilities.lock_memory",
+                "memory that is never given back",
             ),
             needing(
                 "identity.user_namespace",

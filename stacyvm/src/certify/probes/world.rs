@@ -48,6 +48,16 @@ pub(super) const GROUPS: &[Group] = &[
                 "whether its supervisor can be signalled",
                 &[Need::Users],
             ),
+            needing(
+                "agent.become_supervisor",
+                "becoming its supervisor's user",
+                &[Need::Users],
+            ),
+            needing(
+                "agent.set_id_of_supervisor",
+                "a file given to its supervisor's user, to become it by a set-id bit",
+                &[Need::Users],
+            ),
             row("agent.read_supervisor", "its supervisor's memory"),
             row(
                 "agent.supervisor_descriptors",
