@@ -171,6 +171,9 @@ pub(crate) struct SpecArgs {
     /// Root file system cannot be written
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// What root inside may do: none, or namespaced-root for package managers
+    #[arg(long)]
+    pub(crate) privileges: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +205,9 @@ pub(crate) struct ProbeArgs {
     /// `host`, an absolute root directory, or an image reference
     #[arg(long, default_value = "host")]
     pub(crate) image: String,
+    /// What root inside may do: none or namespaced-root
+    #[arg(long)]
+    pub(crate) privileges: Option<String>,
     /// One family of probes: agent, seccomp, ...
     #[arg(long, value_name = "FAMILY")]
     pub(crate) only: Option<String>,

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use stacyvm::sandbox::exec::TtySize;
-use stacyvm::sandbox::spec::{Mount, MountSource, Network, Profile};
+use stacyvm::sandbox::spec::{Mount, MountSource, Network, Privileges, Profile};
 use stacyvm::units::{parse_duration, parse_mib};
 use stacyvm::{Error, ExecSpec, Result, SandboxSpec};
 
@@ -46,6 +46,7 @@ pub(crate) fn sandbox(args: &SpecArgs) -> Result<SandboxSpec> {
             }
         };
     }
+    spec.privileges = privileges(args.privileges.as_deref())?;
     for text in &args.mounts {
         spec.mounts.push(mount(text)?);
     }
@@ -94,6 +95,20 @@ fn tty_size() -> TtySize {
 /// An optional duration argument.
 pub(crate) fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>> {
     text.map(|t| parse_duration(field, t)).transpose()
+}
+
+/// What root inside may do.
+pub(crate) fn privileges(name: Option<&str>) -> Result<Privileges> {
+    match name {
+        None | Some("none") => Ok(Privileges::None),
+        Some("namespaced-root" | "namespaced_root") => Ok(Privileges::NamespacedRoot),
+        Some(other) => Err(Error::invalid(
+            "privileges",
+            other,
+            "none or namespaced-root",
+            "leave it out for none",
+        )),
+    }
 }
 
 fn pids(number: i64) -> Result<u32> {

@@ -361,6 +361,10 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
             &["pids", "99999999999"],
         ),
         (
+            &["run", "--privileges", "all", "--", "true"],
+            &["privileges", "`all`", "namespaced-root"],
+        ),
+        (
             &["run", "--image", "nosuchimage", "--", "true"],
             &["image", "nosuchimage"],
         ),

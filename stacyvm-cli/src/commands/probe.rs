@@ -22,7 +22,8 @@ pub(crate) async fn probe(engine: &Engine, args: &ProbeArgs, json: bool) -> Resu
             "name a family, or leave it out",
         ));
     }
-    let spec = SandboxSpec::image(&args.image);
+    let mut spec = SandboxSpec::image(&args.image);
+    spec.privileges = crate::spec::privileges(args.privileges.as_deref())?;
     let mut subject = Subject::open(engine, args.provider.as_deref(), spec).await?;
     let judged = async {
         let control = HostControl::open(subject.facts()).await?;
@@ -40,7 +41,7 @@ pub(crate) async fn probe(engine: &Engine, args: &ProbeArgs, json: bool) -> Resu
     let summary = report.summary;
     Ok(if summary.fired > 0 {
         exit::FIRED
-    } else if summary.proved < report.checks.len() {
+    } else if summary.proved + summary.granted < report.checks.len() {
         exit::UNPROVED
     } else {
         0
@@ -70,7 +71,12 @@ fn show(report: &Report) -> std::io::Result<()> {
     )?;
     let summary = report.summary;
     output::line(&format!(
-        "{} proved, {} fired, {} proved nothing, {} could not be run; control: {}",
-        summary.proved, summary.fired, summary.unproved, summary.not_run, report.control
+        "{} proved, {} fired, {} granted, {} proved nothing, {} could not be run; control: {}",
+        summary.proved,
+        summary.fired,
+        summary.granted,
+        summary.unproved,
+        summary.not_run,
+        report.control
     ))
 }
