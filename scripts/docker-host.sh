@@ -155,7 +155,7 @@ import_busybox() {
 
 import_debian() {
     local tree=$dir/debian mirror
-    have debootstrap || die "no debootstrap: scripts/setup.sh --debian installs it"
+    have debootstrap || die "no debootstrap: scripts/setup.sh installs it"
     mirror=${STACYVM_DEBIAN_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
         sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\(https\{0,1\}:[^ ]*\) .*/\2/p; s/^URIs: *\([^ ]*\).*/\1/p' | grep -v -e security -e ubuntu | head -n 1 || true)}
     rm -rf "$tree"

@@ -3,7 +3,6 @@
 #
 #   scripts/setup.sh            install what is missing (needs root and apt)
 #   scripts/setup.sh --check    only say what it would do
-#   scripts/setup.sh --debian   also what a Debian test image needs
 #
 # It may be run again at any time: what is there is left alone. On a system
 # without apt, or without root, it names what is missing and goes on, because
@@ -13,12 +12,10 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 check=false
-debian=false
 for argument in "$@"; do
     case $argument in
         --check) check=true ;;
-        --debian) debian=true ;;
-        *) die "unknown argument $argument, expected --check or --debian" ;;
+        *) die "unknown argument $argument, expected --check" ;;
     esac
 done
 
@@ -50,6 +47,9 @@ needs=(
     "apache2-utils|have htpasswd|the password of that registry"
     "openssl|have openssl|the certificate of that registry"
     "umoci|have umoci|makes images to test with, and to compare with"
+    "debootstrap|have debootstrap|makes the Debian that packages are installed in, and that of the virtual machine"
+    "dpkg-dev|have dpkg-scanpackages|makes the index of the packages that are installed there"
+    "python3-pip|have pip3|downloads packages of Python to install there"
     "strace|have strace|counts the system calls of a start"
     "docker.io|docker_host|Docker Engine, for the docker provider's tests"
     "docker-cli|have docker|talks to it where docker.io does not bring the program"
@@ -58,9 +58,6 @@ needs=(
 [[ $(uname -m) != x86_64 ]] || needs+=(
     "qemu-system-x86|have qemu-system-x86_64|boots the virtual machine of scripts/vm-test.sh, without the processor's help"
 )
-if $debian || [[ $(uname -m) == x86_64 ]]; then
-    needs+=("debootstrap|have debootstrap|makes the image of the virtual machine, and the Debian test image")
-fi
 
 missing=()
 for need in "${needs[@]}"; do

@@ -159,6 +159,13 @@ else
     not_run "docker tests: no docker engine could be used or started"
 fi
 
+if output=$(scripts/debian-image.sh); then
+    export STACYVM_TEST_DEBIAN=$output
+else
+    unset STACYVM_TEST_DEBIAN
+    not_run "installing packages in a Debian: $output"
+fi
+
 # `--all-features` must not reach the agent: its feature `guest` builds the
 # program itself, without the embedded bytes that everybody else needs.
 run "tests" tests --workspace --exclude stacyvm-agent --all-features
@@ -179,9 +186,9 @@ elif ! have cargo-nextest; then
     not_run "tests without root: no cargo-nextest"
 else
     run "tests without root" without_root --range \
-        'binary(/^(rootless|exec_contract|confinement|escape|host_directories|images|cli|copies|terminal)$/) | (binary(faults) & not test(/^points::/))'
+        'binary(/^(rootless|exec_contract|confinement|escape|host_directories|images|namespaced_root|cli|copies|terminal)$/) | (binary(faults) & not test(/^points::/))'
     run "tests without root and a range of ids" without_root --single \
-        'binary(/^(rootless|exec_contract|confinement|escape|images|cli|copies)$/)'
+        'binary(/^(rootless|exec_contract|confinement|escape|images|namespaced_root|cli|copies)$/)'
 fi
 run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
 if lacking=$(scripts/vm/image.sh); then
