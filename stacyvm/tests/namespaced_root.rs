@@ -401,7 +401,9 @@ async fn on_the_host_its_set_id_files_are_out_of_reach_and_not_the_hosts() {
     }
     let closed = found.ancestors().any(|above| {
         let meta = std::fs::symlink_metadata(above).unwrap();
-        above.starts_with(host.state.path()) && meta.uid() == own && meta.mode() & 0o077 == 0
+        above.starts_with(host.state.path())
+            && meta.uid() == own
+            && meta.mode().is_multiple_of(0o100)
     });
     assert!(closed, "{}", found.display());
     soon(sandbox.kill()).await.unwrap();
