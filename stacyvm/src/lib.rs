@@ -66,6 +66,8 @@ pub mod provider;
 pub mod providers;
 pub mod sandbox;
 pub mod store;
+#[cfg(any(all(feature = "oci", target_os = "linux"), feature = "docker"))]
+mod syscall_filter;
 pub mod units;
 
 pub use context::Context;

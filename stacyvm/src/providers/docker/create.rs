@@ -53,6 +53,8 @@ const OF_ROOT: [&str; 5] = [
     "slabinfo",
     "vmallocinfo",
 ];
+/// What a security option begins with whose rest is a filter of system calls.
+pub(super) const OWN_FILTER: &str = "seccomp=";
 /// Processes where the caller set no limit.
 const PIDS: i64 = 1024;
 /// Commands at once, and bytes of kept output for each stream of one.
@@ -157,7 +159,7 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         readonly_rootfs: Some(spec.read_only_root),
         cap_drop: Some(names(&["ALL"])),
         cap_add: Some(names(&CAPABILITIES)),
-        security_opt: Some(names(&["no-new-privileges:true"])),
+        security_opt: Some(security_options(facts)),
         masked_paths: Some(masked()),
         privileged: Some(false),
         init: Some(false),
@@ -185,6 +187,17 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         }),
         ..HostConfig::default()
     }
+}
+
+/// No rights by programs, and the filter of system calls of every sandbox instead
+/// of the engine's own, which lets more through.
+fn security_options(facts: &Facts) -> Vec<String> {
+    let mut options = vec!["no-new-privileges:true".to_owned()];
+    if facts.own_filter() {
+        let profile = crate::syscall_filter::profile(false, false);
+        options.push(format!("{OWN_FILTER}{profile}"));
+    }
+    options
 }
 
 /// What is hidden. It stands instead of the engine's own list, of which it has all.
@@ -344,7 +357,11 @@ mod tests {
             instance: &request.instance,
             tenant: &TenantId::default(),
         };
-        body(request, &owner, &Facts::default(), "volume", ticket).unwrap()
+        let facts = Facts {
+            seccomp: true,
+            ..Facts::default()
+        };
+        body(request, &owner, &facts, "volume", ticket).unwrap()
     }
 
     #[test]
@@ -357,7 +374,11 @@ mod tests {
         let host = body.host_config.unwrap();
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.cap_add.unwrap().len(), 7);
-        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
+        let options = host.security_opt.unwrap();
+        assert_eq!(options[0], "no-new-privileges:true");
+        let filter: serde_json::Value =
+            serde_json::from_str(options[1].strip_prefix(OWN_FILTER).unwrap()).unwrap();
+        assert_eq!(filter["defaultAction"], "SCMP_ACT_ERRNO");
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.ipc_mode.as_deref(), Some("private"));
         assert_eq!(host.auto_remove, Some(true));

@@ -20,6 +20,8 @@ pub(super) struct Facts {
     pub(super) swap: bool,
     pub(super) cpu: bool,
     pub(super) pids: bool,
+    /// Whether the host's kernel filters system calls, whatever the engine's
+    /// default is: containers are given a filter of ours.
     pub(super) seccomp: bool,
     pub(super) apparmor: bool,
     pub(super) user_namespace: bool,
@@ -78,7 +80,7 @@ impl Facts {
             swap: yes(info.swap_limit),
             cpu: yes(info.cpu_cfs_quota),
             pids: yes(info.pids_limit),
-            seccomp: option("seccomp").is_some_and(|o| !o.contains("unconfined")),
+            seccomp: option("seccomp").is_some(),
             apparmor: option("apparmor").is_some(),
             user_namespace: option("userns").is_some() || option("rootless").is_some(),
             cgroup_namespace: option("cgroupns").is_some(),
@@ -98,13 +100,24 @@ impl Facts {
         }
     }
 
+    /// Whether system calls are answered by a kernel of the sandbox's own.
+    pub(super) fn own_kernel(&self) -> bool {
+        matches!(
+            self.isolation,
+            Isolation::UserKernel | Isolation::VirtualMachine
+        )
+    }
+
+    /// Whether containers are given our own filter of system calls. Runtimes with
+    /// a kernel of their own ignore it, and kernels without filters refuse it.
+    pub(super) fn own_filter(&self) -> bool {
+        self.seccomp && !self.own_kernel()
+    }
+
     /// What can be promised. What is left out cannot.
     pub(super) fn capabilities(&self) -> Capabilities {
         let enforced = |yes: bool| if yes { Level::Enforced } else { Level::Absent };
-        let own_kernel = matches!(
-            self.isolation,
-            Isolation::UserKernel | Isolation::VirtualMachine
-        );
+        let own_kernel = self.own_kernel();
         Capabilities {
             exec_stdin: true,
             exec_tty: true,
@@ -217,6 +230,9 @@ mod tests {
         assert_eq!(strong.root_mapped, Level::Absent);
         weak.swap_limit = Some(false);
         weak.security_options = Some(vec!["name=seccomp,profile=unconfined".into()]);
+        let unconfined = Facts::new(&weak, None).unwrap();
+        assert!(unconfined.own_filter());
+        weak.security_options = None;
         let weak = Facts::new(&weak, None).unwrap().capabilities();
         assert_eq!(weak.memory_limit, Level::BestEffort);
         assert_eq!(weak.syscall_filter, Level::Absent);

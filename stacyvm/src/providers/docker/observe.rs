@@ -8,7 +8,7 @@ use bollard::models::{
     ContainerSummaryStateEnum, HostConfig,
 };
 
-use super::create::{INSTANCE, SANDBOX, TENANT};
+use super::create::{INSTANCE, OWN_FILTER, SANDBOX, TENANT};
 use super::facts::Facts;
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::{Capabilities, Leftover, Level};
@@ -196,12 +196,17 @@ fn effective(host: &HostConfig, facts: &Facts) -> BTreeMap<String, Effective> {
         },
         read_only.to_string(),
     );
-    let filter = if syscall_filter == Level::Absent {
-        "none"
+    let filter = if options.iter().any(|option| option.starts_with(OWN_FILTER)) {
+        (syscall_filter, "stacyvm's own")
+    } else if facts.own_kernel() {
+        (syscall_filter, "its own kernel")
+    } else if syscall_filter == Level::Absent {
+        (Level::Absent, "none")
     } else {
-        "the engine's default"
+        // Made by an earlier version: the engine may have been told to have none.
+        (Level::BestEffort, "the engine's default")
     };
-    put("syscall_filter", syscall_filter, filter.to_owned());
+    put("syscall_filter", filter.0, filter.1.to_owned());
     put(
         "root_mapped",
         root_mapped,

@@ -10,15 +10,15 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder,
     LinuxDeviceCgroupBuilder, LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount,
-    MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxSeccomp,
+    Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder,
+    Spec, SpecBuilder, UserBuilder,
 };
 use stacyvm_agent::confinement::{CAPABILITIES, MASKED, MASKED_SYS, READ_ONLY};
 use stacyvm_agent::helper_protocol::{BUNDLE_AGENT, BUNDLE_TMP, Launch, Limits, Root};
 
-use super::seccomp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::syscall_filter;
 
 /// Ids that a sandbox gets.
 const RANGE: u32 = 65536;
@@ -137,6 +137,8 @@ fn linux(launch: &Launch, first_id: u32, own_kernel: bool) -> Result<Linux, OciS
         LinuxNamespaceType::Cgroup,
     ];
     let namespace = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
+    let filter = syscall_filter::profile(launch.writes_to_host(), own_kernel);
+    let seccomp: LinuxSeccomp = serde_json::from_value(filter)?;
     let mut sysctl = HashMap::new();
     // Not in every kernel.
     if Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start").exists() {
@@ -157,7 +159,7 @@ fn linux(launch: &Launch, first_id: u32, own_kernel: bool) -> Result<Linux, OciS
         .sysctl(sysctl)
         .cgroups_path(format!("/stacyvm/{}", launch.id))
         .resources(resources(&launch.limits)?)
-        .seccomp(seccomp::profile(launch.writes_to_host(), own_kernel)?)
+        .seccomp(seccomp)
         .masked_paths(masked.collect::<Vec<_>>())
         .readonly_paths(read_only.collect::<Vec<_>>())
         .build()

@@ -24,7 +24,6 @@ mod program;
 mod quota;
 mod ranges;
 mod runtime;
-mod seccomp;
 mod sweep;
 mod sys;
 mod upkeep;

@@ -1,15 +1,11 @@
 //! The filter of system calls in the words of the OCI runtime specification,
-//! from the table that the helper's own filter is made of.
+//! which Docker reads too, from the table that the helper's own filter is made of.
 //!
 //! Runtimes make it by libseccomp, where conditions compare 64 bits and rules
 //! of one call can only allow more: so every condition looks at the lower half
 //! alone, and what is refused is said by what is allowed.
 
-use oci_spec::OciSpecError;
-use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
-    LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
-};
+use serde_json::{Value, json};
 use stacyvm_agent::confinement::system_calls::{
     AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, PERSONALITIES, SET_ID,
     SET_MODE, TERMINAL_REQUESTS,
@@ -18,6 +14,9 @@ use stacyvm_agent::confinement::system_calls::{
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const ALL: u32 = u32::MAX;
+const ALLOW: &str = "SCMP_ACT_ALLOW";
+const ERROR: &str = "SCMP_ACT_ERRNO";
+const MASKED_EQUAL: &str = "SCMP_CMP_MASKED_EQ";
 
 /// Argument number, the bits that are looked at, and what they must be.
 type Condition = (usize, u32, u32);
@@ -26,7 +25,7 @@ type Condition = (usize, u32, u32);
 /// its own. gVisor answers `EPERM` whatever number a rule asks for, for which no
 /// C library looks for another way to make threads; so there `clone3` is
 /// allowed, with namespaces that are of that kernel alone.
-pub(super) fn profile(no_set_id: bool, own_kernel: bool) -> Result<LinuxSeccomp, OciSpecError> {
+pub(crate) fn profile(no_set_id: bool, own_kernel: bool) -> Value {
     let mut plain = Vec::new();
     let mut rules = Vec::new();
     for row in ALLOWED {
@@ -39,11 +38,10 @@ pub(super) fn profile(no_set_id: bool, own_kernel: bool) -> Result<LinuxSeccomp,
             continue;
         }
         match conditions(row.0, no_set_id) {
-            None => plain.push(row.0.to_owned()),
+            None => plain.push(row.0),
             Some(alternatives) => {
-                for alternative in alternatives {
-                    rules.push(rule(row.0, &alternative)?);
-                }
+                let alternatives = alternatives.iter();
+                rules.extend(alternatives.map(|alternative| rule(row.0, alternative)));
             }
         }
     }
@@ -51,34 +49,27 @@ pub(super) fn profile(no_set_id: bool, own_kernel: bool) -> Result<LinuxSeccomp,
     // C library uses `clone`, and programs `openat`.
     let mut unseen = Vec::new();
     if !own_kernel {
-        unseen.push("clone3".to_owned());
+        unseen.push("clone3");
     }
     if no_set_id {
-        unseen.push("openat2".to_owned());
+        unseen.push("openat2");
     }
     plain.retain(|name| !unseen.contains(name));
     if !unseen.is_empty() {
-        let absent = LinuxSyscallBuilder::default()
-            .names(unseen)
-            .action(LinuxSeccompAction::ScmpActErrno)
-            .errno_ret(ENOSYS);
-        rules.push(absent.build()?);
+        rules.push(json!({"names": unseen, "action": ERROR, "errnoRet": ENOSYS}));
     }
-    let allowed = LinuxSyscallBuilder::default()
-        .names(plain)
-        .action(LinuxSeccompAction::ScmpActAllow);
-    rules.push(allowed.build()?);
+    rules.push(json!({"names": plain, "action": ALLOW}));
     let machine = if cfg!(target_arch = "aarch64") {
-        Arch::ScmpArchAarch64
+        "SCMP_ARCH_AARCH64"
     } else {
-        Arch::ScmpArchX86_64
+        "SCMP_ARCH_X86_64"
     };
-    LinuxSeccompBuilder::default()
-        .default_action(LinuxSeccompAction::ScmpActErrno)
-        .default_errno_ret(EPERM)
-        .architectures(vec![machine])
-        .syscalls(rules)
-        .build()
+    json!({
+        "defaultAction": ERROR,
+        "defaultErrnoRet": EPERM,
+        "architectures": [machine],
+        "syscalls": rules,
+    })
 }
 
 /// The alternatives under which a call is allowed, each of conditions that
@@ -126,58 +117,51 @@ fn neither([a, b]: [u32; 2]) -> Vec<(u32, u32)> {
     }
 }
 
-fn rule(name: &str, conditions: &[Condition]) -> Result<LinuxSyscall, OciSpecError> {
-    let argument = |(index, mask, bits): &Condition| {
-        LinuxSeccompArgBuilder::default()
-            .index(*index)
-            .value(u64::from(*mask))
-            .value_two(u64::from(*bits))
-            .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
-            .build()
-    };
-    let arguments: Vec<LinuxSeccompArg> =
-        conditions.iter().map(argument).collect::<Result<_, _>>()?;
-    LinuxSyscallBuilder::default()
-        .names(vec![name.to_owned()])
-        .action(LinuxSeccompAction::ScmpActAllow)
-        .args(arguments)
-        .build()
+fn rule(name: &str, conditions: &[Condition]) -> Value {
+    let argument = |(index, mask, bits): &Condition| json!({"index": index, "value": mask, "valueTwo": bits, "op": MASKED_EQUAL});
+    let arguments: Vec<Value> = conditions.iter().map(argument).collect();
+    json!({"names": [name], "action": ALLOW, "args": arguments})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn rules(profile: &Value) -> &[Value] {
+        profile["syscalls"].as_array().unwrap()
+    }
+
+    fn names(rule: &Value) -> impl Iterator<Item = &str> {
+        let names = rule["names"].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap())
+    }
+
     /// What libseccomp decides: the default, unless a rule's conditions hold.
-    fn allows(profile: &LinuxSeccomp, name: &str, arguments: [u64; 3]) -> bool {
-        let rules = profile.syscalls().as_ref().unwrap();
-        rules
+    fn allows(profile: &Value, name: &str, arguments: [u64; 3]) -> bool {
+        rules(profile)
             .iter()
-            .filter(|rule| rule.names().iter().any(|n| n == name))
+            .filter(|rule| names(rule).any(|n| n == name))
             .any(|rule| {
-                rule.action() == LinuxSeccompAction::ScmpActAllow
-                    && rule.args().iter().flatten().all(|argument| {
-                        assert_eq!(argument.op(), LinuxSeccompOperator::ScmpCmpMaskedEq);
-                        Some(arguments[argument.index()] & argument.value()) == argument.value_two()
+                let conditions = rule["args"].as_array().map_or(&[][..], Vec::as_slice);
+                rule["action"] == ALLOW
+                    && conditions.iter().all(|argument| {
+                        assert_eq!(argument["op"], MASKED_EQUAL);
+                        let number = |key: &str| argument[key].as_u64().unwrap();
+                        let index = usize::try_from(number("index")).unwrap();
+                        arguments[index] & number("value") == number("valueTwo")
                     })
             })
     }
 
     #[test]
     fn a_kernel_of_its_own_lets_threads_be_made() {
-        let allows = |own_kernel| {
-            let profile = profile(false, own_kernel).unwrap();
-            profile.syscalls().iter().flatten().any(|rule| {
-                rule.action() == LinuxSeccompAction::ScmpActAllow
-                    && rule.names().iter().any(|name| name == "clone3")
-            })
-        };
+        let allows = |own_kernel| allows(&profile(false, own_kernel), "clone3", [0; 3]);
         assert!(allows(true) && !allows(false));
     }
 
     #[test]
     fn the_profile_decides_as_the_helpers_filter_does() {
-        let profile = profile(false, false).unwrap();
+        let profile = profile(false, false);
         let high = 0x1_0000_0000_u64;
         for (name, arguments, expected) in [
             ("read", [0, 0, 0], true),
@@ -216,10 +200,7 @@ mod tests {
 
     #[test]
     fn set_id_bits_are_refused_where_they_are_asked_to_be() {
-        let (strict, open) = (
-            profile(true, false).unwrap(),
-            profile(false, false).unwrap(),
-        );
+        let (strict, open) = (profile(true, false), profile(false, false));
         let high = 0x1_0000_0000_u64;
         for (name, arguments, refused) in [
             ("chmod", [0, 0o755, 0], false),
@@ -259,11 +240,11 @@ mod tests {
     #[test]
     fn no_call_is_allowed_with_and_without_conditions() {
         for no_set_id in [false, true] {
-            let profile = profile(no_set_id, false).unwrap();
-            for rule in profile.syscalls().as_ref().unwrap() {
-                let free = rule.args().is_none();
-                let all_free = |n: &String| conditions(n, no_set_id).is_none();
-                assert!(!free || rule.names().iter().all(all_free));
+            let profile = profile(no_set_id, false);
+            for rule in rules(&profile) {
+                let free = rule["args"].is_null();
+                let all_free = |n: &str| conditions(n, no_set_id).is_none();
+                assert!(!free || names(rule).all(all_free));
             }
         }
     }
