@@ -91,7 +91,7 @@ impl Agent {
         agent.tell(
             &ControlMessage::Config {
                 config,
-                commands: false,
+                commands: 0,
             },
             None,
         );

@@ -135,8 +135,8 @@ pub(super) struct Agent {
     pub(super) sockets: BTreeMap<u64, Socket>,
     pub(super) listeners: BTreeMap<u64, Listener>,
     pub(super) counter: Option<OwnedFd>,
-    /// The file through which commands enter their cgroup.
-    pub(super) commands: Option<OwnedFd>,
+    /// The files through which commands enter their cgroups.
+    pub(super) commands: Vec<OwnedFd>,
     pub(super) scratch: Vec<u8>,
     pub(super) deadline: Option<u64>,
     pub(super) control: Option<OwnedFd>,
@@ -193,7 +193,7 @@ impl Agent {
             sockets: BTreeMap::new(),
             listeners: BTreeMap::new(),
             counter,
-            commands: None,
+            commands: Vec::new(),
             scratch: Vec::new(),
             deadline,
             control,

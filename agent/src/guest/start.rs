@@ -53,7 +53,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     }
     make_workdir(&config);
     fault_point!("agent.configured");
-    let commands = if commands { fds.pop() } else { None };
+    let commands = fds.split_off(fds.len().saturating_sub(usize::from(commands)));
     let counter = fds.pop();
     let mut agent = Agent::new(config, signals, Some(control), None, counter)?;
     agent.commands = commands;

@@ -154,25 +154,25 @@ struct Supervisor {
 pub(super) fn run(
     channel: OwnedFd,
     stdio: [OwnedFd; 3],
-    group: Option<&OwnedFd>,
+    groups: &[OwnedFd],
     config: &AgentConfig,
     request: &ExecRequest,
 ) -> ! {
-    let own = [&channel].into_iter().chain(&stdio).chain(group);
+    let own = [&channel].into_iter().chain(&stdio).chain(groups);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
-    let prepared = prepare(config, group, false);
+    let prepared = prepare(config, groups, false);
     supervise(channel, prepared, stdio, config, request)
 }
 
 /// As [`run`], of a command that comes later or never.
-pub(super) fn wait(channel: OwnedFd, group: Option<&OwnedFd>, config: &AgentConfig) -> ! {
-    let own = [&channel].into_iter().chain(group);
+pub(super) fn wait(channel: OwnedFd, groups: &[OwnedFd], config: &AgentConfig) -> ! {
+    let own = [&channel].into_iter().chain(groups);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
-    // The one of a sandbox that waits enters its cgroup ahead: after a quiet while
+    // The one of a sandbox that waits enters its cgroups ahead: after a quiet while
     // that takes the kernel longer than all else of a command.
-    let prepared = prepare(config, group, config.waits == Some(true));
+    let prepared = prepare(config, groups, config.waits == Some(true));
     let mut config = config.clone();
     if let Some((request, stdio)) = spare::receive(&channel, &mut config) {
         supervise(channel, prepared, stdio, &config, &request)
@@ -188,11 +188,7 @@ struct Prepared {
     child: io::Result<Waiting>,
 }
 
-fn prepare(
-    config: &AgentConfig,
-    group: Option<&OwnedFd>,
-    enter: bool,
-) -> Result<Prepared, Failure> {
+fn prepare(config: &AgentConfig, groups: &[OwnedFd], enter: bool) -> Result<Prepared, Failure> {
     sys::new_session();
     let signals =
         sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
@@ -203,7 +199,7 @@ fn prepare(
         let user = (!config.has_namespaced_root()).then_some(config.supervisor_uid);
         sys::become_supervisor(user).map_err(|error| system("user of the supervisor", &error))?;
     }
-    let child = spawn::wait(group, enter);
+    let child = spawn::wait(groups, enter);
     Ok(Prepared { signals, child })
 }
 

@@ -322,24 +322,41 @@ impl Cgroups {
         }
     }
 
-    /// Makes the cgroup of commands, which leaves some of `pids` processes to
-    /// the agent, and opens the way into it.
-    pub(crate) fn commands(&self, pids: u32) -> Result<Option<OwnedFd>> {
-        match self.of("pids") {
-            // There a process is moved by root or by its own user alone.
-            Some((_, 1)) if !rustix::process::geteuid().is_root() => Ok(None),
-            Some((dir, 1)) => nested::commands(&dir, 1, pids)
-                .tried("make the cgroup of commands")
-                .map(Some),
+    /// Makes the cgroups of commands, which leave some of the limits to the
+    /// agent, and opens the ways into them.
+    pub(crate) fn commands(&self, limits: &Limits) -> Result<Vec<OwnedFd>> {
+        const WHAT: &str = "make the cgroup of commands";
+        let mut ways = Vec::new();
+        // In version 1 a process is moved by root or by its own user alone.
+        let may_move = rustix::process::geteuid().is_root();
+        match (self.of("pids"), limits.pids) {
+            (Some((dir, 1)), Some(pids)) => {
+                if may_move {
+                    ways.push(nested::of_processes(&dir, 1, pids).tried(WHAT)?);
+                }
+            }
             // Needs threaded children, which not every host of version 2 has.
-            Some((dir, version)) => Ok(nested::commands(&dir, version, pids).ok()),
-            None => Ok(None),
+            (Some((dir, version)), Some(pids)) => {
+                ways.extend(nested::of_processes(&dir, version, pids).ok());
+            }
+            _ => {}
         }
+        // Version 2 has no limit of memory for threaded children.
+        if let (Some((dir, 1)), Some(bytes), true) =
+            (self.of("memory"), limits.memory_bytes, may_move)
+        {
+            ways.extend(nested::of_memory(&dir, bytes).tried(WHAT)?);
+        }
+        Ok(ways)
     }
 
-    /// The file in which the kernel counts kills for lack of memory.
+    /// The file in which the kernel counts commands that it killed for lack of
+    /// memory. Version 1 counts in the cgroup of whom it killed alone.
     pub(crate) fn kill_counter(&self) -> Option<OwnedFd> {
-        let (dir, version) = self.of("memory")?;
+        let (mut dir, version) = self.of("memory")?;
+        if version == 1 && nested::commands(&dir).is_dir() {
+            dir = nested::commands(&dir);
+        }
         let file = if version == 1 {
             "memory.oom_control"
         } else {
@@ -364,7 +381,13 @@ impl Cgroups {
             };
             usage.memory_bytes = number(&dir.join(now));
             usage.memory_peak_bytes = number(&dir.join(peak));
-            usage.oom_kills = keyed(&dir.join(events), "oom_kill");
+            let kills = |dir: &Path| keyed(&dir.join(events), "oom_kill");
+            usage.oom_kills = kills(&dir);
+            if version == 1
+                && let Some(of_commands) = kills(&nested::commands(&dir))
+            {
+                usage.oom_kills = Some(usage.oom_kills.unwrap_or_default() + of_commands);
+            }
         }
         if let Some((dir, _)) = self.of("pids") {
             usage.pids = number(&dir.join("pids.current")).and_then(|n| u32::try_from(n).ok());

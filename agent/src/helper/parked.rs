@@ -437,19 +437,15 @@ impl Parked {
         // a command, and its processes are in no cgroup of this one.
         let shared_kernel = launch.bundle.as_ref().is_none_or(|b| !b.own_kernel);
         let cgroups = self.state.cgroups.as_ref().filter(|_| shared_kernel);
-        let counter = cgroups.and_then(Cgroups::kill_counter);
-        let commands = match (cgroups, launch.limits.pids) {
-            (Some(cgroups), Some(pids)) => cgroups.commands(pids)?,
-            _ => None,
+        let commands = match cgroups {
+            Some(cgroups) => cgroups.commands(&launch.limits)?,
+            None => Vec::new(),
         };
-        let files: Vec<_> = [&counter, &commands]
-            .into_iter()
-            .flatten()
-            .map(AsFd::as_fd)
-            .collect();
+        let counter = cgroups.and_then(Cgroups::kill_counter);
+        let files: Vec<_> = counter.iter().chain(&commands).map(AsFd::as_fd).collect();
         let config = ControlMessage::Config {
             config: launch.agent.clone(),
-            commands: commands.is_some(),
+            commands: u8::try_from(commands.len()).unwrap_or_default(),
         };
         packet::send(&self.control, &config, &files).tried("tell the agent")?;
         if launch.connection {

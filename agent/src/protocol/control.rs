@@ -17,17 +17,17 @@ pub const MAX_CONTROL: usize = 256 * 1024;
 pub enum ControlMessage {
     /// Helper to agent, first. The packet may carry the file that counts kills
     /// for lack of memory (`memory.oom_control` of cgroup v1, `memory.events`
-    /// of v2), and after it the one that `commands` tells of.
+    /// of v2), and after it those that `commands` tells of.
     #[n(0)]
     #[cbor(map)]
     Config {
         /// What the agent needs to know.
         #[n(0)]
         config: AgentConfig,
-        /// Whether the last descriptor is the file through which a command
-        /// enters the cgroup of commands.
+        /// How many descriptors at the end are files through which a command
+        /// enters the cgroups of commands.
         #[n(1)]
-        commands: bool,
+        commands: u8,
     },
     /// Helper to agent: the packet carries one connected stream socket, a host
     /// that the helper let in.

@@ -78,7 +78,7 @@ impl Agent {
         agent.tell(
             &ControlMessage::Config {
                 config,
-                commands: false,
+                commands: 0,
             },
             counter,
         );

@@ -136,6 +136,60 @@ async fn commands_that_fill_their_limit_leave_the_agent_its_places() {
     assert!(left.is_empty(), "{left:#?}");
 }
 
+/// Fills a file in memory that has no name.
+const FILE: &str = "exec perl -e 'my $name = \"x\"; my $fd = syscall(SYS_MEMFD, $name, 0); open(my $file, \">&=$fd\") or die; my $piece = \"x\" x 65536; 1 while syswrite $file, $piece'";
+
+/// Files in memory are no process's own, so that the kernel may kill whomever it
+/// finds for them: it must find commands alone.
+#[tokio::test]
+async fn commands_that_fill_memory_with_files_leave_the_agent_its_own() {
+    let Some(ground) = ground_with_cgroups().await else {
+        return;
+    };
+    let number = if cfg!(target_arch = "aarch64") {
+        "279"
+    } else {
+        "319"
+    };
+    let line = FILE.replace("SYS_MEMFD", number);
+    for most in [16, 96] {
+        let spec = SandboxSpec::host()
+            .memory_mib(most)
+            .lifetime(Lifetime::Attached);
+        let sandbox = ground.engine.create(spec).await.unwrap();
+        let (agent, _) = super::processes_of(&sandbox).await;
+        let own = cgroup(agent, "memory").map(|path| path.join("commands"));
+        if !own.is_some_and(|own| own.join("memory.limit_in_bytes").exists()) {
+            eprintln!("not run: no cgroup here limits the memory of commands alone");
+            return;
+        }
+        let mut held = sandbox.exec(["cat"]).stdin_pipe().start().await.unwrap();
+        for user in ["root", "user", "user"] {
+            let full = soon(sandbox.shell(&line).user(user).output())
+                .await
+                .unwrap();
+            assert_eq!(full.status, ExitStatus::OutOfMemory, "{most} {full:?}");
+            all_works(&sandbox).await;
+        }
+        // Small ones are not what the kernel takes.
+        soon(held.write_stdin("still there")).await.unwrap();
+        soon(held.close_stdin()).await.unwrap();
+        assert_eq!(
+            soon(held.wait()).await.unwrap(),
+            ExitStatus::Code { code: 0 }
+        );
+        // What stays in memory keeps commands out, and the agent takes it away.
+        let line = "exec head -c 1G /dev/zero > /dev/shm/full";
+        let full = soon(sandbox.shell(line).output()).await.unwrap();
+        assert!(!full.status.success(), "{full:?}");
+        soon(sandbox.files().remove("/dev/shm/full")).await.unwrap();
+        all_works(&sandbox).await;
+        soon(sandbox.kill()).await.unwrap();
+    }
+    let left = ground.watch.left_at_once().await;
+    assert!(left.is_empty(), "{left:#?}");
+}
+
 /// Tries everything on the processes of the agent (`$@`) and tells what it got.
 const ATTACK: &str = r#"
     for pid in "$@"; do

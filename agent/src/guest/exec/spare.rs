@@ -82,7 +82,7 @@ impl Agent {
             };
             match sys::fork() {
                 Err(_) => return,
-                Ok(Fork::Child) => supervisor::wait(theirs, self.commands.as_ref(), &self.config),
+                Ok(Fork::Child) => supervisor::wait(theirs, &self.commands, &self.config),
                 Ok(Fork::Parent(pid)) => self.spares.waiting.push_back((pid, channel)),
             }
         }

@@ -128,9 +128,7 @@ impl Agent {
         let (channel, theirs) =
             packet::pair().map_err(|error| system("channel of the supervisor", &error))?;
         match sys::fork().map_err(|error| system("fork", &error))? {
-            Fork::Child => {
-                supervisor::run(theirs, stdio, self.commands.as_ref(), &self.config, request)
-            }
+            Fork::Child => supervisor::run(theirs, stdio, &self.commands, &self.config, request),
             Fork::Parent(supervisor) => Ok((supervisor, channel)),
         }
     }

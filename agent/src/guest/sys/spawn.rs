@@ -21,6 +21,9 @@ use crate::confinement;
 const ROOT_CAPS: u64 = confinement::bits(&confinement::ROOT_CAPABILITIES);
 /// Bytes of the child's stack: it runs a few frames and no allocation.
 const STACK: usize = 64 * 1024;
+/// Cgroups that a command enters: of processes, and of memory where the kernel
+/// has these apart.
+pub(in crate::guest) const MOST_GROUPS: usize = 2;
 
 /// Whom the command becomes.
 pub(in crate::guest) struct Credentials {
@@ -62,8 +65,8 @@ pub(in crate::guest) enum Stage {
 struct Shared {
     /// The child's end of the channel, and the parent's end as the child has it.
     channels: [c_int; 2],
-    /// The file through which the command enters its cgroup.
-    group: Option<c_int>,
+    /// The files through which the command enters its cgroups; -1 for none.
+    groups: [c_int; MOST_GROUPS],
     /// Whether it does that before it knows its command.
     enter: bool,
     order: Option<Order>,
@@ -105,13 +108,17 @@ fn collect(pid: i32) {
     {}
 }
 
-/// Starts a child that waits for its command. It enters its cgroup through
-/// `group`, which is above 2; with `enter` at once.
-pub(in crate::guest) fn wait(group: Option<&OwnedFd>, enter: bool) -> io::Result<Waiting> {
+/// Starts a child that waits for its command. It enters its cgroups through
+/// `groups`, which are above 2; with `enter` at once.
+pub(in crate::guest) fn wait(groups: &[OwnedFd], enter: bool) -> io::Result<Waiting> {
     let (ours, theirs) = packet::pair()?;
+    let mut raw = [-1; MOST_GROUPS];
+    for (raw, group) in raw.iter_mut().zip(groups) {
+        *raw = group.as_raw_fd();
+    }
     let shared = Box::into_raw(Box::new(Shared {
         channels: [theirs.as_raw_fd(), ours.as_raw_fd()],
-        group: group.map(AsRawFd::as_raw_fd),
+        groups: raw,
         enter,
         order: None,
         failed: None,
@@ -210,23 +217,26 @@ fn receive_stdio(channel: BorrowedFd<'_>) -> Option<[c_int; 3]> {
 extern "C" fn start(argument: *mut c_void) -> c_int {
     let shared = argument.cast::<Shared>();
     // SAFETY: the parent does not change it before it has sent something.
-    let ([theirs, ours], group, enter) =
-        unsafe { ((*shared).channels, (*shared).group, (*shared).enter) };
+    let ([theirs, ours], mut groups, enter) =
+        unsafe { ((*shared).channels, (*shared).groups, (*shared).enter) };
     // SAFETY: its own copy. The parent's end must be the parent's alone.
     unsafe { libc::close(ours) };
     // SAFETY: open until this process executes a program or ends.
     let channel = unsafe { BorrowedFd::borrow_raw(theirs) };
-    let group = match group {
-        // SAFETY: a plain call on a copied descriptor.
-        Some(group) if enter && unsafe { enter_group(group) } => None,
-        // One that could not is tried again, and told, when it has its command.
-        group => group,
-    };
+    if enter {
+        for group in &mut groups {
+            // One that could not is tried again, and told, when it has its command.
+            // SAFETY: a plain call on a copied descriptor.
+            if *group >= 0 && unsafe { enter_group(*group) } {
+                *group = -1;
+            }
+        }
+    }
     let stdio = receive_stdio(channel);
     // SAFETY: the parent sleeps now, or is gone and nobody else looks.
     let shared = unsafe { &mut *shared };
     if let (Some(stdio), Some(order)) = (stdio, shared.order) {
-        let (stage, error) = prepare_and_execute(theirs, group, stdio, order);
+        let (stage, error) = prepare_and_execute(theirs, groups, stdio, order);
         shared.failed = Some((stage, error.raw_os_error().unwrap_or(libc::EIO)));
     }
     // SAFETY: ends this process alone.
@@ -246,7 +256,7 @@ unsafe fn enter_group(group: c_int) -> bool {
 /// Runs in the child: no allocation, and no lock but those of a single thread.
 fn prepare_and_execute(
     channel: c_int,
-    group: Option<c_int>,
+    groups: [c_int; MOST_GROUPS],
     stdio: [c_int; 3],
     order: Order,
 ) -> (Stage, io::Error) {
@@ -256,10 +266,10 @@ fn prepare_and_execute(
     // SAFETY: plain calls on integers; descriptors are the child's own copies.
     unsafe {
         libc::setsid();
-        if let Some(group) = group
-            && !enter_group(group)
-        {
-            return (Stage::Group, last());
+        for group in groups {
+            if group >= 0 && !enter_group(group) {
+                return (Stage::Group, last());
+            }
         }
         if plan.tty && libc::ioctl(stdio[0], libc::TIOCSCTTY, 0) < 0 {
             return (Stage::Terminal, last());
