@@ -171,13 +171,15 @@ fn bind_mount() -> Answer {
 
 #[cfg(target_arch = "x86_64")]
 fn other_machine() -> Answer {
-    // A kernel without such calls ends the process.
+    const REFUSED: i32 = 128 + libc::SIGSYS;
+    // A filter may end the process, and so does a kernel without such calls.
     let code = sys::in_a_child(|| match sys::bpf_of_i386() {
         Ok(_) => 0,
         Err(errno) => errno,
     });
     match code {
         Ok(code) if code < 128 => judge(if code == 0 { Ok(0) } else { Err(code) }, Reached),
+        Ok(REFUSED) => Answer::silent(libc::ENOSYS, ""),
         Ok(_) => Answer::unable("this kernel has no 32-bit calls"),
         Err(errno) => Answer::silent(errno, ""),
     }

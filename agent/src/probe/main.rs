@@ -21,7 +21,9 @@ mod foreign;
 mod identity;
 mod limits;
 mod network;
+mod output;
 mod paths;
+mod protocol;
 mod sys;
 mod weak;
 
@@ -70,6 +72,8 @@ fn attacks() -> impl Iterator<Item = &'static Attack> {
         identity::ATTACKS,
         limits::ATTACKS,
         network::ATTACKS,
+        output::ATTACKS,
+        protocol::ATTACKS,
     ]
     .into_iter()
     .flatten()

@@ -260,3 +260,51 @@ pub(crate) fn group() -> u32 {
     // SAFETY: asks the kernel for a number.
     unsafe { libc::getegid() }
 }
+
+/// Writes all of it to a descriptor.
+pub(crate) fn write(stream: i32, mut bytes: &[u8]) -> Result<(), i32> {
+    while !bytes.is_empty() {
+        // SAFETY: reads within the slice.
+        let count = unsafe { libc::write(stream, bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(count) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(_) if errno() == libc::EINTR => {}
+            Err(_) => return Err(errno()),
+        }
+    }
+    Ok(())
+}
+
+/// Writes what a descriptor takes at once; nothing where that is nothing.
+pub(crate) fn write_now(stream: i32, bytes: &[u8]) -> Option<usize> {
+    let mut polled = libc::pollfd {
+        fd: stream,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one entry, which outlives the call.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+    if ready != 1 || polled.revents & libc::POLLOUT == 0 {
+        return None;
+    }
+    // A pipe that says so has room for a page, however much there is to write.
+    let page = &bytes[..bytes.len().min(4096)];
+    // SAFETY: reads within the slice.
+    let count = unsafe { libc::write(stream, page.as_ptr().cast(), page.len()) };
+    usize::try_from(count).ok()
+}
+
+/// Runs something in a process that goes on when this one ends.
+pub(crate) fn leave_behind(work: impl FnOnce()) -> Result<(), i32> {
+    // SAFETY: this program has one thread where it forks.
+    match unsafe { libc::fork() } {
+        -1 => Err(errno()),
+        0 => {
+            end_in(60);
+            work();
+            // SAFETY: ends the child without running what is the parent's.
+            unsafe { libc::_exit(0) }
+        }
+        _ => Ok(()),
+    }
+}

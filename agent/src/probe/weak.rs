@@ -6,7 +6,8 @@
 //! capability, an open descriptor, a metadata service.
 
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 
 use crate::network::METADATA;
@@ -32,7 +33,8 @@ pub(crate) fn start(arguments: &[String]) -> i32 {
     if user && !become_root() {
         return CANNOT;
     }
-    if user || root {
+    // What such an attack leaves behind must not end with a namespace.
+    if (user || root) && !attack.starts_with("output.") {
         let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
         let own = sys::call(libc::SYS_unshare, &[sys::int(flags)]).and_then(|_| private());
         if own.is_err() {
@@ -42,6 +44,12 @@ pub(crate) fn start(arguments: &[String]) -> i32 {
     if attack == "network.metadata" {
         // A network of its own has such an address without touching the host's.
         let _ = sys::call(libc::SYS_unshare, &[sys::int(libc::CLONE_NEWNET)]);
+    }
+    if attack == "protocol.sockets"
+        && sys::call(libc::SYS_unshare, &[sys::int(libc::CLONE_NEWNET)]).is_err()
+    {
+        // Sockets of the host are not spoken to.
+        return CANNOT;
     }
     // The first process of the namespace, which an attack takes for the agent.
     sys::in_a_child(|| first(arguments)).unwrap_or(CANNOT)
@@ -105,6 +113,11 @@ fn furnish(attack: &str) -> Kept {
             let _ = sys::call(libc::SYS_openat, &[sys::int(libc::AT_FDCWD), T(c"/"), N(0)]);
         }
         "network.metadata" => kept.port = metadata(),
+        "protocol.sockets" => {
+            let name = SocketAddr::from_abstract_name("stacyvm-probe");
+            kept.sockets
+                .extend(name.and_then(|name| UnixListener::bind_addr(&name)));
+        }
         // Processes by the numbers that they have here.
         _ if attack.starts_with("agent.") => mount(c"proc", c"/proc"),
         _ if attack.starts_with("sockets.") => {

@@ -12,7 +12,7 @@ use rustix::fs::MemfdFlags;
 
 use super::answer::{Attempt, MOST};
 use super::bait::{self, Facts};
-use super::{Check, Control, Place, User, Verdict};
+use super::{Check, Control, Place, User, Verdict, flood};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::exec::ExitStatus;
 
@@ -58,7 +58,7 @@ impl Program {
     }
 }
 
-fn cannot(what: &str, error: impl Into<std::io::Error>) -> Error {
+pub(super) fn cannot(what: &str, error: impl Into<std::io::Error>) -> Error {
     Error::new(ErrorKind::Internal, format!("cannot {what}")).source(error.into())
 }
 
@@ -188,14 +188,18 @@ struct WeakPlace<'a> {
 }
 
 impl WeakPlace<'_> {
-    fn command(&self, attack: &str) -> Command {
-        let mut command = self.control.program.command();
-        command.arg("weak");
-        if self.user_namespace {
-            command.arg("--user");
+    /// What starts an attack here, as often as it is called.
+    fn command(&self, attack: &str) -> impl Fn() -> Command + Send + 'static {
+        let program = self.control.program.clone();
+        let mut words = vec!["weak".to_owned()];
+        words.extend(self.user_namespace.then(|| "--user".to_owned()));
+        words.push(attack.to_owned());
+        words.extend(self.control.facts.arguments());
+        move || {
+            let mut command = program.command();
+            command.args(&words);
+            command
         }
-        command.arg(attack).args(self.control.facts.arguments());
-        command
     }
 }
 
@@ -209,7 +213,10 @@ impl Place for WeakPlace<'_> {
         let command = self.command(attack);
         let attack = attack.to_owned();
         let run = tokio::task::spawn_blocking(move || {
-            let (status, stdout) = run(command)?;
+            if flood::judges(&attack) {
+                return flood::on_host(&attack, command);
+            }
+            let (status, stdout) = run(command())?;
             Attempt::parse(&attack, status, &stdout)
         });
         run.await
@@ -235,11 +242,14 @@ fn run(mut command: Command) -> Result<(ExitStatus, Vec<u8>)> {
     let ended = child
         .wait()
         .map_err(|error| cannot("wait for the program of attacks", error))?;
-    let status = match (ended.code(), ended.signal()) {
+    Ok((exit_status(ended), said))
+}
+
+pub(super) fn exit_status(ended: std::process::ExitStatus) -> ExitStatus {
+    match (ended.code(), ended.signal()) {
         (Some(code), _) => ExitStatus::Code { code },
         (None, signal) => ExitStatus::Signal {
             signal: signal.unwrap_or_default(),
         },
-    };
-    Ok((status, said))
+    }
 }

@@ -27,6 +27,7 @@
 mod answer;
 mod bait;
 mod control;
+mod flood;
 mod report;
 mod subject;
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::answer::{Attempt, MOST};
 use super::bait::{self, Facts};
-use super::{Place, User};
+use super::{Place, User, flood};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Capabilities, Level, Users};
@@ -190,9 +190,10 @@ impl Subject {
         ended.into_iter().collect()
     }
 
-    fn exec(&self, sandbox: &Sandbox, attack: &str, user: User) -> Exec {
+    fn exec(&self, sandbox: &Sandbox, attack: &str, user: User, told: &[String]) -> Exec {
         let words = [PROGRAM.to_owned(), attack.to_owned()];
-        let exec = sandbox.exec(words.into_iter().chain(self.facts.arguments()));
+        let words = words.into_iter().chain(self.facts.arguments());
+        let exec = sandbox.exec(words.chain(told.iter().cloned()));
         let exec = exec.timeout(PATIENCE).max_output(MOST + 1);
         match user {
             User::Default => exec,
@@ -203,7 +204,7 @@ impl Subject {
     /// A bomb in the sandbox with small limits. One that it ends is made again.
     async fn bomb(&self, attack: &str, user: User) -> Result<Attempt> {
         let mut limited = self.limited.lock().await;
-        let output = self.exec(&limited, attack, user).output().await;
+        let output = self.exec(&limited, attack, user, &[]).output().await;
         if let Ok(output) = &output
             && output.status != ExitStatus::SandboxGone
         {
@@ -293,7 +294,11 @@ impl Place for Subject {
         if attack.starts_with("limits.") {
             return self.bomb(attack, user).await;
         }
-        let output = self.exec(&self.sandbox, attack, user).output().await?;
+        if flood::judges(attack) {
+            let exec = |told: &[String]| self.exec(&self.sandbox, attack, user, told);
+            return flood::in_sandbox(&self.sandbox, attack, exec).await;
+        }
+        let output = self.exec(&self.sandbox, attack, user, &[]).output().await?;
         Attempt::parse(attack, output.status, &output.stdout)
     }
 

@@ -166,6 +166,48 @@ pub(super) const GROUPS: &[Group] = &[
     },
     Group {
         level: Isolation,
+        means: "what a command writes takes the host's memory, or holds its caller up",
+        rows: &[
+            row(
+                "output.flood",
+                "64 MiB on both streams, with a caller that keeps little",
+            ),
+            row(
+                "output.long_line",
+                "64 MiB on both streams without the end of a line, read as what is kept",
+            ),
+            row(
+                "output.unread",
+                "64 MiB on both streams, which nobody reads",
+            ),
+            row(
+                "output.many_unread",
+                "16 commands at once that write what nobody reads",
+            ),
+            row(
+                "output.survivors",
+                "a process that writes on when its command has ended",
+            ),
+        ],
+    },
+    Group {
+        level: Isolation,
+        means: "a command decides what its caller is told",
+        rows: &[row(
+            "protocol.forged_end",
+            "frames in the output that say that it ended well, that lie about lengths, and that nobody knows",
+        )],
+    },
+    Group {
+        level: Hardening,
+        means: "a command speaks to the agent as its host does, with the flaws of that",
+        rows: &[row(
+            "protocol.sockets",
+            "a socket that listens and is not its own",
+        )],
+    },
+    Group {
+        level: Isolation,
         means: "a command takes from the host more than it was given",
         rows: &[
             needing(
