@@ -4,9 +4,9 @@
 #   scripts/fuzz.sh [SECONDS] [TARGET]...   seconds for each target (60)
 #
 # Needs `cargo install --locked cargo-fuzz` and a C++ compiler. The targets are
-# those of agent/fuzz. What they found interesting is kept in target/fuzz/corpus
-# and is where the next run begins; an input that breaks something is kept in
-# target/fuzz/artifacts, is named, and fails the run.
+# those of agent/fuzz and stacyvm/fuzz. What they found interesting is kept in
+# target/fuzz/corpus and is where the next run begins; an input that breaks
+# something is kept in target/fuzz/artifacts, is named, and fails the run.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -15,7 +15,10 @@ seconds=${1:-60}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "SECONDS is '$seconds', expected a whole number above zero"
 shift || true
 have cargo-fuzz || die "cargo-fuzz is missing: cargo install --locked cargo-fuzz"
-mapfile -t known < <(sed -n 's/^name = "\(.*\)"$/\1/p' agent/fuzz/Cargo.toml | tail -n +2)
+# The names of a crate's targets.
+targets_of() { sed -n '/^\[\[bin\]\]/,$ s/^name = "\(.*\)"$/\1/p' "$1/Cargo.toml"; }
+crates=(agent/fuzz stacyvm/fuzz)
+mapfile -t known < <(for crate in "${crates[@]}"; do targets_of "$crate"; done)
 targets=("${@:-${known[@]}}")
 (($# > 0)) || targets=("${known[@]}")
 for name in "${targets[@]}"; do
@@ -50,13 +53,20 @@ seed() {
 # The instrumentation has unstable flags; a stable compiler takes them so.
 export RUSTC_BOOTSTRAP=1
 build=$root/target/fuzz
+# Files that targets make lie in memory, and go with this script.
+TMPDIR=$(mktemp -d -p "$([[ -d /dev/shm ]] && echo /dev/shm || echo /tmp)" stacyvm-fuzz-XXXXXX)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 failed=0
 for name in "${targets[@]}"; do
     step "fuzz $name for $seconds s"
     corpus=$build/corpus/$name artifacts=$build/artifacts/$name/
     mkdir -p "$corpus" "$artifacts"
-    [[ $name != tar ]] || seed "$corpus"
-    cargo fuzz run --fuzz-dir agent/fuzz --target-dir "$build" -s none "$name" "$corpus" -- \
+    case $name in tar | layer) seed "$corpus" ;; esac
+    for crate in "${crates[@]}"; do
+        if targets_of "$crate" | grep -qx -- "$name"; then break; fi
+    done
+    cargo fuzz run --fuzz-dir "$crate" --target-dir "$build" -s none "$name" "$corpus" -- \
         -max_total_time="$seconds" -timeout=10 -malloc_limit_mb=64 -max_len=16384 -use_value_profile=1 \
         -print_final_stats=1 -verbosity=0 -artifact_prefix="$artifacts" 2>&1 |
         sed '/^###### Recommended/,/^###### End of/d' >&2 || failed=$((failed + 1))
