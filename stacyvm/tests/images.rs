@@ -308,6 +308,40 @@ async fn an_image_in_use_stays_until_its_last_sandbox_is_gone() {
     world.watch.nothing_left().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_waits_with_an_image_that_a_name_has_no_more_is_not_given_away() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let store = world.import();
+    let spec = SandboxSpec::image("app").lifetime(Lifetime::Attached);
+    let pool = world.host.engine.pool(spec).size(1).await.unwrap();
+    soon(pool.filled()).await.unwrap();
+    let claimed = || soon(async { pool.claim().await });
+    let sandbox = claimed().await.unwrap();
+    let old = sandbox.info().await.unwrap().effective["image"]
+        .value
+        .clone();
+    assert_eq!((pool.stats().warm, pool.stats().replaced), (1, 0));
+    soon(pool.filled()).await.unwrap();
+    // The same layers with another configuration: another image takes the name.
+    let other = world.home.path().join("other");
+    let config = json!({ "User": "app", "WorkingDir": "/data", "Env": ["PATH=/bin", "A=other"] });
+    layout(&other, &two_layers().unwrap(), &config);
+    let source = format!("oci:{}:app", other.display()).parse().unwrap();
+    store
+        .import(&Context::default(), &source, &ImportOptions::named("app"))
+        .unwrap();
+    let sandbox = claimed().await.unwrap();
+    assert_eq!(say(&sandbox, "echo $A").await, "other\n");
+    let new = sandbox.info().await.unwrap().effective["image"]
+        .value
+        .clone();
+    assert_ne!(old, new);
+    assert_eq!((pool.stats().warm, pool.stats().replaced), (1, 1));
+    soon(pool.drain()).await.unwrap();
+}
+
 #[tokio::test]
 async fn archives_are_checked_as_mounts_are() {
     let Some(world) = World::new().await else {
