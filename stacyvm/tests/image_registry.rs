@@ -3,84 +3,25 @@
 #![cfg(all(feature = "registry", target_os = "linux"))]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+#[path = "image_registry/certificates.rs"]
+mod certificates;
+#[path = "image_registry/child.rs"]
+mod child;
+#[path = "image_registry/helpers.rs"]
+mod helpers;
 #[path = "image_registry/hostile.rs"]
 mod hostile;
+#[path = "image_registry/made.rs"]
+mod made;
+#[path = "image_registry/mirrors.rs"]
+mod mirrors;
+#[path = "image_registry/proxies.rs"]
+mod proxies;
 #[path = "image_registry/real.rs"]
 mod real;
-
-use serde_json::json;
-use stacyvm::image::{Digest, Platform, media};
-
-/// An archive of one file, with a trailer.
-fn archive(name: &str, content: &[u8]) -> Vec<u8> {
-    use stacyvm_agent::guest::files::tar::{self, Record};
-    let record = Record {
-        letter: b'0',
-        name: name.as_bytes(),
-        link: b"",
-        size: content.len() as u64,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        modified_s: 1,
-        modified_ns: 0,
-        owner: "",
-        group: "",
-    };
-    let mut bytes = Vec::new();
-    tar::encode(&record, &mut bytes);
-    bytes.extend_from_slice(content);
-    tar::pad(&mut bytes, content.len() as u64);
-    bytes.extend_from_slice(&[0; 1024]);
-    bytes
-}
-
-/// One image of two layers.
-struct Made {
-    manifest: Vec<u8>,
-    config: Vec<u8>,
-    layers: [Vec<u8>; 2],
-}
-
-impl Made {
-    fn of(architecture: &str) -> Self {
-        // Bytes that are no pattern, longer than what sockets hold.
-        let mut state = 1_u32;
-        let long: Vec<u8> = (0..6_000_000)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                state.to_be_bytes()[0]
-            })
-            .collect();
-        let layers = [archive("bin/a", &long), archive("etc/b", b"b")];
-        let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
-        let config = json!({
-            "os": "linux", "architecture": architecture,
-            "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
-        });
-        let config = config.to_string().into_bytes();
-        let described: Vec<_> = layers
-            .iter()
-            .map(|layer| {
-                json!({"mediaType": media::LAYER, "digest": Digest::of(layer), "size": layer.len()})
-            })
-            .collect();
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": media::MANIFEST, "layers": described,
-            "config": {"mediaType": media::CONFIG, "digest": Digest::of(&config), "size": config.len()},
-        });
-        Self {
-            manifest: manifest.to_string().into_bytes(),
-            config,
-            layers,
-        }
-    }
-
-    fn here() -> Self {
-        Self::of(&Platform::host().architecture)
-    }
-
-    fn blobs(&self) -> Vec<&Vec<u8>> {
-        vec![&self.config, &self.layers[0], &self.layers[1]]
-    }
-}
+#[path = "image_registry/server.rs"]
+mod server;
+#[path = "image_registry/tls.rs"]
+mod tls;
+#[path = "image_registry/tokens.rs"]
+mod tokens;

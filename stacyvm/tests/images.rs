@@ -13,7 +13,7 @@ use serde_json::json;
 use stacyvm::config::Config;
 use stacyvm::engine::Engine;
 use stacyvm::image::{Digest, Images, ImportOptions};
-use stacyvm::provider::Users;
+use stacyvm::provider::{Pull, Users};
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Context, ErrorKind, Sandbox, SandboxSpec};
 
@@ -154,6 +154,8 @@ impl World {
         let mut config = Config::for_state_dir(state.path());
         // One that waits would look like something left.
         config.parked_helpers = 0;
+        // These tests have no network.
+        config.images.pull = Pull::Never;
         let engine = Engine::open(config).await.unwrap();
         let host = Host { engine, state };
         Some(Self { host, home, watch })

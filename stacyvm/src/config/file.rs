@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::ProviderConfig;
+use super::{ImagesConfig, ProviderConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::serde_duration;
 
@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) providers: BTreeMap<String, ProviderConfig>,
     pub(super) policy: Policy,
     pub(super) retry: Retry,
+    pub(super) images: Option<ImagesConfig>,
 }
 
 /// The `policy` of a file.

@@ -8,6 +8,7 @@
 
 mod env;
 mod file;
+mod images;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use env::VARIABLES;
+pub use images::ImagesConfig;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::spec::check_life;
@@ -50,6 +52,8 @@ pub struct Config {
     pub default_ttl: Option<Duration>,
     /// How often a call that may be repeated is tried.
     pub attempts: u32,
+    /// Where images come from, and when.
+    pub images: ImagesConfig,
     origins: BTreeMap<String, Origin>,
 }
 
@@ -150,6 +154,7 @@ impl Config {
             max_ttl: None,
             default_ttl: Some(Duration::from_hours(1)),
             attempts: 3,
+            images: ImagesConfig::default(),
             origins: BTreeMap::new(),
         }
     }
@@ -227,6 +232,7 @@ impl Config {
         ] {
             life.map_or(Ok(()), |life| check_life(field, life))?;
         }
+        self.images.check()?;
         let mut roots = self.mount_roots.iter().flatten();
         if let Some(root) = roots.find(|root| !root.is_absolute()) {
             return Err(Error::invalid(
@@ -269,6 +275,9 @@ impl Config {
         take("policy.max_ttl", file.policy.max_ttl.is_some());
         take("policy.default_ttl", file.policy.default_ttl.is_some());
         take("retry.attempts", file.retry.attempts.is_some());
+        for (name, _) in ImagesConfig::default().shown() {
+            take(&format!("images.{name}"), file.images.is_some());
+        }
         for name in file.providers.keys() {
             take(&format!("providers.{name}"), true);
         }
@@ -285,6 +294,9 @@ impl Config {
         self.max_ttl = file.policy.max_ttl.or(self.max_ttl);
         self.default_ttl = file.policy.default_ttl.or(self.default_ttl);
         self.attempts = file.retry.attempts.unwrap_or(self.attempts);
+        self.images = file
+            .images
+            .unwrap_or_else(|| std::mem::take(&mut self.images));
     }
 
     fn apply_environment(&mut self, environment: Environment) -> Result<()> {
@@ -347,6 +359,9 @@ impl Config {
             ),
             ("retry.attempts".to_owned(), self.attempts.to_string()),
         ];
+        for (name, value) in self.images.shown() {
+            values.push((format!("images.{name}"), value));
+        }
         for (name, provider) in &self.providers {
             let mut value = provider.kind.clone();
             for (key, given) in [("runtime", &provider.runtime), ("host", &provider.host)] {

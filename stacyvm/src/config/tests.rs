@@ -91,6 +91,13 @@ fn a_value_out_of_its_range_is_refused_by_name() {
             "policy:\n  mount_roots: [/srv, rel]\n",
             "policy.mount_roots",
         ),
+        ("images:\n  ca_files: [ca.pem]\n", "images.ca_files"),
+        ("images:\n  insecure: [x.io/a]\n", "images.insecure"),
+        ("images:\n  mirrors:\n    hub: [m.io]\n", "images.mirrors"),
+        (
+            "images:\n  mirrors:\n    docker.io: [\"https://m.io\"]\n",
+            "images.mirrors.docker.io",
+        ),
     ] {
         std::fs::write(&file, text).unwrap();
         let named = Overrides {
@@ -101,6 +108,30 @@ fn a_value_out_of_its_range_is_refused_by_name() {
         assert_eq!(error.fact("field"), Some(field), "{text:?}");
         assert!(error.fact("remedy").is_some());
     }
+}
+
+#[test]
+fn where_images_come_from_is_read_and_shown() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("x.yaml");
+    let text = "images:\n  pull: never\n  mirrors:\n    docker.io: [\"m.io:5000\", h.io/hub]\n";
+    std::fs::write(&file, text).unwrap();
+    let named = Overrides {
+        file: Some(file.clone()),
+        ..Overrides::default()
+    };
+    let config = Config::from_parts(&named, environment(home.path())).unwrap();
+    assert_eq!(config.images.pull, crate::provider::Pull::Never);
+    assert_eq!(
+        config.images.mirrors["docker.io"],
+        ["m.io:5000", "h.io/hub"]
+    );
+    let shown = config.settings();
+    let mirrors = shown.iter().find(|s| s.name == "images.mirrors").unwrap();
+    assert_eq!(mirrors.value, "docker.io: m.io:5000, h.io/hub");
+    assert_eq!(mirrors.origin, Origin::File(file));
+    let error = file::parse("images:\n  pull: often\n").unwrap_err();
+    assert!(error.to_string().contains("often"), "{error}");
 }
 
 #[test]

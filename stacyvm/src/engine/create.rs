@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
@@ -12,7 +13,10 @@ use super::records::LOOK_AGAIN;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
-use crate::provider::{CreateRequest, Provider as _};
+use crate::layer::Layered;
+use crate::provider::{
+    CreateRequest, Provider as _, Pull, PullObserver, PullProgress, PullRequest,
+};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::{Profile, SandboxSpec};
 use crate::sandbox::state::Phase;
@@ -27,6 +31,8 @@ pub struct Create {
     id: Option<SandboxId>,
     idempotency_key: Option<String>,
     context: Option<Context>,
+    pull: Option<Pull>,
+    observer: Option<PullObserver>,
 }
 
 impl fmt::Debug for Create {
@@ -48,6 +54,8 @@ impl Create {
             id: None,
             idempotency_key: None,
             context: None,
+            pull: None,
+            observer: None,
         }
     }
 
@@ -75,6 +83,21 @@ impl Create {
     /// Makes it, and its later calls, in this context.
     pub fn context(mut self, context: Context) -> Self {
         self.context = Some(context);
+        self
+    }
+
+    /// Pulls its image as this says, instead of as the policy does. It is
+    /// pulled after all checks, before anything is on record, and its life
+    /// begins after that.
+    pub fn pull(mut self, when: Pull) -> Self {
+        self.pull = Some(when);
+        self
+    }
+
+    /// Calls this while an image is pulled, from several threads at once. It must
+    /// not block.
+    pub fn on_pull(mut self, call: impl Fn(PullProgress) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(call));
         self
     }
 }
@@ -130,10 +153,15 @@ impl Create {
             id,
             idempotency_key,
             context,
+            pull,
+            observer,
         } = self;
+        tokio::pin!(abandoned);
         let context = context.unwrap_or_else(|| engine.0.context.clone());
         fault_point!("create.begun");
         context.check().map_err(|e| e.operation("create"))?;
+        let when = engine.0.policy.pull(pull);
+        let when = when.map_err(|e| e.operation("create"))?;
         let name = provider.unwrap_or_else(|| engine.0.default_provider.clone());
         engine.check_provider_options(&spec)?;
         let provider = match engine.0.registry.open(&name).await {
@@ -145,6 +173,16 @@ impl Create {
         filled.source = engine.0.policy.resolve_source(&filled.source).await?;
         let secrets = super::secrets::resolve(&filled.secrets).await?;
         fault_point!("create.admitted");
+        let image = PullRequest {
+            source: filled.source.clone(),
+            when,
+            observer,
+        };
+        tokio::select! {
+            biased;
+            pulled = engine.pull(&context, &provider, &image) => pulled?,
+            () = &mut abandoned => return Err(gave_up()),
+        }
 
         let id = id.unwrap_or_else(SandboxId::random);
         let ends = filled.ttl.map(|ttl| engine.0.clock.now() + ttl);
@@ -195,10 +233,7 @@ impl Create {
         let made = tokio::select! {
             biased;
             made = work => made,
-            () = abandoned => Err(Error::new(
-                ErrorKind::Cancelled,
-                "the caller gave up while the sandbox was made",
-            )),
+            () = &mut abandoned => Err(gave_up()),
         };
         if let Err(error) = made {
             let error = engine.name_others(&spec, &name, error).await;
@@ -212,6 +247,19 @@ impl Create {
 }
 
 impl Engine {
+    /// Brings the image of a spec that was admitted.
+    pub(super) async fn pull(
+        &self,
+        context: &Context,
+        provider: &Layered,
+        image: &PullRequest,
+    ) -> Result<()> {
+        if image.when == Pull::Never {
+            return Ok(());
+        }
+        provider.pull(context, image).await
+    }
+
     /// Waits until the sandbox of an earlier request is made and gives it, or
     /// nothing where making it failed, so that its key is free again.
     pub(super) async fn settle(
@@ -242,6 +290,13 @@ impl Engine {
             record = self.load(context, &record.id).await?;
         }
     }
+}
+
+fn gave_up() -> Error {
+    Error::new(
+        ErrorKind::Cancelled,
+        "the caller gave up while the sandbox was made",
+    )
 }
 
 async fn give_up(sandbox: &Sandbox) {

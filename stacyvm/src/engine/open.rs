@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{Engine, Policy};
-use crate::config::{Config, Overrides, ProviderConfig};
+use crate::config::{Config, ImagesConfig, Overrides, ProviderConfig};
 use crate::error::{Error, Result};
 use crate::layer::RetryPolicy;
 use crate::provider::Provider;
@@ -42,6 +42,7 @@ impl Engine {
             mount_roots: config.mount_roots.clone(),
             max_ttl: config.max_ttl,
             default_ttl: config.default_ttl,
+            pull: config.images.pull,
             state_dir: Some(config.state_dir.clone()),
         };
         let retry = RetryPolicy {
@@ -84,6 +85,7 @@ fn factory(
         settings: settings.clone(),
         parked_helpers: config.parked_helpers,
         helper: config.helper.clone(),
+        images: config.images.clone(),
     };
     let with_oci = cfg!(all(feature = "oci", target_os = "linux"));
     let with_docker = cfg!(feature = "docker");
@@ -112,6 +114,7 @@ struct Configured {
     settings: ProviderConfig,
     parked_helpers: usize,
     helper: Option<PathBuf>,
+    images: ImagesConfig,
 }
 
 #[async_trait]
@@ -130,6 +133,7 @@ impl ProviderFactory for Configured {
                 let mut config = OciConfig::new(around.root()?.path());
                 config.parked_helpers = self.parked_helpers;
                 config.helper.clone_from(&self.helper);
+                config.images = self.images.clone();
                 config.runtime = self.settings.runtime.clone().filter(|r| r != "stacyvm");
                 Ok(Arc::new(Oci::open(config).await?))
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::host_mounts::HostMounts;
 use crate::error::{Error, ErrorKind, Result};
+use crate::provider::Pull;
 use crate::sandbox::spec::{Mount, MountSource, Source};
 
 /// What providers of this machine keep across state directories.
@@ -43,23 +44,45 @@ pub struct Policy {
     /// The life of a detached sandbox that asks for none, where the provider
     /// can end it.
     pub default_ttl: Option<Duration>,
+    /// When creates that say nothing pull their image. [`Pull::Never`] forbids
+    /// it to those that ask for it, too.
+    pub pull: Pull,
     /// The state directory, which no sandbox may see.
     pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Policy {
-    /// No mount roots, no longest life, an hour for a detached sandbox.
+    /// No mount roots, no longest life, an hour for a detached sandbox, missing
+    /// images are pulled.
     fn default() -> Self {
         Self {
             mount_roots: None,
             max_ttl: None,
             default_ttl: Some(Duration::from_hours(1)),
+            pull: Pull::default(),
             state_dir: None,
         }
     }
 }
 
 impl Policy {
+    /// When a create pulls its image, from what it asked for.
+    ///
+    /// # Errors
+    ///
+    /// `permission_denied` where it asked for a pull and none is allowed.
+    pub(super) fn pull(&self, asked: Option<Pull>) -> Result<Pull> {
+        match (self.pull, asked) {
+            (Pull::Never, Some(asked @ (Pull::Missing | Pull::Always))) => Err(denied(
+                "pull",
+                &asked.to_string(),
+                "`never`, as the policy has it",
+                "leave it out and bring the image with `stacyvm image pull` or `stacyvm image import`, or change `images.pull`",
+            )),
+            (policy, asked) => Ok(asked.unwrap_or(policy)),
+        }
+    }
+
     /// Checks the host directories of a spec and gives the mounts with their
     /// links resolved, so that the provider opens what was checked.
     ///

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Isolation, KillScope,
-    Leftover, Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach,
-    Signals, SnapshotInfo, Tidied, TidyRequest, Users,
+    Leftover, Level, OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, PullRequest,
+    Reach, Signals, SnapshotInfo, Tidied, TidyRequest, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecControl, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions,
@@ -46,6 +46,7 @@ struct World {
     failures: VecDeque<(OperationKind, Error)>,
     events: Vec<ExecEvent>,
     requests: Vec<CreateRequest>,
+    pulls: Vec<PullRequest>,
     claims: Vec<(SandboxId, ClaimRequest)>,
     origin: String,
     stdin: Arc<Mutex<Vec<u8>>>,
@@ -188,6 +189,11 @@ impl Scripted {
         self.world().claims.clone()
     }
 
+    /// What was to be pulled, in order.
+    pub(crate) fn pulls(&self) -> Vec<PullRequest> {
+        self.world().pulls.clone()
+    }
+
     /// From now on sandboxes are made from something else.
     pub(crate) fn change_origin(&self, origin: &str) {
         origin.clone_into(&mut self.world().origin);
@@ -275,6 +281,10 @@ impl Provider for Scripted {
     async fn probe(&self, _: &Context) -> Result<ProbeReport> {
         self.enter(OperationKind::Probe)?;
         Ok(ProbeReport::default())
+    }
+    async fn pull(&self, _: &Context, request: &PullRequest) -> Result<()> {
+        self.world().pulls.push(request.clone());
+        self.enter(OperationKind::Pull)
     }
     async fn create(&self, _: &Context, request: &CreateRequest) -> Result<Observed> {
         self.world().requests.push(request.clone());

@@ -66,7 +66,7 @@ pub use import::{BlobSource, ImportOptions};
 pub use manifest::{Descriptor, Document, ImageFile, Index, Manifest, media};
 pub use platform::Platform;
 #[cfg(feature = "registry")]
-pub use registry::{Credentials, Progress, PullOptions, Secret};
+pub use registry::{Credentials, PullOptions, Secret};
 pub use root::{Restored, Root};
 pub use source::{ImageSource, Reference};
 pub use store::{

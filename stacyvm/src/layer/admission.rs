@@ -48,6 +48,7 @@ fn need(kind: OperationKind) -> Option<Need> {
     let need = |capability, met| Some(Need { capability, met });
     match kind {
         Kind::Probe
+        | Kind::Pull
         | Kind::Create
         | Kind::Origin
         | Kind::Inspect

@@ -12,8 +12,8 @@ use crate::units::format_duration;
 /// Bounds each attempt of a call in time.
 ///
 /// - A call that returns a stream is bounded until the stream is open.
-/// - A call that reads a stream (`write_file`, `import_tar`) is as long as its
-///   input and is not bounded here.
+/// - A call that reads a stream (`write_file`, `import_tar`) or pulls an image
+///   is as long as its input and is not bounded here.
 /// - What passes its bound is dropped and fails with `timeout`; another
 ///   attempt may succeed.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +51,8 @@ impl Deadline {
             | Kind::Leftovers
             | Kind::RemoveLeftover => Some(self.lifecycle),
             Kind::File => Some(self.files),
-            // Directories of any size are walked.
-            Kind::WriteFile | Kind::ImportTar | Kind::DiskUse | Kind::Tidy => None,
+            // Directories of any size are walked, and images of any size come.
+            Kind::WriteFile | Kind::ImportTar | Kind::DiskUse | Kind::Tidy | Kind::Pull => None,
             Kind::Probe
             | Kind::Origin
             | Kind::Claim

@@ -13,8 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Leftover, Operation,
-    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
-    TidyRequest,
+    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, PullRequest, Reach,
+    SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -186,6 +186,13 @@ impl Provider for Layered {
     async fn probe(&self, cx: &Context) -> Result<ProbeReport> {
         self.call(cx, OperationKind::Probe, None, |p, cx| {
             Box::pin(async move { p.probe(&cx).await })
+        })
+        .await
+    }
+
+    async fn pull(&self, cx: &Context, request: &PullRequest) -> Result<()> {
+        self.call(cx, OperationKind::Pull, None, |p, cx| {
+            Box::pin(async move { p.pull(&cx, request).await })
         })
         .await
     }

@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod operation;
+mod pull;
 pub mod registry;
 mod upkeep;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 pub use operation::{Operation, OperationKind};
+pub use pull::{Pull, PullObserver, PullProgress, PullRequest};
 pub use upkeep::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
 use crate::context::Context;
@@ -61,6 +63,22 @@ pub trait Provider: Debug + Send + Sync + 'static {
 
     /// Tells whether this host can run it, and why not.
     async fn probe(&self, cx: &Context) -> Result<ProbeReport>;
+
+    /// Brings an image to where `create` finds it. Its spec was admitted. What
+    /// is no image of a registry needs nothing, and is success.
+    ///
+    /// # Behavior
+    ///
+    /// - With [`Pull::Missing`], an image that is there is used without any
+    ///   network; a provider that cannot pull leaves the rest to `create`, which
+    ///   fails with `not_found`. [`Pull::Never`] does nothing.
+    /// - Of several calls for one missing image, one transfers it.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` for [`Pull::Always`] where the provider cannot pull, before
+    /// any effect; those of the registry. What was transferred by then may stay.
+    async fn pull(&self, cx: &Context, request: &PullRequest) -> Result<()>;
 
     /// Makes a sandbox. `spec` was admitted: every need in it is within the
     /// capabilities.

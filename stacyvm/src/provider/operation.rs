@@ -33,6 +33,8 @@ macro_rules! operations {
 operations! {
     /// `probe`.
     Probe = "probe", idempotent: true, streams: false;
+    /// `pull`. It repeats its requests itself.
+    Pull = "pull", idempotent: false, streams: false;
     /// `create`. The caller mints the id, so a second call finds the first's sandbox.
     Create = "create", idempotent: true, streams: false;
     /// `origin`.

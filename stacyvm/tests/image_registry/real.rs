@@ -12,33 +12,19 @@ use serde_json::json;
 use stacyvm::image::{Credentials, Digest, Images, PullOptions, Reference, Secret, media};
 use stacyvm::{Context, ErrorKind};
 
-use super::Made;
+use super::certificates::{has, make_certificates, run};
+use super::made::Made;
+use super::server::{Server, send, store};
 
-const USER: &str = "tester";
-const PASSWORD: &str = "correct-horse";
+pub(crate) const USER: &str = "tester";
+pub(crate) const PASSWORD: &str = "correct-horse";
+/// They as `docker login` writes them.
+pub(crate) const BASIC: &str = "dGVzdGVyOmNvcnJlY3QtaG9yc2U=";
 
-fn has(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .stdout(Stdio::null())
-        .status();
-    found.is_ok_and(|status| status.success())
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-struct Registry {
-    home: tempfile::TempDir,
+pub(crate) struct Registry {
+    pub(crate) home: tempfile::TempDir,
     child: Child,
-    host: String,
+    pub(crate) host: String,
 }
 
 impl Drop for Registry {
@@ -50,7 +36,7 @@ impl Drop for Registry {
 
 impl Registry {
     /// A registry with one image, or `None` where a program is missing.
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         for program in ["docker-registry", "skopeo", "openssl", "htpasswd"] {
             if !has(program) {
                 eprintln!("not run: {program} is not installed");
@@ -62,30 +48,13 @@ impl Registry {
         make_certificates(home.path());
         let users = run("htpasswd", &["-Bbn", USER, PASSWORD]);
         std::fs::write(at("users"), users).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = port.local_addr().unwrap().to_string();
-        drop(port);
-        let config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http:\n  addr: {host}\n  tls: {{certificate: {}, key: {}}}\n\
-             auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
-            at("data"),
+        let tls = format!(
+            "{{certificate: {}, key: {}}}",
             at("server.pem"),
-            at("server.key"),
-            at("users")
+            at("server.key")
         );
-        std::fs::write(at("config.yml"), config).unwrap();
-        let mut child = Command::new("docker-registry")
-            .args(["serve", &at("config.yml")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // It says when it listens; what comes after is read so that it never blocks.
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let ready = lines.any(|line| line.is_ok_and(|line| line.contains("listening on")));
-        assert!(ready, "the registry did not start");
-        std::thread::spawn(move || lines.for_each(drop));
+        let auth = format!("{{htpasswd: {{realm: test, path: {}}}}}", at("users"));
+        let (child, host) = serve(home.path(), &format!("tls: {tls}"), &auth);
         let registry = Self { home, child, host };
         registry.fill();
         Some(registry)
@@ -124,11 +93,11 @@ impl Registry {
         );
     }
 
-    fn authority(&self) -> PathBuf {
+    pub(crate) fn authority(&self) -> PathBuf {
         self.home.path().join("ca.pem")
     }
 
-    fn reference(&self) -> Reference {
+    pub(crate) fn reference(&self) -> Reference {
         format!("{}/team/app:1", self.host).parse().unwrap()
     }
 
@@ -140,64 +109,31 @@ impl Registry {
     }
 }
 
-fn make_certificates(home: &Path) {
-    let at = |name: &str| home.join(name).display().to_string();
-    let extensions =
-        "basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n";
-    std::fs::write(at("extensions"), extensions).unwrap();
-    let key = [
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-    ];
-    let authority = [
-        "req",
-        "-x509",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=test authority",
-        "-keyout",
-    ];
-    let (ca, ca_key) = (at("ca.pem"), at("ca.key"));
-    run(
-        "openssl",
-        &[&authority[..], &[&ca_key, "-out", &ca], &key].concat(),
+/// Starts a registry on what is stored in `home`, and waits until it listens.
+fn serve(home: &Path, http: &str, auth: &str) -> (Child, String) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = port.local_addr().unwrap().to_string();
+    drop(port);
+    let file = home.join(format!("config-{host}.yml"));
+    let data = home.join("data").display().to_string();
+    let config = format!(
+        "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {data}}}}}\n\
+         http:\n  addr: {host}\n  {http}\nauth: {auth}\n",
     );
-    let (request, server_key) = (at("server.csr"), at("server.key"));
-    let asked = [
-        "req",
-        "-new",
-        "-subj",
-        "/CN=127.0.0.1",
-        "-keyout",
-        &server_key,
-        "-out",
-        &request,
-    ];
-    run("openssl", &[&asked[..], &key].concat());
-    run(
-        "openssl",
-        &[
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            &request,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-CAcreateserial",
-            "-extfile",
-            &at("extensions"),
-            "-out",
-            &at("server.pem"),
-        ],
-    );
+    std::fs::write(&file, config).unwrap();
+    let mut child = Command::new("docker-registry")
+        .arg("serve")
+        .arg(&file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says when it listens; what comes after is read so that it never blocks.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = lines.any(|line| line.is_ok_and(|line| line.contains("listening on")));
+    assert!(ready, "the registry did not start");
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, host)
 }
 
 fn right() -> Credentials {
@@ -209,12 +145,6 @@ fn password(password: &str) -> Credentials {
         user: USER.into(),
         password: Secret::new(password),
     }
-}
-
-fn store() -> (tempfile::TempDir, Images) {
-    let home = tempfile::tempdir().unwrap();
-    let images = Images::open(&home.path().join("images")).unwrap();
-    (home, images)
 }
 
 #[test]
@@ -294,8 +224,7 @@ fn credentials_come_from_a_file_as_docker_writes_it() {
     };
     let (home, images) = store();
     let file = home.path().join("config.json");
-    // tester:correct-horse
-    let entry = json!({"auth": "dGVzdGVyOmNvcnJlY3QtaG9yc2U="});
+    let entry = json!({"auth": BASIC});
     let auths = json!({"auths": {registry.host.clone(): entry}});
     std::fs::write(&file, auths.to_string()).unwrap();
     let mut options = registry.options(right());
@@ -304,6 +233,107 @@ fn credentials_come_from_a_file_as_docker_writes_it() {
     images
         .pull(&Context::default(), &registry.reference(), &options)
         .unwrap();
+}
+
+/// A token of these claims, signed by the key in `home` as `docker-registry`
+/// wants it.
+fn sign(home: &Path, claims: &serde_json::Value) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let at = |name: &str| home.join(name).display().to_string();
+    let pem = std::fs::read_to_string(at("tokens.pem")).unwrap();
+    let certificate: String = pem.lines().filter(|l| !l.starts_with('-')).collect();
+    assert!(STANDARD.decode(&certificate).is_ok());
+    let head = json!({"typ": "JWT", "alg": "RS256", "x5c": [certificate]});
+    let [head, claims] = [&head, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let text = format!("{head}.{claims}");
+    // Several may be asked for at once.
+    let name = Digest::of(text.as_bytes()).hex();
+    let (text_file, signature) = (at(&name), at(&format!("{name}.sig")));
+    std::fs::write(&text_file, &text).unwrap();
+    let key = at("tokens.key");
+    run(
+        "openssl",
+        &[
+            "dgst", "-sha256", "-sign", &key, "-out", &signature, &text_file,
+        ],
+    );
+    format!(
+        "{text}.{}",
+        URL_SAFE_NO_PAD.encode(std::fs::read(signature).unwrap())
+    )
+}
+
+#[test]
+fn a_real_registry_takes_the_token_of_its_token_service() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let home = registry.home.path().to_owned();
+    let at = |name: &str| home.join(name).display().to_string();
+    let (key, certificate) = (at("tokens.key"), at("tokens.pem"));
+    let made = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=tokens",
+    ];
+    let files = ["-keyout", &key, "-out", &certificate];
+    run("openssl", &[&made[..], &files].concat());
+    let of_key = home.clone();
+    let service = Server::start(
+        &Made::here(),
+        Box::new(move |request, stream| {
+            if request.header("authorization") != Some(&format!("Basic {BASIC}")) {
+                send(stream, "401 Unauthorized", "", b"");
+                return true;
+            }
+            // What is granted is what the registry said that it wants.
+            assert!(
+                request
+                    .path
+                    .contains("scope=repository%3Ateam%2Fapp%3Apull"),
+                "{request:?}"
+            );
+            assert!(request.path.contains("service=test-service"), "{request:?}");
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let now = now.unwrap().as_secs();
+            let claims = json!({
+                "iss": "test-issuer", "aud": "test-service", "sub": USER, "jti": "1",
+                "iat": now - 10, "nbf": now - 10, "exp": now + 300,
+                "access": [{"type": "repository", "name": "team/app", "actions": ["pull"]}],
+            });
+            let body = json!({"token": sign(&of_key, &claims), "expires_in": 300});
+            send(stream, "200 OK", "", body.to_string().as_bytes());
+            true
+        }),
+    );
+    let auth = format!(
+        "{{token: {{realm: \"http://{}/token\", service: test-service, issuer: test-issuer, rootcertbundle: {certificate}}}}}",
+        service.host
+    );
+    let (mut child, host) = serve(&home, "relativeurls: true", &auth);
+    let (_home, images) = store();
+    let reference: Reference = format!("{host}/team/app:1").parse().unwrap();
+    let pull = |credentials| {
+        images.pull(
+            &Context::default(),
+            &reference,
+            &registry.options(credentials),
+        )
+    };
+    let wrong = pull(password("wrong-battery"));
+    let pulled = pull(right());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(wrong.unwrap_err().kind(), ErrorKind::Unauthenticated);
+    assert_eq!(pulled.unwrap().layers.len(), 2);
+    assert_eq!(images.verify(&Context::default()).unwrap(), []);
 }
 
 const HOME: &str = "STACYVM_TEST_REGISTRY_HOME";

@@ -22,7 +22,7 @@ use super::admission::admit;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::layer::Layered;
-use crate::provider::{Level, Provider as _};
+use crate::provider::{Level, Provider as _, PullRequest};
 use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::units::format_duration;
 
@@ -158,6 +158,12 @@ impl PoolBuilder {
         // What no create of this spec would be allowed is refused here.
         let filled = engine.admit(&self.spec, &provider).await?;
         let filled = engine.resolved(filled).await?;
+        let image = PullRequest {
+            source: filled.source.clone(),
+            when: engine.0.policy.pull,
+            observer: None,
+        };
+        engine.pull(&context, &provider, &image).await?;
         context.bound(provider.origin(&context, &filled)).await?;
         let shared = Shared::new(
             engine.clone(),
@@ -188,7 +194,8 @@ impl IntoFuture for PoolBuilder {
     type Output = Result<Pool>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<Pool>> + Send>>;
 
-    /// Begins to fill the pool; does not wait until it is full.
+    /// Brings the image as the policy says, and begins to fill the pool; does not
+    /// wait until it is full.
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.make().await.map_err(|e| e.operation("pool")) })
     }

@@ -6,6 +6,7 @@ mod exec;
 mod life;
 mod mock;
 mod pool;
+mod pull;
 mod upkeep;
 
 use std::sync::Arc;

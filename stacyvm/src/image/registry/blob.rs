@@ -8,7 +8,7 @@ use reqwest::{Response, StatusCode};
 
 use super::client::{Client, again, wait};
 use super::error::Asked;
-use super::{Callback, Progress};
+use super::tally::Tally;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::image::digest::Digest;
@@ -29,7 +29,7 @@ pub(super) struct Blob {
     answer: Option<Response>,
     chunk: bytes::Bytes,
     breaks: u32,
-    progress: Option<Callback>,
+    tally: Arc<Tally>,
 }
 
 impl Blob {
@@ -37,7 +37,7 @@ impl Blob {
         context: &Context,
         client: &Arc<Client>,
         descriptor: &Descriptor,
-        progress: Option<Callback>,
+        tally: Arc<Tally>,
     ) -> Result<Self> {
         let mut blob = Self {
             context: context.clone(),
@@ -49,9 +49,10 @@ impl Blob {
             answer: None,
             chunk: bytes::Bytes::new(),
             breaks: 0,
-            progress,
+            tally,
         };
         blob.connect()?;
+        blob.tally.begin(blob.total);
         Ok(blob)
     }
 
@@ -143,14 +144,8 @@ impl Read for Blob {
         let count = buffer.len().min(self.chunk.len());
         buffer[..count].copy_from_slice(&self.chunk.split_to(count));
         self.done += count as u64;
-        if count > 0
-            && let Some(call) = &self.progress
-        {
-            call(Progress {
-                digest: self.digest,
-                done: self.done,
-                total: self.total,
-            });
+        if count > 0 {
+            self.tally.came(count as u64);
         }
         Ok(count)
     }

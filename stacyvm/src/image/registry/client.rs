@@ -7,6 +7,7 @@ use reqwest::{Response, StatusCode};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+use super::connect::Place;
 use super::error::{Asked, tls};
 use super::secret::Credentials;
 use super::{PullOptions, connect, credentials, token};
@@ -15,9 +16,9 @@ use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::image::caps;
 use crate::image::digest::Digest;
 use crate::image::manifest::media;
-use crate::image::source::Reference;
 
-/// How often a request is made at most.
+/// How often a registry is asked at most. A mirror is asked once, as somebody
+/// else has what it cannot serve.
 const ATTEMPTS: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest wait that a registry may ask for.
@@ -25,11 +26,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Client {
     runtime: Option<Runtime>,
-    pub(super) http: reqwest::Client,
+    pub(super) http: connect::Http,
     pub(super) host: String,
     pub(super) scheme: &'static str,
     repository: String,
     pub(super) credentials: Credentials,
+    /// How often a request is made at most.
+    attempts: u32,
     /// What goes into `Authorization`, once it is known.
     authorization: Mutex<Option<HeaderValue>>,
 }
@@ -44,26 +47,21 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// Finds the credentials for a host and how it is spoken to.
-    pub(super) fn open(
-        context: &Context,
-        reference: &Reference,
-        host: &str,
-        options: &PullOptions,
-    ) -> Result<Self> {
+    /// Finds the credentials for a place and how it is spoken to.
+    pub(super) fn open(context: &Context, place: &Place, options: &PullOptions) -> Result<Self> {
+        let asked = &place.reference;
+        let host = asked.registry();
         let failed = |e| Error::new(ErrorKind::Internal, "cannot start a runtime").source(e);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(failed)?;
-        let mirror = host != reference.registry();
-        let asked: Reference = format!("{host}/{}", reference.repository()).parse()?;
         let credentials = async {
             let file = options.auth_file.clone().or_else(credentials::default_file);
             match (&options.credentials, file) {
                 // Those that were given are the registry's own.
-                (Some(given), _) if !mirror => Ok(given.clone()),
-                (_, Some(file)) => credentials::find(&file, &asked).await,
+                (Some(given), _) if !place.is_mirror => Ok(given.clone()),
+                (_, Some(file)) => credentials::find(&file, asked).await,
                 _ => Ok(Credentials::Anonymous),
             }
         };
@@ -76,6 +74,7 @@ impl Client {
             scheme: "https",
             repository: asked.repository().to_owned(),
             credentials,
+            attempts: if place.is_mirror { 1 } else { ATTEMPTS },
             authorization: Mutex::new(None),
         };
         if connect::is_loopback(host) || options.insecure.iter().any(|one| one == host) {
@@ -98,7 +97,7 @@ impl Client {
 
     /// https, but for a registry that speaks no TLS at all.
     async fn spoken(&self) -> Result<&'static str> {
-        match self.http.get(self.address("")).send().await {
+        match self.http.content.get(self.address("")).send().await {
             Err(error)
                 if error.is_connect()
                     && !matches!(tls(&error), Some(rustls::Error::InvalidCertificate(_))) =>
@@ -135,7 +134,7 @@ impl Client {
                 Ok((bounded(answer, most, "manifest_bytes", asked).await?, is))
             };
             match read.await {
-                Err(error) if attempt < ATTEMPTS && again(&error) => {
+                Err(error) if attempt < self.attempts && again(&error) => {
                     wait(attempt, None).await;
                     attempt += 1;
                 }
@@ -179,10 +178,13 @@ impl Client {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED && !refreshed => {
                     // Once: a token may have run out, or there was none yet.
-                    refreshed = true;
-                    self.authorize(&answer, authorization.as_ref(), asked)
-                        .await?;
-                    continue;
+                    match self.authorize(&answer, authorization.as_ref(), asked).await {
+                        Ok(()) => {
+                            refreshed = true;
+                            continue;
+                        }
+                        Err(error) => (error, None),
+                    }
                 }
                 Ok(answer) => {
                     let pause = answer.headers().get(RETRY_AFTER);
@@ -192,7 +194,7 @@ impl Client {
                 }
                 Err(error) => (error, None),
             };
-            if attempt >= ATTEMPTS || !again(&error) {
+            if attempt >= self.attempts || !again(&error) {
                 return Err(error);
             }
             wait(attempt, pause.map(Duration::from_secs)).await;
@@ -213,7 +215,7 @@ impl Client {
             media::DOCKER_LIST,
             media::DOCKER_MANIFEST,
         ];
-        let mut request = self.http.get(self.address(path));
+        let mut request = self.http.content.get(self.address(path));
         if path.contains("/manifests/") {
             request = request.header(ACCEPT, accepted.join(", "));
         }

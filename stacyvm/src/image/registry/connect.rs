@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::redirect::{Action, Attempt, Policy};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -17,30 +18,48 @@ const SILENCE: Duration = Duration::from_mins(1);
 /// Redirections of one request; registries need one.
 const REDIRECTS: usize = 5;
 
+/// Where an image is asked for.
+pub(super) struct Place {
+    /// Registry and repository there.
+    pub(super) reference: Reference,
+    pub(super) is_mirror: bool,
+}
+
 /// The mirrors of a reference's registry, then the registry.
 ///
 /// # Errors
 ///
-/// `invalid_argument` for a mirror that is no `HOST[:PORT]`.
-pub(super) fn hosts(reference: &Reference, options: &PullOptions) -> Result<Vec<String>> {
-    let mut hosts = Vec::new();
+/// `invalid_argument` for a mirror that is no `HOST[:PORT][/PATH]`.
+pub(super) fn places(reference: &Reference, options: &PullOptions) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
     for (registry, mirror) in &options.mirrors {
         if registry != reference.registry() {
             continue;
         }
-        let parsed = format!("{mirror}/x").parse::<Reference>();
-        if !parsed.is_ok_and(|parsed| parsed.registry() == mirror) {
+        let asked = format!("{mirror}/{}", reference.repository()).parse::<Reference>();
+        let asked = asked.ok().filter(|asked| {
+            // Nothing was completed or read as something else.
+            format!("{}/{}", asked.registry(), asked.repository())
+                == format!("{mirror}/{}", reference.repository())
+        });
+        let Some(reference) = asked else {
             return Err(Error::invalid(
                 "mirrors",
                 mirror,
-                "HOST[:PORT] with a dot or a port",
+                "HOST[:PORT][/PATH], the host with a dot or a port",
                 "correct the mirror",
             ));
-        }
-        hosts.push(mirror.clone());
+        };
+        places.push(Place {
+            reference,
+            is_mirror: true,
+        });
     }
-    hosts.push(reference.registry().to_owned());
-    Ok(hosts)
+    places.push(Place {
+        reference: reference.clone(),
+        is_mirror: false,
+    });
+    Ok(places)
 }
 
 /// Where the API of a registry is.
@@ -60,8 +79,17 @@ pub(super) fn is_loopback(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The HTTP client for a host.
-pub(super) fn http(host: &str, options: &PullOptions) -> Result<reqwest::Client> {
+/// The HTTP clients for a host.
+pub(super) struct Http {
+    /// For manifests and blobs, which may be redirected to another host.
+    pub(super) content: reqwest::Client,
+    /// For tokens: such a request can hold a secret that a redirection would
+    /// take along.
+    pub(super) tokens: reqwest::Client,
+}
+
+/// The HTTP clients for a host.
+pub(super) fn http(host: &str, options: &PullOptions) -> Result<Http> {
     let internal = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(ErrorKind::Internal, "cannot set up TLS").source(error)
     };
@@ -97,28 +125,44 @@ pub(super) fn http(host: &str, options: &PullOptions) -> Result<reqwest::Client>
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    let redirects = reqwest::redirect::Policy::custom(|attempt| {
-        let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
-        if attempt.previous().len() > REDIRECTS || (secure && attempt.url().scheme() != "https") {
-            attempt.error("redirected too often, or away from https")
-        } else {
-            // Credentials stay behind where host, port or scheme differ.
-            attempt.follow()
+    let client = |redirects| {
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls.clone())
+            .user_agent(concat!("stacyvm/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .referer(false)
+            .redirect(redirects);
+        if is_loopback(host) {
+            builder = builder.no_proxy();
         }
-    });
-    let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .user_agent(concat!("stacyvm/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        .referer(false)
-        .redirect(redirects);
-    if is_loopback(host) {
-        builder = builder.no_proxy();
+        builder
+            .build()
+            .map_err(|e| internal(e.without_url().into()))
+    };
+    Ok(Http {
+        content: client(Policy::custom(follow))?,
+        tokens: client(Policy::custom(follow_within_host))?,
+    })
+}
+
+/// Credentials in headers stay behind where host, port or scheme differ.
+fn follow(attempt: Attempt<'_>) -> Action {
+    let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+    if attempt.previous().len() > REDIRECTS || (secure && attempt.url().scheme() != "https") {
+        attempt.error("redirected too often, or away from https")
+    } else {
+        attempt.follow()
     }
-    builder
-        .build()
-        .map_err(|e| internal(e.without_url().into()))
+}
+
+fn follow_within_host(attempt: Attempt<'_>) -> Action {
+    let first = attempt.previous().first();
+    if first.is_some_and(|first| first.origin() == attempt.url().origin()) {
+        follow(attempt)
+    } else {
+        attempt.error("redirected to another host")
+    }
 }
 
 #[cfg(test)]

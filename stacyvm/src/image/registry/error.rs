@@ -86,7 +86,9 @@ impl Asked<'_> {
                 "has a certificate that is not trusted",
                 "add the file of its certificate authority",
             ),
-            _ if error.is_redirect() => self.protocol("redirects too often, or from https to http"),
+            _ if error.is_redirect() => self.protocol(
+                "redirects too often, from https to http, or a request for a token elsewhere",
+            ),
             _ => self
                 .error(
                     ErrorKind::Unavailable,

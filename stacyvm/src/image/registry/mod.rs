@@ -10,6 +10,7 @@ mod connect;
 mod credentials;
 mod error;
 mod secret;
+mod tally;
 mod token;
 
 use std::fmt;
@@ -22,26 +23,15 @@ use super::import::{BlobSource, ImportOptions};
 use super::manifest::{Descriptor, media};
 use super::source::Reference;
 use super::store::{Image, Images};
+use crate::config::ImagesConfig;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+use crate::provider::{PullObserver, PullProgress};
 
 pub use secret::{Credentials, Secret};
 
 use client::Client;
-
-/// How far a blob is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The blob.
-    pub digest: Digest,
-    /// Bytes that came.
-    pub done: u64,
-    /// Bytes that it has, as its manifest says.
-    pub total: u64,
-}
-
-type Callback = Arc<dyn Fn(Progress) + Send + Sync>;
+use tally::Tally;
 
 /// How an image is pulled.
 #[derive(Clone, Default)]
@@ -61,17 +51,34 @@ pub struct PullOptions {
     /// Files in PEM of certificate authorities that are trusted beside those of
     /// the platform.
     pub ca_files: Vec<PathBuf>,
-    /// Mirrors: a registry, and the `HOST[:PORT]` to ask before it, in order.
-    /// A mirror is asked with its own credentials of the file, and is believed
-    /// what a tag stands for.
+    /// Mirrors: a registry, and the `HOST[:PORT][/PATH]` to ask before it, in
+    /// order. What one cannot serve the next one is asked for, and the registry
+    /// last. A mirror is asked with its own credentials of the file, never with
+    /// those of the registry. It is believed what a tag stands for; a digest
+    /// holds whoever serves.
     pub mirrors: Vec<(String, String)>,
-    progress: Option<Callback>,
+    pub(crate) observer: Option<PullObserver>,
 }
 
 impl PullOptions {
-    /// Calls this whenever bytes of a blob came; from several threads at once.
-    pub fn on_progress(mut self, call: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.progress = Some(Arc::new(call));
+    /// As the settings say.
+    pub fn of(config: &ImagesConfig) -> Self {
+        let mirrors = config.mirrors.iter().flat_map(|(registry, mirrors)| {
+            let of = |mirror: &String| (registry.clone(), mirror.clone());
+            mirrors.iter().map(of)
+        });
+        Self {
+            insecure: config.insecure.clone(),
+            ca_files: config.ca_files.clone(),
+            mirrors: mirrors.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Calls this whenever bytes came, from several threads at once. It must not
+    /// block.
+    pub fn on_progress(mut self, call: impl Fn(PullProgress) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(call));
         self
     }
 }
@@ -96,7 +103,7 @@ struct Source {
     root: Digest,
     bytes: Vec<u8>,
     most: u64,
-    progress: Option<Callback>,
+    tally: Arc<Tally>,
 }
 
 impl BlobSource for Source {
@@ -115,7 +122,7 @@ impl BlobSource for Source {
             &self.context,
             &self.client,
             descriptor,
-            self.progress.clone(),
+            Arc::clone(&self.tally),
         )?))
     }
 }
@@ -164,6 +171,41 @@ impl Images {
             .map_err(|error| error.operation("pull").context("image", reference))
     }
 
+    /// The image of this name in the store, or pulled where the store has none.
+    /// Of those that want one image at once, in any process, one pulls it; where
+    /// that fails, the next one tries.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`pull`](Self::pull); `corrupt` for a damaged image of the store.
+    ///
+    /// # Cancellation
+    ///
+    /// As that of [`pull`](Self::pull).
+    pub fn pull_missing(
+        &self,
+        context: &Context,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<Image> {
+        let name = options
+            .name
+            .clone()
+            .unwrap_or_else(|| reference.to_string());
+        let find = || match self.find(&name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        };
+        if let Some(image) = find()? {
+            return Ok(image);
+        }
+        let _alone = self.pulling(context, &name)?;
+        match find()? {
+            Some(image) => Ok(image),
+            None => self.pull(context, reference, options),
+        }
+    }
+
     fn pull_inner(
         &self,
         context: &Context,
@@ -176,49 +218,45 @@ impl Images {
             (None, Some(tag)) => tag.to_owned(),
             (None, None) => "latest".to_owned(),
         };
-        let mut last = None;
-        for host in connect::hosts(reference, options)? {
-            let found = Client::open(context, reference, &host, options).and_then(|client| {
+        let name = options
+            .name
+            .clone()
+            .unwrap_or_else(|| reference.to_string());
+        let mut passed = Vec::new();
+        for place in connect::places(reference, options)? {
+            let host = place.reference.registry();
+            let found = Client::open(context, &place, options).and_then(|client| {
                 let (bytes, media_type) =
                     client.block_on(context, client.manifest(&asked, most))?;
-                Ok((client, bytes, media_type))
+                let root = Descriptor::new(&media_type, Digest::of(&bytes), bytes.len() as u64);
+                let source = Source {
+                    context: context.clone(),
+                    client: Arc::new(client),
+                    root: root.digest,
+                    bytes,
+                    most,
+                    tally: Arc::new(Tally::new(options.observer.clone())),
+                };
+                self.add(context, &source, &root, &ImportOptions::named(&name))
             });
-            let (client, bytes, media_type) = match found {
-                Ok(found) => found,
-                Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Timeout) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    last = Some(error);
-                    continue;
-                }
+            let error = match found {
+                Ok(image) => return Ok(image),
+                Err(error) => error,
             };
-            let root = Descriptor::new(&media_type, Digest::of(&bytes), bytes.len() as u64);
-            if let Some(digest) = reference.digest().filter(|digest| *digest != root.digest) {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    format!("the manifest from the registry {host} is not the one of {digest}"),
-                )
-                .context("found", root.digest)
-                .context(
-                    "remedy",
-                    "the registry or its mirror is damaged; ask another",
-                ));
+            if !place.is_mirror || context.check().is_err() {
+                return Err(if passed.is_empty() {
+                    error
+                } else {
+                    error.context("mirrors", passed.join("; "))
+                });
             }
-            let source = Source {
-                context: context.clone(),
-                client: Arc::new(client),
-                root: root.digest,
-                bytes,
-                most,
-                progress: options.progress.clone(),
-            };
-            let name = options
-                .name
-                .clone()
-                .unwrap_or_else(|| reference.to_string());
-            return self.add(context, &source, &root, &ImportOptions::named(name));
+            tracing::warn!(
+                mirror = host,
+                kind = error.kind().code(),
+                "a mirror could not serve an image; the next registry is asked"
+            );
+            passed.push(format!("{host}: {}", error.message()));
         }
-        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no registry was asked")))
+        Err(Error::new(ErrorKind::Internal, "no registry was asked"))
     }
 }

@@ -76,6 +76,11 @@ async fn token(client: &Client, challenge: &ChallengeRef<'_>, asked: Asked<'_>) 
     let realm = value("realm").unwrap_or_default();
     let mut realm =
         Url::parse(&realm).map_err(|_| asked.protocol("names no address to get a token from"))?;
+    let what = format!("token of {}", realm.host_str().unwrap_or_default());
+    let asked = Asked {
+        host: asked.host,
+        what: &what,
+    };
     // A password never goes out in the clear where the registry is spoken to by TLS.
     if realm.scheme() != "https" && !(client.scheme == "http" && realm.scheme() == "http") {
         return Err(asked.protocol("wants a token from an address without TLS"));
@@ -98,13 +103,14 @@ async fn token(client: &Client, challenge: &ChallengeRef<'_>, asked: Asked<'_>) 
             let kind = "application/x-www-form-urlencoded";
             client
                 .http
+                .tokens
                 .post(realm)
                 .header(CONTENT_TYPE, kind)
                 .body(body)
         }
         other => {
             realm.query_pairs_mut().extend_pairs(&query);
-            let request = client.http.get(realm);
+            let request = client.http.tokens.get(realm);
             match other {
                 Credentials::Password { .. } => {
                     let header = sensitive(&basic(other), asked)?;

@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use super::{Images, system};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "registry")]
+use crate::image::digest::Digest;
 
 /// How long one look at a lock that another holds lasts.
 const LOOK: Duration = Duration::from_millis(25);
@@ -91,6 +93,13 @@ impl Images {
     /// Keeps what is in the store from being removed.
     pub(in crate::image) fn shared(&self, context: &Context) -> Result<Lock> {
         Lock::wait(context, &self.inner.locks, STORE, true)
+    }
+
+    /// Keeps others from pulling the image of this name.
+    #[cfg(feature = "registry")]
+    pub(in crate::image) fn pulling(&self, context: &Context, name: &str) -> Result<Lock> {
+        let file = format!("pull-{}", Digest::of(name.as_bytes()).hex());
+        Lock::wait(context, &self.inner.locks, &file, false)
     }
 
     /// Keeps others from adding to the store.

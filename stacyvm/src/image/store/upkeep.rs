@@ -165,7 +165,8 @@ impl Images {
         for name in texts(&self.inner.locks)? {
             let of = name
                 .strip_prefix("image-")
-                .or_else(|| name.strip_prefix("layer-"));
+                .or_else(|| name.strip_prefix("layer-"))
+                .or_else(|| name.strip_prefix("pull-"));
             let Some(of) = of else { continue };
             let hex = of.split('-').next().unwrap_or("");
             if kept.layers.contains(hex) || kept.blobs.contains(hex) {

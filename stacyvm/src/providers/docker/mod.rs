@@ -29,8 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover,
-    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
-    TidyRequest,
+    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, PullRequest, Reach,
+    SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -156,6 +156,10 @@ impl Provider for DockerProvider {
                 .all(|f| f.fine || f.subject == "memory_limit"),
             findings,
         })
+    }
+
+    async fn pull(&self, _cx: &Context, request: &PullRequest) -> Result<()> {
+        refuse::pull(request.when).map_err(|e| named(e, OperationKind::Pull))
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {

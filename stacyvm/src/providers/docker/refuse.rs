@@ -1,7 +1,21 @@
 //! What this provider does not serve.
 
 use crate::error::{Error, Result};
+use crate::provider::Pull;
 use crate::sandbox::spec::{MountSource, Network, Privileges, SandboxSpec, Source};
+
+/// Refuses to pull: the engine has credentials of its own, which this provider
+/// does not know. What is missing there, a create tells with its remedy.
+pub(super) fn pull(when: Pull) -> Result<()> {
+    if when != Pull::Always {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "the docker provider does not pull, which `pull: always` asks for; leave it out and use `docker pull`",
+    )
+    .context("field", "pull")
+    .context("value", when))
+}
 
 /// Refuses what this provider cannot do, before any effect. A new field does
 /// not compile until it is decided here.

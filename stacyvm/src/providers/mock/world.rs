@@ -22,8 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover,
-    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
-    TidyRequest,
+    OperationKind, PortListener, ProbeReport, Provider, ProviderInfo, PullRequest, Reach,
+    SnapshotInfo, Tidied, TidyRequest,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -357,6 +357,12 @@ impl Provider for Mock {
             })
         })
         .await
+    }
+
+    async fn pull(&self, cx: &Context, _: &PullRequest) -> Result<()> {
+        // It makes every image up.
+        self.call(cx, OperationKind::Pull, None, |_| async { Ok(()) })
+            .await
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::config::ImagesConfig;
+
 /// Settings of the embedded provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -22,6 +24,8 @@ pub struct OciConfig {
     /// administrator puts it on hosts that give rights to programs by their
     /// path, and else executes a memory file.
     pub helper: Option<PathBuf>,
+    /// Where images come from; when is the engine's to say.
+    pub images: ImagesConfig,
 }
 
 impl OciConfig {
@@ -32,6 +36,7 @@ impl OciConfig {
             parked_helpers: 1,
             runtime: None,
             helper: None,
+            images: ImagesConfig::default(),
         }
     }
 }

@@ -49,8 +49,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Finding, Leftover,
-    Level, PortListener, ProbeReport, Provider, ProviderInfo, Reach, SnapshotInfo, Tidied,
-    TidyRequest, Users,
+    Level, PortListener, ProbeReport, Provider, ProviderInfo, PullRequest, Reach, SnapshotInfo,
+    Tidied, TidyRequest, Users,
 };
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -133,7 +133,7 @@ impl Oci {
         program.start_by(host.manager());
         let provider = Self {
             volumes: Volumes::of(&config.state_dir),
-            images: Images::of(&config.state_dir),
+            images: Images::of(&config.state_dir, &config.images),
             state_dir: std::fs::canonicalize(&config.state_dir)
                 .unwrap_or_else(|_| config.state_dir.clone()),
             swept: Mutex::default(),
@@ -388,6 +388,10 @@ impl Provider for Oci {
             runtime.probe(&mut report);
         }
         Ok(report)
+    }
+
+    async fn pull(&self, cx: &Context, request: &PullRequest) -> Result<()> {
+        self.images.pull(cx, request).await
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {

@@ -1,0 +1,83 @@
+//! An image of these tests.
+
+use std::sync::OnceLock;
+
+use serde_json::json;
+use stacyvm::image::{Digest, Platform, media};
+
+/// An archive of one file, with a trailer.
+fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+    use stacyvm_agent::guest::files::tar::{self, Record};
+    let record = Record {
+        letter: b'0',
+        name: name.as_bytes(),
+        link: b"",
+        size: content.len() as u64,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        modified_s: 1,
+        modified_ns: 0,
+        owner: "",
+        group: "",
+    };
+    let mut bytes = Vec::new();
+    tar::encode(&record, &mut bytes);
+    bytes.extend_from_slice(content);
+    tar::pad(&mut bytes, content.len() as u64);
+    bytes.extend_from_slice(&[0; 1024]);
+    bytes
+}
+
+/// One image of two layers.
+#[derive(Clone)]
+pub(crate) struct Made {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) config: Vec<u8>,
+    pub(crate) layers: [Vec<u8>; 2],
+}
+
+impl Made {
+    pub(crate) fn of(architecture: &str) -> Self {
+        // Bytes that are no pattern, longer than what sockets hold.
+        let mut state = 1_u32;
+        let long: Vec<u8> = (0..6_000_000)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .collect();
+        let layers = [archive("bin/a", &long), archive("etc/b", b"b")];
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+        let config = json!({
+            "os": "linux", "architecture": architecture,
+            "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = config.to_string().into_bytes();
+        let described: Vec<_> = layers
+            .iter()
+            .map(|layer| {
+                json!({"mediaType": media::LAYER, "digest": Digest::of(layer), "size": layer.len()})
+            })
+            .collect();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": media::MANIFEST, "layers": described,
+            "config": {"mediaType": media::CONFIG, "digest": Digest::of(&config), "size": config.len()},
+        });
+        Self {
+            manifest: manifest.to_string().into_bytes(),
+            config,
+            layers,
+        }
+    }
+
+    pub(crate) fn here() -> Self {
+        static MADE: OnceLock<Made> = OnceLock::new();
+        MADE.get_or_init(|| Self::of(&Platform::host().architecture))
+            .clone()
+    }
+
+    pub(crate) fn blobs(&self) -> Vec<&Vec<u8>> {
+        vec![&self.config, &self.layers[0], &self.layers[1]]
+    }
+}
