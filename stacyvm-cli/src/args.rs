@@ -122,6 +122,9 @@ pub(crate) struct SpecArgs {
     /// `host`, an absolute root directory, or an image reference
     #[arg(long, default_value = "host")]
     pub(crate) image: String,
+    /// When the image is pulled from its registry: missing, never or always [default: missing]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) pull: Option<String>,
     /// Memory: MiB, or with a unit (512m, 2g)
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,

@@ -365,7 +365,15 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
             &["privileges", "`all`", "namespaced-root"],
         ),
         (
-            &["run", "--image", "nosuchimage", "--", "true"],
+            &[
+                "run",
+                "--pull",
+                "never",
+                "--image",
+                "nosuchimage",
+                "--",
+                "true",
+            ],
             &["image", "nosuchimage"],
         ),
         (
@@ -416,8 +424,20 @@ fn bad_input_is_refused_with_field_value_and_remedy_and_leaves_nothing() {
             &["timeout", "-1s"],
         ),
         (
-            &["run", "--image", "no-such-image", "--", "true"],
+            &[
+                "run",
+                "--pull",
+                "never",
+                "--image",
+                "no-such-image",
+                "--",
+                "true",
+            ],
             &["image", "no-such-image", "image pull"],
+        ),
+        (
+            &["run", "--pull", "sometimes", "--", "true"],
+            &["pull", "sometimes", "missing"],
         ),
         (
             &["run", "--workdir", "/no/such/dir", "--", "true"],
@@ -676,27 +696,9 @@ fn an_image_is_imported_run_exported_and_removed() {
     let cli = cli();
     let work = tempfile::tempdir().unwrap();
     let path = |name: &str| work.path().join(name).to_str().unwrap().to_owned();
-    // The smallest root: one static program.
-    let is_static = |path: &&str| {
-        let loader = std::process::Command::new("ldd").arg(path).output();
-        Path::new(path).exists() && loader.is_ok_and(|output| !output.status.success())
-    };
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .find(is_static);
-    let Some(busybox) = busybox else {
-        eprintln!("not run: no static busybox");
+    let Some(source) = tiny_root(work.path()) else {
         return;
     };
-    std::fs::create_dir_all(work.path().join("root/bin")).unwrap();
-    std::fs::copy(busybox, work.path().join("root/bin/busybox")).unwrap();
-    std::os::unix::fs::symlink("busybox", work.path().join("root/bin/cat")).unwrap();
-    std::fs::write(work.path().join("root/which"), "this image\n").unwrap();
-    let tar = std::process::Command::new("tar")
-        .args(["-C", &path("root"), "-cf", &path("root.tar"), "."])
-        .status();
-    assert!(tar.unwrap().success());
-    let source = format!("rootfs-archive:{}", path("root.tar"));
     let told = cli.ok(&["image", "import", &source, "--name", "tiny:1"]);
     assert!(told.contains("tiny:1"), "{told}");
     let list: Value = serde_json::from_str(&cli.ok(&["--json", "image", "ls"])).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use stacyvm::config::Config;
+use stacyvm::config::{Config, ImagesConfig};
 use stacyvm::image::{
     ExportFormat, Image, ImageSource, Images, ImportOptions, PullOptions, Reference,
 };
@@ -15,6 +15,7 @@ use stacyvm::{Context, Error, ErrorKind, Result};
 
 use super::printed;
 use crate::args::{ImageCommand, ImageFormat, PullArgs};
+use crate::progress::Bar;
 use crate::{output, session};
 
 /// Works on the disk and the network, so that a thread of its own does it; an
@@ -23,7 +24,8 @@ pub(crate) async fn image(config: &Config, command: ImageCommand, json: bool) ->
     let state = StateDir::open(&config.state_dir)?;
     let store = state.path().join("images");
     let (context, canceller) = Context::default().cancellable();
-    let work = tokio::task::spawn_blocking(move || run(&context, &store, &command, json));
+    let from = config.images.clone();
+    let work = tokio::task::spawn_blocking(move || run(&context, &store, &from, &command, json));
     let done = session::unless_interrupted(async {
         work.await
             .map_err(|e| Error::new(ErrorKind::Internal, "the work on images died").source(e))?
@@ -33,10 +35,16 @@ pub(crate) async fn image(config: &Config, command: ImageCommand, json: bool) ->
     done
 }
 
-fn run(context: &Context, store: &Path, command: &ImageCommand, json: bool) -> Result<u8> {
+fn run(
+    context: &Context,
+    store: &Path,
+    from: &ImagesConfig,
+    command: &ImageCommand,
+    json: bool,
+) -> Result<u8> {
     let images = Images::open(store)?;
     match command {
-        ImageCommand::Pull(args) => told(&pull(context, &images, args)?, json)?,
+        ImageCommand::Pull(args) => told(&pull(context, &images, from, args, json)?, json)?,
         ImageCommand::Import { source, name } => {
             let source: ImageSource = source.parse()?;
             let mut options = ImportOptions::default();
@@ -77,13 +85,21 @@ fn run(context: &Context, store: &Path, command: &ImageCommand, json: bool) -> R
     Ok(0)
 }
 
-fn pull(context: &Context, images: &Images, args: &PullArgs) -> Result<Image> {
+/// What the arguments name is added to what is configured.
+fn pull(
+    context: &Context,
+    images: &Images,
+    from: &ImagesConfig,
+    args: &PullArgs,
+    json: bool,
+) -> Result<Image> {
     let reference: Reference = args.image.parse()?;
-    let mut options = PullOptions::default();
+    let bar = Bar::new(&args.image, json);
+    let mut options = PullOptions::of(from).on_progress(bar.observer());
     options.name.clone_from(&args.name);
     options.auth_file.clone_from(&args.auth_file);
-    options.ca_files.clone_from(&args.ca_file);
-    options.insecure.clone_from(&args.insecure);
+    options.ca_files.extend_from_slice(&args.ca_file);
+    options.insecure.extend_from_slice(&args.insecure);
     images.pull(context, &reference, &options)
 }
 

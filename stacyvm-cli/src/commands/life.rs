@@ -7,11 +7,21 @@ use stacyvm::units::parse_duration;
 use stacyvm::{Result, Sandbox, SandboxSpec};
 
 use crate::args::{CreateArgs, ExtendArgs, KillArgs, SpecArgs};
+use crate::progress::Bar;
 use crate::{output, session, spec};
 
 /// Makes a sandbox as the arguments say.
-pub(crate) async fn make(engine: &Engine, args: &SpecArgs, spec: SandboxSpec) -> Result<Sandbox> {
-    let mut create = engine.create(spec);
+pub(crate) async fn make(
+    engine: &Engine,
+    args: &SpecArgs,
+    spec: SandboxSpec,
+    json: bool,
+) -> Result<Sandbox> {
+    let bar = Bar::new(&args.image, json);
+    let mut create = engine.create(spec).on_pull(bar.observer());
+    if let Some(when) = &args.pull {
+        create = create.pull(when.parse()?);
+    }
     if let Some(provider) = &args.provider {
         create = create.provider(provider);
     }
@@ -27,7 +37,7 @@ pub(crate) async fn create(engine: &Engine, args: &CreateArgs, json: bool) -> Re
     if let Some(timeout) = spec::duration("timeout", args.timeout.as_deref())? {
         context = context.with_deadline(std::time::Instant::now() + timeout);
     }
-    let making = make(engine, &args.spec, wanted);
+    let making = make(engine, &args.spec, wanted, json);
     let sandbox = session::unless_interrupted(context.bound(making)).await?;
     let told = super::printed(if json {
         output::json(&sandbox.info().await?)

@@ -19,7 +19,7 @@ pub(crate) async fn run(engine: &Engine, args: &RunArgs, json: bool) -> Result<u
         Lifetime::Attached
     };
     let mut signals = Signals::new()?;
-    let making = super::life::make(engine, &args.spec, sandbox_spec);
+    let making = super::life::make(engine, &args.spec, sandbox_spec, json);
     let sandbox = signals.unless_interrupted(making).await?;
     let followed = follow(&sandbox, exec, &mut signals, json).await;
     if args.keep {

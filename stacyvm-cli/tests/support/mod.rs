@@ -90,3 +90,30 @@ pub(crate) fn shown(output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     )
 }
+
+/// The source of an image made in this directory: one static program, and the
+/// file `/which`. `None`, and why, where this host has no such program.
+pub(crate) fn tiny_root(work: &std::path::Path) -> Option<String> {
+    let at = |name: &str| work.join(name).to_str().unwrap().to_owned();
+    // The smallest root: one static program.
+    let is_static = |path: &&str| {
+        let loader = std::process::Command::new("ldd").arg(path).output();
+        std::path::Path::new(path).exists() && loader.is_ok_and(|output| !output.status.success())
+    };
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(is_static);
+    let Some(busybox) = busybox else {
+        eprintln!("not run: no static busybox");
+        return None;
+    };
+    std::fs::create_dir_all(work.join("root/bin")).unwrap();
+    std::fs::copy(busybox, work.join("root/bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", work.join("root/bin/cat")).unwrap();
+    std::fs::write(work.join("root/which"), "this image\n").unwrap();
+    let tar = std::process::Command::new("tar")
+        .args(["-C", &at("root"), "-cf", &at("root.tar"), "."])
+        .status();
+    assert!(tar.unwrap().success());
+    Some(format!("rootfs-archive:{}", at("root.tar")))
+}
