@@ -4,6 +4,7 @@
     dead_code,
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::disallowed_methods,
     reason = "tests, with parts that others use more of"
 )]
 
@@ -47,7 +48,7 @@ impl World {
             &Made::here(),
             Box::new(move |request, _| {
                 while request.path.contains("/blobs/") && wait.load(Ordering::Relaxed) {
-                    std::thread::yield_now();
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 false
             }),

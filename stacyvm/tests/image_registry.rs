@@ -1,7 +1,13 @@
 //! Pulls from registries: a real one on loopback with TLS and basic auth, and
 //! hostile ones of these tests.
 #![cfg(all(feature = "registry", target_os = "linux"))]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests, which poll other processes and tell them apart"
+)]
 
 #[path = "image_registry/certificates.rs"]
 mod certificates;

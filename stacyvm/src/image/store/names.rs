@@ -82,6 +82,13 @@ impl Images {
         Ok(all)
     }
 
+    /// Whether there is an image of a name; what it stands for is not looked at.
+    #[cfg(feature = "registry")]
+    pub(crate) fn has_name(&self, reference: &Reference) -> bool {
+        let file = file_name(Some(&reference.to_string()), Digest::of(b""));
+        rustix::fs::statat(&self.inner.refs, file, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
     /// All images, by name.
     pub fn list(&self) -> Result<Vec<Summary>> {
         let named = |(name, digest): (Option<String>, Digest)| Summary {

@@ -21,6 +21,7 @@ mod open;
 mod owned;
 mod processes;
 mod program;
+mod pulls;
 mod quota;
 mod ranges;
 mod runtime;
