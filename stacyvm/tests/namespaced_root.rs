@@ -15,9 +15,6 @@ use stacyvm::sandbox::exec::TtySize;
 use stacyvm::sandbox::spec::{Lifetime, Mount, MountSource, Privileges, Profile};
 use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
 
-/// The user of supervisors.
-const RESERVED: u32 = 65_000;
-
 const BUSYBOX: &str = "/bin/busybox";
 const PASSWD: &str = "root::0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n";
 
@@ -326,8 +323,10 @@ async fn a_set_id_program_of_the_supervisors_user_gives_nothing() {
         return;
     };
     let program = root.path().join("bin/reserved");
+    // The user of supervisors.
+    let reserved = 65_000;
     std::fs::write(&program, stacyvm_agent::PROBE).unwrap();
-    std::os::unix::fs::chown(&program, Some(RESERVED), Some(0)).unwrap();
+    std::os::unix::fs::chown(&program, Some(reserved), Some(0)).unwrap();
     let mode = std::fs::Permissions::from_mode(0o4755);
     std::fs::set_permissions(&program, mode).unwrap();
     let sandbox = rooted(&host, image(&root)).await;
