@@ -241,7 +241,7 @@ impl Wanted {
         );
         let fit = given
             .map_err(|error| self.refused(error, true))
-            .and_then(|()| self.compare(waiting, now));
+            .and_then(|()| compare(waiting, now));
         if let (Err(_), Ok(version)) = (&fit, &recorded) {
             self.forget(waiting, *version).await;
         }
@@ -269,22 +269,6 @@ impl Wanted {
         } else {
             Refused::Final(error)
         }
-    }
-
-    /// One that shows something that is not there any more is not given away.
-    fn compare(
-        &self,
-        waiting: &Waiting,
-        now: Result<(SandboxSpec, MadeOf)>,
-    ) -> Result<(), Refused> {
-        let (_, now) = now.map_err(Refused::Final)?;
-        if waiting.made_of == now {
-            return Ok(());
-        }
-        Err(Refused::Unfit(Error::new(
-            ErrorKind::Conflict,
-            "it is made of something that is not there any more",
-        )))
     }
 
     /// One change of the record, conditional on its version: what somebody else
@@ -359,6 +343,18 @@ impl Wanted {
         unfinished.done();
         Ok(sandbox)
     }
+}
+
+/// One that shows something that is not there any more is not given away.
+fn compare(waiting: &Waiting, now: Result<(SandboxSpec, MadeOf)>) -> Result<(), Refused> {
+    let (_, now) = now.map_err(Refused::Final)?;
+    if waiting.made_of == now {
+        return Ok(());
+    }
+    Err(Refused::Unfit(Error::new(
+        ErrorKind::Conflict,
+        "it is made of something that is not there any more",
+    )))
 }
 
 /// One that was made for a claim, ended unless the claim succeeds.
