@@ -125,7 +125,9 @@ impl Engine {
     ///
     /// - What the spec asks for and the provider cannot do is refused before
     ///   anything is made, as is what the policy does not allow.
-    /// - An error leaves nothing behind.
+    /// - Then its image is pulled, as [`Create::pull`] or else [`Policy::pull`]
+    ///   says.
+    /// - An error leaves nothing behind but what was pulled.
     ///
     /// # Errors
     ///
