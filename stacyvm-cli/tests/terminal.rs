@@ -10,14 +10,11 @@ mod support;
 #[path = "support/terminal.rs"]
 mod tty;
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
 use support::{Cli, cli};
