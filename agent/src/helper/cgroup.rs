@@ -330,10 +330,9 @@ impl Cgroups {
         // In version 1 a process is moved by root or by its own user alone.
         let may_move = rustix::process::geteuid().is_root();
         match (self.of("pids"), limits.pids) {
+            (Some((_, 1)), _) if !may_move => {}
             (Some((dir, 1)), Some(pids)) => {
-                if may_move {
-                    ways.push(nested::of_processes(&dir, 1, pids).tried(WHAT)?);
-                }
+                ways.push(nested::of_processes(&dir, 1, pids).tried(WHAT)?);
             }
             // Needs threaded children, which not every host of version 2 has.
             (Some((dir, version)), Some(pids)) => {
