@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{cli, shown};
+use support::{cli, shown, tiny_root};
 
 #[test]
 fn run_prints_what_the_command_prints_and_leaves_nothing() {

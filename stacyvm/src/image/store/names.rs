@@ -83,7 +83,7 @@ impl Images {
     }
 
     /// Whether there is an image of a name; what it stands for is not looked at.
-    #[cfg(feature = "registry")]
+    #[cfg(all(feature = "registry", feature = "oci"))]
     pub(crate) fn has_name(&self, reference: &Reference) -> bool {
         let file = file_name(Some(&reference.to_string()), Digest::of(b""));
         rustix::fs::statat(&self.inner.refs, file, AtFlags::SYMLINK_NOFOLLOW).is_ok()

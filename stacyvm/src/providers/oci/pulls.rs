@@ -69,7 +69,6 @@ impl Images {
 
     #[cfg(not(feature = "registry"))]
     #[expect(clippy::unused_async, reason = "the other one waits")]
-    #[expect(clippy::unused_self, reason = "the other one has a store")]
     async fn pull_image(&self, _cx: &Context, name: &str, request: &PullRequest) -> Result<()> {
         if request.when == Pull::Missing {
             return Ok(());
