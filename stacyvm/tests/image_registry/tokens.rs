@@ -1,6 +1,7 @@
 //! Token services, as Docker Hub has one.
 
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +9,7 @@ use stacyvm::image::{Credentials, PullOptions, Secret};
 use stacyvm::{Context, Error, ErrorKind};
 
 use super::made::Made;
-use super::server::{Answer, Server, anonymous, send, store};
+use super::server::{Answer, Request, Server, anonymous, send, store};
 
 /// `ann:hush-4711`, as a header has it.
 const BASIC: &str = "Basic YW5uOmh1c2gtNDcxMQ==";
@@ -223,14 +224,16 @@ fn a_token_that_is_none_is_refused() {
 
 #[test]
 fn a_service_that_fails_once_is_asked_again() {
-    let failed = AtomicUsize::new(0);
-    let world = World::new(Box::new(move |_, stream| {
-        let fail = failed.fetch_add(1, Ordering::Relaxed) == 0;
+    // For a blob, whose request is repeated by nobody else.
+    let asked = AtomicUsize::new(0);
+    let fails = move |_: &Request, stream: &mut TcpStream| {
+        let fail = asked.fetch_add(1, Ordering::Relaxed) == 1;
         if fail {
             send(stream, "503 Service Unavailable", "", b"");
         }
         fail
-    }));
+    };
+    let world = World::start(Box::new(fails), true);
     world.pull(&password()).unwrap();
-    assert_eq!(world.service.count("/token"), 2);
+    assert_eq!(world.service.count("/token"), 3);
 }
