@@ -17,6 +17,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
 ];
 
 const MIB: usize = 1 << 20;
+/// What is written at once.
+const PIECE: usize = 64 << 10;
 /// What is written on each stream: more than anybody should keep of it.
 const MUCH: usize = 64 * MIB;
 /// The same where many write at once.
@@ -53,7 +55,7 @@ fn flood(_: &Told) -> Answer {
 }
 
 fn long_line(_: &Told) -> Answer {
-    written(write(&[b'x'; 1 << 16], MUCH))
+    written(write(&vec![b'x'; PIECE], MUCH))
 }
 
 /// Writes although nobody reads, until nothing was taken for a while.
@@ -67,7 +69,7 @@ fn many_unread(told: &Told) -> Answer {
 }
 
 fn stuff(told: &Told, most: usize) -> Answer {
-    let piece = [b'x'; 1 << 16];
+    let piece = vec![b'x'; PIECE];
     let mut taken = [0_usize; 2];
     let mut last = Instant::now();
     while taken.iter().any(|bytes| *bytes < most) && last.elapsed() < PATIENCE {
@@ -83,7 +85,7 @@ fn stuff(told: &Told, most: usize) -> Answer {
         if moved {
             last = Instant::now();
         } else {
-            std::thread::sleep(Duration::from_millis(10));
+            sys::rest(10);
         }
     }
     // Whoever did not read begins to when it sees this.
@@ -105,9 +107,9 @@ fn survivors(_: &Told) -> Answer {
     let stderr = std::io::stderr().as_raw_fd();
     let left = sys::leave_behind(|| {
         while u32::try_from(sys::parent()) == Ok(this) {
-            std::thread::sleep(Duration::from_millis(1));
+            sys::rest(1);
         }
-        let piece = [b'x'; 1 << 16];
+        let piece = vec![b'x'; PIECE];
         let mut written = 0;
         while written < MUCH && sys::write(stderr, &piece).is_ok() {
             written += piece.len();

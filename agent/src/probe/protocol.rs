@@ -56,15 +56,15 @@ fn forged_end(_: &Told) -> Answer {
             return Answer::unable("its output is closed");
         }
     }
-    std::process::exit(END)
+    sys::exit(END)
 }
 
 /// Listening sockets that a command can connect to and that it did not make:
 /// each is told what a hostile host would say.
 fn sockets(_: &Told) -> Answer {
-    let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     // Flags say that it accepts; the last column is its name.
     const ACCEPTS: &str = "00010000";
+    let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let names = text.lines().filter_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         (columns.get(3) == Some(&ACCEPTS))

@@ -294,6 +294,18 @@ pub(crate) fn write_now(stream: i32, bytes: &[u8]) -> Option<usize> {
     usize::try_from(count).ok()
 }
 
+/// Does nothing for some milliseconds.
+pub(crate) fn rest(milliseconds: i32) {
+    // SAFETY: no descriptors are looked at.
+    unsafe { libc::poll(std::ptr::null_mut(), 0, milliseconds) };
+}
+
+/// Ends this process, and says nothing more.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: ends this process alone.
+    unsafe { libc::_exit(code) }
+}
+
 /// Runs something in a process that goes on when this one ends.
 pub(crate) fn leave_behind(work: impl FnOnce()) -> Result<(), i32> {
     // SAFETY: this program has one thread where it forks.
