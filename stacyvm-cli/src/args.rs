@@ -195,8 +195,8 @@ pub(crate) struct RunArgs {
     /// Leave the sandbox and print its id on standard error
     #[arg(long)]
     pub(crate) keep: bool,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    /// The command and its arguments, instead of the image's entrypoint and command
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<std::ffi::OsString>,
 }
 

@@ -61,8 +61,8 @@ pub(crate) fn sandbox(args: &SpecArgs) -> Result<SandboxSpec> {
 }
 
 /// The command of `run`.
-pub(crate) fn run(args: &RunArgs) -> Result<ExecSpec> {
-    let mut exec = command(&args.argv);
+pub(crate) fn run(args: &RunArgs, argv: &[OsString]) -> Result<ExecSpec> {
+    let mut exec = command(argv);
     exec.stdin = args.interactive;
     exec.tty = args.tty.then(tty_size);
     exec.timeout = duration("timeout", args.timeout.as_deref())?;

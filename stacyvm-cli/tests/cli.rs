@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{cli, shown, tiny_root};
+use support::{cli, shown};
 
 #[test]
 fn run_prints_what_the_command_prints_and_leaves_nothing() {
@@ -688,36 +688,4 @@ fn files_of_the_working_directory_are_no_configuration() {
     }
     // It would be seen where a configuration is looked for.
     assert_eq!(show(here.path().to_str(), elsewhere), "7");
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn an_image_is_imported_run_exported_and_removed() {
-    let cli = cli();
-    let work = tempfile::tempdir().unwrap();
-    let path = |name: &str| work.path().join(name).to_str().unwrap().to_owned();
-    let Some(source) = tiny_root(work.path()) else {
-        return;
-    };
-    let told = cli.ok(&["image", "import", &source, "--name", "tiny:1"]);
-    assert!(told.contains("tiny:1"), "{told}");
-    let list: Value = serde_json::from_str(&cli.ok(&["--json", "image", "ls"])).unwrap();
-    let name = list[0]["name"].as_str().unwrap().to_owned();
-    assert!(name.contains("tiny:1"), "{list}");
-    let seen = cli.ok(&["run", "--image", "tiny:1", "--", "/bin/cat", "/which"]);
-    assert_eq!(seen, "this image\n");
-    let id = cli.create(&["--image", "tiny:1"]);
-    let output = cli.run(&["image", "rm", "tiny:1"]);
-    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
-    cli.ok(&["kill", &id]);
-    cli.ok(&["image", "export", "tiny:1", &path("out.tar")]);
-    let digest = list[0]["digest"].as_str().unwrap();
-    cli.ok(&["image", "rm", "tiny:1"]);
-    assert_eq!(cli.ok(&["--json", "image", "ls"]).trim(), "[]");
-    let source = format!("oci-archive:{}", path("out.tar"));
-    cli.ok(&["image", "import", &source, "--name", "again"]);
-    let image: Value = serde_json::from_str(&cli.ok(&["image", "inspect", "again"])).unwrap();
-    assert_eq!(image["digest"], digest);
-    let output = cli.run(&["image", "inspect", "missing"]);
-    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
 }

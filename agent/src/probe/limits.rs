@@ -181,13 +181,19 @@ fn open_files(told: &Told) -> Answer {
     }
 }
 
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
 /// A directory of its own, on the disk that is limited.
 fn with_directory(told: &Told, work: impl FnOnce(&PathBuf) -> Answer) -> Answer {
     let below = match told.text("directory") {
         "" => "/workspace",
         told => told,
     };
-    let directory = PathBuf::from(below).join(format!("stacyvm-probe-{}", std::process::id()));
+    // Nobody can be there first, and what a killed one left is in nobody's way.
+    let directory = PathBuf::from(below).join(format!("stacyvm-probe-{:016x}", random()));
     if let Err(error) = std::fs::create_dir(&directory) {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         return Answer::unable(format!("no directory can be made: error {errno}"));

@@ -44,16 +44,18 @@ fn run(
 ) -> Result<u8> {
     let images = Images::open(store)?;
     match command {
-        ImageCommand::Pull(args) => told(&pull(context, &images, from, args, json)?, json)?,
+        ImageCommand::Pull(args) => {
+            told(&images, &pull(context, &images, from, args, json)?, json)?
+        }
         ImageCommand::Import { source, name } => {
             let source: ImageSource = source.parse()?;
             let mut options = ImportOptions::default();
             options.name.clone_from(name);
-            told(&images.import(context, &source, &options)?, json)?;
+            told(&images, &images.import(context, &source, &options)?, json)?;
         }
         ImageCommand::Ls => ls(&images, json)?,
         ImageCommand::Inspect { image } => {
-            printed(output::json(&shown(&images.find(image)?)))?;
+            printed(output::json(&detailed(&images, &images.find(image)?)?))?;
         }
         ImageCommand::Rm { images: names } => {
             for name in names {
@@ -104,9 +106,16 @@ fn pull(
 }
 
 /// What was brought in: its name, or its digest where it has none.
-fn told(image: &Image, json: bool) -> Result<()> {
+fn told(images: &Images, image: &Image, json: bool) -> Result<()> {
+    let shown = detailed(images, image)?;
+    let left_out = shown["device_node_count"].as_u64().unwrap_or_default();
+    if left_out > 0 && !json {
+        output::remark(&format!(
+            "device nodes that were not made: {left_out} (`stacyvm image inspect` lists them)"
+        ));
+    }
     printed(if json {
-        output::json(&shown(image))
+        output::json(&shown)
     } else {
         let name = image.name.clone();
         output::line(&stacyvm::error::escape(
@@ -181,6 +190,20 @@ fn shown(image: &Image) -> Value {
     })
 }
 
+/// The same, with the device nodes that were left out.
+fn detailed(images: &Images, image: &Image) -> Result<Value> {
+    let (mut nodes, mut count) = (Vec::new(), 0);
+    for layer in &image.layers {
+        let record = images.layer_record(layer.diff_id)?;
+        nodes.extend(record.devices.into_iter().map(|node| node.path));
+        count += record.device_count;
+    }
+    let mut shown = shown(image);
+    shown["device_nodes"] = json!(nodes);
+    shown["device_node_count"] = json!(count);
+    Ok(shown)
+}
+
 /// Writes beside the file and gives it its name when it is whole.
 fn export(
     context: &Context,
@@ -208,6 +231,15 @@ fn export(
         )
         .source(e)
     };
+    // A device or a link would be replaced by a file.
+    if std::fs::symlink_metadata(file).is_ok_and(|found| !found.is_file()) {
+        return Err(Error::invalid(
+            "file",
+            file.display(),
+            "a new or a regular file, or `-`",
+            "name another file, or redirect the output of `-`",
+        ));
+    }
     let mut part = file.clone().into_os_string();
     part.push(format!(".part-{}", std::process::id()));
     let part = PathBuf::from(part);

@@ -1,17 +1,27 @@
 //! `run`: make a sandbox, run a command, throw the sandbox away.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use serde_json::json;
 use stacyvm::engine::Engine;
+use stacyvm::image::Images;
 use stacyvm::sandbox::spec::Lifetime;
-use stacyvm::{Result, Sandbox};
+use stacyvm::{Error, ErrorKind, Result, Sandbox};
 
 use super::exec::{follow, report};
 use crate::args::RunArgs;
 use crate::session::Signals;
 use crate::spec;
 
-pub(crate) async fn run(engine: &Engine, args: &RunArgs, json: bool) -> Result<u8> {
-    let exec = spec::run(args)?;
+pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bool) -> Result<u8> {
+    if args.argv.is_empty() && (args.spec.image == "host" || args.spec.image.starts_with('/')) {
+        return Err(no_command(&args.spec.image));
+    }
+    if !args.argv.is_empty() {
+        // What is wrong with it is told before anything is made.
+        spec::run(args, &args.argv)?;
+    }
     let mut sandbox_spec = spec::sandbox(&args.spec)?;
     sandbox_spec.lifetime = if args.keep {
         Lifetime::Detached
@@ -21,13 +31,47 @@ pub(crate) async fn run(engine: &Engine, args: &RunArgs, json: bool) -> Result<u
     let mut signals = Signals::new()?;
     let making = super::life::make(engine, &args.spec, sandbox_spec, json);
     let sandbox = signals.unless_interrupted(making).await?;
-    let followed = follow(&sandbox, exec, &mut signals, json).await;
+    let followed = async {
+        let exec = if args.argv.is_empty() {
+            spec::run(args, &command_of(&sandbox, images, args).await?)
+        } else {
+            spec::run(args, &args.argv)
+        };
+        follow(&sandbox, exec?, &mut signals, json).await
+    };
+    let followed = followed.await;
     if args.keep {
         crate::output::remark(&format!("kept sandbox {}", sandbox.id()));
     } else {
         end(&sandbox, followed.is_ok()).await?;
     }
     report(&sandbox, followed?, json!({ "kept": args.keep }))
+}
+
+/// Entrypoint and command of the image that a sandbox was made of.
+async fn command_of(sandbox: &Sandbox, images: &Path, args: &RunArgs) -> Result<Vec<OsString>> {
+    let info = sandbox.info().await?;
+    let Some(digest) = info.effective.get("image") else {
+        return Err(no_command(&args.spec.image));
+    };
+    let image = Images::open(images)?.find(&digest.value)?;
+    let command: Vec<OsString> = image.config.command().into_iter().map(Into::into).collect();
+    if command.is_empty() {
+        return Err(no_command(&args.spec.image));
+    }
+    Ok(command)
+}
+
+fn no_command(image: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!(
+            "no COMMAND was given, and the image `{}` has none",
+            image.escape_debug()
+        ),
+    )
+    .context("field", "command")
+    .context("remedy", "give the command behind `--`")
 }
 
 /// Ends the sandbox; a failure to do so counts only if nothing failed before.

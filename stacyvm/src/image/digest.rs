@@ -166,6 +166,12 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
+/// Whether a text names an image by its digest alone.
+pub(crate) fn is_digest(text: &str) -> bool {
+    let hexadecimal = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+    text.starts_with("sha256:") || (text.len() == 64 && hexadecimal(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

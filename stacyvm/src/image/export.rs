@@ -7,6 +7,7 @@ use stacyvm_agent::guest::files::tar::{self, Record};
 
 use super::digest::{Digest, Hashing};
 use super::manifest::{REF_NAME, media};
+use super::source::Reference;
 use super::store::{Image, Images, damaged, failed};
 use super::unpack::{Expected, decompress};
 use crate::context::Context;
@@ -59,7 +60,7 @@ impl Images {
         let mut one = json!({
             "mediaType": media_type(manifest), "digest": image.digest, "size": manifest.len(),
         });
-        if let Some(name) = &image.name {
+        if let Some(name) = own_name(image) {
             one["annotations"] = json!({ REF_NAME: name });
         }
         let index = json!({ "schemaVersion": 2, "mediaType": media::INDEX, "manifests": [one] });
@@ -97,7 +98,11 @@ impl Images {
             .iter()
             .map(|layer| format!("{}.tar", layer.diff_id.hex()))
             .collect();
-        let tags: Vec<&String> = image.name.iter().collect();
+        // Docker has no tags with digests.
+        let tags: Vec<&str> = own_name(image)
+            .filter(|n| !n.contains('@'))
+            .into_iter()
+            .collect();
         let document = json!([{ "Config": config_name, "RepoTags": tags, "Layers": layers }]);
         archive.file("manifest.json", document.to_string().as_bytes())?;
         archive.file(&config_name, config)?;
@@ -208,4 +213,14 @@ impl Archive<'_> {
         self.write(&[0; 2 * tar::BLOCK])?;
         self.to.flush().map_err(|e| failed("write the archive", e))
     }
+}
+
+/// The name of an image where it is true of the archive: one with the digest of
+/// an index is not, as one of its manifests alone is written.
+fn own_name(image: &Image) -> Option<&str> {
+    let name = image.name.as_deref()?;
+    let pinned = name.parse::<Reference>().ok()?.digest();
+    pinned
+        .is_none_or(|digest| digest == image.digest)
+        .then_some(name)
 }

@@ -61,6 +61,8 @@ mod unpack;
 pub use caps::Caps;
 pub use config::ImageConfig;
 pub use digest::Digest;
+#[cfg(all(feature = "registry", feature = "oci"))]
+pub(crate) use digest::is_digest;
 pub use export::ExportFormat;
 pub use import::{BlobSource, ImportOptions};
 pub use manifest::{Descriptor, Document, ImageFile, Index, Manifest, media};

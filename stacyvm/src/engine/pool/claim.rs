@@ -231,6 +231,10 @@ impl Wanted {
             fault_point!("pool.claim.given");
             Ok(())
         };
+        if self.filled.lifetime == Lifetime::Detached {
+            // It may outlive this process from here on, and must not then be stale.
+            compare(waiting, made_of(shared, self.filled.clone()).await)?;
+        }
         // Side by side, since each waits for another process or thread most of the
         // time. Only the first two together keep a sandbox whose owner dies.
         let (given, recorded, now) = tokio::join!(

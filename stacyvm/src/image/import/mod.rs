@@ -153,6 +153,7 @@ impl Images {
         let work = Work::new(self)?;
         fault_point!("image.add.begun");
         let (digest, bytes, document) = self.manifest(source, root)?;
+        check_pinned(name.as_deref(), &[root.digest, digest])?;
         let config = self.document(
             source,
             &document.config,
@@ -323,6 +324,29 @@ impl Images {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+}
+
+/// A name with a digest stands for what has that digest and for nothing else.
+fn check_pinned(name: Option<&str>, digests: &[Digest]) -> Result<()> {
+    let Some(name) = name else {
+        return Ok(());
+    };
+    match name.parse::<Reference>()?.digest() {
+        Some(pinned) if !digests.contains(&pinned) => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the image is called `{name}` and is another one"),
+        )
+        .context(
+            "found",
+            digests.last().map(Digest::to_string).unwrap_or_default(),
+        )
+        .context("expected", pinned)
+        .context(
+            "remedy",
+            "do not trust its source; where you do, give the image another name",
+        )),
+        _ => Ok(()),
     }
 }
 

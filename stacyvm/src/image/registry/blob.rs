@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
@@ -16,6 +17,9 @@ use crate::image::manifest::Descriptor;
 
 /// How often one blob may break off.
 const BREAKS: u32 = 8;
+/// What must come of a blob in how long, so that none is waited for without end.
+const LEAST: u64 = 128 * 1024;
+pub(super) const WITHIN: Duration = Duration::from_mins(2);
 
 pub(super) struct Blob {
     context: Context,
@@ -29,6 +33,8 @@ pub(super) struct Blob {
     answer: Option<Response>,
     chunk: bytes::Bytes,
     breaks: u32,
+    /// From when `LEAST` bytes are counted, and how many had come then.
+    since: (Instant, u64),
     tally: Arc<Tally>,
 }
 
@@ -49,6 +55,7 @@ impl Blob {
             answer: None,
             chunk: bytes::Bytes::new(),
             breaks: 0,
+            since: (Instant::now(), 0),
             tally,
         };
         blob.connect()?;
@@ -57,7 +64,7 @@ impl Blob {
     }
 
     fn connect(&mut self) -> Result<()> {
-        let work = self.client.blob(self.digest, self.done);
+        let work = self.in_time(self.client.blob(self.digest, self.done));
         let answer = self.client.block_on(&self.context, work)?;
         // A registry that cannot go on where it stopped starts again; the digest
         // is of what was read all in all.
@@ -81,8 +88,17 @@ impl Blob {
         }
     }
 
+    /// Waits for the registry as long as it may take for what comes now.
+    fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
+        in_time(self.since.0 + WITHIN, &self.client.host, "blob", work)
+    }
+
     /// The next bytes; none at the end.
     fn next(&mut self) -> Result<bytes::Bytes> {
+        if self.done - self.since.1 >= LEAST {
+            self.since = (Instant::now(), self.done);
+        }
+        let due = self.since.0 + WITHIN;
         loop {
             let Some(answer) = &mut self.answer else {
                 return Ok(bytes::Bytes::new());
@@ -90,6 +106,7 @@ impl Blob {
             let host = &self.client.host;
             let asked = Asked { host, what: "blob" };
             let work = async { answer.chunk().await.map_err(|e| asked.request(e)) };
+            let work = in_time(due, host, "blob", work);
             let error = match self.client.block_on(&self.context, work) {
                 Ok(Some(mut chunk)) => {
                     let skipped = self.skip.min(chunk.len() as u64);
@@ -110,12 +127,12 @@ impl Blob {
                 )
                 .context("remedy", "try again; if it stays, the registry is damaged")
                 .retry(Retry::Maybe {
-                    after: std::time::Duration::ZERO,
+                    after: Duration::ZERO,
                 }),
                 Err(error) => error,
             };
             self.breaks += 1;
-            if self.breaks > BREAKS || !again(&error) {
+            if self.breaks > BREAKS || !again(&error) || Instant::now() >= due {
                 return Err(error);
             }
             let breaks = self.breaks;
@@ -126,6 +143,24 @@ impl Blob {
             self.client.block_on(&self.context, pause)?;
             self.connect()?;
         }
+    }
+}
+
+/// Ends work of a registry that is not done in time.
+pub(super) async fn in_time<T>(
+    due: Instant,
+    host: &str,
+    what: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout_at(due.into(), work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the registry {host} is too slow: next to nothing came in two minutes"),
+        )
+        .context("asked", what)
+        .context("remedy", "try again later, or ask a mirror")),
     }
 }
 
@@ -148,5 +183,21 @@ impl Read for Blob {
             self.tally.came(count as u64);
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_never_answers_is_given_up() {
+        let due = tokio::time::Instant::now() + WITHIN;
+        let never = std::future::pending::<Result<()>>();
+        let error = in_time(due.into_std(), "registry.example", "blob", never);
+        let error = error.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("too slow"), "{error}");
+        assert!(tokio::time::Instant::now() >= due);
     }
 }

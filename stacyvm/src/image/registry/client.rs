@@ -1,12 +1,13 @@
 //! Requests of one registry about one repository.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+use super::blob::{WITHIN, in_time};
 use super::connect::Place;
 use super::error::{Asked, tls};
 use super::secret::Credentials;
@@ -125,6 +126,7 @@ impl Client {
         };
         let path = format!("{}/manifests/{name}", self.repository);
         let mut attempt = 1;
+        let due = Instant::now() + WITHIN;
         let (bytes, media_type) = loop {
             let read = async {
                 let answer = self.get(&path, 0, asked).await?;
@@ -133,8 +135,8 @@ impl Client {
                 let is = is.split(';').next().unwrap_or_default().trim().to_owned();
                 Ok((bounded(answer, most, "manifest_bytes", asked).await?, is))
             };
-            match read.await {
-                Err(error) if attempt < self.attempts && again(&error) => {
+            match in_time(due, &self.host, &what, read).await {
+                Err(error) if attempt < self.attempts && again(&error) && Instant::now() < due => {
                     wait(attempt, None).await;
                     attempt += 1;
                 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Image, Images, Work, damaged, failed, system};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::digest::Digest;
+use crate::image::digest::{Digest, is_digest};
 use crate::image::source::Reference;
 use crate::image::unpack::names_in;
 
@@ -109,7 +109,7 @@ impl Images {
     /// `invalid_argument` for text that is none of these; `corrupt`.
     pub fn find(&self, text: &str) -> Result<Image> {
         let names = self.names()?;
-        let reference = text.parse::<Reference>().ok().map(|r| r.to_string());
+        let reference = name_of(text);
         if let Some((name, digest)) = names
             .iter()
             .find(|(name, _)| name.is_some() && *name == reference)
@@ -165,6 +165,15 @@ impl Images {
             Err(error) => Err(system("remove a name", error)),
         }
     }
+}
+
+/// The name that a text means, completed; none for one that is a digest, whatever
+/// images are called.
+pub(super) fn name_of(text: &str) -> Option<String> {
+    if is_digest(text) {
+        return None;
+    }
+    text.parse::<Reference>().ok().map(|r| r.to_string())
 }
 
 pub(super) fn no_image(text: &str) -> Error {

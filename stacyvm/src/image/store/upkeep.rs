@@ -6,11 +6,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
 
 use super::hold::lock_name;
-use super::names::no_image;
+use super::names::{name_of, no_image};
 use super::{Images, Lock, Work, system};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::digest::Digest;
-use crate::image::source::Reference;
 use crate::image::unpack::names_in;
 
 /// What a removal did.
@@ -71,7 +70,7 @@ impl Images {
         let alone = self.alone()?;
         let names = self.names()?;
         // By its name a damaged image goes too.
-        let reference = text.parse::<Reference>().ok().map(|r| r.to_string());
+        let reference = name_of(text);
         let named = names
             .iter()
             .find(|(name, _)| name.is_some() && *name == reference);

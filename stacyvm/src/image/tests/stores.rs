@@ -383,3 +383,33 @@ fn documents_past_their_caps_are_refused_before_they_are_read() {
     }
     assert_eq!(count(&ground, "refs"), 0);
 }
+
+#[test]
+fn a_name_with_a_digest_stands_for_nothing_else() {
+    let ground = Ground::new();
+    let bring = |layout: &Layout, name: &str| {
+        let path = ground.path("archive");
+        std::fs::write(&path, layout.archive()).unwrap();
+        let source = format!("oci-archive:{}", path.display()).parse().unwrap();
+        let options = ImportOptions::named(name);
+        ground.images.import(&Context::default(), &source, &options)
+    };
+    let layout = Layout::of(&[(one(), one())]);
+    let image = ground.layout(&layout).unwrap();
+    let other = format!("registry.example/a@sha256:{}", "0".repeat(64));
+    let error = bring(&layout, &other).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(ground.images.find(&other).is_err());
+    let own = format!("registry.example/a@{}", image.digest);
+    bring(&layout, &own).unwrap();
+    assert_eq!(ground.images.find(&own).unwrap().digest, image.digest);
+    // What looks like a digest is one, whatever is called so.
+    let evil = Layout::of(&[(upper(), upper())]);
+    let name = format!("docker.io/library/sha256:{}", image.digest.hex());
+    let called = bring(&evil, &name).unwrap();
+    assert_ne!(called.digest, image.digest);
+    for text in [image.digest.to_string(), image.digest.hex()] {
+        assert_eq!(ground.images.find(&text).unwrap().digest, image.digest);
+    }
+    assert_eq!(ground.images.find(&name).unwrap().digest, called.digest);
+}

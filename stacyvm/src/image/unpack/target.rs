@@ -231,6 +231,11 @@ impl Target {
                 None => self.make_directory(path)?,
             }
         }
+        let mut attributes = attributes;
+        if path.is_empty() && self.flavour == Flavour::Own {
+            // The store itself must get into it.
+            attributes.mode |= 0o700;
+        }
         self.waiting.insert(whole, Some(attributes));
         Ok(())
     }

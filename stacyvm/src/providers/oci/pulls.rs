@@ -29,6 +29,10 @@ impl Images {
         let Ok(ImageSource::Registry(reference)) = name.parse() else {
             return Ok(());
         };
+        // The store has it or not.
+        if crate::image::is_digest(name) {
+            return Ok(());
+        }
         if request.when == Pull::Missing
             && let Some(store) = self.opened.get()
             && store.has_name(&reference)

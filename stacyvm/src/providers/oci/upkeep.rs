@@ -101,6 +101,10 @@ impl Oci {
         let mut places = named("sandbox", &self.state_dir.join("sandboxes"));
         places.extend(named("volume", self.volumes.path()));
         places.extend(named("cache", &self.state_dir.join("cache")));
+        let images = self.state_dir.join("images");
+        if images.exists() {
+            places.push(("images", images));
+        }
         blocking(move || {
             let mut scale = Scale::default();
             let weighed = places.iter().map(|(kind, path)| {
