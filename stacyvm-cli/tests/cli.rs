@@ -13,7 +13,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use support::{cli, shown};
 
 #[test]

@@ -45,7 +45,7 @@ fn run(
     let images = Images::open(store)?;
     match command {
         ImageCommand::Pull(args) => {
-            told(&images, &pull(context, &images, from, args, json)?, json)?
+            told(&images, &pull(context, &images, from, args, json)?, json)?;
         }
         ImageCommand::Import { source, name } => {
             let source: ImageSource = source.parse()?;

@@ -149,5 +149,10 @@ pub(super) fn unreadable(error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, "the source of the image cannot be read").source(error)
+    Error::new(kind, "the source of the image cannot be read")
+        .context(
+            "remedy",
+            "name a file or directory that exists and that you may read",
+        )
+        .source(error)
 }

@@ -88,7 +88,17 @@ impl Images {
         source: &ImageSource,
         options: &ImportOptions,
     ) -> Result<Image> {
-        let image = match source {
+        let image = self.import_inner(context, source, options);
+        image.map_err(|error| error.operation("import").context("source", source))
+    }
+
+    fn import_inner(
+        &self,
+        context: &Context,
+        source: &ImageSource,
+        options: &ImportOptions,
+    ) -> Result<Image> {
+        match source {
             ImageSource::Layout(path, tag) => {
                 let layout = layout::Layout::open(path, self.caps())?;
                 let found = layout.find(tag.as_deref(), self.caps())?;
@@ -113,8 +123,7 @@ impl Images {
                     "use `host` and directories as they are, and pull from registries",
                 ))
             }
-        };
-        image.map_err(|error| error.operation("import").context("source", source))
+        }
     }
 
     fn add_found(

@@ -79,7 +79,9 @@ impl Client {
             authorization: Mutex::new(None),
         };
         if connect::is_loopback(host) || options.insecure.iter().any(|one| one == host) {
-            client.scheme = client.block_on(context, client.spoken())?;
+            let due = Instant::now() + WITHIN;
+            let spoken = in_time(due, host, "how it is spoken to", client.spoken());
+            client.scheme = client.block_on(context, spoken)?;
         }
         Ok(client)
     }

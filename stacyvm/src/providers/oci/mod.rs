@@ -179,8 +179,13 @@ impl Oci {
         self.agents
             .get(id, async || {
                 let directory = self.sandboxes.find(id)?;
-                AgentClient::connect(monitor::agent(&directory).await?, ConnectOptions::default())
-                    .await
+                let stream = monitor::agent(&directory).await?;
+                match AgentClient::connect(stream, ConnectOptions::default()).await {
+                    Err(error) if monitor::has_ended(&directory, &error).await => {
+                        Err(error::helper_gone())
+                    }
+                    done => done,
+                }
             })
             .await
     }

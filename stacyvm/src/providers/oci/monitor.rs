@@ -64,6 +64,21 @@ pub(super) async fn unreached(directory: &OwnedFd) -> Error {
     helper_gone()
 }
 
+/// Whether a connection to the agent failed because the helper, which had taken
+/// it, was ending.
+pub(super) async fn has_ended(directory: &OwnedFd, error: &Error) -> bool {
+    let mut looks = 20;
+    while error.kind() == ErrorKind::Unavailable && looks > 0 {
+        match is_held(directory) {
+            Ok(None) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            Ok(Some(_)) => return true,
+            Err(error) => return error.kind() == ErrorKind::NotFound,
+        }
+        looks -= 1;
+    }
+    false
+}
+
 fn stopped(pid: u32) -> Error {
     Error::new(
         ErrorKind::Unavailable,
