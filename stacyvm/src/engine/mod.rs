@@ -125,7 +125,7 @@ impl Engine {
     ///
     /// - What the spec asks for and the provider cannot do is refused before
     ///   anything is made, as is what the policy does not allow.
-    /// - Then its image is pulled, as [`Create::pull`] or else [`Policy::pull`]
+    /// - Then its image is pulled, as [`Create::pull`] or else [`Policy::pull`](field@Policy::pull)
     ///   says.
     /// - An error leaves nothing behind but what was pulled.
     ///
