@@ -63,7 +63,7 @@ fn without_a_command_the_image_s_own_one_is_run() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{error}");
     assert!(
-        error.contains("has none") && error.contains("--"),
+        error.contains("none is known") && error.contains("--"),
         "{error}"
     );
     assert_eq!(cli.run(&["run"]).status.code(), Some(125));

@@ -3,15 +3,18 @@
 #![cfg(all(target_os = "linux", feature = "image", feature = "faults"))]
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[path = "common/archive.rs"]
+mod archive;
+
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use archive::archive;
 use serde_json::json;
 use stacyvm::image::{Digest, Images, ImportOptions, Platform, media};
 use stacyvm::{Context, ErrorKind, faults};
-use stacyvm_agent::guest::files::tar::{self, Record};
 
 const HOME: &str = "STACYVM_IMAGE_FAULT_HOME";
 const DEED: &str = "STACYVM_IMAGE_FAULT_DEED";
@@ -75,30 +78,6 @@ const DEEDS: &[(&str, &[&str])] = &[
 fn parameter(name: &str) -> String {
     let value = std::env::var_os(name).and_then(|v| v.into_string().ok());
     value.unwrap_or_default()
-}
-
-fn archive(names: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, content) in names {
-        let record = Record {
-            letter: b'0',
-            name: name.as_bytes(),
-            link: b"",
-            size: content.len() as u64,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            modified_s: 1,
-            modified_ns: 0,
-            owner: "",
-            group: "",
-        };
-        tar::encode(&record, &mut bytes);
-        bytes.extend_from_slice(content);
-        tar::pad(&mut bytes, content.len() as u64);
-    }
-    bytes.extend_from_slice(&[0; 1024]);
-    bytes
 }
 
 /// A layout of two layers, and the archive of the first of them.

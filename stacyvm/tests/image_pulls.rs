@@ -8,6 +8,8 @@
     reason = "tests, with parts that others use more of"
 )]
 
+#[path = "common/archive.rs"]
+mod archive;
 mod common;
 #[path = "image_registry/made.rs"]
 mod made;

@@ -9,6 +9,8 @@
     reason = "tests, which poll other processes and tell them apart"
 )]
 
+#[path = "common/archive.rs"]
+mod archive;
 #[path = "image_registry/certificates.rs"]
 mod certificates;
 #[path = "image_registry/child.rs"]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use stacyvm_agent::confinement::{ROOT_CAPABILITIES, bits};
 
 use crate::answer::Answer;
-use crate::paths::refused;
+use crate::paths::{own_name, refused};
 use crate::sys::{self, Arg};
 use crate::{Attack, Told};
 use Arg::{Number as N, Text as T};
@@ -91,7 +91,7 @@ fn join_group(_: &Told) -> Answer {
 
 /// A new file of this program, in the first directory that takes one.
 fn new_file(mode: u32) -> Result<PathBuf, Answer> {
-    let name = format!("stacyvm-probe-{}", std::process::id());
+    let name = own_name();
     let mut last = Answer::unable("no directory can be written");
     for directory in ["/tmp", "/workspace", "/dev/shm"] {
         let path = PathBuf::from(directory).join(&name);

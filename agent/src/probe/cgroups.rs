@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::answer::Answer;
-use crate::paths::{opened_for_writing, refused};
+use crate::paths::{opened_for_writing, own_name, refused};
 use crate::sys::{self, Arg};
 use crate::{Attack, Told};
 use Arg::{Number as N, Text as T};
@@ -60,7 +60,7 @@ fn make(_: &Told) -> Answer {
         if !directory.join("cgroup.procs").exists() {
             return Answer::unable("no cgroup");
         }
-        let path = directory.join(format!("stacyvm-probe-{}", std::process::id()));
+        let path = directory.join(own_name());
         match std::fs::create_dir(&path) {
             Ok(()) => {
                 // It is empty, so the kernel takes it away.

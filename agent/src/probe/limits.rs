@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
-use crate::paths::refused;
+use crate::paths::{own_name, refused};
 use crate::sys::{self, Arg};
 use crate::{Attack, Told};
 
@@ -86,8 +86,8 @@ fn shared_memory(told: &Told) -> Answer {
     let Some(limit) = told_mib(told, "memory_mib") else {
         return Answer::unable(NOT_TOLD);
     };
-    let path = PathBuf::from(format!("/dev/shm/stacyvm-probe-{}", std::process::id()));
-    let code = sys::in_a_child(|| match File::create(&path) {
+    let path = PathBuf::from("/dev/shm").join(own_name());
+    let code = sys::in_a_child(|| match File::create_new(&path) {
         Ok(mut file) => i32::from(fill(&mut file, limit + BEYOND_MIB) < limit + BEYOND_MIB),
         Err(_) => 1,
     });
@@ -181,19 +181,13 @@ fn open_files(told: &Told) -> Answer {
     }
 }
 
-fn random() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    std::hash::RandomState::new().build_hasher().finish()
-}
-
 /// A directory of its own, on the disk that is limited.
 fn with_directory(told: &Told, work: impl FnOnce(&PathBuf) -> Answer) -> Answer {
     let below = match told.text("directory") {
         "" => "/workspace",
         told => told,
     };
-    // Nobody can be there first, and what a killed one left is in nobody's way.
-    let directory = PathBuf::from(below).join(format!("stacyvm-probe-{:016x}", random()));
+    let directory = PathBuf::from(below).join(own_name());
     if let Err(error) = std::fs::create_dir(&directory) {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         return Answer::unable(format!("no directory can be made: error {errno}"));

@@ -8,6 +8,15 @@ use std::path::{Path, PathBuf};
 
 use crate::answer::Answer;
 
+/// A name for what an attack makes. Nobody can be there first, and what a killed
+/// one left is in nobody's way.
+pub(crate) fn own_name() -> String {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // The standard library's one source of random numbers.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    format!("stacyvm-probe-{random:016x}")
+}
+
 /// What is tried with a file.
 #[derive(Clone, Copy, Debug)]
 enum How {

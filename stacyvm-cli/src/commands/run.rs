@@ -15,13 +15,12 @@ use crate::session::Signals;
 use crate::spec;
 
 pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bool) -> Result<u8> {
-    if args.argv.is_empty() && (args.spec.image == "host" || args.spec.image.starts_with('/')) {
-        return Err(no_command(&args.spec.image));
-    }
-    if !args.argv.is_empty() {
-        // What is wrong with it is told before anything is made.
-        spec::run(args, &args.argv)?;
-    }
+    let image = &args.spec.image;
+    let given = match args.argv.is_empty() {
+        false => Some(spec::run(args, &args.argv)?),
+        true if image == "host" || image.starts_with('/') => return Err(no_command(image)),
+        true => None,
+    };
     let mut sandbox_spec = spec::sandbox(&args.spec)?;
     sandbox_spec.lifetime = if args.keep {
         Lifetime::Detached
@@ -32,12 +31,11 @@ pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bo
     let making = super::life::make(engine, &args.spec, sandbox_spec, json);
     let sandbox = signals.unless_interrupted(making).await?;
     let followed = async {
-        let exec = if args.argv.is_empty() {
-            spec::run(args, &command_of(&sandbox, images, args).await?)
-        } else {
-            spec::run(args, &args.argv)
+        let exec = match given {
+            Some(given) => given,
+            None => spec::run(args, &command_of(&sandbox, images, image).await?)?,
         };
-        follow(&sandbox, exec?, &mut signals, json).await
+        follow(&sandbox, exec, &mut signals, json).await
     };
     let followed = followed.await;
     if args.keep {
@@ -49,15 +47,16 @@ pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bo
 }
 
 /// Entrypoint and command of the image that a sandbox was made of.
-async fn command_of(sandbox: &Sandbox, images: &Path, args: &RunArgs) -> Result<Vec<OsString>> {
+async fn command_of(sandbox: &Sandbox, images: &Path, name: &str) -> Result<Vec<OsString>> {
     let info = sandbox.info().await?;
+    // A provider with images of its own does not say what they run.
     let Some(digest) = info.effective.get("image") else {
-        return Err(no_command(&args.spec.image));
+        return Err(no_command(name));
     };
     let image = Images::open(images)?.find(&digest.value)?;
     let command: Vec<OsString> = image.config.command().into_iter().map(Into::into).collect();
     if command.is_empty() {
-        return Err(no_command(&args.spec.image));
+        return Err(no_command(name));
     }
     Ok(command)
 }
@@ -66,7 +65,7 @@ fn no_command(image: &str) -> Error {
     Error::new(
         ErrorKind::InvalidArgument,
         format!(
-            "no COMMAND was given, and the image `{}` has none",
+            "no COMMAND was given, and none is known of the image `{}`",
             image.escape_debug()
         ),
     )

@@ -7,7 +7,7 @@ use stacyvm::image::{Credentials, Digest, PullOptions, Secret};
 use stacyvm::{Context, ErrorKind};
 
 use super::made::Made;
-use super::server::{Server, anonymous, is_without_image, send, store};
+use super::server::{Server, anonymous, is_without_image, other_bytes, send, store};
 
 #[test]
 fn other_bytes_than_promised_are_refused() {
@@ -15,16 +15,7 @@ fn other_bytes_than_promised_are_refused() {
     let mut wrong = made.layers[0].clone();
     wrong[600_000] ^= 1;
     let path = format!("/blobs/{}", Digest::of(&made.layers[0]));
-    let server = Server::start(
-        &made,
-        Box::new(move |request, stream| {
-            let mine = request.path.ends_with(&path);
-            if mine {
-                send(stream, "200 OK", "", &wrong);
-            }
-            mine
-        }),
-    );
+    let server = Server::start(&made, other_bytes(path, wrong));
     let (_home, images) = store();
     let pulled = images.pull(&Context::default(), &server.reference(), &anonymous());
     assert_eq!(pulled.unwrap_err().kind(), ErrorKind::Corrupt);

@@ -5,29 +5,7 @@ use std::sync::OnceLock;
 use serde_json::json;
 use stacyvm::image::{Digest, Platform, media};
 
-/// An archive of one file, with a trailer.
-fn archive(name: &str, content: &[u8]) -> Vec<u8> {
-    use stacyvm_agent::guest::files::tar::{self, Record};
-    let record = Record {
-        letter: b'0',
-        name: name.as_bytes(),
-        link: b"",
-        size: content.len() as u64,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        modified_s: 1,
-        modified_ns: 0,
-        owner: "",
-        group: "",
-    };
-    let mut bytes = Vec::new();
-    tar::encode(&record, &mut bytes);
-    bytes.extend_from_slice(content);
-    tar::pad(&mut bytes, content.len() as u64);
-    bytes.extend_from_slice(&[0; 1024]);
-    bytes
-}
+use super::archive::archive;
 
 /// One image of two layers.
 #[derive(Clone)]
@@ -47,7 +25,7 @@ impl Made {
                 state.to_be_bytes()[0]
             })
             .collect();
-        let layers = [archive("bin/a", &long), archive("etc/b", b"b")];
+        let layers = [archive(&[("bin/a", &long)]), archive(&[("etc/b", b"b")])];
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
         let config = json!({
             "os": "linux", "architecture": architecture,

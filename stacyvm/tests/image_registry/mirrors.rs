@@ -4,7 +4,7 @@ use stacyvm::image::{Credentials, Digest, PullOptions, Reference, Secret};
 use stacyvm::{Context, ErrorKind};
 
 use super::made::Made;
-use super::server::{Server, anonymous, send, store};
+use super::server::{Server, anonymous, other_bytes, send, store};
 
 /// One that serves all, below a path too.
 fn good(made: &Made) -> Server {
@@ -131,16 +131,7 @@ fn digests_hold_whoever_serves() {
         made.layers[0].clone(),
     );
     wrong[700] ^= 1;
-    let mirror = Server::start(
-        &made,
-        Box::new(move |request, stream| {
-            let mine = request.path.ends_with(&path);
-            if mine {
-                send(stream, "200 OK", "", &wrong);
-            }
-            mine
-        }),
-    );
+    let mirror = Server::start(&made, other_bytes(path, wrong));
     let options = through(&registry, &[&mirror.host]);
     let (_home, images) = store();
     images

@@ -1,6 +1,6 @@
 //! Proxies, as the environment names them.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::child::Pull;
 use super::real::{BASIC, Registry};
+use super::server::read_head;
 
 /// A proxy for `CONNECT` that leads to one place, whatever it is asked for.
 struct Proxy {
@@ -33,15 +34,10 @@ impl Proxy {
 }
 
 fn serve(mut stream: TcpStream, to: &str, seen: &Mutex<Vec<String>>) {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).unwrap_or(0) == 0 {
-            return;
-        }
-        head.push(byte[0]);
-    }
-    seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+    let Some(head) = read_head(&mut stream) else {
+        return;
+    };
+    seen.lock().unwrap().push(head);
     let mut there = TcpStream::connect(to).unwrap();
     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
     let (mut back, mut from) = (stream.try_clone().unwrap(), there.try_clone().unwrap());

@@ -69,25 +69,39 @@ impl Server {
     }
 }
 
+/// The head of a request; `None` where there is none, or the greeting of TLS.
+pub(crate) fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).unwrap_or(0) == 0 || (head.is_empty() && byte[0] == 0x16) {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8(head).unwrap())
+}
+
+/// Serves other bytes where a path ends so.
+pub(crate) fn other_bytes(path: String, bytes: Vec<u8>) -> Answer {
+    Box::new(move |request, stream| {
+        let mine = request.path.ends_with(&path);
+        if mine {
+            send(stream, "200 OK", "", &bytes);
+        }
+        mine
+    })
+}
+
 fn serve(
     mut stream: TcpStream,
     content: &HashMap<String, Vec<u8>>,
     answer: &Answer,
     seen: &Mutex<Vec<Request>>,
 ) {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).unwrap_or(0) == 0 {
-            return;
-        }
-        head.push(byte[0]);
-        // The greeting of TLS, which this one does not speak.
-        if head[0] == 0x16 {
-            return;
-        }
-    }
-    let head = String::from_utf8(head).unwrap();
+    let Some(head) = read_head(&mut stream) else {
+        return;
+    };
     let path = head.split(' ').nth(1).unwrap().to_owned();
     let body = String::new();
     let mut request = Request { path, head, body };

@@ -21,6 +21,35 @@ const BREAKS: u32 = 8;
 const LEAST: u64 = 128 * 1024;
 pub(super) const WITHIN: Duration = Duration::from_mins(2);
 
+/// How long was waited for how much. What was read once already counts too, and
+/// the time in which nobody waited does not.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    came: u64,
+}
+
+impl Pace {
+    fn due(&self) -> Instant {
+        Instant::now() + WITHIN.saturating_sub(self.waited)
+    }
+
+    fn waited(&mut self, since: Instant) {
+        self.waited += since.elapsed();
+    }
+
+    fn came(&mut self, bytes: u64) {
+        self.came += bytes;
+        if self.came >= LEAST {
+            *self = Self::default();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.waited >= WITHIN
+    }
+}
+
 pub(super) struct Blob {
     context: Context,
     client: Arc<Client>,
@@ -33,8 +62,7 @@ pub(super) struct Blob {
     answer: Option<Response>,
     chunk: bytes::Bytes,
     breaks: u32,
-    /// From when `LEAST` bytes are counted, and how many had come then.
-    since: (Instant, u64),
+    pace: Pace,
     tally: Arc<Tally>,
 }
 
@@ -55,7 +83,7 @@ impl Blob {
             answer: None,
             chunk: bytes::Bytes::new(),
             breaks: 0,
-            since: (Instant::now(), 0),
+            pace: Pace::default(),
             tally,
         };
         blob.connect()?;
@@ -64,8 +92,12 @@ impl Blob {
     }
 
     fn connect(&mut self) -> Result<()> {
-        let work = self.in_time(self.client.blob(self.digest, self.done));
-        let answer = self.client.block_on(&self.context, work)?;
+        let began = Instant::now();
+        let work = self.client.blob(self.digest, self.done);
+        let work = in_time(self.pace.due(), &self.client.host, "blob", work);
+        let answer = self.client.block_on(&self.context, work);
+        self.pace.waited(began);
+        let answer = answer?;
         // A registry that cannot go on where it stopped starts again; the digest
         // is of what was read all in all.
         self.skip = match answer.status() {
@@ -88,17 +120,8 @@ impl Blob {
         }
     }
 
-    /// Waits for the registry as long as it may take for what comes now.
-    fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
-        in_time(self.since.0 + WITHIN, &self.client.host, "blob", work)
-    }
-
     /// The next bytes; none at the end.
     fn next(&mut self) -> Result<bytes::Bytes> {
-        if self.done - self.since.1 >= LEAST {
-            self.since = (Instant::now(), self.done);
-        }
-        let due = self.since.0 + WITHIN;
         loop {
             let Some(answer) = &mut self.answer else {
                 return Ok(bytes::Bytes::new());
@@ -106,9 +129,13 @@ impl Blob {
             let host = &self.client.host;
             let asked = Asked { host, what: "blob" };
             let work = async { answer.chunk().await.map_err(|e| asked.request(e)) };
-            let work = in_time(due, host, "blob", work);
-            let error = match self.client.block_on(&self.context, work) {
+            let began = Instant::now();
+            let work = in_time(self.pace.due(), host, "blob", work);
+            let got = self.client.block_on(&self.context, work);
+            self.pace.waited(began);
+            let error = match got {
                 Ok(Some(mut chunk)) => {
+                    self.pace.came(chunk.len() as u64);
                     let skipped = self.skip.min(chunk.len() as u64);
                     self.skip -= skipped;
                     let _ = chunk.split_to(usize::try_from(skipped).unwrap_or(chunk.len()));
@@ -132,7 +159,7 @@ impl Blob {
                 Err(error) => error,
             };
             self.breaks += 1;
-            if self.breaks > BREAKS || !again(&error) || Instant::now() >= due {
+            if self.breaks > BREAKS || !again(&error) || self.pace.is_over() {
                 return Err(error);
             }
             let breaks = self.breaks;
@@ -189,6 +216,20 @@ impl Read for Blob {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_gives_new_time_and_nothing_else_does() {
+        let mut pace = Pace {
+            waited: WITHIN,
+            came: 0,
+        };
+        assert!(pace.is_over());
+        pace.came(LEAST - 1);
+        assert!(pace.is_over());
+        pace.came(1);
+        assert!(!pace.is_over());
+        assert_eq!((pace.waited, pace.came), (Duration::ZERO, 0));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_registry_that_never_answers_is_given_up() {

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::build::*;
 use super::*;
+use crate::image::unpack::testing::unpack_as_user;
 
 /// The root of an image as a copy.
 fn copied(ground: &Ground, image: &Image) -> PathBuf {
@@ -292,4 +293,16 @@ fn names_are_hidden_by_attributes_where_devices_cannot_be_made() {
     assert_eq!(value("d/a", "user.overlay.whiteout"), b"y");
     assert_eq!(value("d", "user.overlay.opaque"), b"x");
     assert_eq!(value("e", "user.overlay.opaque"), b"y");
+}
+
+#[test]
+fn a_root_without_rights_can_be_entered_by_the_store_of_a_user() {
+    let ground = Ground::new();
+    let into = ground.path("into");
+    std::fs::create_dir(&into).unwrap();
+    let archive = tar(&[dir("./").mode(0), dir("d").mode(0)]);
+    unpack_as_user(&archive, &into).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+    assert_eq!(mode(&into), 0o700);
+    assert_eq!(mode(&into.join("d")), 0);
 }

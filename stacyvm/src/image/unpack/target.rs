@@ -212,7 +212,7 @@ impl Target {
         Ok(())
     }
 
-    pub(super) fn directory(&mut self, path: &[&[u8]], attributes: Attributes) -> Result<()> {
+    pub(super) fn directory(&mut self, path: &[&[u8]], mut attributes: Attributes) -> Result<()> {
         let whole = join(path);
         if let Some((name, above)) = path.split_last() {
             self.walk(above)?;
@@ -231,7 +231,6 @@ impl Target {
                 None => self.make_directory(path)?,
             }
         }
-        let mut attributes = attributes;
         if path.is_empty() && self.flavour == Flavour::Own {
             // The store itself must get into it.
             attributes.mode |= 0o700;
