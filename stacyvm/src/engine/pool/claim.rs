@@ -235,12 +235,12 @@ impl Wanted {
             // It may outlive this process from here on, and must not then be stale.
             compare(waiting, made_of(shared, self.filled.clone()).await)?;
         }
-        // Side by side, since each waits for another process or thread most of the
-        // time. Only the first two together keep a sandbox whose owner dies.
-        let (given, recorded, now) = tokio::join!(
+        // Side by side, the longest first, since each waits for another process or
+        // thread most of the time. Only the first two together keep a sandbox whose owner dies.
+        let (recorded, given, now) = tokio::join!(
             biased;
-            given,
             self.record(waiting),
+            given,
             made_of(shared, self.filled.clone()),
         );
         let fit = given

@@ -20,7 +20,7 @@ use crate::sandbox::state::Effective;
 
 /// How long after a claim the next one is not made yet: the first command comes
 /// at once, and a create would take processors from it.
-const SETTLE: Duration = Duration::from_millis(3);
+const SETTLE: Duration = Duration::from_millis(12);
 /// How long it is not tried again after a first failure, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -15,6 +15,7 @@ use stacyvm_agent::helper_protocol::{
     FromHelper, GENERATION, GiveAway, MAX_PACKET, Park, Remove, ToHelper, Users,
 };
 use stacyvm_agent::protocol::message::{decode, encode};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::error::{failed, helper_gone, not_placed, system};
@@ -200,7 +201,12 @@ impl Helper {
                 "mount a common parent",
             ));
         }
-        let ready = self.ready()?;
+        // There is room mostly, and then nothing is waited for.
+        match send_now(self.channel.as_fd(), &bytes, descriptors) {
+            Err(Errno::AGAIN) => {}
+            sent => return sent.map_err(|errno| self.unheard(errno)),
+        }
+        let ready = self.ready(Interest::WRITABLE)?;
         loop {
             let mut guard = ready
                 .writable()
@@ -216,7 +222,7 @@ impl Helper {
 
     /// Waits for the next packet.
     pub(super) async fn receive(&self) -> Result<FromHelper> {
-        let ready = self.ready()?;
+        let ready = self.ready(Interest::READABLE)?;
         let mut buffer = vec![0; MAX_PACKET];
         // One that ended before it read everything resets the channel; what it
         // said comes after that.
@@ -302,8 +308,9 @@ impl Helper {
     }
 
     /// A registration with the runtime of this call: helpers outlive runtimes.
-    fn ready(&self) -> Result<AsyncFd<BorrowedFd<'_>>> {
-        sys::register(self.channel.as_fd()).map_err(|e| super::error::io("wait for a helper", e))
+    fn ready(&self, interest: Interest) -> Result<AsyncFd<BorrowedFd<'_>>> {
+        sys::register(self.channel.as_fd(), interest)
+            .map_err(|e| super::error::io("wait for a helper", e))
     }
 }
 

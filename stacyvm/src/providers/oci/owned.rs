@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stacyvm_agent::remove;
+use tokio::io::Interest;
 use tokio::sync::Notify;
 
 use super::directory::{PARKED, Sandboxes};
@@ -234,7 +235,7 @@ impl Owned {
         if let Some(end) = helper.end() {
             let owned = Arc::downgrade(self);
             tokio::spawn(async move {
-                if let Ok(ready) = super::sys::register(end.as_fd()) {
+                if let Ok(ready) = super::sys::register(end.as_fd(), Interest::READABLE) {
                     let _ = ready.readable().await;
                 }
                 match owned.upgrade() {

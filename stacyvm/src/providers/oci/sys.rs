@@ -11,9 +11,12 @@ use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers a borrowed descriptor with the runtime of the caller.
-pub(super) fn register(descriptor: BorrowedFd<'_>) -> std::io::Result<AsyncFd<BorrowedFd<'_>>> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
+/// Registers a borrowed descriptor with the runtime of the caller. Nobody is woken
+/// for what is not of interest.
+pub(super) fn register(
+    descriptor: BorrowedFd<'_>,
+    interest: Interest,
+) -> std::io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: a `BorrowedFd` refers to an open descriptor, and its lifetime,
     // which the result carries, ends before that descriptor is closed.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, interest) };

@@ -12,6 +12,7 @@ mod worker;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -49,6 +50,7 @@ pub struct SqliteStore {
     writer: Arc<Worker>,
     /// May be the writer.
     reader: Arc<Worker>,
+    disk: Arc<Disk>,
 }
 
 impl SqliteStore {
@@ -81,6 +83,7 @@ impl SqliteStore {
         Ok(Self {
             writer,
             reader,
+            disk: Arc::new(Disk(AtomicBool::new(open::WAITS_FOR_DISK))),
             meta: opened.meta,
             file: path.into(),
         })
@@ -111,12 +114,11 @@ impl SqliteStore {
         cx: &Context,
         work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
-        let file = self.file.clone();
-        self.writer
-            .run(cx, move |db| {
-                transact(db, &work).map_err(|e| e.named(&file))
-            })
-            .await
+        self.run(cx, move |db, disk| {
+            disk.wait(db, true)?;
+            transact(db, &work)
+        })
+        .await
     }
 
     /// Writes without waiting for the disk.
@@ -125,29 +127,38 @@ impl SqliteStore {
         cx: &Context,
         work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
-        self.write_where(cx, |_| Ok(false), work).await
+        self.run(cx, move |db, disk| {
+            disk.wait(db, false)?;
+            transact(db, &work)
+        })
+        .await
     }
 
-    /// Writes, and waits for the disk where `waits` says so of what is there.
-    async fn write_where<T: Send + 'static>(
+    async fn run<T: Send + 'static>(
         &self,
         cx: &Context,
-        waits: impl Fn(&Connection) -> Result<bool, Fault> + Send + 'static,
-        work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&mut Connection, &Disk) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
-        let file = self.file.clone();
-        let run = move |db: &mut Connection| {
-            if waits(db)? {
-                return transact(db, &work);
-            }
-            db.pragma_update(None, "synchronous", "NORMAL")?;
-            let noted = transact(db, &work);
-            db.pragma_update(None, "synchronous", "FULL")?;
-            noted
-        };
+        let (file, disk) = (self.file.clone(), self.disk.clone());
         self.writer
-            .run(cx, move |db| run(db).map_err(|e| e.named(&file)))
+            .run(cx, move |db| work(db, &disk).map_err(|e| e.named(&file)))
             .await
+    }
+}
+
+/// Whether commits of the writer wait for the disk.
+#[derive(Debug)]
+struct Disk(AtomicBool);
+
+impl Disk {
+    /// Has the next ones wait, or not. Only the writer's thread asks.
+    fn wait(&self, db: &Connection, wanted: bool) -> Result<(), Fault> {
+        if self.0.load(Ordering::Relaxed) != wanted {
+            let level = if wanted { "FULL" } else { "NORMAL" };
+            db.pragma_update(None, "synchronous", level)?;
+            self.0.store(wanted, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -240,21 +251,30 @@ impl Store for SqliteStore {
         update: &SandboxUpdate,
     ) -> Result<SandboxRecord> {
         let (tenant, id, update) = (cx.tenant.clone(), id.clone(), update.clone());
-        let waits = {
-            let (tenant, id) = (tenant.clone(), id.clone());
-            move |db: &Connection| query::outlives_host(db, &tenant, &id)
-        };
-        let change = move |db: &Connection| {
+        let change = move |db: &Connection, waits: bool| {
             let before = query::sandbox(db, &tenant, &id)?;
+            if before.outlives_host && !waits {
+                return Ok(None);
+            }
             let after = rules::apply(&before, version, &update)?;
             rows::update_sandbox(db, &before, &after)?;
             if let Some((step, detail)) = &update.step {
                 rows::insert_journal(db, &id, *step, update.at_ms, detail)?;
             }
             rows::put_resources(db, &id, &update.resources)?;
-            Ok(after)
+            Ok(Some(after))
         };
-        self.write_where(cx, waits, change).await
+        self.run(cx, move |db, disk| {
+            let mut waits = false;
+            loop {
+                disk.wait(db, waits)?;
+                if let Some(after) = transact(db, &|db: &Connection| change(db, waits))? {
+                    return Ok(after);
+                }
+                waits = true;
+            }
+        })
+        .await
     }
 
     async fn get_sandbox(&self, cx: &Context, id: &SandboxId) -> Result<SandboxRecord> {

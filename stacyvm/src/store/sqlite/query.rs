@@ -67,18 +67,6 @@ pub(super) fn sandbox(
         .ok_or_else(|| rules::no_sandbox(id).into())
 }
 
-/// Whether a sandbox may live on after its host's reboot.
-pub(super) fn outlives_host(
-    db: &Connection,
-    tenant: &TenantId,
-    id: &SandboxId,
-) -> Result<bool, Fault> {
-    db.prepare_cached("SELECT outlives_host FROM sandboxes WHERE id = ?1 AND tenant = ?2")?
-        .query_row([id.as_str(), tenant.as_str()], |row| row.get(0))
-        .optional()?
-        .ok_or_else(|| rules::no_sandbox(id).into())
-}
-
 /// Fails unless the tenant has that sandbox.
 pub(super) fn must_exist(db: &Connection, tenant: &TenantId, id: &SandboxId) -> Result<(), Fault> {
     db.prepare_cached("SELECT 1 FROM sandboxes WHERE id = ?1 AND tenant = ?2")?

@@ -1,6 +1,9 @@
 //! Records as rows, and back.
 
-use rusqlite::{Connection, Row, params};
+use std::fmt::Write as _;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params, params_from_iter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -179,49 +182,65 @@ pub(super) fn insert_sandbox(db: &Connection, r: &SandboxRecord) -> Result<(), F
     insert_labels(db, r)
 }
 
-/// Writes what may change of a sandbox, if it is at version `before`.
+/// Writes what changed of a sandbox, if it is at version `before`. An index costs
+/// a page, so columns that stay as they are are not named.
 pub(super) fn update_sandbox(
     db: &Connection,
     before: &SandboxRecord,
     r: &SandboxRecord,
 ) -> Result<(), Fault> {
-    let changed = db
-        .prepare_cached(
-            "UPDATE sandboxes SET phase = ?1, version = ?2, labels = ?3, updated_ms = ?4, \
-             ends_ms = ?5, ended_ms = ?6, owner = ?7, effective = ?8, failure = ?9 \
-             WHERE id = ?10 AND version = ?11",
-        )?
-        .execute(params![
-            r.phase.name(),
-            int(r.version),
-            json(&r.labels),
-            int(r.updated_ms),
-            r.ends_ms.map(int),
-            r.ended_ms.map(int),
-            r.owner,
-            json(&r.effective),
-            r.failure,
-            r.id.as_str(),
-            int(before.version),
-        ])?;
+    let id = r.id.as_str();
+    let mut sql = "UPDATE sandboxes SET version = ?3, updated_ms = ?4".to_owned();
+    let mut values = vec![
+        Value::from(id.to_owned()),
+        int(before.version).into(),
+        int(r.version).into(),
+        int(r.updated_ms).into(),
+    ];
+    let mut set = |column: &str, value: Value| {
+        values.push(value);
+        // Writing to a text cannot fail.
+        let _ = write!(sql, ", {column} = ?{}", values.len());
+    };
+    if before.phase != r.phase {
+        set("phase", r.phase.name().to_owned().into());
+    }
+    if before.labels != r.labels {
+        set("labels", json(&r.labels).into());
+    }
+    if before.ends_ms != r.ends_ms {
+        set("ends_ms", r.ends_ms.map(int).into());
+    }
+    if before.ended_ms != r.ended_ms {
+        set("ended_ms", r.ended_ms.map(int).into());
+    }
+    if before.owner != r.owner {
+        set("owner", r.owner.clone().into());
+    }
+    if before.effective != r.effective {
+        set("effective", json(&r.effective).into());
+    }
+    if before.failure != r.failure {
+        set("failure", r.failure.clone().into());
+    }
+    if before.spec != r.spec {
+        set("spec", json(&r.spec).into());
+    }
+    if before.digest != r.digest {
+        set("digest", r.digest.clone().into());
+    }
+    if before.lifetime != r.lifetime {
+        set("lifetime", lifetime_name(r.lifetime).to_owned().into());
+    }
+    sql.push_str(" WHERE id = ?1 AND version = ?2");
+    let changed = db.prepare_cached(&sql)?.execute(params_from_iter(values))?;
     if changed != 1 {
         // The transaction read that version: nobody can have come between.
         return Err(fault::bad_row("sandboxes", "version").into());
     }
-    if before.digest != r.digest || before.spec != r.spec || before.lifetime != r.lifetime {
-        db.prepare_cached(
-            "UPDATE sandboxes SET spec = ?1, digest = ?2, lifetime = ?3 WHERE id = ?4",
-        )?
-        .execute(params![
-            json(&r.spec),
-            r.digest,
-            lifetime_name(r.lifetime),
-            r.id.as_str()
-        ])?;
-    }
     if before.labels != r.labels {
         db.prepare_cached("DELETE FROM labels WHERE sandbox = ?1")?
-            .execute([r.id.as_str()])?;
+            .execute([id])?;
         insert_labels(db, r)?;
     }
     Ok(())

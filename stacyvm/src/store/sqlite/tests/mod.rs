@@ -73,3 +73,40 @@ async fn pruning_and_deletion_go_through_an_index() {
         assert!(!line.contains("SCAN"), "{lines:?}");
     }
 }
+
+/// How the last commit was made: whether it waited for the disk.
+async fn waited(store: &SqliteStore) -> bool {
+    let cx = tenant("ours");
+    let level = store.writer.run(&cx, |db| {
+        Ok(db.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0)))
+    });
+    level.await.unwrap().unwrap() == 2
+}
+
+#[tokio::test]
+async fn what_outlives_its_host_waits_for_the_disk_and_the_rest_does_not() {
+    let (store, _home) = fresh().await;
+    let cx = tenant("ours");
+    for outlives_host in [true, false, true] {
+        let mut record = record(&store, &cx);
+        record.outlives_host = outlives_host;
+        store.begin_create(&cx, &record).await.unwrap();
+        assert_eq!(waited(&store).await, outlives_host, "made");
+        // Whatever came before it.
+        for other in [true, false] {
+            store
+                .run(&cx, move |db, disk| disk.wait(db, other))
+                .await
+                .unwrap();
+            let known = store.get_sandbox(&cx, &record.id).await.unwrap();
+            let update = SandboxUpdate {
+                at_ms: known.updated_ms + 1,
+                failure: Some("none".to_owned()),
+                ..SandboxUpdate::default()
+            };
+            let updated = store.update_sandbox(&cx, &record.id, known.version, &update);
+            assert_eq!(updated.await.unwrap().version, known.version + 1);
+            assert_eq!(waited(&store).await, outlives_host, "changed");
+        }
+    }
+}
