@@ -17,13 +17,15 @@ failed=false
 # One by one: moments are counted from when a host begins, and a busy machine
 # shifts them all to the same place.
 tests() {
-    cargo test -p stacyvm --all-features --test faults -- --test-threads=1 --nocapture "$1" 2>&1 | tee -a "$log" |
+    cargo test -p stacyvm --all-features --test "$1" -- --test-threads=1 --nocapture "$2" 2>&1 | tee -a "$log" |
         grep -vE '^(error: io error when listing tests|$)' || failed=true
 }
 
 say "$rounds rounds for each point, seed $STACYVM_FAULT_SEED"
-STACYVM_FAULT_ROUNDS=$rounds tests points::
-STACYVM_FAULT_ROUNDS=$((rounds * 8)) tests host_killed::
+STACYVM_FAULT_ROUNDS=$rounds tests faults points::
+STACYVM_FAULT_ROUNDS=$rounds tests image_faults a_kill
+STACYVM_FAULT_ROUNDS=$rounds tests image_registry killed::
+STACYVM_FAULT_ROUNDS=$((rounds * 8)) tests faults host_killed::
 printf '\n== what was found\n'
 grep -E ' points, .* rounds, .* wrong$|sandboxes found, and how often' "$log" || true
 awk '/ points, .* rounds, .* wrong$/ { for (i = 1; i <= NF; i++) { if ($(i + 1) ~ /^points/) p += $i; if ($(i + 1) ~ /^rounds/) r += $i; if ($(i + 1) ~ /^wrong/) w += $i } }

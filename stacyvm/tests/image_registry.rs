@@ -19,6 +19,9 @@ mod child;
 mod helpers;
 #[path = "image_registry/hostile.rs"]
 mod hostile;
+#[cfg(feature = "faults")]
+#[path = "image_registry/killed.rs"]
+mod killed;
 #[path = "image_registry/made.rs"]
 mod made;
 #[path = "image_registry/mirrors.rs"]
