@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures stacyvm beside its peers in one run and prints ratios.
 #
-#   scripts/bench.sh [--quick] [create|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
+#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
 #   scripts/bench.sh unpack          the import of an image beside skopeo and umoci
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing

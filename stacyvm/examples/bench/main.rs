@@ -2,12 +2,14 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
+//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
 mod abuse;
 mod crowd;
+#[cfg(feature = "image")]
+mod image;
 mod measures;
 mod memory;
 mod peers;

@@ -18,6 +18,8 @@ type Measure = fn(&Plan) -> Pin<Box<dyn Future<Output = Outcome> + '_>>;
 
 pub(crate) const ALL: &[(&str, Measure)] = &[
     ("create", |plan| Box::pin(create(plan))),
+    #[cfg(feature = "image")]
+    ("image", |plan| Box::pin(crate::image::image(plan))),
     ("pool", |plan| Box::pin(crate::pool::pool(plan))),
     ("exec", |plan| Box::pin(exec(plan))),
     ("stream", |plan| Box::pin(stream(plan))),
