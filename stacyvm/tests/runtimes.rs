@@ -9,9 +9,10 @@
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::runtimes::{find, is_mixed, suite};
 use common::{Host, eventually, soon};
 use rustix::process::{Pid, Signal, kill_process};
 use stacyvm::config::Config;
@@ -22,40 +23,9 @@ use stacyvm::sandbox::info::SandboxInfo;
 use stacyvm::sandbox::spec::{Lifetime, Mount, MountSource};
 use stacyvm::{ErrorKind, ExitStatus, Sandbox, SandboxSpec};
 
-/// Where a host with cgroups of both versions has the second.
-const UNIFIED: &str = "/sys/fs/cgroup/unified";
-/// Set in the copy of this program that does not see the second.
-const HIDDEN: &str = "STACYVM_TEST_UNIFIED_HIDDEN";
 /// The state directory and the runtime of the copy that is killed.
 const DOOMED: &str = "STACYVM_TEST_DOOMED_STATE";
 const DOOMED_RUNTIME: &str = "STACYVM_TEST_DOOMED_RUNTIME";
-
-fn find(runtime: &str) -> Option<PathBuf> {
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"]
-        .iter()
-        .map(|directory| Path::new(directory).join(runtime))
-        .find(|path| path.exists())
-}
-
-fn is_mixed() -> bool {
-    std::fs::read_to_string("/proc/self/mountinfo")
-        .unwrap()
-        .contains(&format!(" {UNIFIED} "))
-}
-
-/// Runs one test of this program again where the second version of cgroups is
-/// hidden, as crun refuses a host that has both.
-fn again_without_unified(test: &str) {
-    let script = format!("umount {UNIFIED} && exec \"$0\" \"$@\"");
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", &script])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(HIDDEN, "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "{test} failed without {UNIFIED}");
-}
 
 async fn engine(state: &Path, runtime: Option<&str>) -> Engine {
     let mut config = Config::for_state_dir(state);
@@ -602,41 +572,18 @@ async fn a_runsc_without_descriptors_is_refused_with_the_way_out() {
     assert!(format!("{error:?}").contains("docker"), "{error:?}");
 }
 
-macro_rules! suite {
-    ($runtime:ident: $($test:ident)*) => {
-        mod $runtime {
-            $(#[tokio::test]
-            async fn $test() {
-                let name = stringify!($runtime);
-                if super::find(name).is_none() || !rustix::process::geteuid().is_root() {
-                    eprintln!("not run: no {name} on this host, or not root");
-                    return;
-                }
-                if name == "crun" && super::is_mixed() && std::env::var_os(super::HIDDEN).is_none() {
-                    super::again_without_unified(concat!("crun::", stringify!($test)));
-                    return;
-                }
-                super::$test(name).await;
-            })*
-        }
-    };
-    ($($runtime:ident)*) => {
-        $(suite!($runtime:
-            commands_and_files
-            a_directory_stays_untouched
-            limits_hold
-            a_command_is_confined
-            nothing_is_left
-            a_killed_helper_is_swept_up_after
-            a_killed_host_takes_its_sandbox_along
-        );)*
-    };
-}
-
-suite!(runc crun youki);
+suite!(runc crun youki: [
+    commands_and_files
+    a_directory_stays_untouched
+    limits_hold
+    a_command_is_confined
+    nothing_is_left
+    a_killed_helper_is_swept_up_after
+    a_killed_host_takes_its_sandbox_along
+]);
 // What the host cannot count of a kernel of its own is refused there, and what
 // a command sees is that kernel's.
-suite!(runsc:
+suite!(runsc: [
     its_kernel_is_not_the_hosts
     commands_and_files
     a_directory_stays_untouched
@@ -645,4 +592,4 @@ suite!(runsc:
     nothing_is_left
     a_killed_helper_is_swept_up_after
     a_killed_host_takes_its_sandbox_along
-);
+]);

@@ -1,13 +1,19 @@
 //! What the tests of the embedded provider share.
 #![allow(
     dead_code,
+    unused_imports,
+    unused_macros,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::print_stderr,
     reason = "each test program uses a part of it"
 )]
 
+#[cfg(all(feature = "oci", feature = "image"))]
+pub mod image;
 pub mod residue;
+#[cfg(feature = "oci")]
+pub mod runtimes;
 
 use std::path::PathBuf;
 use std::time::Duration;
