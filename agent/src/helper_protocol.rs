@@ -651,6 +651,9 @@ pub struct Failed {
     pub field: Option<Box<Field>>,
 }
 
+/// The field of a root, whose value only the host knows.
+pub const FIELD_IMAGE: &str = "image";
+
 /// A part of a spec that cannot be as it is, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

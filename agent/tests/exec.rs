@@ -81,6 +81,9 @@ fn workdir_user_environment_and_stdin_are_those_asked_for() {
     reserved.user = Some("65533".into());
     let failure = host.run(3, &reserved).failure.unwrap();
     assert_eq!(failure.kind, FailureKind::PermissionDenied);
+    for words in ["65533", "expected another", "run the command as another"] {
+        assert!(failure.message.contains(words), "{failure:?}");
+    }
 }
 
 #[test]

@@ -118,10 +118,9 @@ async fn dispatch(cli: Cli) -> Result<u8> {
     if let Command::Image { command } = cli.command {
         return commands::image::image(&config, command, json).await;
     }
-    let images = config.state_dir.join("images");
-    let engine = Engine::open(config).await?;
+    let engine = Engine::open(config.clone()).await?;
     let done = match &cli.command {
-        Command::Run(args) => commands::run::run(&engine, &images, args, json).await,
+        Command::Run(args) => commands::run::run(&engine, &config, args, json).await,
         Command::Create(args) => commands::life::create(&engine, args, json).await,
         Command::Exec(args) => commands::exec::exec(&engine, args, json).await,
         Command::Ls(args) => commands::show::ls(&engine, args, json).await,

@@ -129,13 +129,22 @@ fn error_text(error: &Error) -> String {
     let message = error.to_string();
     let mut text = format!("stacyvm: {message}");
     for (key, value) in error.facts() {
-        if !value.is_empty() && !message.contains(value) {
+        if !value.is_empty() && !says(&message, value) {
             for part in ["\n  ", *key, ": ", value.as_str()] {
                 text.push_str(part);
             }
         }
     }
     text
+}
+
+/// Whether a text has these words as they are, and not as a part of others.
+fn says(text: &str, words: &str) -> bool {
+    let goes_on = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "_-./".contains(c));
+    text.match_indices(words).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + words.len()..]);
+        !goes_on(before.chars().next_back()) && !goes_on(after.chars().next())
+    })
 }
 
 fn error_json(error: &Error) -> serde_json::Value {
@@ -157,6 +166,8 @@ fn error_json(error: &Error) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use stacyvm::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -197,6 +208,24 @@ mod tests {
             "a": "\u{e9}", "a_encoding": "utf-8", "b": "6Q==", "b_encoding": "base64",
         });
         assert_eq!(Value::Object(object), expected);
+    }
+
+    #[test]
+    fn facts_that_the_message_does_not_tell_are_below_it() {
+        let error = Error::new(
+            ErrorKind::NotFound,
+            "the file /tmp/app is not there: app, 5 s",
+        )
+        .context("image", "a")
+        .context("name", "app")
+        .context("path", "/tmp/ap")
+        .context("directory", "tmp")
+        .context("file", "/tmp/app")
+        .context("seconds", 5)
+        .context("empty", "");
+        let text = error_text(&error);
+        let below: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
+        assert_eq!(below, ["image: a", "path: /tmp/ap", "directory: tmp"]);
     }
 
     #[test]

@@ -51,6 +51,32 @@ fn an_image_is_imported_run_exported_and_removed() {
 }
 
 #[test]
+fn caps_of_images_are_settings() {
+    let cli = cli();
+    let work = tempfile::tempdir().unwrap();
+    let Some(source) = tiny_root(work.path()) else {
+        return;
+    };
+    let file = work.path().join("stacyvm.yaml");
+    let config = ["--config", file.to_str().unwrap()];
+    std::fs::write(&file, "images:\n  caps:\n    entries: 2\n").unwrap();
+    let import = ["image", "import", &source];
+    let run = ["run", "--image", &source, "--", "/bin/cat", "/which"];
+    for arguments in [&import[..], &run[..]] {
+        let output = cli.run(&[&config[..], arguments].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{error}");
+        assert!(
+            error.contains("the cap `entries` is 2") && error.contains("`images.caps.entries`"),
+            "{error}"
+        );
+    }
+    std::fs::write(&file, "images:\n  caps:\n    entries: 50\n").unwrap();
+    let seen = cli.ok(&[&config[..], &run].concat());
+    assert_eq!(seen, "this image\n");
+}
+
+#[test]
 fn without_a_command_the_image_s_own_one_is_run() {
     let cli = cli();
     let work = tempfile::tempdir().unwrap();

@@ -58,7 +58,11 @@ pub(super) fn account(config: &AgentConfig, user: Option<&str>) -> Result<Accoun
         if account.uid == config.supervisor_uid {
             return Err(about(
                 FailureKind::PermissionDenied,
-                "this user number is reserved",
+                format!(
+                    "user number {} is that of the sandbox's own supervisors, expected another one; \
+                     run the command as another user",
+                    account.uid
+                ),
                 text.as_bytes(),
             ));
         }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::fault::Result;
-use super::mounts::{directory, write_new};
+use super::mounts::{directory, needed_directory, unfit, write_new};
 use crate::helper_protocol::Launch;
 
 /// The user that commands run as in a view of the host.
@@ -16,15 +16,26 @@ const GROUP: &str = "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n";
 
 /// Names and addresses, in every sandbox.
 pub(crate) fn network_files(root: impl AsFd, launch: &Launch) -> Result<()> {
-    let etc = directory(root, "/etc")?;
+    let etc = needed_directory(root, "/etc")?;
     let hosts = format!(
         "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
         name = launch.hostname
     );
-    write_new(&etc, "hosts", hosts.as_bytes(), 0o644)?;
     let hostname = format!("{}\n", launch.hostname);
-    write_new(&etc, "hostname", hostname.as_bytes(), 0o644)?;
-    write_new(&etc, "resolv.conf", launch.resolv_conf.as_bytes(), 0o644)
+    for (name, content) in [
+        ("hosts", &hosts),
+        ("hostname", &hostname),
+        ("resolv.conf", &launch.resolv_conf),
+    ] {
+        write_new(&etc, name, content.as_bytes(), 0o644).map_err(|failed| match failed.errno {
+            Some(libc::EISDIR) => unfit(
+                failed,
+                format!("one in which /etc/{name} is a file, or nothing"),
+            ),
+            _ => failed,
+        })?;
+    }
+    Ok(())
 }
 
 /// Users and groups, in a view of the host, which has none of its own.

@@ -12,7 +12,7 @@ use rustix::mount::{
 
 use super::fault::{Result, Tried};
 use super::sys;
-use crate::helper_protocol::{Failed, FailedKind};
+use crate::helper_protocol::{FIELD_IMAGE, Failed, FailedKind, Field};
 
 pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -153,6 +153,32 @@ pub(crate) fn directory(root: impl AsFd, path: &str) -> Result<OwnedFd> {
         };
     }
     Ok(at)
+}
+
+/// As [`directory`], which the sandbox needs whatever its image has there.
+pub(crate) fn needed_directory(root: impl AsFd, path: &str) -> Result<OwnedFd> {
+    directory(root, path).map_err(|failed| match failed.errno {
+        Some(libc::ENOTDIR | libc::ELOOP | libc::EEXIST) => unfit(
+            failed,
+            format!("one in which {path} is a directory, or nothing"),
+        ),
+        _ => failed,
+    })
+}
+
+/// The failure of an image that has something else where the sandbox needs a
+/// place. What the image is called, the host knows.
+pub(crate) fn unfit(failed: Failed, expected: String) -> Failed {
+    Failed {
+        kind: FailedKind::Invalid,
+        field: Some(Box::new(Field {
+            name: FIELD_IMAGE.to_owned(),
+            value: String::new(),
+            expected,
+            remedy: "change that in the image: the sandbox has files of its own there".to_owned(),
+        })),
+        ..failed
+    }
 }
 
 /// The directory at a name in a root. A link or file that an image has there

@@ -145,7 +145,7 @@ fn layered(
 fn own(inside: &OwnedFd, data_path: &str, directories: &[(&str, &str)]) -> Result<()> {
     for (name, target) in directories {
         let part = mounts::copy(open(&format!("{data_path}/{name}"))?, name)?;
-        mounts::attach(&part, mounts::directory(inside, target)?, target)?;
+        mounts::attach(&part, mounts::needed_directory(inside, target)?, target)?;
     }
     Ok(())
 }

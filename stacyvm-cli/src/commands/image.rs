@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use stacyvm::config::{Config, ImagesConfig};
 use stacyvm::image::{
-    ExportFormat, Image, ImageSource, Images, ImportOptions, PullOptions, Reference,
+    Caps, ExportFormat, Image, ImageSource, Images, ImportOptions, PullOptions, Reference,
 };
 use stacyvm::store::StateDir;
 use stacyvm::{Context, Error, ErrorKind, Result};
@@ -42,7 +42,7 @@ fn run(
     command: &ImageCommand,
     json: bool,
 ) -> Result<u8> {
-    let images = Images::open(store)?;
+    let images = Images::open(store)?.with_caps(Caps::of(from))?;
     match command {
         ImageCommand::Pull(args) => {
             told(&images, &pull(context, &images, from, args, json)?, json)?;

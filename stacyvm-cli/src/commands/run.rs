@@ -1,11 +1,11 @@
 //! `run`: make a sandbox, run a command, throw the sandbox away.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use serde_json::json;
+use stacyvm::config::Config;
 use stacyvm::engine::Engine;
-use stacyvm::image::Images;
+use stacyvm::image::{Caps, Images};
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Error, ErrorKind, Result, Sandbox};
 
@@ -14,7 +14,12 @@ use crate::args::RunArgs;
 use crate::session::Signals;
 use crate::spec;
 
-pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bool) -> Result<u8> {
+pub(crate) async fn run(
+    engine: &Engine,
+    config: &Config,
+    args: &RunArgs,
+    json: bool,
+) -> Result<u8> {
     let image = &args.spec.image;
     let given = match args.argv.is_empty() {
         false => Some(spec::run(args, &args.argv)?),
@@ -33,7 +38,7 @@ pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bo
     let followed = async {
         let exec = match given {
             Some(given) => given,
-            None => spec::run(args, &command_of(&sandbox, images, image).await?)?,
+            None => spec::run(args, &command_of(&sandbox, config, image).await?)?,
         };
         follow(&sandbox, exec, &mut signals, json).await
     };
@@ -47,13 +52,15 @@ pub(crate) async fn run(engine: &Engine, images: &Path, args: &RunArgs, json: bo
 }
 
 /// Entrypoint and command of the image that a sandbox was made of.
-async fn command_of(sandbox: &Sandbox, images: &Path, name: &str) -> Result<Vec<OsString>> {
+async fn command_of(sandbox: &Sandbox, config: &Config, name: &str) -> Result<Vec<OsString>> {
     let info = sandbox.info().await?;
     // A provider with images of its own does not say what they run.
     let Some(digest) = info.effective.get("image") else {
         return Err(no_command(name));
     };
-    let image = Images::open(images)?.find(&digest.value)?;
+    let store = Images::open(&config.state_dir.join("images"))?;
+    let store = store.with_caps(Caps::of(&config.images))?;
+    let image = store.find(&digest.value)?;
     let command: Vec<OsString> = image.config.command().into_iter().map(Into::into).collect();
     if command.is_empty() {
         return Err(no_command(name));

@@ -24,6 +24,65 @@ pub struct ImagesConfig {
     /// Files in PEM of certificate authorities that are trusted beside those of
     /// the system; absolute paths.
     pub ca_files: Vec<PathBuf>,
+    /// What an image may cost at most.
+    pub caps: ImageCaps,
+}
+
+/// What an image may cost at most, where it is not the default of
+/// [`Caps`](crate::image::Caps), whose fields these are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ImageCaps {
+    /// Members of one layer's archive.
+    pub entries: Option<u64>,
+    /// Bytes of one layer after decompression.
+    pub layer_bytes: Option<u64>,
+    /// Bytes of all layers of one image after decompression.
+    pub image_bytes: Option<u64>,
+    /// Bytes of one blob as it comes, compressed or not.
+    pub blob_bytes: Option<u64>,
+    /// How many times longer a layer may become by decompression.
+    pub ratio: Option<u64>,
+    /// Layers of one image, 500 at most.
+    pub layers: Option<u64>,
+}
+
+/// What the kernel's overlay stacks.
+const MOST_LAYERS: u64 = 500;
+
+impl ImageCaps {
+    /// Those that are set, by their name.
+    fn set(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = [
+            ("entries", self.entries),
+            ("layer_bytes", self.layer_bytes),
+            ("image_bytes", self.image_bytes),
+            ("blob_bytes", self.blob_bytes),
+            ("ratio", self.ratio),
+            ("layers", self.layers),
+        ];
+        all.into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name, value)))
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, value) in self.set() {
+            let (most, expected) = match name {
+                "layers" => (MOST_LAYERS, "1 to 500"),
+                _ => (u64::MAX, "1 or more"),
+            };
+            if value == 0 || value > most {
+                return Err(Error::invalid(
+                    format!("images.caps.{name}"),
+                    value,
+                    expected,
+                    "choose another number, or leave it out",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl ImagesConfig {
@@ -44,20 +103,25 @@ impl ImagesConfig {
                 "absolute paths",
                 "begin it with /",
             )),
-            None => Ok(()),
+            None => self.caps.check(),
         }
     }
 
     /// The settings that are not the default, by the end of their name.
-    pub(super) fn shown(&self) -> [(&'static str, String); 4] {
+    pub(super) fn shown(&self) -> [(&'static str, String); 5] {
         let mirrors = self.mirrors.iter();
         let mirrors = mirrors.map(|(registry, of)| format!("{registry}: {}", of.join(", ")));
+        let caps = self
+            .caps
+            .set()
+            .map(|(name, value)| format!("{name}: {value}"));
         let files = self.ca_files.iter().map(|file| file.display().to_string());
         [
             ("pull", self.pull.to_string()),
             ("mirrors", or_none(&mirrors.collect::<Vec<_>>(), "; ")),
             ("insecure", or_none(&self.insecure, ", ")),
             ("ca_files", or_none(&files.collect::<Vec<_>>(), ", ")),
+            ("caps", or_none(&caps.collect::<Vec<_>>(), ", ")),
         ]
     }
 }

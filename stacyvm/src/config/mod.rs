@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use env::VARIABLES;
-pub use images::ImagesConfig;
+pub use images::{ImageCaps, ImagesConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::spec::check_life;

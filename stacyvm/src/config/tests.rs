@@ -98,6 +98,12 @@ fn a_value_out_of_its_range_is_refused_by_name() {
             "images:\n  mirrors:\n    docker.io: [\"https://m.io\"]\n",
             "images.mirrors.docker.io",
         ),
+        (
+            "images:\n  mirrors:\n    docker.io: [m.io/]\n",
+            "images.mirrors.docker.io",
+        ),
+        ("images:\n  caps:\n    entries: 0\n", "images.caps.entries"),
+        ("images:\n  caps:\n    layers: 501\n", "images.caps.layers"),
     ] {
         std::fs::write(&file, text).unwrap();
         let named = Overrides {
@@ -114,7 +120,8 @@ fn a_value_out_of_its_range_is_refused_by_name() {
 fn where_images_come_from_is_read_and_shown() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("x.yaml");
-    let text = "images:\n  pull: never\n  mirrors:\n    docker.io: [\"m.io:5000\", h.io/hub]\n";
+    let text = "images:\n  pull: never\n  mirrors:\n    docker.io: [\"m.io:5000\", h.io/hub]\n  \
+                insecure: [\"m.io:5000\"]\n  ca_files: [/ca.pem]\n  caps:\n    layers: 500\n    ratio: 300\n";
     std::fs::write(&file, text).unwrap();
     let named = Overrides {
         file: Some(file.clone()),
@@ -127,9 +134,27 @@ fn where_images_come_from_is_read_and_shown() {
         ["m.io:5000", "h.io/hub"]
     );
     let shown = config.settings();
-    let mirrors = shown.iter().find(|s| s.name == "images.mirrors").unwrap();
-    assert_eq!(mirrors.value, "docker.io: m.io:5000, h.io/hub");
-    assert_eq!(mirrors.origin, Origin::File(file));
+    for (name, value) in [
+        ("pull", "never"),
+        ("mirrors", "docker.io: m.io:5000, h.io/hub"),
+        ("insecure", "m.io:5000"),
+        ("ca_files", "/ca.pem"),
+        ("caps", "ratio: 300, layers: 500"),
+    ] {
+        let name = format!("images.{name}");
+        let setting = shown.iter().find(|s| s.name == name).unwrap();
+        assert_eq!(setting.value, value, "{name}");
+        assert_eq!(setting.origin, Origin::File(file.clone()), "{name}");
+    }
+    #[cfg(all(target_os = "linux", feature = "image"))]
+    {
+        let (caps, default) = (
+            crate::image::Caps::of(&config.images),
+            crate::image::Caps::default(),
+        );
+        assert_eq!((caps.layers, caps.ratio), (500, 300));
+        assert_eq!(caps.entries, default.entries);
+    }
     let error = file::parse("images:\n  pull: often\n").unwrap_err();
     assert!(error.to_string().contains("often"), "{error}");
 }

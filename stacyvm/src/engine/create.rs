@@ -88,7 +88,7 @@ impl Create {
 
     /// Pulls its image as this says, instead of as the policy does. It is
     /// pulled after all checks, before anything is on record, and its life
-    /// begins after that.
+    /// begins after that. [`Pull::Always`] is refused for what no registry has.
     pub fn pull(mut self, when: Pull) -> Self {
         self.pull = Some(when);
         self
@@ -160,7 +160,7 @@ impl Create {
         let context = context.unwrap_or_else(|| engine.0.context.clone());
         fault_point!("create.begun");
         context.check().map_err(|e| e.operation("create"))?;
-        let when = engine.0.policy.pull(pull);
+        let when = engine.0.policy.pull(pull, &spec.source);
         let when = when.map_err(|e| e.operation("create"))?;
         let name = provider.unwrap_or_else(|| engine.0.default_provider.clone());
         engine.check_provider_options(&spec)?;

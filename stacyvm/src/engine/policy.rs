@@ -70,9 +70,16 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// `permission_denied` where it asked for a pull and none is allowed.
-    pub(super) fn pull(&self, asked: Option<Pull>) -> Result<Pull> {
+    /// `permission_denied` where it asked for a pull and none is allowed,
+    /// `invalid_argument` where it asked for one of what no registry has.
+    pub(super) fn pull(&self, asked: Option<Pull>, source: &Source) -> Result<Pull> {
         match (self.pull, asked) {
+            (_, Some(Pull::Always)) if !is_of_a_registry(source) => Err(Error::invalid(
+                "pull",
+                Pull::Always,
+                "an image of a registry with it, and no directory, file, digest without a name, or `host`",
+                "leave it out, or name such an image",
+            )),
             (Pull::Never, Some(asked @ (Pull::Missing | Pull::Always))) => Err(denied(
                 "pull",
                 &asked.to_string(),
@@ -294,6 +301,17 @@ pub(super) fn path_of_archive(image: &str) -> Option<Archive<'_>> {
         _ => return None,
     };
     Some(Archive { form, path, tag })
+}
+
+/// Whether a source can be had from a registry.
+fn is_of_a_registry(source: &Source) -> bool {
+    match source {
+        Source::Image(name) => {
+            let elsewhere = name == "host" || name.starts_with('/') || name.starts_with("sha256:");
+            !elsewhere && path_of_archive(name).is_none()
+        }
+        Source::Template(_) | Source::Snapshot(_) => false,
+    }
 }
 
 /// Whether a directory is one of these, under whatever name: one that is mounted

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::config::ImagesConfig;
 use crate::error::{Error, ErrorKind};
 
 /// Bounds on what an image may make a host do. Reaching one stops the work with
@@ -59,16 +60,45 @@ impl Default for Caps {
     }
 }
 
+impl Caps {
+    /// The caps that the configuration says, and the default ones beside them.
+    pub fn of(config: &ImagesConfig) -> Self {
+        let (set, default) = (&config.caps, Self::default());
+        let layers = set.layers.and_then(|most| usize::try_from(most).ok());
+        Self {
+            entries: set.entries.unwrap_or(default.entries),
+            layer_bytes: set.layer_bytes.unwrap_or(default.layer_bytes),
+            image_bytes: set.image_bytes.unwrap_or(default.image_bytes),
+            blob_bytes: set.blob_bytes.unwrap_or(default.blob_bytes),
+            ratio: set.ratio.unwrap_or(default.ratio),
+            layers: layers.unwrap_or(default.layers),
+            ..default
+        }
+    }
+}
+
+/// The caps that have no setting: an image that needs more of these is odd.
+const WITHOUT_SETTING: [&str; 6] = [
+    "ratio_floor",
+    "depth",
+    "path_bytes",
+    "manifest_bytes",
+    "config_bytes",
+    "xattr_bytes",
+];
+
 /// The error of a cap that was reached.
 pub(super) fn reached(cap: &'static str, value: impl Display, what: &str) -> Error {
+    let remedy = if WITHOUT_SETTING.contains(&cap) {
+        "build the image with less of it".to_owned()
+    } else {
+        format!("if the image is to be trusted, raise the setting `images.caps.{cap}`")
+    };
     Error::new(
         ErrorKind::ResourceExhausted,
         format!("{what}: the cap `{cap}` is {value}"),
     )
     .context("cap", cap)
     .context("value", value)
-    .context(
-        "remedy",
-        format!("if the image is to be trusted, raise `Caps::{cap}` of the store"),
-    )
+    .context("remedy", remedy)
 }

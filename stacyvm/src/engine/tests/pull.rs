@@ -57,6 +57,34 @@ async fn where_the_policy_forbids_it_nothing_is_pulled() {
 }
 
 #[tokio::test]
+async fn a_pull_of_what_no_registry_has_is_refused_to_those_that_ask_for_it() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().to_str().unwrap();
+    let archive = format!("rootfs-archive:{directory}");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let scripted = Scripted::new();
+    let engine = engine(&scripted, Pull::Always).await;
+    for name in ["host", directory, &archive, &digest] {
+        let spec = || SandboxSpec::image(name);
+        let error = engine.create(spec()).pull(Pull::Always).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}");
+        assert_eq!(error.fact("field"), Some("pull"), "{name}");
+        // Where nobody asks for it, it is as with every other image.
+        engine.create(spec()).await.unwrap();
+        engine.create(spec()).pull(Pull::Missing).await.unwrap();
+    }
+    assert_eq!(scripted.count(OperationKind::Create), 8);
+    let named = format!("app@{digest}");
+    let create = engine.create(SandboxSpec::image(&named));
+    create.pull(Pull::Always).await.unwrap();
+    let last = scripted.pulls().pop().unwrap();
+    assert_eq!(
+        (last.source, last.when),
+        (Source::Image(named), Pull::Always)
+    );
+}
+
+#[tokio::test]
 async fn a_create_is_admitted_before_its_image_is_pulled_and_on_record_after_it() {
     let mut capabilities = all_capabilities();
     capabilities.network_full = false;

@@ -1,9 +1,10 @@
 //! From failures of the helper and of the system to errors.
 
 use rustix::io::Errno;
-use stacyvm_agent::helper_protocol::{Failed, FailedKind};
+use stacyvm_agent::helper_protocol::{FIELD_IMAGE, Failed, FailedKind};
 
 use crate::error::{Error, ErrorKind, Retry};
+use crate::sandbox::spec::{SandboxSpec, Source};
 
 /// What a helper reported.
 pub(super) fn failed(failed: &Failed) -> Error {
@@ -23,6 +24,16 @@ pub(super) fn failed(failed: &Failed) -> Error {
         Some(errno) => error.source(std::io::Error::from(errno)),
         None => error,
     }
+}
+
+/// What a helper reported that was to make a sandbox of this spec.
+pub(super) fn refused(mut report: Failed, spec: &SandboxSpec) -> Error {
+    if let (Some(field), Source::Image(name)) = (&mut report.field, &spec.source)
+        && field.name == FIELD_IMAGE
+    {
+        field.value.clone_from(name);
+    }
+    failed(&report)
 }
 
 /// A system call on the host's side failed.

@@ -49,8 +49,8 @@ pub(super) struct Images {
     )]
     path: PathBuf,
     #[cfg_attr(
-        not(feature = "registry"),
-        expect(dead_code, reason = "nothing is pulled")
+        not(feature = "image"),
+        expect(dead_code, reason = "there is no store")
     )]
     pub(super) from: ImagesConfig,
     #[cfg(feature = "image")]
@@ -118,6 +118,7 @@ impl Images {
             return Ok(store.clone());
         }
         let store = crate::image::Images::open(&self.path)?;
+        let store = store.with_caps(crate::image::Caps::of(&self.from))?;
         Ok(self.opened.get_or_init(|| store).clone())
     }
 

@@ -484,7 +484,7 @@ impl Provider for Oci {
         fault_point!("create.parked");
         let report = match helper.receive().await? {
             FromHelper::Started(report) => report,
-            FromHelper::Failed(report) => return Err(error::failed(&report)),
+            FromHelper::Failed(report) => return Err(error::refused(report, &request.spec)),
             _ => return Err(unexpected()),
         };
         fault_point!("create.started");
