@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{ImagesConfig, ProviderConfig};
+use super::{ImageCaps, ProviderConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::provider::Pull;
 use crate::units::serde_duration;
 
 /// The longest file that is read.
@@ -24,7 +25,7 @@ pub(super) struct File {
     pub(super) providers: BTreeMap<String, ProviderConfig>,
     pub(super) policy: Policy,
     pub(super) retry: Retry,
-    pub(super) images: Option<ImagesConfig>,
+    pub(super) images: Images,
 }
 
 /// The `policy` of a file.
@@ -43,6 +44,17 @@ pub(super) struct Policy {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Retry {
     pub(super) attempts: Option<u32>,
+}
+
+/// The `images` of a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Images {
+    pub(super) pull: Option<Pull>,
+    pub(super) mirrors: Option<BTreeMap<String, Vec<String>>>,
+    pub(super) insecure: Option<Vec<String>>,
+    pub(super) ca_files: Option<Vec<PathBuf>>,
+    pub(super) caps: Option<ImageCaps>,
 }
 
 /// Reads and checks a file; `None` where it does not exist.

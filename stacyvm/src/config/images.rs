@@ -118,17 +118,20 @@ impl ImagesConfig {
         let files = self.ca_files.iter().map(|file| file.display().to_string());
         [
             ("pull", self.pull.to_string()),
-            ("mirrors", or_none(&mirrors.collect::<Vec<_>>(), "; ")),
-            ("insecure", or_none(&self.insecure, ", ")),
-            ("ca_files", or_none(&files.collect::<Vec<_>>(), ", ")),
-            ("caps", or_none(&caps.collect::<Vec<_>>(), ", ")),
+            (
+                "mirrors",
+                joined(&mirrors.collect::<Vec<_>>(), "; ", "none"),
+            ),
+            ("insecure", joined(&self.insecure, ", ", "none")),
+            ("ca_files", joined(&files.collect::<Vec<_>>(), ", ", "none")),
+            ("caps", joined(&caps.collect::<Vec<_>>(), ", ", "default")),
         ]
     }
 }
 
-fn or_none(all: &[String], between: &str) -> String {
+fn joined(all: &[String], between: &str, if_empty: &str) -> String {
     if all.is_empty() {
-        "none".to_owned()
+        if_empty.to_owned()
     } else {
         all.join(between)
     }

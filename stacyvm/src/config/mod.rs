@@ -275,9 +275,11 @@ impl Config {
         take("policy.max_ttl", file.policy.max_ttl.is_some());
         take("policy.default_ttl", file.policy.default_ttl.is_some());
         take("retry.attempts", file.retry.attempts.is_some());
-        for (name, _) in ImagesConfig::default().shown() {
-            take(&format!("images.{name}"), file.images.is_some());
-        }
+        take("images.pull", file.images.pull.is_some());
+        take("images.mirrors", file.images.mirrors.is_some());
+        take("images.insecure", file.images.insecure.is_some());
+        take("images.ca_files", file.images.ca_files.is_some());
+        take("images.caps", file.images.caps.is_some());
         for name in file.providers.keys() {
             take(&format!("providers.{name}"), true);
         }
@@ -294,9 +296,14 @@ impl Config {
         self.max_ttl = file.policy.max_ttl.or(self.max_ttl);
         self.default_ttl = file.policy.default_ttl.or(self.default_ttl);
         self.attempts = file.retry.attempts.unwrap_or(self.attempts);
-        self.images = file
-            .images
-            .unwrap_or_else(|| std::mem::take(&mut self.images));
+        let images = std::mem::take(&mut self.images);
+        self.images = ImagesConfig {
+            pull: file.images.pull.unwrap_or(images.pull),
+            mirrors: file.images.mirrors.unwrap_or(images.mirrors),
+            insecure: file.images.insecure.unwrap_or(images.insecure),
+            ca_files: file.images.ca_files.unwrap_or(images.ca_files),
+            caps: file.images.caps.unwrap_or(images.caps),
+        };
     }
 
     fn apply_environment(&mut self, environment: Environment) -> Result<()> {

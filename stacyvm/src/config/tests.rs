@@ -155,6 +155,17 @@ fn where_images_come_from_is_read_and_shown() {
         assert_eq!((caps.layers, caps.ratio), (500, 300));
         assert_eq!(caps.entries, default.entries);
     }
+    // What the file leaves out is not said to come from it.
+    std::fs::write(&file, "images:\n  insecure: [\"m.io:5000\"]\n").unwrap();
+    let config = Config::from_parts(&named, environment(home.path())).unwrap();
+    assert_eq!(origin_of(&config, "images.pull"), Origin::Default);
+    assert_eq!(origin_of(&config, "images.insecure"), Origin::File(file));
+    let caps = config.settings();
+    let caps = caps.into_iter().find(|s| s.name == "images.caps").unwrap();
+    assert_eq!(
+        (caps.value.as_str(), caps.origin),
+        ("default", Origin::Default)
+    );
     let error = file::parse("images:\n  pull: often\n").unwrap_err();
     assert!(error.to_string().contains("often"), "{error}");
 }
