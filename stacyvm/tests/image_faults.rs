@@ -219,7 +219,8 @@ fn round(deed: &str, point: &str) {
 
 #[test]
 fn a_kill_at_any_point_leaves_a_store_that_is_whole() {
-    let rounds = std::env::var("STACYVM_FAULT_ROUNDS").map_or(1, |text| text.parse().unwrap());
+    let rounds = std::env::var_os("STACYVM_FAULT_ROUNDS")
+        .map_or(1, |text| text.to_str().unwrap().parse().unwrap());
     let mut points = 0;
     for (deed, all) in DEEDS {
         for point in *all {

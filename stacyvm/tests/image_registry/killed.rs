@@ -143,14 +143,14 @@ fn a_kill_between_the_bytes_of_a_layer_leaves_a_store_that_is_whole() {
             let _ = stream.write_all(&layer[..layer.len() / 2]);
             let _ = sent.send(());
             // The rest comes when nobody listens any more.
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_mins(1));
             true
         }),
     );
     let home = tempfile::tempdir().unwrap();
     let mut pulling = begin(home.path(), &stuck, None);
     half_is_there
-        .recv_timeout(Duration::from_secs(60))
+        .recv_timeout(Duration::from_mins(1))
         .expect("the layer is asked for");
     pulling.kill().unwrap();
     assert_eq!(pulling.wait().unwrap().signal(), Some(9));
