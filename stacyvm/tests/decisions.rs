@@ -105,7 +105,7 @@ fn is_test(id: &str) -> bool {
     };
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     let starts = [format!("fn {name}("), format!("async fn {name}(")];
-    if source.contains("macro_rules! suite") && lines.contains(&name) {
+    if source.contains("suite!(") && lines.contains(&name) {
         return true;
     }
     lines.iter().enumerate().any(|(at, line)| {

@@ -90,7 +90,7 @@ const WITHOUT_SETTING: [&str; 6] = [
 /// The error of a cap that was reached.
 pub(super) fn reached(cap: &'static str, value: impl Display, what: &str) -> Error {
     let remedy = if WITHOUT_SETTING.contains(&cap) {
-        "build the image with less of it".to_owned()
+        format!("build the image so that it stays below `{cap}`, which no setting raises")
     } else {
         format!("if the image is to be trusted, raise the setting `images.caps.{cap}`")
     };
