@@ -3,7 +3,7 @@
 //!
 //! `STACYVM_FAULT_ROUNDS` sets how many kills each deed of a host gets, and
 //! `STACYVM_FAULT_SEED` where their moments begin.
-#![cfg(all(target_os = "linux", feature = "oci"))]
+#![cfg(all(target_os = "linux", feature = "oci", feature = "sqlite"))]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
