@@ -48,6 +48,9 @@ pub const HELPER: &[&str] = &[
     "helper.end.directory",
 ];
 
+/// The points of a helper that copies a layer.
+pub const LAYER: &[&str] = &["helper.layer.file", "helper.layer.copied"];
+
 /// The points of the first process inside: before and after it is the agent.
 pub const AGENT: &[&str] = &[
     "agent.child.ids",

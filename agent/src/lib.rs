@@ -34,6 +34,8 @@ pub mod faults;
 pub mod helper_protocol;
 #[cfg(all(feature = "files", target_os = "linux"))]
 pub mod mark;
+#[cfg(all(feature = "files", target_os = "linux"))]
+pub mod owners;
 pub mod protocol;
 #[cfg(all(feature = "files", target_os = "linux"))]
 pub mod remove;

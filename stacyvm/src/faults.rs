@@ -1,7 +1,7 @@
 //! The points at which a test ends or stops the host's process, with the
 //! feature `faults` alone. What arms one: [`stacyvm_agent::faults`].
 
-pub use stacyvm_agent::faults::{AGENT, HELD, HELPER, VARIABLE, arm};
+pub use stacyvm_agent::faults::{AGENT, HELD, HELPER, LAYER, VARIABLE, arm};
 
 /// The points of the host, by what it does.
 pub const HOST: &[&str] = &[
@@ -73,6 +73,15 @@ pub const HOST: &[&str] = &[
     "sweep.cgroup",
     "sweep.cgroups",
     "sweep.directory",
+];
+
+/// The points of the host while it has copies of layers made that have owners of
+/// a range of ids.
+pub const MAP: &[&str] = &[
+    "image.map.begun",
+    "image.map.made",
+    "image.map.synced",
+    "image.map.named",
 ];
 
 /// The points of the image store.

@@ -17,6 +17,7 @@ mod fault;
 mod inside;
 mod kernel_fs;
 mod layers;
+mod mapped;
 mod monitor;
 mod mounts;
 mod nested;
@@ -33,8 +34,8 @@ use std::process::ExitCode;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, GENERATION, GiveAway, MOST_OPEN_FILES, Park, RANGE, Remove,
-    SINGLE_USER, ToHelper, Users,
+    Failed, FailedKind, FromHelper, GENERATION, GiveAway, MOST_OPEN_FILES, MapLayer, Park, RANGE,
+    Remove, SINGLE_USER, ToHelper, Users,
 };
 use crate::packet;
 use crate::remove;
@@ -118,10 +119,14 @@ fn run(owner: &OwnedFd) -> Result<()> {
             give_away(&asked, &file)?;
             return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
         }
+        (ToHelper::MapLayer(asked), Some(layer)) => {
+            map_layer(&asked, &layer, fds)?;
+            return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
+        }
         _ => {
             return Err(Failed::new(
                 FailedKind::Invalid,
-                "the first packet must be park, remove or give away, with a descriptor",
+                "the first packet must be park, remove, give away or map layer, with a descriptor",
             ));
         }
     };
@@ -204,6 +209,31 @@ fn give_away(asked: &GiveAway, file: &OwnedFd) -> Result<()> {
     let group = rustix::fs::Gid::from_raw(RANGE - 1);
     among_leftovers(&asked.users, || {
         rustix::fs::fchown(file, Some(owner), Some(group)).tried("give the agent's file away")
+    })
+}
+
+/// Copies a layer with the owners that its image names. What comes after the
+/// layer is open until it is done: the last is a lock.
+fn map_layer(
+    asked: &MapLayer,
+    layer: &OwnedFd,
+    mut rest: impl Iterator<Item = OwnedFd>,
+) -> Result<()> {
+    check_generation(asked.generation)?;
+    let (Some(copy), Some(record), Some(_lock)) = (rest.next(), rest.next(), rest.next()) else {
+        return Err(Failed::new(
+            FailedKind::Invalid,
+            "a descriptor of a layer is missing",
+        ));
+    };
+    let Users::Delegated(range) = &asked.users else {
+        return Err(Failed::new(
+            FailedKind::Invalid,
+            "a layer is mapped to a range of ids that a user was given",
+        ));
+    };
+    among_leftovers(&asked.users, || {
+        mapped::copy(layer, &copy, record, range.own, asked.reserved)
     })
 }
 

@@ -421,13 +421,8 @@ impl Parked {
     fn image_owners(&self, launch: &Launch) -> &'static str {
         match &self.users {
             _ if !launch.layers.unowned => "as in the image",
-            Users::Private { .. } | Users::Delegated(Delegated { own: Some(0), .. }) => {
-                "all root's, whatever the image says"
-            }
-            Users::Delegated(Delegated { own: Some(_), .. }) | Users::Single => {
-                "all the default user's (1000), whatever the image says"
-            }
-            Users::Delegated(_) => "all nobody's, whatever the image says",
+            Users::Single => "all the default user's (1000), whatever the image says",
+            Users::Private { .. } | Users::Delegated(_) => "all nobody's, whatever the image says",
         }
     }
 

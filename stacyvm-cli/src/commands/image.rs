@@ -60,6 +60,7 @@ fn run(
         ImageCommand::Rm { images: names } => {
             for name in names {
                 let removed = images.remove(name)?;
+                stays(removed.freed.left);
                 if json {
                     printed(output::json(&json!({
                         "removed": removed.name,
@@ -71,6 +72,7 @@ fn run(
         }
         ImageCommand::Prune => {
             let pruned = images.prune()?;
+            stays(pruned.left);
             let (blobs, layers, bytes) = (pruned.blobs, pruned.layers, pruned.bytes);
             printed(if json {
                 output::json(&json!({ "blobs": blobs, "layers": layers, "freed_bytes": bytes }))
@@ -85,6 +87,15 @@ fn run(
         } => export(context, &images, image, file, *format)?,
     }
     Ok(0)
+}
+
+/// Says what could not be removed.
+fn stays(pieces: u64) {
+    if pieces > 0 {
+        output::remark(&format!(
+            "pieces of layers that could not be removed: {pieces}; they belong to users of a range in /etc/subuid and /etc/subgid that this user has not, or not any more: give it back, or remove `images/tmp` of the state directory as root"
+        ));
+    }
 }
 
 /// What the arguments name is added to what is configured.

@@ -79,6 +79,17 @@ impl Cli {
 impl Drop for Cli {
     fn drop(&mut self) {
         let _ = self.run(&["kill", "--all"]);
+        // Without root layers have owners that this user cannot remove by itself.
+        let images = self.state.path().join("images/mapped");
+        if std::fs::read_dir(images).is_ok_and(|mut entries| entries.next().is_some()) {
+            let listed = self.run(&["image", "ls", "--json"]).stdout;
+            let listed: Vec<serde_json::Value> =
+                serde_json::from_slice(&listed).unwrap_or_default();
+            for image in &listed {
+                let _ = self.run(&["image", "rm", image["digest"].as_str().unwrap_or_default()]);
+            }
+            let _ = self.run(&["image", "prune"]);
+        }
     }
 }
 

@@ -22,6 +22,7 @@
 //! | `layers/HEX-FLAVOUR/fs` | one unpacked layer, by the digest of its archive, as a lower directory of overlayfs |
 //! | `layers/HEX-FLAVOUR/record.json` | what was counted while it was unpacked ([`LayerRecord`]) |
 //! | `layers/HEX-FLAVOUR/owners` | who owns what, where this user could not say it to the file system ([`Owners`]) |
+//! | `mapped/HEX-UID-GID/fs` | a copy of such a layer whose files have their owners in the range of subordinate ids that begins there |
 //! | `refs/NAME` | the manifest that a name stands for |
 //! | `tmp/` | work in progress, each under a lock of its maker |
 //! | `locks/` | locks: of the store, of layers being made, of images in use |
@@ -74,4 +75,6 @@ pub use source::{ImageSource, Reference};
 pub use store::{
     Damage, DiskUse, Flavour, Hold, Image, Images, Layer, Owner, Owners, Pruned, Removed, Summary,
 };
+#[cfg(feature = "oci")]
+pub(crate) use store::{LayerCopy, Range};
 pub use unpack::{DeviceNode, LayerRecord};

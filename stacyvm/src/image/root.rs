@@ -11,6 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::digest::Digest;
 use super::store::{Flavour, Image, Images, Layer, Work, damaged, system};
 use super::unpack::{Expected, OPAQUE, WHITEOUT, decode_path, names_in};
 use crate::context::Context;
@@ -40,11 +41,14 @@ pub struct Restored {
     pub path: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
-    /// The user, as the file system of the store has it.
+    /// The user, as the image has it.
     pub uid: u32,
-    /// The group, as the file system of the store has it.
+    /// The group, as the image has it.
     pub gid: u32,
 }
+
+/// User and group, by path.
+type NamedOwners = HashMap<Vec<u8>, (u32, u32)>;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -110,16 +114,24 @@ impl Images {
         for layer in image.layers.iter().rev() {
             let implied = self.implied(layer)?;
             paths.extend(implied.iter().cloned());
-            layers.push((self.open_layer(layer.diff_id)?, implied));
+            layers.push((self.open_layer(layer.diff_id)?, implied, layer.diff_id));
+        }
+        let mut owners = Vec::new();
+        for (_, _, diff_id) in &layers {
+            owners.push(self.owners_of(*diff_id, &paths)?);
         }
         let mut all = Vec::new();
         for path in paths {
             let mut shown = None;
-            for (layer, implied) in &layers {
+            for ((layer, implied, _), owners) in layers.iter().zip(&owners) {
                 let (found, covers) = look(layer, &path)?;
                 if let Some(found) = found {
-                    let own = (found.st_mode & 0o7777, found.st_uid, found.st_gid);
-                    let (mode, uid, gid) = own;
+                    let (uid, gid) = match owners {
+                        None => (found.st_uid, found.st_gid),
+                        Some(owners) => owners.get(&path).copied().unwrap_or_default(),
+                    };
+                    let mode = found.st_mode & 0o7777;
+                    let own = (mode, uid, gid);
                     if !implied.contains(&path) {
                         if shown.is_some_and(|shown| shown != own) {
                             all.push(Restored {
@@ -139,6 +151,25 @@ impl Images {
             }
         }
         Ok(all)
+    }
+
+    /// The user and group that a layer names for some paths, those of root left
+    /// out; `None` where the file system has them.
+    fn owners_of(&self, diff_id: Digest, of: &BTreeSet<Vec<u8>>) -> Result<Option<NamedOwners>> {
+        if self.flavour() == Flavour::Ids {
+            return Ok(None);
+        }
+        let mut found = NamedOwners::new();
+        if of.is_empty() {
+            return Ok(Some(found));
+        }
+        for owner in self.layer_owners(diff_id)?.iter() {
+            let owner = owner?;
+            if of.contains(owner.path) {
+                found.insert(owner.path.to_vec(), (owner.uid, owner.gid));
+            }
+        }
+        Ok(Some(found))
     }
 
     /// Copies the root file system of an image into an empty directory: for

@@ -28,7 +28,38 @@ use stacyvm::sandbox::spec::Lifetime;
 /// An engine with the embedded provider and a state directory of its own.
 pub struct Host {
     pub engine: Engine,
-    pub state: tempfile::TempDir,
+    pub state: State,
+}
+
+/// A state directory that goes, with what an ordinary user may not remove of it:
+/// copies of layers with owners of its range.
+pub struct State(tempfile::TempDir);
+
+/// A new state directory.
+pub fn state() -> State {
+    State(tempfile::tempdir().unwrap())
+}
+
+impl std::ops::Deref for State {
+    type Target = tempfile::TempDir;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let mapped = self.0.path().join("images/mapped");
+        let entries = std::fs::read_dir(&mapped);
+        if entries.is_ok_and(|mut entries| entries.next().is_some()) {
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--map-root-user", "--map-auto", "rm", "-rf"]);
+            if let Err(error) = command.arg(&mapped).status() {
+                eprintln!("{} stays: {error}", mapped.display());
+            }
+        }
+    }
 }
 
 /// Whether this is root; else says that the test needs it.
@@ -46,7 +77,7 @@ pub async fn embedded() -> Option<Host> {
         eprintln!("not run: this build carries no agent");
         return None;
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = state();
     let engine = open(state.path().to_path_buf()).await;
     Some(Host { engine, state })
 }

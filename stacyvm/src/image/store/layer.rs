@@ -54,6 +54,14 @@ impl Images {
             .map_err(|e| damaged("the record of a layer cannot be read").source(e))
     }
 
+    /// The record of owners of a layer.
+    pub(super) fn open_owners(&self, diff_id: Digest) -> Result<OwnedFd> {
+        let layer = open_directory(&self.inner.layers, &self.layer_name(diff_id))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(&layer, OWNERS, flags, Mode::empty())
+            .map_err(|e| system("read the owners of a layer", e))
+    }
+
     /// The owners in a layer that an ordinary user unpacked; of one that root
     /// unpacked none.
     pub fn layer_owners(&self, diff_id: Digest) -> Result<Owners> {
@@ -258,23 +266,15 @@ impl Owners {
     ///
     /// An item is `corrupt` where the record is.
     pub fn iter(&self) -> impl Iterator<Item = Result<Owner<'_>>> {
-        let lines = self
-            .bytes
-            .split(|byte| *byte == 0)
-            .filter(|line| !line.is_empty());
-        lines.map(|line| parse(line).ok_or_else(|| damaged("the record of owners is damaged")))
+        stacyvm_agent::owners::entries(&self.bytes).map(|entry| {
+            let owner = entry.ok_or_else(|| damaged("the record of owners is damaged"))?;
+            Ok(Owner {
+                path: owner.path,
+                uid: owner.uid,
+                gid: owner.gid,
+                mode: owner.mode,
+                capability: owner.capability,
+            })
+        })
     }
-}
-
-fn parse(line: &[u8]) -> Option<Owner<'_>> {
-    let mut parts = line.splitn(5, |byte| *byte == b' ');
-    let mut text = || std::str::from_utf8(parts.next()?).ok();
-    let (uid, gid, mode, capability) = (text()?, text()?, text()?, text()?);
-    Some(Owner {
-        uid: uid.parse().ok()?,
-        gid: gid.parse().ok()?,
-        mode: u32::from_str_radix(mode, 8).ok()?,
-        capability: (capability != "-").then_some(capability),
-        path: parts.next()?,
-    })
 }

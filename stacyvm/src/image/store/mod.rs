@@ -5,6 +5,11 @@ mod hold;
 mod layer;
 mod lock;
 mod names;
+#[cfg_attr(
+    not(feature = "oci"),
+    expect(dead_code, reason = "nobody has sandboxes with a range")
+)]
+mod range;
 mod upkeep;
 mod verify;
 mod work;
@@ -32,8 +37,12 @@ pub use names::Summary;
 pub use upkeep::{DiskUse, Pruned, Removed};
 pub use verify::Damage;
 
+#[cfg(feature = "oci")]
+pub(crate) use range::{LayerCopy, Range};
+
 pub(super) use blob::read_bounded;
 pub(super) use lock::Lock;
+use range::Rights;
 pub(super) use work::Work;
 
 /// Who owns the files of an unpacked layer.
@@ -81,11 +90,16 @@ struct Inner {
     platform: Platform,
     blobs: OwnedFd,
     layers: OwnedFd,
+    mapped: OwnedFd,
     refs: OwnedFd,
     tmp: OwnedFd,
     locks: OwnedFd,
     boot: String,
+    rights: Rights,
 }
+
+/// Where layers with owners of a range of ids are.
+const MAPPED: &str = "mapped";
 
 /// One layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +150,16 @@ impl Images {
     ///
     /// Those of [`StateDir::open`].
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, Rights::default())
+    }
+
+    /// The same, for the sandboxes of this range.
+    #[cfg(feature = "oci")]
+    pub(crate) fn open_for(path: &Path, range: Arc<dyn Range>) -> Result<Self> {
+        Self::open_with(path, Rights::of(range))
+    }
+
+    fn open_with(path: &Path, rights: Rights) -> Result<Self> {
         let state = StateDir::open_marked(path, &["blobs", "layers", "refs"])?;
         let open = |name: &str| -> Result<OwnedFd> {
             let path = state.subdirectory(name)?;
@@ -148,10 +172,19 @@ impl Images {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let blobs = openat(&blobs, "sha256", flags, Mode::empty())
             .map_err(|e| system("open a directory of the image store", e))?;
+        // Not closed to the users of sandboxes, as the rest is.
+        let root = rustix::fs::open(state.path(), flags, Mode::empty())
+            .map_err(|e| system("open the image store", e))?;
+        make_directory(&root, MAPPED)?;
+        let mapped = openat(&root, MAPPED, flags, Mode::empty())
+            .map_err(|e| system("open a directory of the image store", e))?;
+        rustix::fs::fchmod(&mapped, range::PASSABLE)
+            .map_err(|e| system("open a directory of the image store up", e))?;
         let images = Self {
             inner: Arc::new(Inner {
                 blobs,
                 layers: open("layers")?,
+                mapped,
                 refs: open("refs")?,
                 tmp: open("tmp")?,
                 locks: open("locks")?,
@@ -160,6 +193,7 @@ impl Images {
                 caps: Caps::default(),
                 platform: Platform::host(),
                 boot: boot(),
+                rights,
             }),
         };
         images.sweep()?;
@@ -230,10 +264,12 @@ impl Inner {
             platform: self.platform.clone(),
             blobs: copy(&self.blobs)?,
             layers: copy(&self.layers)?,
+            mapped: copy(&self.mapped)?,
             refs: copy(&self.refs)?,
             tmp: copy(&self.tmp)?,
             locks: copy(&self.locks)?,
             boot: self.boot.clone(),
+            rights: self.rights.clone(),
         })
     }
 }

@@ -34,6 +34,9 @@ pub struct Pruned {
     pub layers: u64,
     /// Pieces of abandoned work.
     pub work: u64,
+    /// Pieces that are in nobody's use any more and could not be removed: they
+    /// have files of a range of ids that this user has not, or not any more.
+    pub left: u64,
     /// Bytes that these took on the disk.
     pub bytes: u64,
 }
@@ -127,23 +130,27 @@ impl Images {
     }
 
     fn prune_locked(&self, _alone: &Lock) -> Result<Pruned> {
+        let (swept, left) = self.sweep()?;
         let mut pruned = Pruned {
-            work: self.sweep()?,
+            work: swept,
+            left,
             ..Pruned::default()
         };
         let work = Work::new(self)?;
         let kept = self.kept()?;
-        for name in texts(&self.inner.layers)? {
-            let whole = Digest::from_hex(name.split('-').next().unwrap_or("")).is_some();
-            if !whole || kept.layers.contains(name.split('-').next().unwrap_or("")) {
-                continue;
+        for (from, layers) in [(&self.inner.layers, 1), (&self.inner.mapped, 0)] {
+            for name in texts(from)? {
+                let hex = name.split('-').next().unwrap_or("");
+                if Digest::from_hex(hex).is_none() || kept.layers.contains(hex) {
+                    continue;
+                }
+                pruned.bytes += disk_bytes(from, &name)?;
+                // Out of the way at once; what is left of it is abandoned work.
+                renameat(from, &name, work.dir(), &name)
+                    .map_err(|e| system("remove a layer", e))?;
+                fault_point!("image.prune.layer");
+                pruned.layers += layers;
             }
-            pruned.bytes += disk_bytes(&self.inner.layers, &name)?;
-            // Out of the way at once; what is left of it is abandoned work.
-            renameat(&self.inner.layers, &name, work.dir(), &name)
-                .map_err(|e| system("remove a layer", e))?;
-            fault_point!("image.prune.layer");
-            pruned.layers += 1;
         }
         for name in texts(&self.inner.blobs)? {
             if Digest::from_hex(&name).is_none() || kept.blobs.contains(&name) {
@@ -156,6 +163,9 @@ impl Images {
             pruned.blobs += 1;
         }
         self.drop_locks(&kept)?;
+        if !work.end() {
+            pruned.left += 1;
+        }
         Ok(pruned)
     }
 
@@ -225,11 +235,13 @@ impl Images {
                 used.unreferenced_bytes += bytes;
             }
         }
-        for name in texts(&self.inner.layers)? {
-            let bytes = disk_bytes(&self.inner.layers, &name)?;
-            used.layers = (used.layers.0 + 1, used.layers.1 + bytes);
-            if !kept.layers.contains(name.split('-').next().unwrap_or("")) {
-                used.unreferenced_bytes += bytes;
+        for (from, layers) in [(&self.inner.layers, 1), (&self.inner.mapped, 0)] {
+            for name in texts(from)? {
+                let bytes = disk_bytes(from, &name)?;
+                used.layers = (used.layers.0 + layers, used.layers.1 + bytes);
+                if !kept.layers.contains(name.split('-').next().unwrap_or("")) {
+                    used.unreferenced_bytes += bytes;
+                }
             }
         }
         Ok(used)

@@ -1,11 +1,12 @@
 //! Work in progress: a directory in `tmp/`, under a lock of its maker.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::range::Rights;
 use super::{Images, Lock, failed, system};
 use crate::error::Result;
 
@@ -18,7 +19,8 @@ pub(in crate::image) struct Work {
     name: String,
     tmp: OwnedFd,
     dir: OwnedFd,
-    _lock: Lock,
+    rights: Rights,
+    lock: Lock,
 }
 
 impl Work {
@@ -44,8 +46,19 @@ impl Work {
             name,
             tmp,
             dir,
-            _lock: lock,
+            rights: images.inner.rights.clone(),
+            lock,
         })
+    }
+
+    /// What keeps it from being swept.
+    pub(super) fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// Removes it, and tells whether all of it could be.
+    pub(super) fn end(self) -> bool {
+        remove(&self.rights, &self.tmp, &self.name)
     }
 
     pub(in crate::image) fn dir(&self) -> &OwnedFd {
@@ -71,17 +84,24 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         // If it stays, its free lock says that it may go.
-        remove(&self.tmp, &self.name);
+        remove(&self.rights, &self.tmp, &self.name);
     }
 }
 
-fn remove(tmp: &OwnedFd, name: &str) {
-    if let Ok(text) = std::ffi::CString::new(name) {
-        let _ = stacyvm_agent::remove::tree(tmp, &text);
+/// Removes work with its lock; false where something of it stays.
+fn remove(rights: &Rights, tmp: &OwnedFd, name: &str) -> bool {
+    if let Ok(text) = std::ffi::CString::new(name)
+        && stacyvm_agent::remove::tree(tmp, &text).is_err()
+        && let Some(range) = rights.range()
+        && let Err(error) = range.remove(tmp.as_fd(), name)
+    {
+        tracing::warn!(name, %error, "abandoned work of the image store could not be removed");
     }
-    if statat(tmp, name, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|e| e == Errno::NOENT) {
+    let gone = statat(tmp, name, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|e| e == Errno::NOENT);
+    if gone {
         let _ = unlinkat(tmp, format!("{name}{ENDING}"), AtFlags::empty());
     }
+    gone
 }
 
 pub(super) fn open_directory(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
@@ -91,10 +111,11 @@ pub(super) fn open_directory(at: &OwnedFd, name: &str) -> Result<OwnedFd> {
 }
 
 impl Images {
-    /// Removes the work of processes that are gone; answers how many pieces.
-    pub(super) fn sweep(&self) -> Result<u64> {
+    /// Removes the work of processes that are gone; answers how many pieces went,
+    /// and how many stay.
+    pub(super) fn sweep(&self) -> Result<(u64, u64)> {
         let tmp = &self.inner.tmp;
-        let mut swept = 0;
+        let (mut swept, mut left) = (0, 0);
         let mut seen = std::collections::BTreeSet::new();
         for name in crate::image::unpack::names_in(tmp)? {
             let Ok(name) = String::from_utf8(name) else {
@@ -109,9 +130,12 @@ impl Images {
                 continue;
             };
             fault_point!("image.sweep.piece");
-            remove(tmp, &name);
-            swept += 1;
+            if remove(&self.inner.rights, tmp, &name) {
+                swept += 1;
+            } else {
+                left += 1;
+            }
         }
-        Ok(swept)
+        Ok((swept, left))
     }
 }

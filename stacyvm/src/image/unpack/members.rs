@@ -88,7 +88,7 @@ pub(super) fn unpack_with(
         device_count: unpacking.device_count,
         dropped: unpacking.dropped,
         implied: implied.iter().map(|path| encode(path)).collect(),
-        owners: unpacking.target.owners,
+        owners: unpacking.target.owners(),
         root: unpacking.target.root,
         end_mark: reader.has_end_mark(),
     })

@@ -12,6 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use stacyvm_agent::owners;
+
 use super::names::{encode, refused};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::store::{Flavour, system};
@@ -87,8 +89,9 @@ pub(super) struct Target {
     opaque: HashSet<Path>,
     /// Directories that were replaced by something else.
     replaced: u32,
-    /// What the file system could not be told: lines for the record of owners.
-    pub(super) owners: Vec<u8>,
+    /// What the file system could not be told: the head of each path's entry in
+    /// the record of owners.
+    noted: BTreeMap<Path, String>,
 }
 
 /// How often an archive may replace a whole directory: each costs a look at
@@ -112,8 +115,19 @@ impl Target {
             whiteouts: HashSet::new(),
             opaque: HashSet::new(),
             replaced: 0,
-            owners: Vec::new(),
+            noted: BTreeMap::new(),
         }
+    }
+
+    /// The record of owners: a directory after what is in it.
+    pub(super) fn owners(&self) -> Vec<u8> {
+        let mut record = Vec::new();
+        for (path, head) in self.noted.iter().rev() {
+            record.extend_from_slice(head.as_bytes());
+            record.extend_from_slice(path);
+            record.push(0);
+        }
+        record
     }
 
     /// Opens the directory of a name, and makes what is missing.
@@ -191,6 +205,7 @@ impl Target {
     fn free(&mut self, path: &[&[u8]]) -> Result<()> {
         let (name, whole) = (path[path.len() - 1], join(path));
         self.whiteouts.remove(&whole);
+        self.noted.remove(&whole);
         match unlinkat(self.here(), name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}
@@ -207,6 +222,7 @@ impl Target {
             *known == whole || (known.starts_with(&whole) && known.get(whole.len()) == Some(&b'/'))
         };
         self.waiting.retain(|known, _| !below(known));
+        self.noted.retain(|known, _| !below(known));
         self.whiteouts.retain(|known| !below(known));
         self.opaque.retain(|known| !below(known));
         Ok(())
@@ -295,30 +311,19 @@ impl Target {
         futimens(file, &to.times()).map_err(fail)
     }
 
-    /// `UID GID MODE CAPABILITY PATH` and a NUL, for all that root would have
-    /// said to the file system and this user cannot.
+    /// Notes all that root would have said to the file system and this user cannot.
     fn note_owner(&mut self, whole: &[u8], to: &Attributes) {
         let capability = to
             .xattrs
             .iter()
             .find(|(name, _)| name.starts_with(b"security."));
         if to.uid == 0 && to.gid == 0 && capability.is_none() {
+            self.noted.remove(whole);
             return;
         }
-        let line = format!("{} {} {:o} ", to.uid, to.gid, to.mode);
-        self.owners.extend_from_slice(line.as_bytes());
-        match capability {
-            Some((_, value)) => {
-                for byte in value {
-                    self.owners
-                        .extend_from_slice(format!("{byte:02x}").as_bytes());
-                }
-            }
-            None => self.owners.push(b'-'),
-        }
-        self.owners.push(b' ');
-        self.owners.extend_from_slice(whole);
-        self.owners.push(0);
+        let value = capability.map(|(_, value)| value.as_slice());
+        let head = owners::head(to.uid, to.gid, to.mode, value);
+        self.noted.insert(whole.to_vec(), head);
     }
 
     /// Attributes of what cannot be opened: links, pipes.
@@ -416,7 +421,12 @@ impl Target {
                 &whole,
             )),
             made => made.map_err(|e| failed("link", &whole, e)),
+        }?;
+        // It is the same file, whatever becomes of the other name.
+        if let Some(head) = self.noted.get(&join(to)).cloned() {
+            self.noted.insert(whole, head);
         }
+        Ok(())
     }
 
     /// Hides a name of lower layers, unless this layer holds it itself.

@@ -23,6 +23,8 @@ use super::identities::Identity;
 use super::manager::Words;
 use super::program::{Program, owner_channel, unexpected};
 use super::sys;
+#[cfg(feature = "image")]
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The most descriptors that travel with one packet.
@@ -139,6 +141,59 @@ impl Helper {
             users: users.clone(),
         });
         Self::ask_one(program, &give, file, users).await
+    }
+
+    /// As [`remove`](Self::remove) and the like, for who blocks: until the answer,
+    /// or until the context ends, and the helper with it.
+    #[cfg(feature = "image")]
+    pub(super) fn ask_blocking(
+        program: &Program,
+        cx: &Context,
+        question: &ToHelper,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        /// How long one look at the context lasts.
+        const LOOK: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 25_000_000,
+        };
+        let (channel, theirs) = owner_channel()?;
+        let mut child = program.start_here(theirs)?;
+        let ask = || {
+            // The channel is empty, so this does not block.
+            send_now(channel.as_fd(), &encode(question), descriptors)
+                .map_err(|e| system("speak to a helper", e))?;
+            let mut buffer = vec![0; MAX_PACKET];
+            loop {
+                match poll(&mut [PollFd::new(&channel, PollFlags::IN)], Some(&LOOK)) {
+                    Ok(0) | Err(Errno::INTR) => cx.check()?,
+                    Ok(_) => break,
+                    Err(errno) => return Err(system("wait for a helper", errno)),
+                }
+            }
+            match receive_now(channel.as_fd(), &mut buffer) {
+                Ok(0) | Err(Errno::CONNRESET) => Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the helper that works on files of the range of ids went away; try again",
+                )),
+                Ok(count) => decode(&buffer[..count]).map_err(|_| unexpected()),
+                Err(errno) => Err(system("hear a helper", errno)),
+            }
+        };
+        let answer = ask();
+        if answer.is_err() {
+            // It may have ended already.
+            let _ = child.kill();
+        }
+        child
+            .wait()
+            .map_err(|e| super::error::io("wait for a helper", e))?;
+        match answer? {
+            FromHelper::Done => Ok(()),
+            FromHelper::Failed(report) => Err(failed(&report)),
+            _ => Err(unexpected()),
+        }
     }
 
     /// One question to a helper that makes no sandbox, with its answer.

@@ -55,6 +55,9 @@ pub(super) struct Images {
     pub(super) from: ImagesConfig,
     #[cfg(feature = "image")]
     pub(super) opened: std::sync::Arc<std::sync::OnceLock<crate::image::Images>>,
+    /// Whose users sandboxes have, where layers are copied for them.
+    #[cfg(feature = "image")]
+    range: Option<std::sync::Arc<dyn crate::image::Range>>,
 }
 
 impl Images {
@@ -65,19 +68,33 @@ impl Images {
             from: from.clone(),
             #[cfg(feature = "image")]
             opened: std::sync::Arc::default(),
+            #[cfg(feature = "image")]
+            range: None,
         }
+    }
+
+    /// Has the layers of images the owners that they name in this range.
+    #[cfg(feature = "image")]
+    pub(super) fn serve(&mut self, range: Option<std::sync::Arc<dyn crate::image::Range>>) {
+        self.range = range;
     }
 
     /// The root of a source that is an image; `None` for others. An archive or
     /// a layout is imported; what the store has of it already is not read again.
+    /// `own`: the default user inside is this one.
     ///
     /// # Errors
     ///
     /// `not_found` for a name that the store lacks, and those of an import.
-    pub(super) async fn get(&self, cx: &Context, source: &Source) -> Result<Option<ImageRoot>> {
+    pub(super) async fn get(
+        &self,
+        cx: &Context,
+        source: &Source,
+        own: bool,
+    ) -> Result<Option<ImageRoot>> {
         match source {
             Source::Image(name) if name != "host" && !name.starts_with('/') => {
-                self.get_image(cx, name).await.map(Some)
+                self.get_image(cx, name, own).await.map(Some)
             }
             Source::Image(_) | Source::Template(_) | Source::Snapshot(_) => Ok(None),
         }
@@ -117,26 +134,30 @@ impl Images {
         if let Some(store) = self.opened.get() {
             return Ok(store.clone());
         }
-        let store = crate::image::Images::open(&self.path)?;
+        let store = match &self.range {
+            Some(range) => crate::image::Images::open_for(&self.path, range.clone()),
+            None => crate::image::Images::open(&self.path),
+        }?;
         let store = store.with_caps(crate::image::Caps::of(&self.from))?;
         Ok(self.opened.get_or_init(|| store).clone())
     }
 
     #[cfg(not(feature = "image"))]
     #[expect(clippy::unused_async, reason = "the other one waits")]
-    async fn get_image(&self, _cx: &Context, _name: &str) -> Result<ImageRoot> {
+    async fn get_image(&self, _cx: &Context, _name: &str, _own: bool) -> Result<ImageRoot> {
         Err(crate::error::Error::unsupported(
             "this build has no image store; build it with the feature `image`, or use `host` or a root directory",
         ))
     }
 
     #[cfg(feature = "image")]
-    async fn get_image(&self, cx: &Context, name: &str) -> Result<ImageRoot> {
+    async fn get_image(&self, cx: &Context, name: &str, own: bool) -> Result<ImageRoot> {
         use crate::error::{Error, ErrorKind};
         let source = name.parse().map_err(|e: Error| e.context("image", name))?;
         let (cx, name, images) = (cx.clone(), name.to_owned(), self.clone());
         let work = tokio::task::spawn_blocking(move || {
-            stored::root(&cx, &images.store()?, &source, &name)
+            let range = images.range.as_deref().map(|range| (range, own));
+            stored::root(&cx, &images.store()?, &source, &name, range)
         });
         work.await.map_err(|error| {
             Error::new(ErrorKind::Internal, "the task that finds the image died").source(error)
@@ -157,7 +178,7 @@ mod stored {
     use super::{ImageRoot, Note};
     use crate::context::Context;
     use crate::error::{Error, ErrorKind, Result};
-    use crate::image::{Flavour, Image, ImageSource, Images, ImportOptions, Root};
+    use crate::image::{Flavour, Image, ImageSource, Images, ImportOptions, Range, Root};
     use crate::providers::oci::launch::open_source;
 
     /// Bytes of variables that an image may bring: they share a packet.
@@ -172,6 +193,7 @@ mod stored {
         store: &Images,
         source: &ImageSource,
         name: &str,
+        range: Option<(&dyn Range, bool)>,
     ) -> Result<ImageRoot> {
         // Whoever removes an image may come in between.
         for _ in 0..3 {
@@ -181,7 +203,7 @@ mod stored {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            return ready(store, &image, hold).map_err(|e| e.context("image", name));
+            return ready(cx, store, &image, hold, range).map_err(|e| e.context("image", name));
         }
         Err(Error::new(
             ErrorKind::Conflict,
@@ -232,14 +254,27 @@ mod stored {
         .context("remedy", remedy)
     }
 
-    fn ready(store: &Images, image: &Image, hold: OwnedFd) -> Result<ImageRoot> {
+    fn ready(
+        cx: &Context,
+        store: &Images,
+        image: &Image,
+        hold: OwnedFd,
+        range: Option<(&dyn Range, bool)>,
+    ) -> Result<ImageRoot> {
         let root = store.root(image)?;
         let config = &image.config;
         let env_bytes: usize = config.env.iter().map(|(n, v)| n.len() + v.len()).sum();
         if env_bytes > MOST_ENV {
             return Err(too_much("variables", env_bytes, MOST_ENV));
         }
-        let path = store.path().join("layers");
+        let (path, layers) = if let Some((range, own)) = range {
+            let lower = store.mapped(cx, image, range, own)?;
+            (store.mapped_path(), layers(&root, lower, true)?)
+        } else {
+            let path = store.path().join("layers");
+            let lower = names(&root, &path)?;
+            (path, layers(&root, lower, root.flavour == Flavour::Ids)?)
+        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|e| crate::providers::oci::error::system("open the image store", e))?;
@@ -247,7 +282,7 @@ mod stored {
         let command = command.and_then(|command| serde_json::to_string(&command).ok());
         Ok(ImageRoot {
             directory,
-            layers: layers(&root, &path)?,
+            layers,
             hold,
             env: config.env.clone(),
             user: config.user.clone(),
@@ -259,18 +294,22 @@ mod stored {
         })
     }
 
-    fn layers(root: &Root, directory: &Path) -> Result<wire::Layers> {
+    /// The layers as they are below a directory.
+    fn names(root: &Root, directory: &Path) -> Result<Vec<String>> {
         let below = |path: &std::path::PathBuf| {
             let below = path.strip_prefix(directory).ok();
             below.and_then(Path::to_str).map(str::to_owned)
         };
         let lower: Option<Vec<String>> = root.lower.iter().map(below).collect();
-        let lower = lower.ok_or_else(|| {
+        lower.ok_or_else(|| {
             Error::new(
                 ErrorKind::Internal,
                 "a layer lies outside of the image store",
             )
-        })?;
+        })
+    }
+
+    fn layers(root: &Root, lower: Vec<String>, owned: bool) -> Result<wire::Layers> {
         // Names and numbers of the rest, roughly.
         let bytes: usize = root.restored.iter().map(|r| r.path.len() + 32).sum();
         if bytes > MOST_RESTORED {
@@ -280,7 +319,6 @@ mod stored {
                 MOST_RESTORED,
             ));
         }
-        let owned = root.flavour == Flavour::Ids;
         let restored = root.restored.iter().map(|one| wire::RestoredDirectory {
             path: one.path.clone().into(),
             mode: one.mode,

@@ -20,7 +20,7 @@ use crate::provider::CreateRequest;
 use crate::sandbox::spec::{MountSource, Privileges, SandboxSpec, Source};
 
 /// The user that supervisors inside run as; no command may be this user.
-const SUPERVISOR_UID: u32 = 65_000;
+pub(super) const SUPERVISOR_UID: u32 = 65_000;
 /// Bytes of output kept for each stream of a background command.
 const RING_BYTES: u32 = 1024 * 1024;
 /// Commands at once.
@@ -31,7 +31,7 @@ const MAX_EXECS: u32 = 1024;
 pub(super) struct Prepared {
     pub(super) launch: Launch,
     /// Which user inside must be this one, where this is not root: the default
-    /// one where files of the host are mounted, root where its root is this user's.
+    /// one where files of the host are mounted, root where its root directory is this user's.
     pub(super) own: Option<u32>,
     descriptors: Vec<OwnedFd>,
 }
@@ -120,9 +120,7 @@ pub(super) fn prepare(
                     "the embedded provider makes sandboxes of `host`, of root directories and of images",
                 ));
             };
-            if image.layers.unowned {
-                own = Some(0);
-            }
+            // With a range its layers have owners of that.
             // With a single user it is that one.
             if many_users {
                 defaults.user = image.user.unwrap_or_else(|| "0".into());
@@ -137,6 +135,9 @@ pub(super) fn prepare(
             Root::Layers
         }
     };
+    if needs_own_user(spec) {
+        own = Some(wire::SINGLE_USER);
+    }
     let mut mounts = Vec::new();
     // What lies in another one comes after it, and is not hidden by it.
     let mut in_order: Vec<_> = spec.mounts.iter().enumerate().collect();
@@ -157,9 +158,6 @@ pub(super) fn prepare(
                 bytes: size_mib << 20,
             },
         };
-        if source == wire::MountSource::Host {
-            own = Some(wire::SINGLE_USER);
-        }
         let writable = mount.writable || matches!(mount.source, MountSource::Tmpfs { .. });
         mounts.push(wire::Mount {
             target: mount.target.clone(),
@@ -191,6 +189,13 @@ pub(super) fn prepare(
         own,
         descriptors,
     })
+}
+
+/// Whether something of the host is mounted: then this user is the default one inside.
+pub(super) fn needs_own_user(spec: &SandboxSpec) -> bool {
+    spec.mounts
+        .iter()
+        .any(|mount| !matches!(mount.source, MountSource::Tmpfs { .. }))
 }
 
 /// The most files that a command of this host's helpers can open: a helper

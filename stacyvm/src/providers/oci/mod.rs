@@ -14,6 +14,8 @@ mod install;
 mod launch;
 mod leftovers;
 mod manager;
+#[cfg(feature = "image")]
+mod mapping;
 mod monitor;
 mod mountinfo;
 mod obstacle;
@@ -132,9 +134,17 @@ impl Oci {
         let mut program = Program::prepare(config.helper.as_deref(), &cache)?;
         let host = Host::look(&identities, program.is_installed());
         program.start_by(host.manager());
+        let program = Arc::new(program);
+        #[cfg_attr(
+            not(feature = "image"),
+            expect(unused_mut, reason = "there is no store")
+        )]
+        let mut images = Images::of(&config.state_dir, &config.images);
+        #[cfg(feature = "image")]
+        images.serve(mapping::Mapping::of(&identities, &program));
         let provider = Self {
             volumes: Volumes::of(&config.state_dir),
-            images: Images::of(&config.state_dir, &config.images),
+            images,
             state_dir: std::fs::canonicalize(&config.state_dir)
                 .unwrap_or_else(|_| config.state_dir.clone()),
             swept: Mutex::default(),
@@ -341,6 +351,13 @@ impl Oci {
     }
 }
 
+/// The range of subordinate ids of this user, for an image store that was opened
+/// without a provider; `None` for root, and for who has none.
+#[cfg(feature = "image")]
+pub(crate) fn range_of_this_user() -> Option<Arc<dyn crate::image::Range>> {
+    mapping::of_this_user()
+}
+
 #[async_trait]
 impl Provider for Oci {
     fn info(&self) -> ProviderInfo {
@@ -433,7 +450,8 @@ impl Provider for Oci {
             }
         }
         self.check_sizes(&request.spec.mounts)?;
-        let image = self.images.get(cx, &request.spec.source).await?;
+        let own = launch::needs_own_user(&request.spec);
+        let image = self.images.get(cx, &request.spec.source, own).await?;
         let record = Record {
             image: image.as_ref().map(|image| image.note.clone()),
             tenant: cx.tenant.clone(),

@@ -29,7 +29,7 @@ const BETWEEN: Duration = Duration::from_millis(1);
 /// What starts helpers and keeps them.
 #[derive(Debug)]
 pub(super) struct Owned {
-    program: Program,
+    program: Arc<Program>,
     sandboxes: Arc<Sandboxes>,
     identities: Identities,
     park: usize,
@@ -136,7 +136,7 @@ impl State {
 
 impl Owned {
     pub(super) fn new(
-        program: Program,
+        program: Arc<Program>,
         sandboxes: Arc<Sandboxes>,
         identities: Identities,
         park: usize,

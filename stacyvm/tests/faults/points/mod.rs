@@ -11,7 +11,7 @@ mod round;
 
 use std::collections::BTreeSet;
 
-use stacyvm::faults::{AGENT, HELPER, HOST, IMAGE};
+use stacyvm::faults::{AGENT, HELPER, HOST, IMAGE, LAYER, MAP};
 
 use super::Random;
 use round::{Scene, Table, Who};
@@ -343,12 +343,13 @@ fn every_point_is_listed_and_has_a_round() {
             .map(|n| (*n).to_owned())
             .collect::<BTreeSet<_>>()
     };
-    // Those of the image store have rounds of their own (tests/image_faults.rs).
-    let image = set(IMAGE);
+    // Those of images have rounds of their own (tests/image_faults.rs and
+    // tests/image_owners.rs).
+    let image = set(&[IMAGE, MAP].concat());
     assert!(image.is_subset(&host), "{image:?}");
     let host: BTreeSet<String> = host.difference(&image).cloned().collect();
     assert_eq!(host, set(HOST));
-    assert_eq!(others, set(&[HELPER, AGENT].concat()));
+    assert_eq!(others, set(&[HELPER, LAYER, AGENT].concat()));
     let groups = [CREATES, POOLS, COMMANDS, FILES, DESTROYS];
     let killed = groups.into_iter().flatten().flat_map(|deed| deed.points);
     let killed: BTreeSet<_> = killed
