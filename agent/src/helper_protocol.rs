@@ -107,11 +107,11 @@ pub enum ToHelper {
     /// [`FromHelper::Done`]. One that stands still is not given away.
     #[n(6)]
     Claim(#[n(0)] Claim),
-    /// Comes first, instead of all else, with four descriptors: the directory of a
-    /// layer, an empty one for its copy, the record of owners, and a lock that is
-    /// kept for as long as the helper works; answered as [`ToHelper::Remove`].
+    /// Comes first, instead of all else, with a lock that is kept for as long as the
+    /// helper works, and three descriptors for each layer: its directory, an empty one
+    /// for its copy, and its record of owners; answered as [`ToHelper::Remove`].
     #[n(7)]
-    MapLayer(#[n(0)] MapLayer),
+    MapLayers(#[n(0)] MapLayers),
 }
 
 /// What a sandbox that waited becomes.
@@ -223,15 +223,15 @@ pub struct GiveAway {
     pub users: Users,
 }
 
-/// Copies a layer of the helper's own user, and gives the files of the copy the
+/// Copies layers of the helper's own user, and gives the files of the copies the
 /// owners, the set-id bits and the Linux capabilities that the image names.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub struct MapLayer {
+pub struct MapLayers {
     /// The sender's [`GENERATION`].
     #[n(0)]
     pub generation: u32,
-    /// Who the users of the sandboxes are that will have the copy.
+    /// Who the users of the sandboxes are that will have the copies.
     #[n(1)]
     pub users: Users,
     /// The user inside whose files have no set-user-id bit: whoever executes one

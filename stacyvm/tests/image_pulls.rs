@@ -62,7 +62,7 @@ impl World {
                 false
             }),
         );
-        let state = tempfile::tempdir().unwrap();
+        let state = common::state();
         let mut config = Config::for_state_dir(state.path());
         change(&mut config, &server);
         let engine = Engine::open(config).await.unwrap();

@@ -122,6 +122,17 @@ async fn packages_are_installed_and_what_they_bring_runs() {
     let spec = SandboxSpec::image(format!("rootfs-archive:{made}/root.tar")).mount(mirror);
     let sandbox = rooted(&host, spec).await;
 
+    // What the image brings has its owners, without root too.
+    let owners = run(
+        &sandbox,
+        "root",
+        "stat -c '%a %U %G' /etc/shadow /usr/bin/chage /usr/bin/passwd /var/mail /var/cache/apt/archives/partial",
+    )
+    .await;
+    assert_eq!(
+        owners,
+        "640 root shadow\n2755 root shadow\n4755 root root\n2775 root mail\n700 _apt root\n"
+    );
     run(
         &sandbox,
         "root",

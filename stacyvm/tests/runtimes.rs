@@ -34,7 +34,7 @@ async fn engine(state: &Path, runtime: Option<&str>) -> Engine {
 }
 
 async fn host(runtime: &str) -> Host {
-    let state = tempfile::tempdir().unwrap();
+    let state = common::state();
     let engine = engine(state.path(), Some(runtime)).await;
     Host { engine, state }
 }

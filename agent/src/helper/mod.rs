@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::helper_protocol::{
-    Failed, FailedKind, FromHelper, GENERATION, GiveAway, MOST_OPEN_FILES, MapLayer, Park, RANGE,
+    Failed, FailedKind, FromHelper, GENERATION, GiveAway, MOST_OPEN_FILES, MapLayers, Park, RANGE,
     Remove, SINGLE_USER, ToHelper, Users,
 };
 use crate::packet;
@@ -119,14 +119,14 @@ fn run(owner: &OwnedFd) -> Result<()> {
             give_away(&asked, &file)?;
             return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
         }
-        (ToHelper::MapLayer(asked), Some(layer)) => {
-            map_layer(&asked, &layer, fds)?;
+        (ToHelper::MapLayers(asked), Some(_lock)) => {
+            map_layers(&asked, fds)?;
             return packet::send(owner, &FromHelper::Done, &[]).tried("answer the owner");
         }
         _ => {
             return Err(Failed::new(
                 FailedKind::Invalid,
-                "the first packet must be park, remove, give away or map layer, with a descriptor",
+                "the first packet must be park, remove, give away or map layers, with a descriptor",
             ));
         }
     };
@@ -212,28 +212,26 @@ fn give_away(asked: &GiveAway, file: &OwnedFd) -> Result<()> {
     })
 }
 
-/// Copies a layer with the owners that its image names. What comes after the
-/// layer is open until it is done: the last is a lock.
-fn map_layer(
-    asked: &MapLayer,
-    layer: &OwnedFd,
-    mut rest: impl Iterator<Item = OwnedFd>,
-) -> Result<()> {
+/// Copies layers with the owners that their image names.
+fn map_layers(asked: &MapLayers, mut fds: impl Iterator<Item = OwnedFd>) -> Result<()> {
     check_generation(asked.generation)?;
-    let (Some(copy), Some(record), Some(_lock)) = (rest.next(), rest.next(), rest.next()) else {
-        return Err(Failed::new(
-            FailedKind::Invalid,
-            "a descriptor of a layer is missing",
-        ));
-    };
     let Users::Delegated(range) = &asked.users else {
         return Err(Failed::new(
             FailedKind::Invalid,
-            "a layer is mapped to a range of ids that a user was given",
+            "layers are mapped to a range of ids that a user was given",
         ));
     };
     among_leftovers(&asked.users, || {
-        mapped::copy(layer, &copy, record, range.own, asked.reserved)
+        while let Some(layer) = fds.next() {
+            let (Some(copy), Some(record)) = (fds.next(), fds.next()) else {
+                return Err(Failed::new(
+                    FailedKind::Invalid,
+                    "a descriptor of a layer is missing",
+                ));
+            };
+            mapped::copy(&layer, &copy, record, range.own, asked.reserved)?;
+        }
+        Ok(())
     })
 }
 

@@ -66,6 +66,7 @@ fn run(
                         "removed": removed.name,
                         "digest": removed.digest.to_string(),
                         "freed_bytes": removed.freed.bytes,
+                        "left": removed.freed.left,
                     })))?;
                 }
             }
@@ -75,7 +76,9 @@ fn run(
             stays(pruned.left);
             let (blobs, layers, bytes) = (pruned.blobs, pruned.layers, pruned.bytes);
             printed(if json {
-                output::json(&json!({ "blobs": blobs, "layers": layers, "freed_bytes": bytes }))
+                output::json(
+                    &json!({ "blobs": blobs, "layers": layers, "freed_bytes": bytes, "left": pruned.left }),
+                )
             } else {
                 output::line(&format!("freed {bytes} B: {blobs} blobs, {layers} layers"))
             })?;
@@ -93,7 +96,7 @@ fn run(
 fn stays(pieces: u64) {
     if pieces > 0 {
         output::remark(&format!(
-            "pieces of layers that could not be removed: {pieces}; they belong to users of a range in /etc/subuid and /etc/subgid that this user has not, or not any more: give it back, or remove `images/tmp` of the state directory as root"
+            "pieces of layers that could not be removed: {pieces}; they have files of a range in /etc/subuid and /etc/subgid: see with `stacyvm providers` whether this user has one, or remove `images/tmp` of the state directory as root"
         ));
     }
 }

@@ -2,7 +2,8 @@
 //! ids: copies whose files have the owners that the image names. Only a process
 //! in a user namespace with that range can make them or remove them.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, Mode, RenameFlags, fchmod, mkdirat, renameat_with, statat};
@@ -26,8 +27,15 @@ pub(crate) trait Range: std::fmt::Debug + Send + Sync {
     /// the place of the default one.
     fn name(&self, own: bool) -> String;
 
-    /// Copies a layer, with its owners.
-    fn map(&self, context: &Context, copy: &LayerCopy<'_>) -> Result<()>;
+    /// Copies layers, with their owners. `own`: this user has the place of the
+    /// default one. `lock` is held for as long as somebody works at it.
+    fn map(
+        &self,
+        context: &Context,
+        own: bool,
+        lock: BorrowedFd<'_>,
+        copies: &[LayerCopy],
+    ) -> Result<()>;
 
     /// Removes a directory that has files of the range.
     fn remove(&self, parent: BorrowedFd<'_>, name: &str) -> Result<()>;
@@ -35,17 +43,13 @@ pub(crate) trait Range: std::fmt::Debug + Send + Sync {
 
 /// A copy of a layer that is to be made.
 #[derive(Debug)]
-pub(crate) struct LayerCopy<'a> {
+pub(crate) struct LayerCopy {
     /// The layer.
-    pub(crate) from: BorrowedFd<'a>,
+    pub(crate) from: OwnedFd,
     /// An empty directory.
-    pub(crate) to: BorrowedFd<'a>,
+    pub(crate) to: OwnedFd,
     /// The record of owners of the layer.
-    pub(crate) owners: BorrowedFd<'a>,
-    /// Held for as long as somebody works at it.
-    pub(crate) lock: BorrowedFd<'a>,
-    /// Whether this user has the place of the default one.
-    pub(crate) own: bool,
+    pub(crate) owners: OwnedFd,
 }
 
 /// The range of whoever opened the store, looked for when it is needed.
@@ -74,12 +78,11 @@ fn find() -> Option<Arc<dyn Range>> {
     None
 }
 
-/// A layer, and the copy of it that a sandbox needs.
-struct Copy {
-    diff_id: Digest,
-    name: String,
-    own: bool,
-}
+/// How many copies are asked for at once: each takes three descriptors.
+const AT_ONCE: usize = 32;
+
+/// A layer, and the name of the copy of it that a sandbox needs.
+type Copy = (Digest, String);
 
 impl Images {
     /// The layers of an image with the owners that it names, for sandboxes of
@@ -96,10 +99,10 @@ impl Images {
         for layer in image.layers.iter().rev() {
             copies.push(self.copy_for(layer.diff_id, range, own)?);
         }
-        if !copies.iter().all(|copy| self.is_mapped(&copy.name)) {
-            self.map(context, &copies, range)?;
+        if !copies.iter().all(|(_, name)| self.is_mapped(name)) {
+            self.map(context, &copies, range, own)?;
         }
-        let paths = copies.iter().map(|copy| format!("{}/{FS}", copy.name));
+        let paths = copies.iter().map(|(_, name)| format!("{name}/{FS}"));
         Ok(paths.collect())
     }
 
@@ -117,11 +120,8 @@ impl Images {
                 names_it |= [owner.uid, owner.gid].contains(&DEFAULT_USER);
             }
         }
-        Ok(Copy {
-            diff_id,
-            name: format!("{}-{}", diff_id.hex(), range.name(names_it)),
-            own: names_it,
-        })
+        let name = format!("{}-{}", diff_id.hex(), range.name(names_it));
+        Ok((diff_id, name))
     }
 
     fn is_mapped(&self, name: &str) -> bool {
@@ -130,38 +130,31 @@ impl Images {
 
     /// Makes the copies that are missing. Whoever wants one meanwhile waits and
     /// finds it.
-    fn map(&self, context: &Context, copies: &[Copy], range: &dyn Range) -> Result<()> {
+    fn map(&self, context: &Context, copies: &[Copy], range: &dyn Range, own: bool) -> Result<()> {
         let _shared = self.shared(context)?;
         let _lock = Lock::wait(context, &self.inner.locks, super::MAPPED, false)?;
         let work = Work::new(self)?;
-        let mut made: Vec<&str> = Vec::new();
-        for copy in copies {
-            if self.is_mapped(&copy.name) || made.contains(&copy.name.as_str()) {
-                continue;
-            }
-            let outer = work.directory(&copy.name)?;
-            // The sandbox's root passes through it, and is nobody there.
-            fchmod(&outer, PASSABLE).map_err(|e| system("make a copy of a layer", e))?;
-            mkdirat(&outer, FS, Mode::RWXU).map_err(|e| system("make a copy of a layer", e))?;
+        let missing = copies.iter().filter(|(_, name)| !self.is_mapped(name));
+        // An image may have a layer twice.
+        let missing: BTreeMap<&str, Digest> = missing
+            .map(|(diff_id, name)| (name.as_str(), *diff_id))
+            .collect();
+        let missing: Vec<_> = missing.into_iter().collect();
+        for some in missing.chunks(AT_ONCE) {
+            let begun: Result<Vec<_>> = some
+                .iter()
+                .map(|(name, diff_id)| self.begin_copy(&work, name, *diff_id))
+                .collect();
+            let begun = begun?;
             fault_point!("image.map.begun");
-            range.map(
-                context,
-                &LayerCopy {
-                    from: self.open_layer(copy.diff_id)?.as_fd(),
-                    to: open_directory(&outer, FS)?.as_fd(),
-                    owners: self.open_owners(copy.diff_id)?.as_fd(),
-                    lock: work.lock().as_fd(),
-                    own: copy.own,
-                },
-            )?;
+            range.map(context, own, work.lock().as_fd(), &begun)?;
             fault_point!("image.map.made");
-            made.push(&copy.name);
         }
         // What has its name is whole, also after a loss of power.
         rustix::fs::syncfs(&self.inner.mapped)
             .map_err(|e| system("write copies of layers to the disk", e))?;
         fault_point!("image.map.synced");
-        for name in made {
+        for (name, _) in missing {
             let named = renameat_with(
                 work.dir(),
                 name,
@@ -173,5 +166,19 @@ impl Images {
             fault_point!("image.map.named");
         }
         Ok(())
+    }
+
+    /// Makes the directory of a copy, and opens what goes into it.
+    fn begin_copy(&self, work: &Work, name: &str, diff_id: Digest) -> Result<LayerCopy> {
+        let fail = |e| system("make a copy of a layer", e);
+        let outer = work.directory(name)?;
+        // The sandbox's root passes through it, and is nobody there.
+        fchmod(&outer, PASSABLE).map_err(fail)?;
+        mkdirat(&outer, FS, Mode::RWXU).map_err(fail)?;
+        Ok(LayerCopy {
+            from: self.open_layer(diff_id)?,
+            to: open_directory(&outer, FS)?,
+            owners: self.open_owners(diff_id)?,
+        })
     }
 }

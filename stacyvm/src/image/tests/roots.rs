@@ -55,11 +55,12 @@ fn attributes_are_those_of_the_archive() {
         Flavour::Own => {
             let owners = ground.images.layer_owners(image.layers[0].diff_id).unwrap();
             let all: Vec<_> = owners.iter().map(|o| o.unwrap()).collect();
-            assert_eq!(all.len(), 2);
-            assert_eq!(
-                (all[0].path, all[0].uid, all[0].gid, all[0].mode),
-                (&b"d/f"[..], 1000, 2000, 0o4750)
-            );
+            let seen: Vec<_> = all.iter().map(|o| (o.path, o.uid, o.gid)).collect();
+            // Each name of a file, and what is in a directory before it.
+            let expected: [(&[u8], u32, u32); 3] =
+                [(b"d/l", 7, 8), (b"d/h", 1000, 2000), (b"d/f", 1000, 2000)];
+            assert_eq!(seen, expected);
+            assert_eq!(all[2].mode, 0o4750);
         }
     }
 }

@@ -457,7 +457,8 @@ impl Target {
             }
             Marker::Attribute => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = openat(self.here(), name, flags, Mode::empty())
+                // Who may not write a file may not set its attributes either.
+                let file = openat(self.here(), name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(|e| failed("hide", &whole, e))?;
                 set_attribute(file.as_fd(), WHITEOUT, b"y")?;
                 if !self.opaque.contains(&join(above)) {

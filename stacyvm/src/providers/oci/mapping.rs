@@ -1,12 +1,12 @@
 //! Work of the image store on files of a range of subordinate ids, by a helper
 //! in a user namespace that has the range.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use stacyvm_agent::helper_protocol::{
-    Delegated, GENERATION, MapLayer, Remove, SINGLE_USER, ToHelper, Users,
+    Delegated, GENERATION, MapLayers, Remove, SINGLE_USER, ToHelper, Users,
 };
 
 use super::helper::Helper;
@@ -57,13 +57,22 @@ impl Range for Mapping {
         format!("{name}-{uid}-{gid}")
     }
 
-    fn map(&self, context: &Context, copy: &LayerCopy<'_>) -> Result<()> {
-        let question = ToHelper::MapLayer(MapLayer {
+    fn map(
+        &self,
+        context: &Context,
+        own: bool,
+        lock: BorrowedFd<'_>,
+        copies: &[LayerCopy],
+    ) -> Result<()> {
+        let question = ToHelper::MapLayers(MapLayers {
             generation: GENERATION,
-            users: self.users(copy.own),
+            users: self.users(own),
             reserved: SUPERVISOR_UID,
         });
-        let descriptors = [copy.from, copy.to, copy.owners, copy.lock];
+        let mut descriptors = vec![lock];
+        for copy in copies {
+            descriptors.extend([copy.from.as_fd(), copy.to.as_fd(), copy.owners.as_fd()]);
+        }
         Helper::ask_blocking(&self.program, context, &question, &descriptors).map_err(Host::explain)
     }
 
