@@ -5,11 +5,13 @@
     clippy::unwrap_used,
     clippy::print_stderr,
     clippy::print_stdout,
-    reason = "tests"
+    clippy::disallowed_methods,
+    reason = "tests, of which one is told by its environment what to do"
 )]
 
 mod common;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use common::image::{Member, ROOT, layout, tar};
@@ -283,7 +285,6 @@ async fn they_are_the_same_where_something_of_the_host_is_mounted() {
         assert_eq!(say(&sandbox, "node", "echo x >/mnt/made").await, "");
         let own = std::fs::metadata(&shared).unwrap();
         let made = std::fs::metadata(shared.join("made")).unwrap();
-        use std::os::unix::fs::MetadataExt as _;
         assert_eq!(made.uid(), own.uid());
         // Two of the layers have something of the default user's.
         assert_eq!(world.names("mapped").len(), 5);

@@ -28,7 +28,7 @@ async fn rootless() -> Option<(Host, Watch)> {
         eprintln!("not run: this is root, expected an ordinary user (scripts/rootless.sh)");
         return None;
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = common::state();
     let watch = Watch::begin(state.path());
     let mut config = Config::for_state_dir(state.path());
     // One that waits would look like something left.

@@ -19,8 +19,8 @@ use super::users::{
 use super::{bundle, check_name, data, disk, inside, root, sys};
 use crate::confinement::ROOT_CAPABILITIES;
 use crate::helper_protocol::{
-    Delegated, Failed, FailedKind, FromHelper, InForce, Launch, Mount, MountSource, NOBODY, Park,
-    RANGE, Root, SOCKET_NAME, ToHelper, Users,
+    Failed, FailedKind, FromHelper, InForce, Launch, Mount, MountSource, NOBODY, Park, RANGE, Root,
+    SOCKET_NAME, ToHelper, Users,
 };
 use crate::packet;
 use crate::protocol::control::ControlMessage;
