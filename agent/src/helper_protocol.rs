@@ -234,8 +234,8 @@ pub struct MapLayers {
     /// Who the users of the sandboxes are that will have the copies.
     #[n(1)]
     pub users: Users,
-    /// The user inside whose files have no set-user-id bit: whoever executes one
-    /// would become the agent.
+    /// The user and group inside whose files have no set-id bits: whoever executes
+    /// one would become the agent.
     #[n(2)]
     pub reserved: u32,
 }

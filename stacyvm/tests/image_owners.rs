@@ -29,7 +29,7 @@ const BUSYBOX: &str = "/bin/busybox";
 const NODE: (u32, u32) = (1000, 1000);
 const WEB: (u32, u32) = (33, 33);
 /// The user of the agent's own processes, whose set-id programs nobody may run.
-const RESERVED: (u32, u32) = (65_000, 0);
+const RESERVED: (u32, u32) = (65_000, 65_000);
 const PASSWD: &[u8] = b"root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\nweb:x:33:33::/:/bin/sh\nlow:x:7:7::/:/bin/sh\n";
 /// `security.capability` of version 2, in force: `CAP_DAC_OVERRIDE`.
 const CAPABILITY: &[u8] = &[1, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -73,7 +73,7 @@ fn layers() -> Option<Vec<Vec<u8>>> {
         (b'0', "srv/first", 0o644, ROOT, b"of root"),
         (b'2', "srv/link", 0o777, WEB, b"first"),
         (b'6', "srv/pipe", 0o620, WEB, b""),
-        (b'0', "srv/reserved", 0o4755, RESERVED, b"x"),
+        (b'0', "srv/reserved", 0o6755, RESERVED, b"x"),
         (b'0', "srv/last", 0o600, (65_535, 65_534), b"x"),
         (b'5', "srv/empty", 0, (7, 7), b""),
         (b'0', "gone", 0o644, WEB, b"x"),

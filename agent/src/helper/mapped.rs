@@ -211,6 +211,9 @@ impl Copying<'_> {
         if owner.is_some_and(|owner| owner.uid == self.reserved) {
             mode &= !0o4000;
         }
+        if owner.is_some_and(|owner| owner.gid == self.reserved) {
+            mode &= !0o2000;
+        }
         let capability = match owner {
             Some(owner) if owner.capability.is_some() => {
                 let bytes = owner.capability_bytes();
