@@ -36,10 +36,9 @@ impl Hierarchy {
 /// Those of this process. On a hybrid host the version 2 tree is left alone
 /// where version 1 holds the controllers.
 pub fn hierarchies() -> Vec<Hierarchy> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     find(
-        &read("/proc/self/mountinfo"),
-        &read("/proc/self/cgroup"),
+        &read(Path::new("/proc/self/mountinfo")),
+        &read(Path::new("/proc/self/cgroup")),
         &|directory| access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok(),
     )
 }
@@ -150,8 +149,10 @@ fn attainable(base: &Path) -> Vec<String> {
         .collect()
 }
 
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_default()
+/// What a file of the kernel says. Its paths are bytes that whoever may mount
+/// chooses: one that is no text must hide none of the others.
+pub(crate) fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]

@@ -614,3 +614,32 @@ async fn what_was_checked_is_what_is_mounted() {
     eprintln!("{} mounted, {} refused", tally.0, tally.1);
     drop(host);
 }
+
+#[tokio::test]
+async fn a_mount_whose_path_is_no_text_takes_no_limit_away() {
+    if !common::is_root() {
+        return;
+    }
+    let Some(host) = common::embedded().await else {
+        return;
+    };
+    if !host.limits_memory().await {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let odd = place
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"no\xfftext"));
+    std::fs::create_dir(&odd).unwrap();
+    let empty = rustix::mount::MountFlags::empty();
+    if let Err(error) = rustix::mount::mount("none", &odd, "tmpfs", empty, None) {
+        eprintln!("not run: no right to mount: {error}");
+        return;
+    }
+    let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
+    let made = host.engine.create(spec.memory_mib(256)).await;
+    let seen = host.can().await.memory_limit;
+    rustix::mount::unmount(&odd, rustix::mount::UnmountFlags::DETACH).unwrap();
+    made.unwrap().kill().await.unwrap();
+    assert_eq!(seen, stacyvm::provider::Level::Enforced);
+}

@@ -95,11 +95,12 @@ async fn what_a_claim_brings_holds_for_every_process() {
     assert!(left.unwrap() > Duration::from_secs(450), "{info:?}");
     assert!(!holds(host.state.path(), b"hunter2-of-a-claim"));
     // What waits has nothing of it.
-    assert_eq!(
-        says(&claimed(&pool).await, "echo $A $B $S").await,
-        "pool pool\n"
-    );
+    let plain = claimed(&pool).await;
+    assert_eq!(says(&plain, "echo $A $B $S").await, "pool pool\n");
     assert_eq!((pool.stats().warm, pool.stats().cold), (2, 0));
+    for sandbox in [sandbox, plain] {
+        soon(sandbox.kill()).await.unwrap();
+    }
     drop(pool);
     other.close().await.unwrap();
 }

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use super::fault::{Result, Tried};
 use super::nested;
 use super::sys::pause;
-use crate::delegation::{Hierarchy, hierarchies};
+use crate::delegation::{Hierarchy, hierarchies, read};
 use crate::helper_protocol::{Failed, FailedKind, InForce, Limits, Usage};
 use crate::mark::Mark;
 
@@ -32,7 +32,7 @@ pub(crate) struct Cgroups {
 /// Where the cgroup of a sandbox is in every hierarchy of this host, used or
 /// not: a runtime makes one in each.
 pub(crate) fn everywhere(name: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = read(Path::new("/proc/self/mountinfo"));
     let mount = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let kind = right.split(' ').next()?;

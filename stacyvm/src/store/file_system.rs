@@ -122,13 +122,10 @@ mod sys {
             rustix::fs::major(device),
             rustix::fs::minor(device)
         );
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-        mounts.lines().find_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            (left.split(' ').nth(2)? == device)
-                .then(|| right.split(' ').next())?
-                .map(str::to_owned)
-        })
+        let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
+        let mut mounts = crate::mountinfo::parse(&mounts).into_iter();
+        let found = mounts.find(|mount| mount.device == device)?;
+        Some(found.kind)
     }
 }
 

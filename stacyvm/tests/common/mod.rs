@@ -48,8 +48,34 @@ impl std::ops::Deref for State {
     }
 }
 
+/// Detached sandboxes of this state directory that live.
+#[cfg(feature = "sqlite")]
+fn left_detached(state: &std::path::Path) -> Vec<String> {
+    let lives = |id: &String| {
+        let lock = state.join("sandboxes").join(id).join("helper.lock");
+        std::fs::File::open(lock).is_ok_and(|file| file.try_lock().is_err())
+    };
+    let Ok(store) = rusqlite::Connection::open(state.join("store.db")) else {
+        return Vec::new();
+    };
+    let running =
+        "SELECT id FROM sandboxes WHERE lifetime = 'detached' AND phase IN ('running', 'paused')";
+    let Ok(mut statement) = store.prepare(running) else {
+        return Vec::new();
+    };
+    let ids = statement.query_map([], |row| row.get(0));
+    ids.map_or_else(|_| Vec::new(), |ids| ids.flatten().filter(lives).collect())
+}
+
 impl Drop for State {
     fn drop(&mut self) {
+        // An attached one ends with its engine; one that is detached lives on in
+        // a directory that is gone.
+        #[cfg(feature = "sqlite")]
+        if !std::thread::panicking() {
+            let left = left_detached(self.0.path());
+            assert!(left.is_empty(), "the test leaves these alive: {left:?}");
+        }
         let mapped = self.0.path().join("images/mapped");
         let entries = std::fs::read_dir(&mapped);
         if entries.is_ok_and(|mut entries| entries.next().is_some()) {

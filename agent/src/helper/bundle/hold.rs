@@ -189,7 +189,9 @@ impl Container {
 
 /// What the kernel of the host says of a process.
 fn look(pid: i32, file: &str) -> Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/{file}")).tried("look at the sandbox")
+    let read = fs::read(format!("/proc/{pid}/{file}")).tried("look at the sandbox")?;
+    // Paths of mounts are bytes.
+    Ok(String::from_utf8_lossy(&read).into_owned())
 }
 
 /// One line of a process's `status`.

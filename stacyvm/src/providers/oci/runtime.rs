@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::error::io;
 use crate::error::{Error, ErrorKind, Result};
+use crate::mountinfo;
 use crate::provider::{Finding, ProbeReport};
 
 /// Where a runtime is looked for by its name. Not the caller's `PATH`: what is
@@ -230,10 +231,9 @@ fn parse(path: &Path, line: &str) -> (String, String) {
 }
 
 fn has_both_versions() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| {
-        line.contains(" - cgroup2 ") && line.split(' ').nth(4).is_some_and(|at| at == UNIFIED)
-    })
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mut mounts = mountinfo::parse(&mounts).into_iter();
+    mounts.any(|mount| mount.kind == "cgroup2" && mount.point == Path::new(UNIFIED))
 }
 
 #[cfg(test)]
