@@ -15,12 +15,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use common::pools::{claimed, filled, says, waiting};
 use common::soon;
 use stacyvm::config::{Config, ProviderConfig};
 use stacyvm::engine::{Engine, Filter};
 use stacyvm::provider::Reach;
 use stacyvm::sandbox::spec::{Lifetime, SecretReference};
-use stacyvm::{ErrorKind, Pool, Sandbox, SandboxSpec};
+use stacyvm::{ErrorKind, SandboxSpec};
 
 const IMAGE: &str = "stacyvm-test/busybox";
 /// The state directory of the process that is killed.
@@ -102,31 +103,6 @@ async fn engine(address: &str, state: &Path) -> Engine {
 
 fn spec() -> SandboxSpec {
     SandboxSpec::image(IMAGE)
-}
-
-async fn filled(engine: &Engine, spec: SandboxSpec, size: usize) -> Pool {
-    let pool = engine.pool(spec).size(size).await.unwrap();
-    soon(pool.filled()).await.unwrap();
-    pool
-}
-
-async fn claimed(pool: &Pool) -> Sandbox {
-    soon(async { pool.claim().await }).await.unwrap()
-}
-
-async fn says(sandbox: &Sandbox, line: &str) -> String {
-    let output = soon(sandbox.shell(line).output()).await.unwrap();
-    output.stdout_text()
-}
-
-/// The ids of those that wait.
-async fn waiting(engine: &Engine, pool: &Pool) -> BTreeSet<String> {
-    let filter = Filter {
-        labels: [("stacyvm.pool".to_owned(), pool.name().to_owned())].into(),
-        ..Filter::default()
-    };
-    let found = engine.list(filter).await.unwrap();
-    found.into_iter().map(|info| info.id.to_string()).collect()
 }
 
 /// Repeats a check until it holds: a lease ends some ten seconds after its owner.

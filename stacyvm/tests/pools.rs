@@ -1,9 +1,5 @@
 //! Pools on the embedded provider.
 #![cfg(all(target_os = "linux", feature = "oci"))]
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that panics has failed, and one that cannot run says why"
-)]
 
 mod common;
 
@@ -11,37 +7,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use stacyvm::engine::{Engine, Filter};
+use stacyvm::engine::Filter;
 use stacyvm::provider::Reach;
 use stacyvm::sandbox::spec::{Lifetime, SecretReference};
-use stacyvm::{ErrorKind, Pool, Sandbox, SandboxSpec};
+use stacyvm::{ErrorKind, Sandbox, SandboxSpec};
 
+use common::pools::{claimed, filled, says, waiting};
 use common::{eventually, soon};
-
-async fn filled(engine: &Engine, spec: SandboxSpec, size: usize) -> Pool {
-    let pool = engine.pool(spec).size(size).await.unwrap();
-    soon(pool.filled()).await.unwrap();
-    pool
-}
-
-async fn claimed(pool: &Pool) -> Sandbox {
-    soon(async { pool.claim().await }).await.unwrap()
-}
-
-async fn says(sandbox: &Sandbox, line: &str) -> String {
-    let output = soon(sandbox.shell(line).output()).await.unwrap();
-    output.stdout_text()
-}
-
-/// The ids of those that wait.
-async fn waiting(engine: &Engine, pool: &Pool) -> BTreeSet<String> {
-    let filter = Filter {
-        labels: [("stacyvm.pool".to_owned(), pool.name().to_owned())].into(),
-        ..Filter::default()
-    };
-    let found = engine.list(filter).await.unwrap();
-    found.into_iter().map(|info| info.id.to_string()).collect()
-}
 
 /// Whether any file below a directory holds these bytes.
 fn holds(directory: &Path, bytes: &[u8]) -> bool {

@@ -72,9 +72,7 @@ pub use platform::Platform;
 pub use registry::{Credentials, PullOptions, Secret};
 pub use root::{Restored, Root};
 pub use source::{ImageSource, Reference};
-pub use store::{
-    Damage, DiskUse, Flavour, Hold, Image, Images, Layer, Owner, Owners, Pruned, Removed, Summary,
-};
+pub use store::{Damage, DiskUse, Flavour, Hold, Image, Images, Layer, Pruned, Removed, Summary};
 #[cfg(feature = "oci")]
 pub(crate) use store::{LayerCopy, Range};
 pub use unpack::{DeviceNode, LayerRecord};

@@ -11,6 +11,7 @@
 
 #[cfg(all(feature = "oci", feature = "image"))]
 pub mod image;
+pub mod pools;
 pub mod residue;
 #[cfg(feature = "oci")]
 pub mod runtimes;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, statat};
 use rustix::io::Errno;
 
+use stacyvm_agent::owners::Owner;
+
 use super::work::open_directory;
 use super::{Flavour, Image, Images, Lock, Work, damaged, failed, system};
 use crate::context::Context;
@@ -64,7 +66,7 @@ impl Images {
 
     /// The owners in a layer that an ordinary user unpacked; of one that root
     /// unpacked none.
-    pub fn layer_owners(&self, diff_id: Digest) -> Result<Owners> {
+    pub(crate) fn layer_owners(&self, diff_id: Digest) -> Result<Owners> {
         let layer = open_directory(&self.inner.layers, &self.layer_name(diff_id))?;
         match statat(&layer, OWNERS, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(Owners { bytes: Vec::new() }),
@@ -237,25 +239,9 @@ fn read_file(at: &OwnedFd, name: &str) -> Result<Vec<u8>> {
 }
 
 /// The owners in one layer, as the image gives them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owners {
+#[derive(Debug)]
+pub(crate) struct Owners {
     bytes: Vec<u8>,
-}
-
-/// Who owns one thing, and what that takes away and is to be set again after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Owner<'a> {
-    /// The path in the layer, without a slash in front; empty for its root.
-    pub path: &'a [u8],
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// Permission bits with set-id bits, which a change of the owner clears.
-    pub mode: u32,
-    /// The value of `security.capability`, in hexadecimal digits.
-    pub capability: Option<&'a str>,
 }
 
 impl Owners {
@@ -265,16 +251,8 @@ impl Owners {
     /// # Errors
     ///
     /// An item is `corrupt` where the record is.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Owner<'_>>> {
-        stacyvm_agent::owners::entries(&self.bytes).map(|entry| {
-            let owner = entry.ok_or_else(|| damaged("the record of owners is damaged"))?;
-            Ok(Owner {
-                path: owner.path,
-                uid: owner.uid,
-                gid: owner.gid,
-                mode: owner.mode,
-                capability: owner.capability,
-            })
-        })
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<Owner<'_>>> {
+        let damaged = || damaged("the record of owners is damaged");
+        stacyvm_agent::owners::entries(&self.bytes).map(move |entry| entry.ok_or_else(damaged))
     }
 }

@@ -32,7 +32,6 @@ use crate::id_map;
 use crate::store::StateDir;
 
 pub use hold::Hold;
-pub use layer::{Owner, Owners};
 pub use names::Summary;
 pub use upkeep::{DiskUse, Pruned, Removed};
 pub use verify::Damage;
