@@ -21,7 +21,7 @@
 //! | `blobs/sha256/HEX` | manifests, configurations and layers, exactly as they came |
 //! | `layers/HEX-FLAVOUR/fs` | one unpacked layer, by the digest of its archive, as a lower directory of overlayfs |
 //! | `layers/HEX-FLAVOUR/record.json` | what was counted while it was unpacked ([`LayerRecord`]) |
-//! | `layers/HEX-FLAVOUR/owners` | who owns what, where this user could not say it to the file system ([`Owners`]) |
+//! | `layers/HEX-FLAVOUR/owners` | who owns what, where this user could not say it to the file system (`stacyvm_agent::owners`) |
 //! | `mapped/HEX-UID-GID/fs` | a copy of such a layer whose files have their owners in the range of subordinate ids that begins there |
 //! | `refs/NAME` | the manifest that a name stands for |
 //! | `tmp/` | work in progress, each under a lock of its maker |
