@@ -1,6 +1,7 @@
 //! Finding sandboxes and telling what they are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use super::records::{POOL, is_of_pool, spec_of, times, waits};
 use crate::context::Context;
 use crate::error::Result;
 use crate::id::{SandboxId, TenantId};
-use crate::provider::{Capabilities, ProbeReport, Provider as _};
+use crate::provider::{Capabilities, ProbeReport, Provider};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::info::SandboxInfo;
 use crate::sandbox::state::Phase;
@@ -158,6 +159,16 @@ impl Engine {
         }
         found.truncate(most);
         Ok(found)
+    }
+
+    /// A configured provider as this engine uses it, with its layers.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for a name that is not configured, and what opening it
+    /// fails with.
+    pub async fn provider(&self, name: &str) -> Result<Arc<dyn Provider>> {
+        Ok(self.0.registry.open(name).await?)
     }
 
     /// Tells what each configured provider is, can do, and needs.

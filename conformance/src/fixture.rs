@@ -1,0 +1,192 @@
+//! What a case works with, and what it leaves.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stacyvm::context::Context;
+use stacyvm::id::TenantId;
+use stacyvm::provider::{Capabilities, Provider, Reach};
+use stacyvm::{Engine, ErrorKind, Output, Sandbox, SandboxId, SandboxSpec};
+
+use crate::case::{Checked, Failure};
+use crate::harness::Subject;
+use crate::{ensure, ensure_eq};
+
+/// How long what was begun may still be going after its end.
+const SETTLES: Duration = Duration::from_secs(5);
+
+/// The provider, and what a case made with it.
+#[derive(Debug)]
+pub struct Fixture {
+    subject: Subject,
+    context: Context,
+    /// By id, noted before it is made: what a case gives up is found again.
+    made: Mutex<BTreeSet<SandboxId>>,
+}
+
+impl Fixture {
+    pub(crate) fn new(subject: Subject) -> Self {
+        let context = Context::new(TenantId::default());
+        Self {
+            subject,
+            context,
+            made: Mutex::default(),
+        }
+    }
+
+    /// The engine over the provider.
+    pub fn engine(&self) -> &Engine {
+        self.subject.engine()
+    }
+
+    /// The provider itself.
+    pub fn provider(&self) -> &Arc<dyn Provider> {
+        self.subject.provider()
+    }
+
+    /// The context of calls to the provider.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// What the provider claims.
+    pub fn claims(&self) -> Capabilities {
+        self.subject.capabilities()
+    }
+
+    /// The plainest sandbox that the provider makes.
+    pub fn spec(&self) -> SandboxSpec {
+        self.subject.spec().clone()
+    }
+
+    /// Makes the plainest sandbox. It is ended after the case.
+    pub async fn sandbox(&self) -> Checked<Sandbox> {
+        self.make(self.spec()).await
+    }
+
+    /// Makes a sandbox. It is ended after the case.
+    pub async fn make(&self, spec: SandboxSpec) -> Checked<Sandbox> {
+        Ok(self.try_make(spec).await?)
+    }
+
+    /// Makes a sandbox, or tells why not.
+    pub async fn try_make(&self, spec: SandboxSpec) -> stacyvm::Result<Sandbox> {
+        let create = self.engine().create(spec).id(self.mint());
+        create.provider(self.subject.name()).await
+    }
+
+    /// An id for a sandbox that the case makes by itself; what has it is ended
+    /// after the case.
+    pub fn mint(&self) -> SandboxId {
+        let id = SandboxId::random();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.insert(id.clone());
+        id
+    }
+
+    /// Runs a command line and expects it to succeed.
+    pub async fn shell(&self, sandbox: &Sandbox, line: &str) -> Checked<Output> {
+        let output = sandbox.shell(line).output().await?;
+        ensure!(
+            output.status.success(),
+            "`{line}` ended with {}: {}",
+            output.status,
+            output.stderr_text().trim_end()
+        );
+        Ok(output)
+    }
+
+    /// Ends what the case made, and looks for what is left.
+    pub(crate) async fn end(&self) -> Checked {
+        let ids = self
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for id in &ids {
+            match self.engine().get(id).await {
+                Ok(sandbox) => sandbox.kill().await?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.provider().destroy(&self.context, id).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for id in &ids {
+            match self.provider().inspect(&self.context, id).await {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {}
+                Err(error) => return Err(error.into()),
+                Ok(seen) => {
+                    return Err(Failure::broken(format!(
+                        "residue: sandbox {id} is {:?} after its destroy",
+                        seen.state
+                    )));
+                }
+            }
+        }
+        let listed = self.provider().list(&self.context, None, 1000).await?;
+        let still: Vec<_> = listed
+            .iter()
+            .filter(|seen| ids.contains(&seen.id))
+            .collect();
+        ensure!(still.is_empty(), "residue: still listed: {still:?}");
+        self.nothing_is_left(&ids).await
+    }
+
+    async fn nothing_is_left(&self, ids: &BTreeSet<SandboxId>) -> Checked {
+        let until = tokio::time::Instant::now() + SETTLES;
+        loop {
+            let left = match self.provider().leftovers(&self.context, Reach::Own).await {
+                Ok(left) => left,
+                Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let ours = left
+                .into_iter()
+                .filter(|one| one.sandbox.as_ref().is_some_and(|id| ids.contains(id)));
+            let names: Vec<String> = ours.map(|one| one.id).collect();
+            if names.is_empty() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > until {
+                ensure_eq!(names, Vec::<String>::new(), "residue");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Expects an error of one of these kinds, and gives it.
+pub fn refused<T: std::fmt::Debug>(
+    result: stacyvm::Result<T>,
+    kinds: &[ErrorKind],
+    what: &str,
+) -> Checked<stacyvm::Error> {
+    match result {
+        Err(error) if kinds.contains(&error.kind()) => Ok(error),
+        Err(error) => Err(Failure::broken(format!(
+            "{what} failed with {error}, expected one of {kinds:?}"
+        ))),
+        Ok(value) => Err(Failure::broken(format!(
+            "{what} gave {value:?}, expected an error of {kinds:?}"
+        ))),
+    }
+}
+
+/// Repeats a look until it holds, for at most ten seconds.
+pub async fn eventually(
+    what: &str,
+    mut look: impl AsyncFnMut() -> Checked<bool> + Send,
+) -> Checked {
+    for _ in 0..500 {
+        if look().await? {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(Failure::broken(format!(
+        "after ten seconds still not: {what}"
+    )))
+}

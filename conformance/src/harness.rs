@@ -1,0 +1,119 @@
+//! What an outside crate writes to have its provider tried.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stacyvm::provider::{Capabilities, Provider};
+use stacyvm::{Engine, Result, SandboxSpec};
+
+/// The name under which engines of the suite know the provider.
+const NAME: &str = "subject";
+
+/// A provider, opened for one case.
+pub struct Subject {
+    engine: Engine,
+    provider: Arc<dyn Provider>,
+    name: String,
+    spec: SandboxSpec,
+    kept: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject")
+            .field("provider", &self.provider.info())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Subject {
+    /// A provider under an engine of its own, whose records are in memory.
+    ///
+    /// # Errors
+    ///
+    /// What the engine could not do.
+    pub async fn new(provider: Arc<dyn Provider>, spec: SandboxSpec) -> Result<Self> {
+        let engine = Engine::builder()
+            .provider(NAME, Arc::clone(&provider))
+            .reconcile_every(Duration::ZERO)
+            .build()
+            .await?;
+        Ok(Self {
+            engine,
+            provider,
+            name: NAME.to_owned(),
+            spec,
+            kept: None,
+        })
+    }
+
+    /// The provider of an engine that is there already, by its name.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for a name that is not configured, and what opening the
+    /// provider fails with.
+    pub async fn of_engine(engine: Engine, name: &str, spec: SandboxSpec) -> Result<Self> {
+        Ok(Self {
+            provider: engine.provider(name).await?,
+            engine,
+            name: name.to_owned(),
+            spec,
+            kept: None,
+        })
+    }
+
+    /// Keeps something until the case and all that it made is gone: a temporary
+    /// directory, a server.
+    pub fn keep(mut self, guard: impl Any + Send + Sync) -> Self {
+        self.kept = Some(Box::new((self.kept.take(), guard)));
+        self
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn provider(&self) -> &Arc<dyn Provider> {
+        &self.provider
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        self.provider.capabilities()
+    }
+}
+
+/// A case that a provider is known to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deviation {
+    /// The case.
+    pub case: &'static str,
+    /// Why, with a link where there is one.
+    pub reason: &'static str,
+}
+
+/// Opens a provider for the suite.
+#[async_trait]
+pub trait Harness: Send + Sync + 'static {
+    /// What reports name the subject.
+    fn name(&self) -> &str;
+
+    /// Opens the provider for one case. It may be the same one each time.
+    async fn open(&self) -> Result<Subject>;
+
+    /// The cases that are known to fail. One that passes fails the run.
+    fn deviations(&self) -> &[Deviation] {
+        &[]
+    }
+}

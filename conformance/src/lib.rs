@@ -1,0 +1,27 @@
+//! The conformance suite: one list of cases that any provider is run against.
+//!
+//! A [`Case`] pins promises of the specification. It uses the public contract
+//! alone and knows no provider's name. What a provider does not claim is tried
+//! too: the case's twin expects `unsupported` and no effect. A case that could not
+//! be tried is `not run` with the fact that is missing, and never counts as passed;
+//! what a case leaves behind fails it.
+//!
+//! A provider is brought by a [`Harness`]. Front ends are [`provider_main!`], for
+//! `cargo test` and nextest, and `stacyvm conformance run`. A run gives a
+//! [`Report`].
+
+mod case;
+mod fixture;
+mod harness;
+mod mimic;
+mod report;
+mod runner;
+pub mod suites;
+
+pub use case::{Case, CaseFn, Checked, Failure, Level, Need, Running};
+pub use fixture::{Fixture, eventually, refused};
+pub use harness::{Deviation, Harness, Subject};
+pub use mimic::provider_main;
+pub use report::{CaseReport, Outcome, Report, SCHEMA, SubjectReport};
+pub use runner::{Options, Selection, judge, run, write_file};
+pub use suites::CASES;

@@ -1,0 +1,97 @@
+//! The front end for `cargo test` and nextest.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+
+use crate::harness::Harness;
+use crate::report::Outcome;
+use crate::runner::{Options, judge};
+use crate::suites::CASES;
+
+/// Runs every case on this harness's provider, as `cargo test` runs tests. What
+/// [`provider_main!`](crate::provider_main) calls.
+pub fn provider_main(harness: impl Harness) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let harness: Arc<dyn Harness> = Arc::new(harness);
+    let runtime = match Runtime::new() {
+        Ok(runtime) => Arc::new(runtime),
+        Err(error) => return failed(&format!("the runtime could not be started: {error}")),
+    };
+    for deviation in harness.deviations() {
+        if !CASES.iter().any(|case| case.id == deviation.case) {
+            return failed(&format!(
+                "the deviation `{}` names no case; see the ids with `--list`",
+                deviation.case
+            ));
+        }
+    }
+    let deadline = Options::default().deadline;
+    let trials = CASES.iter().map(|case| {
+        let (harness, runtime) = (Arc::clone(&harness), Arc::clone(&runtime));
+        Trial::test(case.id, move || {
+            let report = runtime.block_on(judge(&harness, case, deadline));
+            match report.outcome {
+                Outcome::Passed | Outcome::Declined => Ok(()),
+                Outcome::Failed => Err(Failed::from(report.evidence)),
+                Outcome::NotRun => {
+                    say(&format!("not run: {}", report.evidence));
+                    Ok(())
+                }
+                Outcome::Deviates => {
+                    say(&format!("not run: it deviates: {}", report.evidence));
+                    Ok(())
+                }
+            }
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if !arguments.list && conclusion.num_passed + conclusion.num_failed == 0 {
+        return failed("no case was run, expected at least one; change the filter");
+    }
+    conclusion.exit_code()
+}
+
+#[expect(clippy::print_stderr, reason = "this is the front end")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+fn failed(text: &str) -> ExitCode {
+    say(&format!("error: {text}"));
+    ExitCode::FAILURE
+}
+
+/// The `main` of a test target with `harness = false` that runs every case on the
+/// provider of this harness.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use stacyvm::{Result, SandboxSpec, providers::mock::Mock};
+/// use stacyvm_conformance::{Harness, Subject};
+///
+/// struct Mine;
+///
+/// #[async_trait::async_trait]
+/// impl Harness for Mine {
+///     fn name(&self) -> &str {
+///         "mine"
+///     }
+///
+///     async fn open(&self) -> Result<Subject> {
+///         Subject::new(Arc::new(Mock::default()), SandboxSpec::image("scratch")).await
+///     }
+/// }
+///
+/// stacyvm_conformance::provider_main!(Mine);
+/// ```
+#[macro_export]
+macro_rules! provider_main {
+    ($harness:expr) => {
+        fn main() -> std::process::ExitCode {
+            $crate::provider_main($harness)
+        }
+    };
+}

@@ -1,0 +1,30 @@
+//! The cases, by suite.
+
+mod exec;
+mod lifecycle;
+mod needs;
+
+use crate::case::Case;
+
+/// Makes a list of cases of functions.
+macro_rules! cases {
+    ($($level:ident $id:literal [$($promise:literal)*] $(needs($($need:ident),+) $(else $declined:path)?)? => $run:path;)*) => {
+        &[$(Case {
+            id: $id,
+            level: Level::$level,
+            promises: concat!($($promise, " "),*),
+            needs: &[$($($crate::suites::needs::$need),+)?],
+            run: |fixture| Box::pin($run(fixture)),
+            declined: cases!(@declined $($($declined)?)?),
+        }),*]
+    };
+    (@declined) => { None };
+    (@declined $declined:path) => { Some(|fixture| Box::pin($declined(fixture))) };
+}
+use cases;
+
+/// Every case, by suite.
+pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
+    let suites = [lifecycle::CASES, exec::CASES];
+    suites.concat()
+});

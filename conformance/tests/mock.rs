@@ -1,0 +1,22 @@
+//! The mock fulfils the contract.
+
+use std::sync::Arc;
+
+use stacyvm::providers::mock::Mock;
+use stacyvm::{Result, SandboxSpec};
+use stacyvm_conformance::{Harness, Subject};
+
+struct InMemory;
+
+#[async_trait::async_trait]
+impl Harness for InMemory {
+    fn name(&self) -> &'static str {
+        "mock"
+    }
+
+    async fn open(&self) -> Result<Subject> {
+        Subject::new(Arc::new(Mock::default()), SandboxSpec::image("scratch")).await
+    }
+}
+
+stacyvm_conformance::provider_main!(InMemory);
