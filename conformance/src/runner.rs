@@ -1,7 +1,7 @@
 //! Runs cases, each in bounded time, and says what came of each.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -224,8 +224,8 @@ fn panic_text(error: tokio::task::JoinError) -> String {
 /// # Errors
 ///
 /// Those of the file system.
-pub fn write_file(path: &PathBuf, text: &str) -> std::io::Result<()> {
-    let mut beside = path.clone().into_os_string();
+pub fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     std::fs::write(&beside, text)?;
     std::fs::rename(&beside, path)
