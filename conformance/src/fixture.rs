@@ -1,6 +1,7 @@
 //! What a case works with, and what it leaves.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -176,9 +177,9 @@ pub fn refused<T: std::fmt::Debug>(
 }
 
 /// Repeats a look until it holds, for at most ten seconds.
-pub async fn eventually(
+pub async fn eventually<F: Future<Output = Checked<bool>> + Send>(
     what: &str,
-    mut look: impl AsyncFnMut() -> Checked<bool> + Send,
+    mut look: impl FnMut() -> F + Send,
 ) -> Checked {
     for _ in 0..500 {
         if look().await? {

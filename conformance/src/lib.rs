@@ -14,6 +14,7 @@ mod case;
 mod fixture;
 mod harness;
 mod mimic;
+pub mod mutants;
 mod report;
 mod runner;
 pub mod suites;

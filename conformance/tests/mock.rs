@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stacyvm::providers::mock::Mock;
 use stacyvm::{Result, SandboxSpec};
-use stacyvm_conformance::{Harness, Subject};
+use stacyvm_conformance::{Deviation, Harness, Subject};
 
 struct InMemory;
 
@@ -16,6 +16,13 @@ impl Harness for InMemory {
 
     async fn open(&self) -> Result<Subject> {
         Subject::new(Arc::new(Mock::default()), SandboxSpec::image("scratch")).await
+    }
+
+    fn deviations(&self) -> &[Deviation] {
+        &[Deviation {
+            case: "exec.bytes_that_are_no_text_arrive",
+            reason: "scripts of the mock get their arguments as text",
+        }]
     }
 }
 

@@ -1,6 +1,9 @@
 //! The cases, by suite.
 
+mod concurrency;
+mod errors;
 mod exec;
+mod honesty;
 mod lifecycle;
 mod needs;
 
@@ -25,6 +28,12 @@ use cases;
 
 /// Every case, by suite.
 pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
-    let suites = [lifecycle::CASES, exec::CASES];
+    let suites = [
+        lifecycle::CASES,
+        exec::CASES,
+        errors::CASES,
+        concurrency::CASES,
+        honesty::CASES,
+    ];
     suites.concat()
 });

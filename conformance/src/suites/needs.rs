@@ -24,4 +24,17 @@ needs! {
     PROCESSES "processes" |c| c.processes;
     USAGE "usage" |c| c.usage;
     ENV "env" |c| c.env;
+    OOM "oom_reported" |c| c.oom_reported;
+    MEMORY "memory_limit" |c| c.memory_limit >= Level::BestEffort;
+    PIDS "pids_limit" |c| c.pids_limit >= Level::BestEffort;
+    CPUS "cpu_limit" |c| c.cpu_limit >= Level::BestEffort;
+    OPEN_FILES "open_files_limit" |c| c.open_files_limit >= Level::BestEffort;
+    DISK "disk_limit" |c| c.disk_limit >= Level::BestEffort;
+    NETWORK_NONE "network_none" |c| c.network_none >= Level::BestEffort;
+    NETWORK_FULL "network_full" |c| c.network_full;
+    MOUNT_TMPFS "mount_tmpfs" |c| c.mount_tmpfs;
+    READ_ONLY "read_only_root" |c| c.read_only_root >= Level::BestEffort;
+    NAMESPACED_ROOT "namespaced_root" |c| c.namespaced_root;
+    SNAPSHOT "snapshot_disk" |c| c.snapshot_disk;
+    NO_NEW_PRIVILEGES "no_new_privileges" |c| c.no_new_privileges >= Level::BestEffort;
 }

@@ -1,0 +1,325 @@
+//! Lies about commands.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context as Poller, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt as _};
+use stacyvm::context::Context;
+use stacyvm::provider::Provider;
+use stacyvm::sandbox::exec::{
+    BoxStream, ExecControl, ExecEvent, ExecSession, ExecSpec, ExitStatus, SignalScope, TtySize,
+};
+use stacyvm::{ErrorKind, Result, SandboxId};
+
+use super::Lie;
+
+const CUT: usize = 64 << 10;
+
+/// What is asked instead of what the caller asked.
+pub(super) fn asked(lie: Lie, spec: &ExecSpec) -> ExecSpec {
+    let mut spec = spec.clone();
+    match lie {
+        Lie::IgnoresEnv => spec.env.clear(),
+        Lie::IgnoresUser => spec.user = None,
+        Lie::IgnoresWorkdir => spec.workdir = None,
+        Lie::IgnoresTimeout | Lie::LeavesTreeOnTimeout => spec.timeout = None,
+        Lie::IgnoresArguments => spec.argv.truncate(2),
+        Lie::OpensStdin => spec.stdin = true,
+        Lie::IgnoresExecId => spec.exec = stacyvm::ExecId::random(),
+        _ => {}
+    }
+    spec
+}
+
+/// A session of a command that never started.
+pub(super) fn ended(spec: &ExecSpec, status: ExitStatus) -> ExecSession {
+    ExecSession {
+        exec: spec.exec.clone(),
+        pid: None,
+        events: Box::pin(stream::iter([Ok(ExecEvent::Exited(status))])),
+        control: Arc::new(Nobody),
+    }
+}
+
+/// Lies about the outcome of a start.
+pub(super) fn started(
+    lie: Lie,
+    spec: &ExecSpec,
+    result: Result<ExecSession>,
+) -> Result<ExecSession> {
+    match (lie, &result) {
+        (Lie::NotFoundIsAnExit, Err(error)) if error.kind() == ErrorKind::CommandNotFound => {
+            Ok(ended(spec, ExitStatus::Code { code: 127 }))
+        }
+        (Lie::RunsAfterDestroy, Err(error))
+            if matches!(error.kind(), ErrorKind::SandboxGone | ErrorKind::NotFound) =>
+        {
+            Ok(ended(spec, ExitStatus::Code { code: 0 }))
+        }
+        _ => result,
+    }
+}
+
+/// Lies about a session.
+pub(super) fn told(
+    lie: Lie,
+    inner: &Arc<dyn Provider>,
+    cx: &Context,
+    id: &SandboxId,
+    spec: &ExecSpec,
+    session: ExecSession,
+) -> ExecSession {
+    let ExecSession {
+        exec,
+        pid,
+        events,
+        control,
+    } = session;
+    let events: BoxStream<Result<ExecEvent>> = match lie {
+        Lie::LosesLastByte => last_byte_lost(events),
+        Lie::EndsBeforeOutput => end_first(events),
+        Lie::EndsTwice => Box::pin(events.flat_map(|event| {
+            let again = matches!(event, Ok(ExecEvent::Exited(_))).then(|| match &event {
+                Ok(event) => Ok(event.clone()),
+                Err(_) => unreachable!("it is an exit"),
+            });
+            stream::iter([Some(event), again].into_iter().flatten())
+        })),
+        Lie::NeverEnds => {
+            Box::pin(events.filter(|e| std::future::ready(!matches!(e, Ok(ExecEvent::Exited(_))))))
+        }
+        Lie::HidesLoss => Box::pin(
+            events.filter(|e| std::future::ready(!matches!(e, Ok(ExecEvent::Lost { .. })))),
+        ),
+        Lie::RepeatsOutput => {
+            let mut first = true;
+            Box::pin(events.flat_map(move |event| {
+                let again = match &event {
+                    Ok(event @ (ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) if first => {
+                        first = false;
+                        Some(Ok(event.clone()))
+                    }
+                    _ => None,
+                };
+                stream::iter([again, Some(event)].into_iter().flatten())
+            }))
+        }
+        Lie::WaitsForServers => {
+            let (inner, cx, id, exec) = (Arc::clone(inner), cx.clone(), id.clone(), exec.clone());
+            Box::pin(events.then(move |event| {
+                let (inner, cx, id, exec) =
+                    (Arc::clone(&inner), cx.clone(), id.clone(), exec.clone());
+                async move {
+                    while matches!(event, Ok(ExecEvent::Exited(_))) {
+                        let execs = inner.list_execs(&cx, &id).await.unwrap_or_default();
+                        if !execs.iter().any(|e| e.exec == exec && e.processes > 0) {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    event
+                }
+            }))
+        }
+        Lie::LeavesTreeOnDrop => Box::pin(Kept(Some(events))),
+        Lie::LeavesTreeOnTimeout if spec.timeout.is_some() => {
+            let limit = tokio::time::sleep(spec.timeout.unwrap_or_default());
+            Box::pin(Timed {
+                events: Kept(Some(events)),
+                limit: Box::pin(limit),
+                over: false,
+            })
+        }
+        _ => Box::pin(events.map(move |event| event.map(|event| changed(lie, event)))),
+    };
+    let control: Arc<dyn ExecControl> = Arc::new(Hand {
+        inner: control,
+        lie,
+        passed: AtomicUsize::new(0),
+    });
+    ExecSession {
+        exec,
+        pid,
+        events,
+        control,
+    }
+}
+
+fn changed(lie: Lie, event: ExecEvent) -> ExecEvent {
+    let exited = |status| ExecEvent::Exited(status);
+    let zero = ExitStatus::Code { code: 0 };
+    match (lie, event) {
+        (Lie::SwapsStreams, ExecEvent::Stdout(bytes)) => ExecEvent::Stderr(bytes),
+        (Lie::SwapsStreams, ExecEvent::Stderr(bytes)) => ExecEvent::Stdout(bytes),
+        (Lie::BreaksBytes, ExecEvent::Stdout(bytes)) => {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            ExecEvent::Stdout(Bytes::from(text))
+        }
+        (Lie::HidesCodes, ExecEvent::Exited(ExitStatus::Code { .. }))
+        | (Lie::HidesSignals, ExecEvent::Exited(ExitStatus::Signal { .. })) => exited(zero),
+        (Lie::HidesTimeouts, ExecEvent::Exited(ExitStatus::TimedOut { .. })) => {
+            exited(ExitStatus::Signal { signal: 9 })
+        }
+        (Lie::InventsTimeouts, ExecEvent::Exited(ExitStatus::Signal { .. })) => {
+            exited(ExitStatus::TimedOut {
+                sandbox_ended: false,
+            })
+        }
+        (_, event) => event,
+    }
+}
+
+fn last_byte_lost(events: BoxStream<Result<ExecEvent>>) -> BoxStream<Result<ExecEvent>> {
+    let mut held: Option<Bytes> = None;
+    Box::pin(events.flat_map(move |event| {
+        let mut out = Vec::new();
+        match event {
+            Ok(ExecEvent::Stdout(bytes)) => {
+                if let Some(before) = held.replace(bytes) {
+                    out.push(Ok(ExecEvent::Stdout(before)));
+                }
+            }
+            Ok(ExecEvent::Exited(status)) => {
+                if let Some(last) = held.take() {
+                    let kept = last.len().saturating_sub(1);
+                    out.push(Ok(ExecEvent::Stdout(last.slice(..kept))));
+                }
+                out.push(Ok(ExecEvent::Exited(status)));
+            }
+            other => out.push(other),
+        }
+        stream::iter(out)
+    }))
+}
+
+/// The last piece of output comes after the end.
+fn end_first(events: BoxStream<Result<ExecEvent>>) -> BoxStream<Result<ExecEvent>> {
+    let mut held: Option<Result<ExecEvent>> = None;
+    Box::pin(events.flat_map(move |event| {
+        let out = match event {
+            Ok(ExecEvent::Exited(_)) => vec![Some(event), held.take()],
+            other => vec![held.replace(other)],
+        };
+        stream::iter(out.into_iter().flatten())
+    }))
+}
+
+/// Events that go on being read when nobody wants them any more.
+struct Kept(Option<BoxStream<Result<ExecEvent>>>);
+
+impl Stream for Kept {
+    type Item = Result<ExecEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<Option<Self::Item>> {
+        match &mut self.0 {
+            Some(events) => events.as_mut().poll_next(cx),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let (Some(mut events), Ok(runtime)) =
+            (self.0.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn(async move { while events.next().await.is_some() {} });
+        }
+    }
+}
+
+/// Tells a timeout, and leaves the command running.
+struct Timed {
+    events: Kept,
+    limit: Pin<Box<tokio::time::Sleep>>,
+    over: bool,
+}
+
+impl Stream for Timed {
+    type Item = Result<ExecEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<Option<Self::Item>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(event) = Pin::new(&mut self.events).poll_next(cx) {
+            return Poll::Ready(event);
+        }
+        std::task::ready!(self.limit.as_mut().poll(cx));
+        self.over = true;
+        Poll::Ready(Some(Ok(ExecEvent::Exited(ExitStatus::TimedOut {
+            sandbox_ended: false,
+        }))))
+    }
+}
+
+use std::future::Future as _;
+
+/// The control of a command, with lies.
+#[derive(Debug)]
+struct Hand {
+    inner: Arc<dyn ExecControl>,
+    lie: Lie,
+    passed: AtomicUsize,
+}
+
+#[async_trait]
+impl ExecControl for Hand {
+    async fn write_stdin(&self, data: Bytes) -> Result<()> {
+        match self.lie {
+            Lie::LosesStdin => Ok(()),
+            Lie::CutsStdin => {
+                let before = self.passed.fetch_add(data.len(), Ordering::Relaxed);
+                let room = CUT.saturating_sub(before).min(data.len());
+                self.inner.write_stdin(data.slice(..room)).await
+            }
+            _ => self.inner.write_stdin(data).await,
+        }
+    }
+
+    async fn close_stdin(&self) -> Result<()> {
+        match self.lie {
+            Lie::KeepsStdinOpen => Ok(()),
+            _ => self.inner.close_stdin().await,
+        }
+    }
+
+    async fn signal(&self, signal: i32, scope: SignalScope) -> Result<()> {
+        match self.lie {
+            Lie::IgnoresSignals => Ok(()),
+            _ => self.inner.signal(signal, scope).await,
+        }
+    }
+
+    async fn resize(&self, size: TtySize) -> Result<()> {
+        self.inner.resize(size).await
+    }
+}
+
+/// The control of a command that is none.
+#[derive(Debug)]
+struct Nobody;
+
+#[async_trait]
+impl ExecControl for Nobody {
+    async fn write_stdin(&self, _: Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close_stdin(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn signal(&self, _: i32, _: SignalScope) -> Result<()> {
+        Ok(())
+    }
+
+    async fn resize(&self, _: TtySize) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,482 @@
+//! A provider that breaks one promise.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use stacyvm::context::Context;
+use stacyvm::id::SnapshotId;
+use stacyvm::provider::{
+    Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Leftover, Level,
+    PortListener, ProbeReport, Provider, ProviderInfo, PullRequest, Reach, SnapshotInfo, Tidied,
+    TidyRequest,
+};
+use stacyvm::sandbox::exec::{
+    AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
+};
+use stacyvm::sandbox::files::{
+    Archive, ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest,
+    ImportRequest, ReadRequest, WatchEvent, WatchRequest, WriteMode, WriteRequest,
+};
+use stacyvm::sandbox::spec::SandboxSpec;
+use stacyvm::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
+use stacyvm::{Error, ErrorKind, ExecId, Result, SandboxId};
+
+use super::{Lie, exec};
+
+/// A provider that does one thing wrong, and else what the one inside does.
+#[derive(Debug)]
+pub struct Liar {
+    inner: Arc<dyn Provider>,
+    lie: Lie,
+    /// Sandboxes that were destroyed.
+    destroyed: Mutex<HashSet<SandboxId>>,
+    /// The first sandbox, for the one lie that needs it.
+    first: Mutex<Option<SandboxId>>,
+    /// Held while a command runs, for the one lie that needs it.
+    busy: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Liar {
+    /// Wraps a provider.
+    pub fn new(inner: Arc<dyn Provider>, lie: Lie) -> Self {
+        Self {
+            inner,
+            lie,
+            destroyed: Mutex::default(),
+            first: Mutex::default(),
+            busy: Arc::default(),
+        }
+    }
+
+    fn is(&self, lie: Lie) -> bool {
+        self.lie == lie
+    }
+
+    /// The sandbox that is meant where one is named.
+    fn meant(&self, id: &SandboxId) -> SandboxId {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*first, self.is(Lie::SharesSandboxes)) {
+            (Some(first), true) => first.clone(),
+            _ => id.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Liar {
+    fn info(&self) -> ProviderInfo {
+        self.inner.info()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut claims = self.inner.capabilities();
+        match self.lie {
+            Lie::ClaimsTerminals => claims.exec_tty = true,
+            Lie::ClaimsNoPause => claims.pause = false,
+            Lie::ClaimsLimits => {
+                claims.memory_limit = Level::Enforced;
+                claims.pids_limit = Level::Enforced;
+            }
+            _ => {}
+        }
+        claims
+    }
+
+    async fn probe(&self, cx: &Context) -> Result<ProbeReport> {
+        self.inner.probe(cx).await
+    }
+
+    async fn pull(&self, cx: &Context, request: &PullRequest) -> Result<()> {
+        self.inner.pull(cx, request).await
+    }
+
+    async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
+        let mut request = request.clone();
+        match self.lie {
+            Lie::IgnoresSpecEnv => request.spec.env.clear(),
+            Lie::IgnoresEnds => {
+                request.ends = None;
+                request.spec.ttl = None;
+            }
+            Lie::ClaimsLimits => {
+                request.spec.resources.memory_mib = None;
+                request.spec.resources.pids = None;
+            }
+            _ => {}
+        }
+        let made = self.inner.create(cx, &request).await?;
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| made.id.clone());
+        Ok(made)
+    }
+
+    async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
+        self.inner.origin(cx, spec).await
+    }
+
+    async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
+        self.inner.claim(cx, id, request).await
+    }
+
+    async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed> {
+        let seen = self.inner.inspect(cx, id).await;
+        let gone =
+            |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone);
+        match (self.lie, seen) {
+            (Lie::SeesTheDead, Err(error)) if gone(&error) => Ok(Observed {
+                id: id.clone(),
+                tenant: None,
+                state: ObservedState::Running,
+                created: None,
+                ends: None,
+                idle_ends: None,
+                host_pid: None,
+                effective: std::collections::BTreeMap::default(),
+            }),
+            (Lie::MakesUnknown, Err(error)) if gone(&error) => {
+                Err(Error::new(ErrorKind::Internal, "something went wrong"))
+            }
+            (_, seen) => seen,
+        }
+    }
+
+    async fn list(
+        &self,
+        cx: &Context,
+        after: Option<&SandboxId>,
+        limit: u32,
+    ) -> Result<Vec<Observed>> {
+        if self.is(Lie::ForgetsSandboxes) {
+            return Ok(Vec::new());
+        }
+        self.inner.list(cx, after, limit).await
+    }
+
+    async fn set_deadline(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        ends: Option<SystemTime>,
+    ) -> Result<()> {
+        if self.is(Lie::IgnoresDeadline) {
+            return Ok(());
+        }
+        self.inner.set_deadline(cx, id, ends).await
+    }
+
+    async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()> {
+        if self.is(Lie::PausesNothing) {
+            return Ok(());
+        }
+        self.inner.pause(cx, id).await
+    }
+
+    async fn resume(&self, cx: &Context, id: &SandboxId) -> Result<()> {
+        if self.is(Lie::NeverResumes) {
+            return Ok(());
+        }
+        self.inner.resume(cx, id).await
+    }
+
+    async fn destroy(&self, cx: &Context, id: &SandboxId) -> Result<()> {
+        let new = {
+            let mut destroyed = self
+                .destroyed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            destroyed.insert(id.clone())
+        };
+        match self.lie {
+            Lie::DestroysNothing => Ok(()),
+            Lie::DestroysOnce if !new => {
+                Err(Error::new(ErrorKind::NotFound, "the sandbox is not there"))
+            }
+            _ => self.inner.destroy(cx, id).await,
+        }
+    }
+
+    async fn exec(&self, cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        let turn = match self.lie {
+            Lie::RunsOneAtATime => Some(Arc::clone(&self.busy).lock_owned().await),
+            _ => None,
+        };
+        let id = self.meant(id);
+        let asked = exec::asked(self.lie, spec);
+        let started = self.inner.exec(cx, &id, &asked).await;
+        let session = exec::started(self.lie, spec, started)?;
+        let mut session = exec::told(self.lie, &self.inner, cx, &id, spec, session);
+        if self.is(Lie::ForgetsBackground) && spec.background {
+            let (inner, cx, exec) = (Arc::clone(&self.inner), cx.clone(), session.exec.clone());
+            let guard = OnDrop(Some(move || {
+                tokio::spawn(async move {
+                    let _ = inner
+                        .signal_exec(&cx, &id, &exec, 9, SignalScope::Tree)
+                        .await;
+                });
+            }));
+            session.events = with(session.events, guard);
+        }
+        if let Some(turn) = turn {
+            session.events = with(session.events, turn);
+        }
+        Ok(session)
+    }
+
+    async fn attach(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        mut options: AttachOptions,
+    ) -> Result<ExecSession> {
+        if self.is(Lie::ForgetsReplay) {
+            options.replay = false;
+        }
+        let session = self.inner.attach(cx, id, exec, options).await?;
+        let spec = ExecSpec::new([""]);
+        Ok(exec::told(self.lie, &self.inner, cx, id, &spec, session))
+    }
+
+    async fn read_log(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        options: LogOptions,
+    ) -> Result<BoxStream<Result<ExecEvent>>> {
+        let events = self.inner.read_log(cx, id, exec, options).await?;
+        Ok(match self.lie {
+            Lie::HidesLoss => {
+                Box::pin(events.filter(|event| {
+                    std::future::ready(!matches!(event, Ok(ExecEvent::Lost { .. })))
+                }))
+            }
+            _ => events,
+        })
+    }
+
+    async fn list_execs(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>> {
+        if self.is(Lie::ForgetsCommands) {
+            return Ok(Vec::new());
+        }
+        self.inner.list_execs(cx, id).await
+    }
+
+    async fn signal_exec(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        exec: &ExecId,
+        signal: i32,
+        scope: SignalScope,
+    ) -> Result<()> {
+        if self.is(Lie::IgnoresSignalsById) {
+            return Ok(());
+        }
+        self.inner.signal_exec(cx, id, exec, signal, scope).await
+    }
+
+    async fn file(&self, cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply> {
+        let id = self.meant(id);
+        let mut request = request.clone();
+        match (self.lie, &mut request.operation) {
+            (Lie::FollowsLinks, FileOperation::Stat { follow, .. }) => *follow = true,
+            (Lie::RenamesOver, FileOperation::Rename { replace, .. }) => *replace = true,
+            (Lie::RemovesMissing, FileOperation::Remove { missing_ok, .. }) => *missing_ok = true,
+            (Lie::RemovesDirectories, FileOperation::Remove { recursive, .. }) => *recursive = true,
+            (Lie::IgnoresAttributes, FileOperation::SetAttributes { .. }) => {
+                return Ok(FileReply::Done);
+            }
+            (Lie::GlobsNothing, FileOperation::Glob { .. }) => {
+                return Ok(FileReply::Entries(Box::pin(stream::empty())));
+            }
+            _ => {}
+        }
+        let listing = matches!(request.operation, FileOperation::List { .. });
+        let reply = self.inner.file(cx, &id, &request).await?;
+        Ok(match reply {
+            FileReply::Entries(entries) if listing && self.is(Lie::HidesFiles) => {
+                let mut all: Vec<_> = entries.collect().await;
+                all.pop();
+                FileReply::Entries(Box::pin(stream::iter(all)))
+            }
+            reply => reply,
+        })
+    }
+
+    async fn read_file(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ReadRequest,
+    ) -> Result<(FileEntry, ByteStream)> {
+        let id = self.meant(id);
+        let mut request = request.clone();
+        if self.is(Lie::IgnoresOffset) {
+            request.offset = 0;
+        }
+        let (entry, data) = self.inner.read_file(cx, &id, &request).await?;
+        let data = match self.lie {
+            Lie::CutsReads => cut(data).await,
+            _ => data,
+        };
+        Ok((entry, data))
+    }
+
+    async fn write_file(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &WriteRequest,
+        data: ByteStream,
+    ) -> Result<FileEntry> {
+        let id = self.meant(id);
+        let mut request = request.clone();
+        match (self.lie, request.how) {
+            (Lie::IgnoresModes, _) => request.mode = None,
+            (Lie::IgnoresAppend, WriteMode::Append)
+            | (Lie::IgnoresCreateNew, WriteMode::CreateNew) => request.how = WriteMode::Replace,
+            _ => {}
+        }
+        let data = match self.lie {
+            Lie::CutsWrites => cut(data).await,
+            _ => data,
+        };
+        self.inner.write_file(cx, &id, &request, data).await
+    }
+
+    async fn watch(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &WatchRequest,
+    ) -> Result<BoxStream<Result<WatchEvent>>> {
+        let events = self.inner.watch(cx, id, request).await?;
+        Ok(match self.lie {
+            Lie::WatchesNothing => with(Box::pin(stream::pending()), events),
+            _ => events,
+        })
+    }
+
+    async fn export_tar(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ExportRequest,
+    ) -> Result<Archive> {
+        let archive = self.inner.export_tar(cx, id, request).await?;
+        if !self.is(Lie::CutsArchives) {
+            return Ok(archive);
+        }
+        let mut bytes = Vec::new();
+        let mut archive = archive;
+        while let Some(piece) = archive.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        bytes.truncate(bytes.len() / 2);
+        let data: ByteStream = Box::pin(stream::iter([Ok(Bytes::from(bytes))]));
+        Ok(Archive::from(data))
+    }
+
+    async fn import_tar(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        request: &ImportRequest,
+        data: ByteStream,
+    ) -> Result<()> {
+        self.inner.import_tar(cx, id, request, data).await
+    }
+
+    async fn dial(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Connection> {
+        let connection = self.inner.dial(cx, id, port).await?;
+        if self.is(Lie::DialsNothing) {
+            let (near, _) = tokio::io::duplex(1);
+            return Ok(Box::new(near));
+        }
+        Ok(connection)
+    }
+
+    async fn listen(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener> {
+        self.inner.listen(cx, id, port).await
+    }
+
+    async fn endpoint(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Endpoint> {
+        self.inner.endpoint(cx, id, port).await
+    }
+
+    async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
+        if self.is(Lie::HidesProcesses) {
+            return Ok(Vec::new());
+        }
+        self.inner.processes(cx, id).await
+    }
+
+    async fn usage(&self, cx: &Context, id: &SandboxId) -> Result<Usage> {
+        self.inner.usage(cx, id).await
+    }
+
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        snapshot: &SnapshotId,
+    ) -> Result<SnapshotInfo> {
+        self.inner.snapshot(cx, id, snapshot).await
+    }
+
+    async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()> {
+        self.inner.delete_snapshot(cx, snapshot).await
+    }
+
+    async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
+        self.inner.leftovers(cx, reach).await
+    }
+
+    async fn remove_leftover(&self, cx: &Context, id: &str) -> Result<()> {
+        self.inner.remove_leftover(cx, id).await
+    }
+
+    async fn disk_use(&self, cx: &Context) -> Result<Vec<DiskUse>> {
+        self.inner.disk_use(cx).await
+    }
+
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied> {
+        self.inner.tidy(cx, request).await
+    }
+}
+
+/// A stream without its last byte.
+async fn cut(mut data: ByteStream) -> ByteStream {
+    let mut pieces: Vec<Result<Bytes>> = Vec::new();
+    while let Some(piece) = data.next().await {
+        pieces.push(piece);
+    }
+    if let Some(Ok(last)) = pieces.last_mut() {
+        last.truncate(last.len().saturating_sub(1));
+    }
+    Box::pin(stream::iter(pieces))
+}
+
+/// A stream that keeps something until it is dropped.
+fn with<T: Send + 'static>(stream: BoxStream<T>, kept: impl Send + 'static) -> BoxStream<T> {
+    Box::pin(stream.map(move |item| {
+        let _ = &kept;
+        item
+    }))
+}
+
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take() {
+            work();
+        }
+    }
+}

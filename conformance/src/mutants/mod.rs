@@ -1,0 +1,97 @@
+//! Providers that lie once each: they show that the suite can fail.
+//!
+//! A [`Liar`] wraps any provider and breaks one promise. A suite under which one
+//! of them survives has a hole.
+
+mod exec;
+mod liar;
+
+pub use liar::Liar;
+
+macro_rules! lies {
+    ($($name:ident $text:literal;)*) => {
+        /// What a [`Liar`] does wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Lie {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Lie {
+            /// Every lie.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What is done wrong, for people.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+lies! {
+    LosesLastByte "the last byte of the output is lost";
+    SwapsStreams "standard output and standard error are swapped";
+    RepeatsOutput "the first piece of output comes twice";
+    BreaksBytes "output that is not UTF-8 is replaced";
+    EndsBeforeOutput "the end comes before the last output";
+    EndsTwice "the end comes twice";
+    NeverEnds "the events end without an exit";
+    HidesCodes "every code is 0";
+    HidesSignals "a command that was killed exits with 0";
+    HidesTimeouts "a timeout is told as a kill";
+    InventsTimeouts "a kill is told as a timeout";
+    IgnoresEnv "variables of a command are ignored";
+    IgnoresUser "the user of a command is ignored";
+    IgnoresWorkdir "the directory of a command is ignored";
+    IgnoresTimeout "a command's timeout is ignored";
+    IgnoresArguments "a command gets its first argument alone";
+    LosesStdin "standard input is thrown away";
+    CutsStdin "standard input is cut at 64 KiB";
+    KeepsStdinOpen "standard input never ends";
+    OpensStdin "standard input that was not asked for never ends";
+    NotFoundIsAnExit "a command that is not there exits with 127";
+    WaitsForServers "the end waits for processes that are left";
+    LeavesTreeOnTimeout "a timeout leaves the command running";
+    LeavesTreeOnDrop "dropping a command leaves it running";
+    IgnoresSignals "signals of a session go nowhere";
+    IgnoresSignalsById "signals by id go nowhere";
+    RunsOneAtATime "a command waits for the one before";
+    ForgetsBackground "background commands end with their session";
+    ForgetsCommands "no command is listed";
+    ForgetsReplay "a later follower gets no earlier output";
+    HidesLoss "output that was lost is not counted";
+    IgnoresExecId "a command gets another id than it was given";
+    RunsAfterDestroy "a command in a sandbox that ended exits with 0";
+    DestroysNothing "destroy does nothing";
+    DestroysOnce "a second destroy fails";
+    SeesTheDead "a sandbox that ended is seen running";
+    ForgetsSandboxes "no sandbox is listed";
+    IgnoresSpecEnv "variables of the sandbox are ignored";
+    IgnoresEnds "a TTL is ignored at create";
+    IgnoresDeadline "a moved end is ignored";
+    PausesNothing "pause does nothing";
+    NeverResumes "resume does nothing";
+    SharesSandboxes "two sandboxes are one";
+    MakesUnknown "an unknown id is an internal error";
+    HidesProcesses "no process is listed";
+    ClaimsTerminals "terminals are claimed and refused";
+    ClaimsLimits "limits of memory and processes are claimed and not set";
+    ClaimsNoPause "pausing is not claimed and done";
+    CutsReads "the last byte of a file is not read";
+    CutsWrites "the last byte of a file is not written";
+    IgnoresOffset "a read begins at the beginning";
+    IgnoresModes "the mode of a new file is ignored";
+    IgnoresAppend "appending replaces";
+    IgnoresCreateNew "a file that must be new replaces";
+    FollowsLinks "a look at a link sees its target";
+    HidesFiles "the last entry of a directory is not listed";
+    RenamesOver "a rename replaces what it must not";
+    RemovesMissing "removing what is not there is success";
+    RemovesDirectories "a directory with entries is removed without being told to";
+    IgnoresAttributes "attributes are not set";
+    GlobsNothing "no path fits a pattern";
+    WatchesNothing "a watch sees nothing";
+    CutsArchives "the end of an archive is missing";
+    DialsNothing "a connection to a port ends at once";
+}
