@@ -1,8 +1,10 @@
 //! The cases, by suite.
 
+mod common;
 mod exec;
 mod lifecycle;
 mod needs;
+mod streaming;
 
 use crate::case::Case;
 
@@ -25,6 +27,6 @@ use cases;
 
 /// Every case, by suite.
 pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
-    let suites = [lifecycle::CASES, exec::CASES];
+    let suites = [lifecycle::CASES, exec::CASES, streaming::CASES];
     suites.concat()
 });
