@@ -28,7 +28,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
             jobs: 2,
         }
     }
@@ -194,16 +194,14 @@ async fn bounded<T>(
     limit: Duration,
     mut task: tokio::task::JoinHandle<T>,
 ) -> Checked<T> {
-    match tokio::time::timeout(limit, &mut task).await {
-        Ok(done) => done.map_err(|error| Failure::broken(format!("{what}: {}", panic_text(error)))),
-        Err(_) => {
-            task.abort();
-            let seconds = limit.as_secs_f64();
-            Err(Failure::broken(format!(
-                "{what} did not end within {seconds} s"
-            )))
-        }
+    if let Ok(done) = tokio::time::timeout(limit, &mut task).await {
+        return done.map_err(|error| Failure::broken(format!("{what}: {}", panic_text(error))));
     }
+    task.abort();
+    let seconds = limit.as_secs_f64();
+    Err(Failure::broken(format!(
+        "{what} did not end within {seconds} s"
+    )))
 }
 
 fn panic_text(error: tokio::task::JoinError) -> String {

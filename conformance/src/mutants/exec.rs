@@ -1,5 +1,6 @@
 //! Lies about commands.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,12 +116,8 @@ pub(super) fn told(
                 let (inner, cx, id, exec) =
                     (Arc::clone(&inner), cx.clone(), id.clone(), exec.clone());
                 async move {
-                    while matches!(event, Ok(ExecEvent::Exited(_))) {
-                        let execs = inner.list_execs(&cx, &id).await.unwrap_or_default();
-                        if !execs.iter().any(|e| e.exec == exec && e.processes > 0) {
-                            break;
-                        }
-                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    if matches!(event, Ok(ExecEvent::Exited(_))) {
+                        wait_for_survivors(&inner, &cx, &id, &exec).await;
                     }
                     event
                 }
@@ -147,6 +144,22 @@ pub(super) fn told(
         pid,
         events,
         control,
+    }
+}
+
+async fn wait_for_survivors(
+    inner: &Arc<dyn Provider>,
+    cx: &Context,
+    id: &SandboxId,
+    exec: &stacyvm::ExecId,
+) {
+    loop {
+        let execs = inner.list_execs(cx, id).await.unwrap_or_default();
+        let known = execs.iter().find(|known| known.exec == *exec);
+        if known.is_none_or(|known| known.processes == 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -257,8 +270,6 @@ impl Stream for Timed {
         }))))
     }
 }
-
-use std::future::Future as _;
 
 /// The control of a command, with lies.
 #[derive(Debug)]

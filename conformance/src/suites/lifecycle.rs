@@ -67,7 +67,7 @@ async fn seen(f: &Fixture) -> Checked {
     if let Some(created) = seen.created {
         let now = SystemTime::now();
         let off = now.duration_since(created).unwrap_or_else(|e| e.duration());
-        ensure!(off < Duration::from_secs(120), "made {off:?} from now");
+        ensure!(off < Duration::from_mins(2), "made {off:?} from now");
     }
     Ok(())
 }
@@ -358,14 +358,14 @@ async fn ttl(f: &Fixture) -> Checked {
 }
 
 async fn moved(f: &Fixture) -> Checked {
-    let sandbox = f.make(f.spec().ttl(Duration::from_secs(600))).await?;
+    let sandbox = f.make(f.spec().ttl(Duration::from_mins(10))).await?;
     let ends = || async {
         let seen = f.provider().inspect(f.context(), sandbox.id()).await?;
         let ends = seen.ends;
         ends.ok_or_else(|| crate::Failure::broken("no end is seen"))
     };
     let first = ends().await?;
-    sandbox.extend(Duration::from_secs(600)).await?;
+    sandbox.extend(Duration::from_mins(10)).await?;
     let later = ends().await?.duration_since(first).unwrap_or_default();
     ensure!(
         later > Duration::from_secs(500),

@@ -1,11 +1,13 @@
 //! The cases, by suite.
 
+mod common;
 mod concurrency;
 mod errors;
 mod exec;
 mod honesty;
 mod lifecycle;
 mod needs;
+mod streaming;
 
 use crate::case::Case;
 
@@ -31,6 +33,7 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
     let suites = [
         lifecycle::CASES,
         exec::CASES,
+        streaming::CASES,
         errors::CASES,
         concurrency::CASES,
         honesty::CASES,

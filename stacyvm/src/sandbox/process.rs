@@ -23,6 +23,9 @@ type Feeding = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A reader that stops slows the command. Dropping a `Process` before its end
 /// kills a foreground command's whole tree and leaves a background command
 /// alone.
+///
+/// What [`write_stdin`](Self::write_stdin), [`signal`](Self::signal) and their like
+/// return borrows nothing of it: it may be awaited while events are read, in any task.
 pub struct Process {
     session: ExecSession,
     context: Context,
@@ -123,8 +126,12 @@ impl Process {
     ///
     /// `invalid_argument` where standard input was not asked for, `conflict`
     /// after it was closed or the command ended.
-    pub async fn write_stdin(&self, data: impl Into<Bytes> + Send) -> Result<()> {
-        self.session.control.write_stdin(data.into()).await
+    pub fn write_stdin<D: Into<Bytes> + Send>(
+        &self,
+        data: D,
+    ) -> impl Future<Output = Result<()>> + Send + use<D> {
+        let (control, data) = (self.control(), data.into());
+        async move { control.write_stdin(data).await }
     }
 
     /// Closes standard input; on a terminal, sends its end-of-file character.
@@ -132,8 +139,9 @@ impl Process {
     /// # Errors
     ///
     /// What broke the connection.
-    pub async fn close_stdin(&self) -> Result<()> {
-        self.session.control.close_stdin().await
+    pub fn close_stdin(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let control = self.control();
+        async move { control.close_stdin().await }
     }
 
     /// Sends a signal.
@@ -142,8 +150,13 @@ impl Process {
     ///
     /// `not_found` once the command has ended, `unsupported` for a signal that
     /// the provider cannot send.
-    pub async fn signal(&self, signal: i32, scope: SignalScope) -> Result<()> {
-        self.session.control.signal(signal, scope).await
+    pub fn signal(
+        &self,
+        signal: i32,
+        scope: SignalScope,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        let control = self.control();
+        async move { control.signal(signal, scope).await }
     }
 
     /// Kills the whole tree. A command that has ended is success.
@@ -151,10 +164,13 @@ impl Process {
     /// # Errors
     ///
     /// What broke the connection.
-    pub async fn kill(&self) -> Result<()> {
-        match self.signal(SIGKILL, SignalScope::Tree).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
+    pub fn kill(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let killed = self.signal(SIGKILL, SignalScope::Tree);
+        async move {
+            match killed.await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
         }
     }
 
@@ -163,8 +179,9 @@ impl Process {
     /// # Errors
     ///
     /// `invalid_argument` where it has no terminal.
-    pub async fn resize(&self, size: TtySize) -> Result<()> {
-        self.session.control.resize(size).await
+    pub fn resize(&self, size: TtySize) -> impl Future<Output = Result<()>> + Send + use<> {
+        let control = self.control();
+        async move { control.resize(size).await }
     }
 
     /// Waits for the end and discards the output until then.

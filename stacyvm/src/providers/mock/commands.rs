@@ -36,6 +36,7 @@ impl Default for Commands {
         commands.add("false", |_| Script::new().exit(1));
         commands.add("echo", echo);
         commands.add("cat", cat);
+        commands.add("printf", printf);
         commands.add("sleep", sleep);
         commands.add("pwd", |call| {
             Script::new().out(format!("{}\n", call.workdir))
@@ -130,6 +131,49 @@ fn echo(call: &Call) -> Script {
     let words = &call.argv[if plain { 2 } else { 1 }..];
     let end = if plain { "" } else { "\n" };
     Script::new().out(format!("{}{end}", words.join(" ")))
+}
+
+/// Writes its format, with `\\n`, `\\t`, `\\\\` and bytes as `\\NNN`, and `%s` for each word.
+fn printf(call: &Call) -> Script {
+    let (format, mut words) = (call.argument(1).as_bytes(), call.argv.iter().skip(2));
+    let (mut out, mut rest) = (Vec::new(), format);
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match (byte, after) {
+            (b'\\', [b'0'..=b'7', ..]) => {
+                let octal = |b: &&u8| (b'0'..=b'7').contains(*b);
+                let digits = after.iter().take(3).take_while(octal).count();
+                let value = after[..digits]
+                    .iter()
+                    .fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                out.push((value & 0xff) as u8);
+                rest = &after[digits..];
+            }
+            (b'\\', [escape, after @ ..]) => {
+                out.push(match escape {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    other => *other,
+                });
+                rest = after;
+            }
+            (b'%', [b's', after @ ..]) => {
+                out.extend(words.next().map_or("", String::as_str).bytes());
+                rest = after;
+            }
+            (b'%', [b'%', after @ ..]) => {
+                out.push(b'%');
+                rest = after;
+            }
+            (b'%', _) => {
+                return Script::new()
+                    .err("printf: the mock knows %s and %% and no other conversion\n")
+                    .exit(2);
+            }
+            (byte, _) => out.push(*byte),
+        }
+    }
+    Script::new().out(out)
 }
 
 fn cat(call: &Call) -> Script {

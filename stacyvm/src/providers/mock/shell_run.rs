@@ -232,6 +232,11 @@ impl Shell {
         self.status = match name.as_str() {
             "exit" => return Some(argument.parse().unwrap_or(self.status)),
             ":" => 0,
+            // Without a command, its redirections are the shell's own from here on.
+            "exec" if argv.len() == 1 => {
+                self.task = task;
+                0
+            }
             "cd" if self.task.is_directory(argument).await => {
                 self.task.workdir = self.task.absolute(argument);
                 0
@@ -258,12 +263,23 @@ impl Shell {
                 }
             }
             "trap" => match number(argv.get(2).map_or("", String::as_str)) {
-                Some(signal) if argument.is_empty() => {
-                    self.task.trap(signal, None).await;
+                Some(_) if argument.is_empty() => {
+                    for signal in argv[2..].iter().filter_map(|name| number(name)) {
+                        self.task.trap(signal, None).await;
+                    }
+                    0
+                }
+                Some(signal)
+                    if let Some(code) = argument
+                        .strip_prefix("exit ")
+                        .and_then(|code| code.parse().ok()) =>
+                {
+                    self.task.trap(signal, Some(code)).await;
                     0
                 }
                 _ => {
-                    self.complain("trap: the mock knows trap '' SIGNAL").await;
+                    self.complain("trap: the mock knows trap '' SIGNAL.. and trap 'exit N' SIGNAL")
+                        .await;
                     2
                 }
             },

@@ -402,3 +402,20 @@ async fn a_script_in_the_tree_runs_and_may_write_files() {
     assert_eq!(ran.status, code(2));
     assert!(ran.err.contains("pipes"), "{}", ran.err);
 }
+
+#[tokio::test]
+async fn the_shell_prints_bytes_moves_its_output_and_ends_by_a_trap() {
+    let bench = bench().await;
+    let ran = bench.shell(r"printf 'a\101\t%s%%\n' x").await;
+    assert_eq!((ran.out.as_str(), ran.status), ("aA\tx%\n", code(0)));
+    let ran = bench.shell("printf %d 1").await;
+    assert_eq!((ran.out.as_str(), ran.status), ("", code(2)));
+    let ran = bench
+        .shell("exec > /dev/null; echo lost; echo seen >&2")
+        .await;
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("", "seen\n"));
+    let ran = bench
+        .shell("trap '' TERM HUP; kill $$; kill -1 $$; trap 'exit 7' USR1; kill -USR1 $$; echo no")
+        .await;
+    assert_eq!((ran.out.as_str(), ran.status), ("", code(7)));
+}
