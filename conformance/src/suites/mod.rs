@@ -1,10 +1,13 @@
 //! The cases, by suite.
 
+mod background;
 mod common;
 mod exec;
+mod kill;
 mod lifecycle;
 mod needs;
 mod streaming;
+mod tty;
 
 use crate::case::Case;
 
@@ -27,6 +30,13 @@ use cases;
 
 /// Every case, by suite.
 pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
-    let suites = [lifecycle::CASES, exec::CASES, streaming::CASES];
+    let suites = [
+        lifecycle::CASES,
+        exec::CASES,
+        streaming::CASES,
+        kill::CASES,
+        background::CASES,
+        tty::CASES,
+    ];
     suites.concat()
 });

@@ -139,7 +139,10 @@ async fn stalled_reader(f: &Fixture) -> Checked {
     tokio::time::sleep(ms(100)).await;
     for n in 0..10 {
         let line = format!("echo {n}");
-        let output = soon("a command beside one that is not read", f.shell(&sandbox, &line));
+        let output = soon(
+            "a command beside one that is not read",
+            f.shell(&sandbox, &line),
+        );
         ensure_eq!(
             output.await??.stdout_text(),
             format!("{n}\n"),
