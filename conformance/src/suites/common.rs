@@ -42,6 +42,20 @@ pub(super) async fn soon<T>(what: &str, work: impl Future<Output = T> + Send) ->
     done.map_err(|_| Failure::broken(format!("{what}: not within {} s", SOON.as_secs())))
 }
 
+/// Looks again until it holds, for at most ten seconds.
+macro_rules! holds_soon {
+    ($what:expr, $look:expr) => {
+        for left in (0..500).rev() {
+            if $look {
+                break;
+            }
+            $crate::ensure!(left > 0, "after ten seconds still not: {}", $what);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+}
+pub(super) use holds_soon;
+
 /// Follows a command to its end, which must come once and last.
 pub(super) async fn follow(process: &mut Process) -> Checked<Seen> {
     let mut seen = Seen::default();
@@ -106,15 +120,18 @@ pub(super) async fn declined<T: Debug>(
     what: &str,
     call: impl Future<Output = stacyvm::Result<T>> + Send,
 ) -> Checked {
-    let commands = async || {
-        let listed = f.provider().list_execs(f.context(), sandbox.id()).await;
-        listed.map(|all| all.len()).ok()
-    };
-    let before = commands().await;
+    let before = commands(f, sandbox).await;
     refused(call.await, &[ErrorKind::Unsupported], what)?;
-    ensure_eq!(commands().await, before, "the commands after {what}");
+    let after = commands(f, sandbox).await;
+    ensure_eq!(after, before, "the commands after {what}");
     f.shell(sandbox, "true").await?;
     Ok(())
+}
+
+/// How many commands are listed, where they are.
+async fn commands(f: &Fixture, sandbox: &Sandbox) -> Option<usize> {
+    let listed = f.provider().list_execs(f.context(), sandbox.id()).await;
+    listed.map(|all| all.len()).ok()
 }
 
 /// Bytes that have no short period, so that a piece in a wrong place shows.

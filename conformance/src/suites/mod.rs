@@ -1,13 +1,16 @@
 //! The cases, by suite.
 
+mod background;
 mod common;
 mod concurrency;
 mod errors;
 mod exec;
 mod honesty;
+mod kill;
 mod lifecycle;
 mod needs;
 mod streaming;
+mod tty;
 
 use crate::case::Case;
 
@@ -37,6 +40,9 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         errors::CASES,
         concurrency::CASES,
         honesty::CASES,
+        kill::CASES,
+        background::CASES,
+        tty::CASES,
     ];
     suites.concat()
 });
