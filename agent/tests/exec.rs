@@ -383,6 +383,25 @@ fn a_second_host_takes_a_command_over() {
 }
 
 #[test]
+fn a_command_that_closes_its_terminal_is_not_hung_up() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let line = "echo before; exec <&- >&- 2>&-; sleep 0.3; echo after >/dev/tty; exit 7";
+    let mut request = shell("a", line);
+    request.tty = Some(Size {
+        rows: 9,
+        columns: 9,
+    });
+    host.say(1, Kind::Exec, &request);
+    host.started(1);
+    let out = host.finish(1);
+    assert_eq!(
+        (out.text().as_str(), out.code()),
+        ("before\r\nafter\r\n", 7)
+    );
+}
+
+#[test]
 fn a_terminal_has_a_size_signals_and_an_end_of_input() {
     let agent = Agent::start(config());
     let mut host = agent.connect();

@@ -75,6 +75,7 @@ impl Agent {
         let blocked = !told_start || follower.is_some_and(|follower| follower.replay);
         for which in 0..2 {
             let mut wants = false;
+            let mut hushed = false;
             for _ in 0..ROUNDS {
                 wants = false;
                 let Some(source) = &exec.sources[which] else {
@@ -144,6 +145,13 @@ impl Agent {
                         }
                         break;
                     }
+                    // Nobody has the terminal open now. Closing this side of it would
+                    // hang up on a command that goes on, or is about to end.
+                    Ok(_) | Err(_) if exec.tty && exec.rest.is_none() => {
+                        interests.forget(key, ROLES[which], source.as_fd());
+                        hushed = true;
+                        break;
+                    }
                     // End of file; a terminal without processes answers EIO.
                     Ok(_) | Err(_) => {
                         interests.forget(key, ROLES[which], source.as_fd());
@@ -151,7 +159,7 @@ impl Agent {
                     }
                 }
             }
-            if let Some(source) = &exec.sources[which] {
+            if !hushed && let Some(source) = &exec.sources[which] {
                 let writes = exec.tty && exec.sink.has_pending();
                 interests.set(key, ROLES[which], source.as_fd(), wants, writes);
             }
