@@ -41,6 +41,7 @@ mod linux {
 stacyvm_conformance::provider_main!(linux::Embedded::default());
 
 #[cfg(not(all(target_os = "linux", feature = "oci")))]
+#[expect(clippy::print_stderr, reason = "this is the front end")]
 fn main() {
-    println!("not run: the embedded provider is for Linux, with the feature `oci`");
+    eprintln!("not run: the embedded provider is for Linux, with the feature `oci`");
 }

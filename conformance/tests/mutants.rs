@@ -1,6 +1,6 @@
 //! Every lie is found out: a suite that passes a liar has a hole.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,36 @@ use stacyvm::{Result, SandboxSpec};
 use stacyvm_conformance::mutants::{Liar, Lie};
 use stacyvm_conformance::{CASES, Case, Harness, Options, Outcome, Report, Subject, run};
 
-/// Lies that no case looks for yet.
-const PENDING: &[(Lie, &str)] = &[];
+/// Lies that no case looks for yet: their suites are still to be written.
+const PENDING: &[(Lie, &str)] = &[
+    (Lie::IgnoresOffset, "files"),
+    (Lie::IgnoresModes, "files"),
+    (Lie::IgnoresAppend, "files"),
+    (Lie::IgnoresCreateNew, "files"),
+    (Lie::FollowsLinks, "files"),
+    (Lie::HidesFiles, "files"),
+    (Lie::RenamesOver, "files"),
+    (Lie::RemovesMissing, "files"),
+    (Lie::RemovesDirectories, "files"),
+    (Lie::IgnoresAttributes, "files"),
+    (Lie::GlobsNothing, "files"),
+    (Lie::WatchesNothing, "watch"),
+    (Lie::CutsArchives, "tar"),
+    (Lie::DialsNothing, "ports"),
+];
+
+/// The quick ones first: a lie is dropped when the first suite has found it out.
+const ORDER: &[&str] = &[
+    "exec",
+    "errors",
+    "honesty",
+    "lifecycle",
+    "concurrency",
+    "tty",
+    "kill",
+    "background",
+    "streaming",
+];
 
 /// None: the one that tells the truth.
 struct Lying(Option<Lie>);
@@ -34,50 +62,76 @@ impl Harness for Lying {
     }
 }
 
-async fn reported(lie: Option<Lie>) -> Report {
+async fn reported(lie: Option<Lie>, suite: &str) -> Report {
     let harness: Arc<dyn Harness> = Arc::new(Lying(lie));
-    let cases: Vec<&Case> = CASES.iter().filter(|case| !deviates(case.id)).collect();
+    let wanted = |case: &&Case| case.suite() == suite && !deviates(case.id);
+    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let options = Options {
-        deadline: Duration::from_secs(8),
+        // One that hangs has been found out; the honest one may take its time.
+        deadline: Duration::from_secs(if lie.is_some() { 15 } else { 60 }),
         jobs: 32,
     };
     run(&harness, &cases, &options).await
 }
 
+/// The cases of the first suite that finds the lie out.
+async fn killers(lie: Lie) -> Vec<String> {
+    for suite in ORDER {
+        let report = reported(Some(lie), suite).await;
+        let failed = report.cases.into_iter();
+        let failed = failed.filter(|case| case.outcome == Outcome::Failed);
+        let killers: Vec<String> = failed.map(|case| case.id).collect();
+        if !killers.is_empty() {
+            return killers;
+        }
+    }
+    Vec::new()
+}
+
 /// What the mock itself fails (`tests/mock.rs`).
 fn deviates(case: &str) -> bool {
-    case == "exec.bytes_that_are_no_text_arrive"
+    [
+        "exec.bytes_that_are_no_text_arrive",
+        "background.a_later_follower_gets_what_was_written",
+        "background.an_ended_command_is_remembered",
+    ]
+    .contains(&case)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_lie_survives() {
-    // A case that fails in any event would find out every lie.
-    let honest = reported(None).await;
-    assert_eq!(honest.count(Outcome::Failed), 0, "{:?}", honest.summary);
-    let all = stream::iter(Lie::ALL).map(|lie| async move { (*lie, reported(Some(*lie)).await) });
-    let reports: Vec<(Lie, Report)> = all.buffered(4).collect().await;
-    let mut alone: BTreeMap<String, Vec<Lie>> = BTreeMap::new();
+    let suites: BTreeSet<&str> = CASES.iter().map(Case::suite).collect();
+    assert_eq!(
+        suites,
+        ORDER.iter().copied().collect(),
+        "the suites in `ORDER`"
+    );
+    for suite in ORDER {
+        // A case that fails in any event would find out every lie.
+        let honest = reported(None, suite).await;
+        assert_eq!(
+            honest.count(Outcome::Failed),
+            0,
+            "{suite}: {:?}",
+            honest.cases
+        );
+    }
+    let is_pending = |lie: &&Lie| PENDING.iter().any(|(pending, _)| pending == *lie);
+    let tried = Lie::ALL.iter().filter(|lie| !is_pending(lie));
+    let all = stream::iter(tried).map(|lie| async move { (*lie, killers(*lie).await) });
+    let found: Vec<(Lie, Vec<String>)> = all.buffered(4).collect().await;
     let mut survivors = Vec::new();
-    for (lie, report) in &reports {
-        let failed = report.cases.iter().filter(|c| c.outcome == Outcome::Failed);
-        let killers: Vec<&str> = failed.map(|case| case.id.as_str()).collect();
+    for (lie, killers) in &found {
         println!("{lie:?} ({}): {}", lie.text(), killers.join(" "));
-        match killers[..] {
-            [] => survivors.push(*lie),
-            [one] => alone.entry(one.to_owned()).or_default().push(*lie),
-            _ => {}
+        if killers.is_empty() {
+            survivors.push(*lie);
         }
     }
-    println!("\ncases that alone kill a lie:");
-    for (case, lies) in &alone {
-        println!("{case}: {lies:?}");
+    for (lie, suite) in PENDING {
+        println!(
+            "test pending: {lie:?} ({}): the suite `{suite}` is still to be written",
+            lie.text()
+        );
     }
-    let pending: Vec<Lie> = PENDING.iter().map(|(lie, _)| *lie).collect();
-    for (lie, reason) in PENDING {
-        println!("not run: {lie:?} has no case yet: {reason}");
-    }
-    assert_eq!(
-        survivors, pending,
-        "lies that no case found out, and those expected"
-    );
+    assert_eq!(survivors, Vec::<Lie>::new(), "lies that no case found out");
 }

@@ -1,5 +1,6 @@
 //! Running commands: the request and the end.
 
+use futures_util::StreamExt as _;
 use stacyvm::{ErrorKind, ExecEvent, ExecSpec, ExitStatus};
 
 use super::cases;
@@ -36,6 +37,7 @@ pub(super) const CASES: &[Case] = cases! {
     Must "exec.a_path_that_is_not_there_never_starts" ["E3.6"] => no_path;
     Must "exec.what_may_not_be_executed_never_starts" ["E3.6"] needs(FILES) => not_executable;
     Must "exec.a_directory_is_no_command" ["E3.6"] => directory;
+    Must "exec.the_provider_s_events_end_with_one_end" ["E3.2"] => one_end;
     Should "exec.the_process_number_is_the_command_s" [] => pid;
 };
 
@@ -352,6 +354,22 @@ async fn directory(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let output = sandbox.exec(["/tmp"]).output().await;
     refused(output, &[ErrorKind::CommandNotExecutable], "a directory")?;
+    Ok(())
+}
+
+async fn one_end(f: &Fixture) -> Checked {
+    let sandbox = f.sandbox().await?;
+    let spec = ExecSpec::shell("echo a; echo b >&2");
+    // Not through the handle, which stops at the first end.
+    let session = f.provider().exec(f.context(), sandbox.id(), &spec).await?;
+    let events: Vec<_> = session.events.collect().await;
+    let is_end = |event: &stacyvm::Result<ExecEvent>| matches!(event, Ok(ExecEvent::Exited(_)));
+    let ends = events.iter().filter(|event| is_end(event)).count();
+    ensure_eq!(ends, 1, "how many ends there are in {events:?}");
+    ensure!(
+        events.last().is_some_and(is_end),
+        "something comes after the end: {events:?}"
+    );
     Ok(())
 }
 
