@@ -114,6 +114,22 @@ impl Interests {
         }
     }
 
+    /// Wants to hear of a terminal that no process has open, once something of it
+    /// changes: until then it would be told as hung up without end.
+    pub(super) fn set_quiet(&mut self, key: u64, role: Role, fd: BorrowedFd<'_>) {
+        let token = token(key, role);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(token);
+        let done = match self.known.get(&token) {
+            Some(old) if *old == flags => return,
+            Some(_) => epoll::modify(&self.epoll, fd, data, flags),
+            None => epoll::add(&self.epoll, fd, data, flags),
+        };
+        if done.is_ok() {
+            self.known.insert(token, flags);
+        }
+    }
+
     /// Forgets a descriptor, which must still be open: a forked child may keep it alive.
     pub(super) fn forget(&mut self, key: u64, role: Role, fd: BorrowedFd<'_>) {
         self.set(key, role, fd, false, false);

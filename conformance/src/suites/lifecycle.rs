@@ -6,7 +6,7 @@ use stacyvm::sandbox::state::ObservedState;
 use stacyvm::{ErrorKind, Filter, Phase, SandboxId};
 
 use super::cases;
-use crate::case::{Case, Checked, Level};
+use crate::case::{Case, Checked, Failure, Level};
 use crate::fixture::{Fixture, eventually, refused};
 use crate::{ensure, ensure_eq};
 
@@ -408,11 +408,19 @@ async fn pause_declined(f: &Fixture) -> Checked {
 
 async fn stands_still(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let line = "sleep 0.3; echo x > /tmp/woke; sleep 60";
+    // Of a clock that goes on meanwhile, the first sleep may have passed; not the second.
+    let line = "sleep 1; sleep 1; echo x > /tmp/woke; sleep 60";
     sandbox.shell(line).background().start().await?;
     sandbox.pause().await?;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     sandbox.resume().await?;
+    let resumed = std::time::Instant::now();
+    let read = sandbox.files().read("/tmp/woke").await;
+    if resumed.elapsed() > Duration::from_millis(800) {
+        let fact = "an answer within 0.8 s after the sandbox went on";
+        return Err(Failure::NotRun(fact.to_owned()));
+    }
+    refused(read, &[ErrorKind::NotFound], "what a paused command would have written")?;
     eventually("the command went on", || async {
         Ok(sandbox.files().read("/tmp/woke").await.is_ok())
     })

@@ -74,8 +74,7 @@ impl Agent {
         let follower = exec.follower;
         let blocked = !told_start || follower.is_some_and(|follower| follower.replay);
         for which in 0..2 {
-            let mut wants = false;
-            let mut hushed = false;
+            let (mut wants, mut closed) = (false, false);
             for _ in 0..ROUNDS {
                 wants = false;
                 let Some(source) = &exec.sources[which] else {
@@ -145,11 +144,10 @@ impl Agent {
                         }
                         break;
                     }
-                    // Nobody has the terminal open now. Closing this side of it would
-                    // hang up on a command that goes on, or is about to end.
-                    Ok(_) | Err(_) if exec.tty && exec.rest.is_none() => {
-                        interests.forget(key, ROLES[which], source.as_fd());
-                        hushed = true;
+                    // No process has the terminal open for now. Closing this side
+                    // would hang up on a command that closed its own and goes on.
+                    Err(Errno::IO) if exec.tty && exec.rest.is_none() => {
+                        closed = true;
                         break;
                     }
                     // End of file; a terminal without processes answers EIO.
@@ -159,9 +157,13 @@ impl Agent {
                     }
                 }
             }
-            if !hushed && let Some(source) = &exec.sources[which] {
+            if let Some(source) = &exec.sources[which] {
                 let writes = exec.tty && exec.sink.has_pending();
-                interests.set(key, ROLES[which], source.as_fd(), wants, writes);
+                if closed {
+                    interests.set_quiet(key, ROLES[which], source.as_fd());
+                } else {
+                    interests.set(key, ROLES[which], source.as_fd(), wants, writes);
+                }
             }
         }
         let drained = exec.rest.is_some_and(|rest| {

@@ -517,6 +517,10 @@ async fn unknown_providers_and_options_of_unknown_providers_are_refused() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert_eq!(error.fact("field"), Some("provider"));
     assert_eq!(error.fact("expected"), Some("one of scripted"));
+    let error = world.engine.provider("dokcer").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    let known = world.engine.provider("scripted").await.unwrap();
+    assert_eq!(known.info().name, "scripted");
     let spec = with(|s| {
         s.provider_options
             .insert("dokcer".into(), serde_json::json!({}));

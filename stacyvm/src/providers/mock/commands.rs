@@ -133,10 +133,28 @@ fn echo(call: &Call) -> Script {
     Script::new().out(format!("{}{end}", words.join(" ")))
 }
 
-/// Writes its format, with `\\n`, `\\t`, `\\\\` and bytes as `\\NNN`, and `%s` for each word.
+/// Writes its format, with `\\n`, `\\t`, `\\\\` and bytes as `\\NNN`, and `%s` for each
+/// word; again as long as there are words, as a shell does.
 fn printf(call: &Call) -> Script {
-    let (format, mut words) = (call.argument(1).as_bytes(), call.argv.iter().skip(2));
-    let (mut out, mut rest) = (Vec::new(), format);
+    let mut words = call.argv.iter().skip(2);
+    let mut out = Vec::new();
+    loop {
+        let before = words.len();
+        if let Err(complaint) = print(call.argument(1).as_bytes(), &mut words, &mut out) {
+            return Script::new().err(complaint).exit(2);
+        }
+        // A format without a place for words is written once.
+        if words.len() == 0 || words.len() == before {
+            return Script::new().out(out);
+        }
+    }
+}
+
+fn print<'a>(
+    mut rest: &[u8],
+    words: &mut impl Iterator<Item = &'a String>,
+    out: &mut Vec<u8>,
+) -> Result<(), &'static str> {
     while let [byte, after @ ..] = rest {
         rest = after;
         match (byte, after) {
@@ -149,7 +167,7 @@ fn printf(call: &Call) -> Script {
                 out.push((value & 0xff) as u8);
                 rest = &after[digits..];
             }
-            (b'\\', [escape, after @ ..]) => {
+            (b'\\', [escape @ (b'n' | b't' | b'\\'), after @ ..]) => {
                 out.push(match escape {
                     b'n' => b'\n',
                     b't' => b'\t',
@@ -165,15 +183,15 @@ fn printf(call: &Call) -> Script {
                 out.push(b'%');
                 rest = after;
             }
-            (b'%', _) => {
-                return Script::new()
-                    .err("printf: the mock knows %s and %% and no other conversion\n")
-                    .exit(2);
+            (b'%' | b'\\', _) => {
+                return Err(
+                    "printf: the mock knows %s, %%, \\n, \\t, \\\\ and \\NNN and no other\n",
+                );
             }
             (byte, _) => out.push(*byte),
         }
     }
-    Script::new().out(out)
+    Ok(())
 }
 
 fn cat(call: &Call) -> Script {

@@ -262,27 +262,26 @@ impl Shell {
                     0
                 }
             }
-            "trap" => match number(argv.get(2).map_or("", String::as_str)) {
-                Some(_) if argument.is_empty() => {
-                    for signal in argv[2..].iter().filter_map(|name| number(name)) {
-                        self.task.trap(signal, None).await;
+            "trap" => {
+                let signals = argv.iter().skip(2).map(|name| number(name));
+                let signals = signals.collect::<Option<Vec<i32>>>().unwrap_or_default();
+                let code = argument.strip_prefix("exit ").map(str::parse);
+                let code = match code {
+                    None if argument.is_empty() => Some(None),
+                    Some(Ok(code)) => Some(Some(code)),
+                    _ => None,
+                };
+                if let (Some(code), false) = (code, signals.is_empty()) {
+                    for signal in signals {
+                        self.task.trap(signal, code).await;
                     }
                     0
-                }
-                Some(signal)
-                    if let Some(code) = argument
-                        .strip_prefix("exit ")
-                        .and_then(|code| code.parse().ok()) =>
-                {
-                    self.task.trap(signal, Some(code)).await;
-                    0
-                }
-                _ => {
-                    self.complain("trap: the mock knows trap '' SIGNAL.. and trap 'exit N' SIGNAL")
-                        .await;
+                } else {
+                    let known = "trap: the mock knows trap '' SIGNAL.. and trap 'exit N' SIGNAL..";
+                    self.complain(known).await;
                     2
                 }
-            },
+            }
             "kill" => self.kill(&argv[1..]).await,
             _ if self.task.sandbox.fixed.commands.knows(name) => {
                 let child = self.command(task, argv).await;

@@ -408,14 +408,23 @@ async fn the_shell_prints_bytes_moves_its_output_and_ends_by_a_trap() {
     let bench = bench().await;
     let ran = bench.shell(r"printf 'a\101\t%s%%\n' x").await;
     assert_eq!((ran.out.as_str(), ran.status), ("aA\tx%\n", code(0)));
-    let ran = bench.shell("printf %d 1").await;
-    assert_eq!((ran.out.as_str(), ran.status), ("", code(2)));
+    for unknown in [
+        "printf %d 1",
+        r"printf '\x41'",
+        "trap '' NOSUCH",
+        "trap 'echo' TERM",
+    ] {
+        let ran = bench.shell(unknown).await;
+        assert_eq!((ran.out.as_str(), ran.status), ("", code(2)), "{unknown}");
+    }
+    let ran = bench.shell(r"printf '%s-%s\n' a b c; printf x y").await;
+    assert_eq!(ran.out, "a-b\nc-\nx");
     let ran = bench
         .shell("exec > /dev/null; echo lost; echo seen >&2")
         .await;
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("", "seen\n"));
     let ran = bench
-        .shell("trap '' TERM HUP; kill $$; kill -1 $$; trap 'exit 7' USR1; kill -USR1 $$; echo no")
+        .shell("trap '' TERM HUP; kill $$; kill -1 $$; trap 'exit 7' USR1 USR2; kill -USR2 $$; echo no")
         .await;
     assert_eq!((ran.out.as_str(), ran.status), ("", code(7)));
 }
