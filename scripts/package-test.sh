@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
 # What the registry has not got: the crates themselves come from here.
-crates=(stacyvm-agent stacyvm stacyvm-cli)
+crates=(stacyvm-agent stacyvm stacyvm-conformance stacyvm-cli)
 version=$(cargo pkgid -p stacyvm | sed 's/.*[#@]//')
 # Third-party crates are built once for all runs of this script.
 target=${CARGO_TARGET_DIR:-$root/target}/package-test
@@ -64,7 +64,8 @@ cp Cargo.lock "$work/stacyvm-cli-$version/Cargo.lock"
 build() {
     cargo build --quiet --offline --target-dir "$target" --manifest-path "$1/Cargo.toml" \
         --config "patch.crates-io.stacyvm.path='$work/stacyvm-$version'" \
-        --config "patch.crates-io.stacyvm-agent.path='$work/stacyvm-agent-$version'"
+        --config "patch.crates-io.stacyvm-agent.path='$work/stacyvm-agent-$version'" \
+        --config "patch.crates-io.stacyvm-conformance.path='$work/stacyvm-conformance-$version'"
 }
 # Not from within the workspace: its settings must not reach these builds.
 cd "$work"

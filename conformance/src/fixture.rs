@@ -105,15 +105,12 @@ impl Fixture {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        // One that cannot be ended keeps no other.
+        let mut ended = Ok(());
         for id in &ids {
-            match self.engine().get(id).await {
-                Ok(sandbox) => sandbox.kill().await?,
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.provider().destroy(&self.context, id).await?;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            ended = ended.and(self.end_one(id).await);
         }
+        ended?;
         for id in &ids {
             match self.provider().inspect(&self.context, id).await {
                 Err(error)
@@ -134,6 +131,16 @@ impl Fixture {
             .collect();
         ensure!(still.is_empty(), "residue: still listed: {still:?}");
         self.nothing_is_left(&ids).await
+    }
+
+    async fn end_one(&self, id: &SandboxId) -> stacyvm::Result<()> {
+        match self.engine().get(id).await {
+            Ok(sandbox) => sandbox.kill().await,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.provider().destroy(&self.context, id).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn nothing_is_left(&self, ids: &BTreeSet<SandboxId>) -> Checked {

@@ -6,7 +6,7 @@
 //! be tried is `not run` with the fact that is missing, and never counts as passed;
 //! what a case leaves behind fails it.
 //!
-//! A provider is brought by a [`Harness`]. Front ends are [`provider_main!`], for
+//! A provider is brought by a [`Harness`]. Front ends are [`provider_main!`](macro@provider_main), for
 //! `cargo test` and nextest, and `stacyvm conformance run`. A run gives a
 //! [`Report`].
 

@@ -12,7 +12,7 @@ use crate::runner::{Options, judge};
 use crate::suites::CASES;
 
 /// Runs every case on this harness's provider, as `cargo test` runs tests. What
-/// [`provider_main!`](crate::provider_main) calls.
+/// [`provider_main!`](macro@crate::provider_main) calls.
 pub fn provider_main(harness: impl Harness) -> ExitCode {
     let arguments = Arguments::from_args();
     let harness: Arc<dyn Harness> = Arc::new(harness);

@@ -71,6 +71,11 @@ pub(crate) enum Command {
     /// Try to escape from sandboxes, and from a weak place for comparison; exits with 1 where
     /// something fired, with 4 where a silence proves nothing
     Probe(ProbeArgs),
+    /// Prove that a provider keeps the contract
+    Conformance {
+        #[command(subcommand)]
+        command: ConformanceCommand,
+    },
     /// Show settings
     Config {
         #[command(subcommand)]
@@ -98,6 +103,48 @@ pub(crate) enum HelperCommand {
         #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
         root: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConformanceCommand {
+    /// Run cases of the suite
+    ///
+    /// Ends with 0 where every case passed or was declined as the contract says, 1
+    /// where one failed, 4 where none failed and some could not be run.
+    Run(ConformanceArgs),
+    /// List the cases, one a line, its id first
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// Provider, as configured [default: oci]
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// Runtime below the provider
+    #[arg(long)]
+    pub(crate) runtime: Option<String>,
+    /// `host`, an absolute root directory, or an image reference
+    #[arg(long, default_value = "host")]
+    pub(crate) image: String,
+    /// The cases of a suite alone; again for another one
+    #[arg(long, value_name = "SUITE")]
+    pub(crate) suite: Vec<String>,
+    /// The cases that fit a pattern alone, in which `*` is any text; again for another one
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) case: Vec<String>,
+    /// How many cases run at once
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: u16,
+    /// How long a case may take (30s, 5m)
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) deadline: String,
+    /// Write the report as JUnit to a file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) junit: Option<PathBuf>,
+    /// With `--json`: where the report goes, instead of standard output
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,7 +16,7 @@ use stacyvm::config::{Config, Overrides};
 use stacyvm::engine::Engine;
 use stacyvm::{Error, ErrorKind, Result};
 
-use args::{Cli, Command, ConfigCommand, HelperCommand};
+use args::{Cli, Command, ConfigCommand, ConformanceCommand, HelperCommand};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -49,9 +49,12 @@ fn start(cli: Cli) -> Result<u8> {
             command: HelperCommand::Install { root },
         } => return commands::about::install_helper(root, cli.json),
         Command::Completion { shell } => return commands::about::completion(*shell, cli.json),
+        Command::Conformance {
+            command: ConformanceCommand::List,
+        } => return commands::conformance::list(cli.json),
         _ => {}
     }
-    let runtime = start_runtime()?;
+    let runtime = start_runtime(&cli.command)?;
     start_thread(&runtime)?;
     let code = runtime.block_on(dispatch(cli));
     // A thread that still reads a terminal must not hold back the end.
@@ -60,7 +63,7 @@ fn start(cli: Cli) -> Result<u8> {
 }
 
 /// Starts the runtime, which panics where it has no files left for signals.
-fn start_runtime() -> Result<tokio::runtime::Runtime> {
+fn start_runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
     let failed = || {
         Error::new(ErrorKind::ResourceExhausted, "cannot start the runtime").context(
             "remedy",
@@ -68,7 +71,12 @@ fn start_runtime() -> Result<tokio::runtime::Runtime> {
         )
     };
     unless_panicked(|| {
-        tokio::runtime::Builder::new_current_thread()
+        // A case that blocks must not hold up the run that gives it up.
+        let mut builder = match command {
+            Command::Conformance { .. } => tokio::runtime::Builder::new_multi_thread(),
+            _ => tokio::runtime::Builder::new_current_thread(),
+        };
+        builder
             .enable_all()
             .thread_keep_alive(std::time::Duration::from_hours(24 * 365))
             .build()
@@ -135,10 +143,14 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Df => commands::upkeep::df(&engine, json).await,
         Command::Prune(args) => commands::upkeep::prune(&engine, args, json).await,
         Command::Probe(args) => commands::probe::probe(&engine, args, json).await,
+        Command::Conformance {
+            command: ConformanceCommand::Run(args),
+        } => commands::conformance::run(&engine, &config, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
         #[cfg(target_os = "linux")]
         Command::Image { .. } => Ok(0),
         Command::Config { .. }
+        | Command::Conformance { .. }
         | Command::Helper { .. }
         | Command::Version
         | Command::Completion { .. } => Ok(0),
@@ -151,13 +163,13 @@ async fn dispatch(cli: Cli) -> Result<u8> {
 /// The runtime that the arguments ask of a provider; the default one's where
 /// they name none.
 fn runtime_of(command: &Command) -> Option<(String, String)> {
-    let spec = match command {
-        Command::Run(args) => &args.spec,
-        Command::Create(args) => &args.spec,
+    let (provider, runtime) = match command {
+        Command::Run(args) => (&args.spec.provider, &args.spec.runtime),
+        Command::Create(args) => (&args.spec.provider, &args.spec.runtime),
+        Command::Conformance {
+            command: ConformanceCommand::Run(args),
+        } => (&args.provider, &args.runtime),
         _ => return None,
     };
-    Some((
-        spec.provider.clone().unwrap_or_default(),
-        spec.runtime.clone()?,
-    ))
+    Some((provider.clone().unwrap_or_default(), runtime.clone()?))
 }

@@ -1,6 +1,7 @@
 //! One file for each command, or for a few that belong together.
 
 pub(crate) mod about;
+pub(crate) mod conformance;
 pub(crate) mod cp;
 pub(crate) mod exec;
 #[cfg(target_os = "linux")]
