@@ -1,12 +1,11 @@
 //! Claims from a pool beside creates.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stacyvm::providers::mock::Mock;
-use stacyvm::store::{SqliteStore, StateDir};
 use stacyvm::sandbox::spec::Lifetime;
+use stacyvm::store::{MemoryStore, SqliteStore, StateDir, Store};
 use stacyvm::{Claim, Engine, Pool, Sandbox, SandboxSpec};
 
 use crate::Plan;
@@ -37,24 +36,51 @@ async fn settled(pool: &Pool) -> Outcome {
     Ok(())
 }
 
-/// What a claim takes where the provider takes nothing: the engine, and the record
-/// in a store on the disk.
-async fn without_runtime(directory: &Path) -> Result<Engine, String> {
-    let state = StateDir::open(directory).map_err(text)?;
-    let store = SqliteStore::open(&state).await.map_err(text)?;
-    let engine = Engine::builder().store(Arc::new(store));
-    let engine = engine.provider("mock", Arc::new(Mock::default()));
-    engine.build().await.map_err(text)
+/// A pool on a provider that takes no time: what the engine itself adds, with its
+/// records in memory or in a store on the disk.
+struct Plain {
+    engine: Engine,
+    pool: Pool,
+    claims: Samples,
+}
+
+impl Plain {
+    async fn open(store: Arc<dyn Store>) -> Result<Self, String> {
+        let engine = Engine::builder().store(store);
+        let engine = engine.provider("mock", Arc::new(Mock::default()));
+        let engine = engine.build().await.map_err(text)?;
+        let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
+        let pool = engine.pool(spec).size(SIZE).await.map_err(text)?;
+        Ok(Self {
+            engine,
+            pool,
+            claims: Samples::default(),
+        })
+    }
+
+    async fn claim(&mut self) -> Outcome {
+        settled(&self.pool).await?;
+        let start = Instant::now();
+        let sandbox = self.pool.claim().await.map_err(text)?;
+        self.claims.push(start.elapsed());
+        sandbox.kill().await.map_err(text)?;
+        settled(&self.pool).await
+    }
+
+    async fn end(self) -> Outcome {
+        self.pool.drain().await.map_err(text)?;
+        self.engine.close().await.map_err(text)
+    }
 }
 
 pub(crate) async fn pool(plan: &Plan) -> Outcome {
     let engine = engine().await?;
     let pool = engine.pool(spec()).size(SIZE).await.map_err(text)?;
     let directory = tempfile::tempdir().map_err(text)?;
-    let bare_engine = without_runtime(directory.path()).await?;
-    let plain = SandboxSpec::host().lifetime(Lifetime::Attached);
-    let bare_pool = bare_engine.pool(plain).size(SIZE).await.map_err(text)?;
-    let mut engine_part = Samples::default();
+    let state = StateDir::open(directory.path()).map_err(text)?;
+    let on_disk = SqliteStore::open(&state).await.map_err(text)?;
+    let mut in_memory = Plain::open(Arc::new(MemoryStore::default())).await?;
+    let mut on_disk = Plain::open(Arc::new(on_disk)).await?;
     let [mut own, mut bare, mut given, mut all, mut created] = [(); 5].map(|()| Samples::default());
     for _ in 0..plan.blocks {
         for _ in 0..plan.block * 2 {
@@ -72,12 +98,8 @@ pub(crate) async fn pool(plan: &Plan) -> Outcome {
             all.push(taken);
             sandbox.kill().await.map_err(text)?;
             settled(&pool).await?;
-            settled(&bare_pool).await?;
-            let start = Instant::now();
-            let sandbox = bare_pool.claim().await.map_err(text)?;
-            engine_part.push(start.elapsed());
-            sandbox.kill().await.map_err(text)?;
-            settled(&bare_pool).await?;
+            in_memory.claim().await?;
+            on_disk.claim().await?;
             let (sandbox, taken) = cold(&engine).await?;
             created.push(taken);
             sandbox.kill().await.map_err(text)?;
@@ -87,7 +109,8 @@ pub(crate) async fn pool(plan: &Plan) -> Outcome {
     if stats.cold > 0 || stats.failed > 0 {
         return Err(format!("not all claims were warm: {stats:?}"));
     }
-    print_samples("claim", "engine and store alone", &engine_part);
+    print_samples("claim", "engine, in memory", &in_memory.claims);
+    print_samples("claim", "engine, on disk", &on_disk.claims);
     print_samples("claim", "stacyvm", &own);
     print_samples("claim, env and a file", "stacyvm", &given);
     print_samples("claim+exec", "stacyvm", &bare);
@@ -98,12 +121,18 @@ pub(crate) async fn pool(plan: &Plan) -> Outcome {
         let (least, tenth) = (samples.quantile(0.0), samples.quantile(0.1));
         println!("note   {name}: the least {least:.3} ms, a tenth below {tenth:.3} ms");
     }
-    let part = engine_part.p50();
-    print_bound("claim, engine and store, p50", part, "ms", 0.2, false);
+    let engine_part = in_memory.claims.p50();
+    print_bound(
+        "claim, the engine's own part, p50",
+        engine_part,
+        "ms",
+        0.2,
+        false,
+    );
     print_bound("claim+exec, p50", bare.p50(), "ms", 3.0, false);
     print_ratio("claim+exec", "create+exec", bare.p50(), created.p50(), None);
-    bare_pool.drain().await.map_err(text)?;
-    bare_engine.close().await.map_err(text)?;
+    in_memory.end().await?;
+    on_disk.end().await?;
     pool.drain().await.map_err(text)?;
     engine.close().await.map_err(text)
 }
