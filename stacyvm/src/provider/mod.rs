@@ -2,8 +2,10 @@
 
 mod capabilities;
 mod operation;
+mod piped;
 mod pull;
 pub mod registry;
+mod unsupported;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 pub use operation::{Operation, OperationKind};
+pub use piped::Piped;
 pub use pull::{Pull, PullObserver, PullProgress, PullRequest};
 pub use upkeep::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 

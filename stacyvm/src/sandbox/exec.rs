@@ -377,6 +377,23 @@ pub struct ExecInfo {
     pub processes: u32,
 }
 
+impl ExecInfo {
+    /// One that starts now, with its first process alone.
+    pub fn started(spec: &ExecSpec, pid: Option<u32>) -> Self {
+        let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+        Self {
+            exec: spec.exec.clone(),
+            argv: spec.argv.iter().map(text).collect(),
+            pid,
+            started: Some(SystemTime::now()),
+            exited: None,
+            tty: spec.tty.is_some(),
+            background: spec.background,
+            processes: 1,
+        }
+    }
+}
+
 /// How to follow a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachOptions {
