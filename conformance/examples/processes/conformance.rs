@@ -4,16 +4,16 @@
 mod provider;
 
 #[cfg(target_os = "linux")]
-mod subject {
+mod harness {
     use std::sync::Arc;
 
     use stacyvm::{Result, SandboxSpec};
     use stacyvm_conformance::{Harness, Subject};
 
-    pub(crate) struct OfTheHost;
+    pub(crate) struct Mine;
 
     #[async_trait::async_trait]
-    impl Harness for OfTheHost {
+    impl Harness for Mine {
         fn name(&self) -> &'static str {
             "processes of the host"
         }
@@ -26,7 +26,7 @@ mod subject {
 }
 
 #[cfg(target_os = "linux")]
-stacyvm_conformance::provider_main!(subject::OfTheHost);
+stacyvm_conformance::provider_main!(harness::Mine);
 
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::print_stderr, reason = "this is the front end")]

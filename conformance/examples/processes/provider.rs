@@ -1,41 +1,27 @@
 //! A provider that runs commands as processes of the host, and claims no isolation.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::{ffi::OsStrExt as _, process::ExitStatusExt as _};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{io, path::Path, time::Duration};
+use std::{collections::BTreeMap, os::unix::ffi::OsStrExt as _, path::Path, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use stacyvm::provider::*;
+use stacyvm::provider::{Capabilities, CreateRequest, Piped, ProbeReport, Provider};
+use stacyvm::provider::{ProviderInfo, PullRequest};
 use stacyvm::sandbox::{exec::ExecInfo, exec::ExecSession, state::Observed};
 use stacyvm::{Context, Error, ErrorKind, ExecId, ExecSpec, ExitStatus};
 use stacyvm::{Result, SandboxId, SignalScope};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-#[derive(Debug, Default)]
-pub(crate) struct Processes(Mutex<BTreeMap<SandboxId, Arc<Room>>>);
+/// One sandbox: what was asked for, its directory, the commands that run.
+type Room = (CreateRequest, TempDir, BTreeMap<ExecId, ExecInfo>);
 
-/// One sandbox: what was asked for, its directory, its commands; none once it is gone.
-#[derive(Debug)]
-struct Room {
-    request: CreateRequest,
-    directory: TempDir,
-    running: Mutex<Option<BTreeMap<ExecId, ExecInfo>>>,
-}
+/// The provider: its sandboxes end with its process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Processes(Arc<Mutex<BTreeMap<SandboxId, Room>>>);
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn missing(what: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no such {what}"))
-}
-
-/// Kills what has this in its environment, and tells whether there was anything. Who
-/// clears the environment is not found: this is no `kill_scope: tree`.
+/// Kills what has this mark in its environment; whether there was anything. Who clears
+/// the environment is not found: no isolation is claimed.
 fn kill_marked(mark: &str) -> bool {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|one| Pid::from_raw(one.file_name().to_str()?.parse().ok()?));
@@ -44,94 +30,72 @@ fn kill_marked(mark: &str) -> bool {
         env.split(|byte| *byte == 0)
             .any(|one| one == mark.as_bytes())
     });
-    ours.filter_map(|pid| kill_process(pid, Signal::KILL).ok())
-        .count()
-        > 0
+    let killed = ours.filter(|pid| kill_process(*pid, Signal::KILL).is_ok());
+    killed.count() > 0
 }
 
-impl Room {
-    fn signal(&self, exec: &ExecId, signal: i32) -> Result<()> {
-        let running = lock(&self.running);
-        let known = running.as_ref().and_then(|all| all.get(exec)?.pid);
-        let pid = known.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let pid = pid.ok_or_else(|| missing("command"))?;
-        if signal != Signal::KILL.as_raw() {
-            return Err(Error::unsupported("SIGKILL alone is sent here"));
-        }
-        kill_process(pid, Signal::KILL).map_err(|_| missing("command"))?;
-        kill_marked(&format!("STACYVM_EXEC={exec}"));
-        Ok(())
+fn command((request, home, _): &Room, spec: &ExecSpec) -> Result<Command> {
+    let workdir = spec.workdir.as_ref().or(request.spec.workdir.as_ref());
+    let workdir = workdir.map_or(home.path(), Path::new);
+    if !workdir.is_dir() {
+        return Err(Error::new(ErrorKind::NotFound, "no such directory"));
     }
-
-    fn command(&self, spec: &ExecSpec) -> Result<Command> {
-        let sandbox = &self.request.spec;
-        let home = self.directory.path();
-        let workdir = spec.workdir.as_ref().or(sandbox.workdir.as_ref());
-        let workdir = workdir.map_or(home, Path::new);
-        if !workdir.is_dir() {
-            return Err(missing("directory"));
-        }
-        let mut argv = spec.argv.iter().map(|word| OsStr::from_bytes(word));
-        let mut command = Command::new(argv.next().unwrap_or_default());
-        command.args(argv).current_dir(workdir).env_clear();
-        command.envs([
-            ("PATH", "/usr/bin:/bin"),
-            ("LANG", "C.UTF-8"),
-            ("USER", "one"),
-        ]);
-        command
-            .env("HOME", home)
-            .envs(&sandbox.env)
-            .envs(self.request.secrets.expose());
-        command.envs(spec.env.iter().map(|(name, value)| (name, value)));
-        command
-            .env("STACYVM_SANDBOX", self.request.id.as_str())
-            .env("STACYVM_EXEC", spec.exec.as_str());
-        let stdin = if spec.stdin {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
-        command
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        Ok(command)
-    }
+    let mut argv = spec.argv.iter().map(|word| OsStr::from_bytes(word));
+    let mut command = Command::new(argv.next().unwrap_or_default());
+    command.args(argv).current_dir(workdir).env_clear();
+    command.env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
+    command.env("HOME", home.path()).env("USER", "one");
+    command
+        .envs(&request.spec.env)
+        .envs(request.secrets.expose());
+    command.envs(spec.env.iter().cloned());
+    command.env("STACYVM_SANDBOX", request.id.as_str());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
 impl Processes {
-    fn room(&self, id: &SandboxId) -> Result<Arc<Room>> {
-        lock(&self.0)
-            .get(id)
-            .cloned()
-            .ok_or_else(|| missing("sandbox"))
+    fn rooms(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Room>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn room<T>(&self, id: &SandboxId, work: impl FnOnce(&mut Room) -> Result<T>) -> Result<T> {
+        let gone = || Error::new(ErrorKind::NotFound, "no such sandbox");
+        work(self.rooms().get_mut(id).ok_or_else(gone)?)
+    }
+
+    fn kill(&self, id: &SandboxId, exec: &ExecId, signal: i32) -> Result<()> {
+        let ended = || Error::new(ErrorKind::NotFound, "no such command");
+        if signal != Signal::KILL.as_raw() {
+            return Err(Error::unsupported("SIGKILL alone is sent here"));
+        }
+        let pid = |room: &mut Room| Ok(room.2.get(exec).and_then(|one| one.pid));
+        let pid = Pid::from_raw(self.room(id, pid)?.unwrap_or(0).cast_signed());
+        kill_process(pid.ok_or_else(ended)?, Signal::KILL).map_err(|_| ended())
     }
 }
 
 #[async_trait::async_trait]
 impl Provider for Processes {
     fn info(&self) -> ProviderInfo {
-        let (name, runtime) = ("processes".to_owned(), "host".to_owned());
-        ProviderInfo {
-            name,
-            runtime,
-            versions: BTreeMap::new(),
-        }
+        ProviderInfo::new("processes", "host")
     }
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             exec_stdin: true,
+            env: true,
             image_host: true,
             network_full: true,
-            env: true,
             ..Capabilities::default()
         }
     }
 
     async fn probe(&self, _: &Context) -> Result<ProbeReport> {
-        let (usable, findings) = (cfg!(target_os = "linux"), Vec::new());
+        let (usable, findings) = (true, Vec::new());
         Ok(ProbeReport { usable, findings })
     }
 
@@ -140,28 +104,22 @@ impl Provider for Processes {
     }
 
     async fn create(&self, _: &Context, request: &CreateRequest) -> Result<Observed> {
-        let directory = TempDir::new().map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "there is no directory").source(error)
-        })?;
-        let (request, running) = (request.clone(), Mutex::new(Some(BTreeMap::new())));
-        let id = request.id.clone();
-        if lock(&self.0).contains_key(&id) {
+        let mut rooms = self.rooms();
+        if rooms.contains_key(&request.id) {
             return Err(Error::new(ErrorKind::Conflict, "the id is taken"));
         }
-        lock(&self.0).insert(
-            id.clone(),
-            Arc::new(Room {
-                request,
-                directory,
-                running,
-            }),
+        let no_home = |source| Error::new(ErrorKind::NoSpace, "no directory").source(source);
+        let room = (
+            request.clone(),
+            TempDir::new().map_err(no_home)?,
+            BTreeMap::new(),
         );
-        Ok(Observed::running(id))
+        rooms.insert(request.id.clone(), room);
+        Ok(Observed::running(request.id.clone()))
     }
 
     async fn inspect(&self, _: &Context, id: &SandboxId) -> Result<Observed> {
-        self.room(id)
-            .map(|room| Observed::running(room.request.id.clone()))
+        self.room(id, |_| Ok(Observed::running(id.clone())))
     }
 
     async fn list(
@@ -170,25 +128,16 @@ impl Provider for Processes {
         after: Option<&SandboxId>,
         limit: u32,
     ) -> Result<Vec<Observed>> {
-        let rooms = lock(&self.0);
-        let later = rooms
-            .keys()
-            .filter(|id| after.is_none_or(|last| *id > last));
-        Ok(later
-            .take(limit as usize)
-            .cloned()
-            .map(Observed::running)
-            .collect())
+        let all: Vec<SandboxId> = self.rooms().keys().cloned().collect();
+        let page = all.into_iter().filter(|id| after < Some(id));
+        Ok(page.take(limit as usize).map(Observed::running).collect())
     }
 
     async fn destroy(&self, _: &Context, id: &SandboxId) -> Result<()> {
-        if let Ok(room) = self.room(id) {
-            // From here on no command starts.
-            *lock(&room.running) = None;
-            while kill_marked(&format!("STACYVM_SANDBOX={id}")) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            lock(&self.0).remove(id);
+        // No command starts in it from here on, and its directory goes last.
+        let _room = self.rooms().remove(id);
+        while kill_marked(&format!("STACYVM_SANDBOX={id}")) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         Ok(())
     }
@@ -196,61 +145,39 @@ impl Provider for Processes {
     async fn exec(&self, _: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
         spec.check()?;
         if spec.background || spec.tty.is_some() || spec.user.is_some() {
-            return Err(Error::unsupported(
-                "there is one user, no terminal, no background",
-            ));
+            return Err(Error::unsupported("background, tty and user are not had"));
         }
-        let room = self.room(id)?;
-        let mut command = room.command(spec)?;
-        let mut child = {
-            let mut running = lock(&room.running);
-            let running = running.as_mut().ok_or_else(|| missing("sandbox"))?;
-            if running.contains_key(&spec.exec) {
+        let exec = spec.exec.clone();
+        let mut child = self.room(id, |room| {
+            if room.2.contains_key(&exec) {
                 return Err(Error::new(ErrorKind::AlreadyExists, "the id is taken"));
             }
-            let child = command.spawn().map_err(|error| {
-                let kind = match error.kind() {
-                    io::ErrorKind::NotFound => ErrorKind::CommandNotFound,
-                    io::ErrorKind::PermissionDenied => ErrorKind::CommandNotExecutable,
-                    _ => ErrorKind::ResourceExhausted,
-                };
-                Error::new(kind, "the command did not start").source(error)
-            })?;
-            running.insert(spec.exec.clone(), ExecInfo::started(spec, child.id()));
-            child
-        };
-        let (exec, waits, kills) = (spec.exec.clone(), Arc::clone(&room), room);
-        let ended = spec.exec.clone();
-        let no_pipe = || Error::new(ErrorKind::Internal, "a pipe is missing");
+            let child = command(room, spec)?.spawn().map_err(Piped::not_started)?;
+            room.2
+                .insert(exec.clone(), ExecInfo::started(spec, child.id()));
+            Ok(child)
+        })?;
+        let failed = || Error::new(ErrorKind::Internal, "the command was lost");
+        let (rooms, from, which) = (self.clone(), id.clone(), exec.clone());
+        let (killer, id) = (self.clone(), id.clone());
         let piped = Piped {
             pid: child.id(),
             stdin: child.stdin.take().map(|pipe| Box::pin(pipe) as _),
-            stdout: Box::pin(child.stdout.take().ok_or_else(no_pipe)?),
-            stderr: Box::pin(child.stderr.take().ok_or_else(no_pipe)?),
+            stdout: Box::pin(child.stdout.take().ok_or_else(failed)?),
+            stderr: Box::pin(child.stderr.take().ok_or_else(failed)?),
+            signal: Box::new(move |signal, _| killer.kill(&id, &which, signal)),
             ended: Box::pin(async move {
-                let status = child.wait().await;
-                let mut running = lock(&waits.running);
-                let Some(running) = running.as_mut() else {
-                    return Ok(ExitStatus::SandboxGone);
-                };
-                running.remove(&ended);
-                let status = status.map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-                let code = status.code().map(|code| ExitStatus::Code { code });
-                let signal = status.signal().unwrap_or_default();
-                Ok(code.unwrap_or(ExitStatus::Signal { signal }))
+                let status = child.wait().await.map_err(|e| failed().source(e));
+                // Without its sandbox it has ended with that.
+                let known = rooms.room(&from, |room| Ok(room.2.remove(&exec)));
+                known.map_or(Ok(ExitStatus::SandboxGone), |_| status.map(Into::into))
             }),
-            signal: Box::new(move |signal, _| kills.signal(&exec, signal)),
         };
         Ok(piped.follow(spec))
     }
 
     async fn list_execs(&self, _: &Context, id: &SandboxId) -> Result<Vec<ExecInfo>> {
-        let room = self.room(id)?;
-        Ok(lock(&room.running)
-            .iter()
-            .flat_map(BTreeMap::values)
-            .cloned()
-            .collect())
+        self.room(id, |room| Ok(room.2.values().cloned().collect()))
     }
 
     async fn signal_exec(
@@ -261,7 +188,7 @@ impl Provider for Processes {
         signal: i32,
         _: SignalScope,
     ) -> Result<()> {
-        self.room(id)?.signal(exec, signal)
+        self.kill(id, exec, signal)
     }
 
     stacyvm::unsupported! {

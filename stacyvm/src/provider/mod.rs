@@ -303,6 +303,17 @@ pub struct ProviderInfo {
     pub versions: BTreeMap<String, String>,
 }
 
+impl ProviderInfo {
+    /// A provider of which no version matters.
+    pub fn new(name: impl Into<String>, runtime: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            runtime: runtime.into(),
+            versions: BTreeMap::new(),
+        }
+    }
+}
+
 /// Whether a host can run a provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {

@@ -40,7 +40,7 @@ const SIGKILL: i32 = 9;
 pub struct Piped {
     /// The process number of its first process.
     pub pid: Option<u32>,
-    /// Its standard input, where that was asked for.
+    /// Its standard input; closed at once where it was not asked for.
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     /// Its standard output.
     pub stdout: Pin<Box<dyn AsyncRead + Send>>,
@@ -62,12 +62,23 @@ impl fmt::Debug for Piped {
 }
 
 impl Piped {
+    /// The error of a command that the system did not start.
+    pub fn not_started(error: std::io::Error) -> Error {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::NotFound => ErrorKind::CommandNotFound,
+            Io::PermissionDenied | Io::IsADirectory => ErrorKind::CommandNotExecutable,
+            _ => ErrorKind::ResourceExhausted,
+        };
+        Error::new(kind, "the command did not start").source(error)
+    }
+
     /// Follows it, by a task of the current runtime.
     pub fn follow(self, spec: &ExecSpec) -> ExecSession {
         let (ended, end) = watch::channel(false);
         let control = Arc::new(Control {
             asked: spec.stdin,
-            stdin: Mutex::new(self.stdin),
+            stdin: Mutex::new(self.stdin.filter(|_| spec.stdin)),
             signal: self.signal,
             end: end.clone(),
         });
@@ -234,5 +245,72 @@ impl ExecControl for Control {
 
     async fn resize(&self, _: TtySize) -> Result<()> {
         Err(Error::unsupported("the command has no terminal"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    fn command(
+        stdout: impl AsyncRead + Send + 'static,
+        ended: impl Future<Output = Result<ExitStatus>> + Send + 'static,
+    ) -> Piped {
+        Piped {
+            pid: None,
+            stdin: Some(Box::pin(tokio::io::sink())),
+            stdout: Box::pin(stdout),
+            stderr: Box::pin(tokio::io::empty()),
+            ended: Box::pin(ended),
+            signal: Box::new(|_, _| Ok(())),
+        }
+    }
+
+    const END: ExitStatus = ExitStatus::Code { code: 3 };
+
+    #[tokio::test]
+    async fn what_others_go_on_writing_does_not_hold_the_end() {
+        let spec = ExecSpec::new(["true"]);
+        let session = command(tokio::io::repeat(b'x'), async { Ok(END) }).follow(&spec);
+        let events: Vec<_> = session.events.collect().await;
+        let sizes = events.iter().map(|event| match event {
+            Ok(ExecEvent::Stdout(bytes)) => bytes.len(),
+            _ => 0,
+        });
+        // What a pipe holds, and what was read until the end was seen.
+        let read: usize = sizes.sum();
+        assert!((PIPE..PIPE + 8 * PIECE).contains(&read), "{read}");
+        assert!(matches!(events.last(), Some(Ok(ExecEvent::Exited(END)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kill_without_an_effect_is_an_error_in_bounded_time() {
+        let mut spec = ExecSpec::new(["true"]);
+        spec.timeout = Some(Duration::from_secs(1));
+        let session = command(tokio::io::empty(), std::future::pending()).follow(&spec);
+        let events: Vec<_> = session.events.collect().await;
+        let [Err(error)] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn input_ends_with_the_command_and_where_nobody_asked_for_it() {
+        let mut spec = ExecSpec::new(["true"]);
+        let data = Bytes::from_static(b"x");
+        let quiet = command(tokio::io::empty(), std::future::pending()).follow(&spec);
+        let told = quiet.control.write_stdin(data.clone()).await.unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::InvalidArgument);
+        spec.stdin = true;
+        let session = command(tokio::io::empty(), async { Ok(END) }).follow(&spec);
+        let events: Vec<_> = session.events.collect().await;
+        assert_eq!(events.len(), 1, "{events:?}");
+        let told = session.control.write_stdin(data).await.unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Conflict);
+        let told = session.control.signal(SIGKILL, SignalScope::Tree).await;
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -283,6 +283,20 @@ impl ExitStatus {
     }
 }
 
+#[cfg(unix)]
+impl From<std::process::ExitStatus> for ExitStatus {
+    fn from(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code { code },
+            // One of the two is there for a process that has ended.
+            (None, signal) => Self::Signal {
+                signal: signal.unwrap_or_default(),
+            },
+        }
+    }
+}
+
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
