@@ -199,8 +199,11 @@ async fn try_case(
         tokio::spawn(async move { fixture.end().await })
     };
     let ended = bounded("taking away what the case left", AROUND, ending).await;
-    done??;
-    ended??;
+    let whole = done.flatten().and(ended.flatten());
+    whole.map_err(|failure| match failure {
+        Failure::Broken(text) => Failure::Broken(fixture.without_ids(&text)),
+        Failure::NotRun(fact) => Failure::NotRun(fixture.without_ids(&fact)),
+    })?;
     Ok(declines.then(|| unmet.join(", ")))
 }
 
