@@ -28,10 +28,13 @@ pub fn provider_main(harness: impl Harness) -> ExitCode {
     main(trials.collect(), &deviations)
 }
 
+/// Runs a case: what came of it, and why it did not pass.
+type Judge = Box<dyn FnOnce(&Runtime) -> (Outcome, String) + Send>;
+
 /// A case, and what judges it on a runtime.
 pub(crate) struct OneTrial {
     id: &'static str,
-    judge: Box<dyn FnOnce(&Runtime) -> (Outcome, String) + Send>,
+    judge: Judge,
 }
 
 pub(crate) fn trial<F>(id: &'static str, judged: impl FnOnce() -> F + Send + 'static) -> OneTrial

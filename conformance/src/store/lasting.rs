@@ -1,5 +1,5 @@
 //! Several processes, and processes that die. A child is this test program again: its
-//! role and its place come by variables.
+//! role and its place come by its arguments.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,26 +18,31 @@ use super::{StoreFixture, StoreHarness, differ, holds, same};
 use crate::case::{Checked, Failure};
 
 const WRITES: usize = 200;
-const ROLE: &str = "STACYVM_CONFORMANCE_STORE_ROLE";
-const PLACE: &str = "STACYVM_CONFORMANCE_STORE_PLACE";
 
-/// What this process should do as a child; none where it is the front end.
-pub(super) fn role() -> Option<String> {
-    std::env::var(ROLE).ok()
+/// The first argument of a child; its role and its place follow.
+const CHILD: &str = "--as-child-of-a-case";
+
+/// What this process should do as a child, and where; none where it is the front end.
+pub(super) fn role() -> Option<(String, PathBuf)> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != CHILD {
+        return None;
+    }
+    let role = arguments.next()?.into_string().ok()?;
+    Some((role, arguments.next()?.into()))
 }
 
 /// The work of a child.
-pub(super) fn child(harness: &Arc<dyn StoreHarness>, role: &str) -> ExitCode {
-    let place = PathBuf::from(std::env::var_os(PLACE).unwrap_or_default());
+pub(super) fn child(harness: &Arc<dyn StoreHarness>, role: &str, place: &Path) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return ended(&error.to_string()),
     };
     let worked = runtime.block_on(async {
         match role {
-            "write" => write(harness, &place, WRITES).await,
-            "write_on" => write(harness, &place, usize::MAX).await,
-            "own" => own(&place).await,
+            "write" => write(harness, place, WRITES).await,
+            "write_on" => write(harness, place, usize::MAX).await,
+            "own" => own(place).await,
             other => Err(Failure::broken(format!("there is no role {other}"))),
         }
     });
@@ -105,7 +110,7 @@ impl Running {
         let failed = |error| Failure::NotRun(format!("no child could be started: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.env(ROLE, role).env(PLACE, place);
+        command.args([CHILD, role]).arg(place);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().map_err(failed)?;
         let out = process.stdout.take();

@@ -86,7 +86,7 @@ pub(super) async fn lists_filter_and_page(f: &StoreFixture) -> Checked {
             ("tier".to_owned(), ["1", "2"][n / 2 % 2].to_owned()),
         ]);
         wish.owner = format!("owner-{}", n % 4);
-        wish.provider = ["oci", "docker"][n / 4 % 2].to_owned();
+        ["oci", "docker"][n / 4 % 2].clone_into(&mut wish.provider);
         let begun = made(&store, &wish).await?;
         known.push(match n % 3 {
             0 => begun,

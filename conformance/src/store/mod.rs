@@ -245,8 +245,8 @@ async fn try_case(harness: &Arc<dyn StoreHarness>, case: &StoreCase) -> Checked 
 /// [`store_main!`](macro@crate::store_main) calls.
 pub fn store_main(harness: impl StoreHarness) -> ExitCode {
     let harness: Arc<dyn StoreHarness> = Arc::new(harness);
-    if let Some(role) = lasting::role() {
-        return lasting::child(&harness, &role);
+    if let Some((role, place)) = lasting::role() {
+        return lasting::child(&harness, &role, &place);
     }
     let deviations = harness.deviations().to_vec();
     let trials = STORE_CASES.iter().map(|case| {

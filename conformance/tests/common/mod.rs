@@ -133,6 +133,6 @@ pub(crate) async fn reported(harness: OverMock, cases: &[Case]) -> Report {
     };
     let cases: Vec<&Case> = cases.iter().collect();
     // Nothing of it may hang whoever runs it.
-    let bounded = tokio::time::timeout(Duration::from_secs(60), run(&harness, &cases, &options));
+    let bounded = tokio::time::timeout(Duration::from_mins(1), run(&harness, &cases, &options));
     bounded.await.expect("a run that ends")
 }
