@@ -44,7 +44,7 @@ async fn every_end_of_a_case_is_named_and_the_run_goes_on() {
         Outcome::Failed,
         "it panicked: at the disco",
     );
-    is(&report, &HANGS, Outcome::Failed, "did not end within 0.5 s");
+    is(&report, &HANGS, Outcome::Failed, "did not end within 3 s");
     is(&report, &FAILS, Outcome::Failed, "says");
     is(&report, &DECLINED, Outcome::Declined, "teleport");
     is(

@@ -127,8 +127,10 @@ async fn hangs(f: &Fixture) -> Result<(), Failure> {
 
 pub(crate) async fn reported(harness: OverMock, cases: &[Case]) -> Report {
     let harness: Arc<dyn Harness> = Arc::new(harness);
+    // One that hangs need not be waited for; others have time on a busy machine.
+    let hangs = cases.iter().any(|case| case.id == HANGS.id);
     let options = Options {
-        deadline: Duration::from_millis(500),
+        deadline: Duration::from_secs(if hangs { 3 } else { 30 }),
         jobs: 2,
     };
     let cases: Vec<&Case> = cases.iter().collect();
