@@ -22,8 +22,8 @@ const SETTLES: Duration = Duration::from_secs(5);
 pub struct Fixture {
     subject: Subject,
     context: Context,
-    /// By id, noted before it is made: what a case gives up is found again.
-    made: Mutex<BTreeSet<SandboxId>>,
+    /// In this order, noted before it is made: what a case gives up is found again.
+    made: Mutex<Vec<SandboxId>>,
 }
 
 impl Fixture {
@@ -82,8 +82,18 @@ impl Fixture {
     pub fn mint(&self) -> SandboxId {
         let id = SandboxId::random();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.insert(id.clone());
+        made.push(id.clone());
         id
+    }
+
+    /// A text in which the case's sandboxes are called by their order: two runs of the
+    /// same say the same.
+    pub(crate) fn without_ids(&self, text: &str) -> String {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = made.iter().enumerate();
+        all.fold(text.to_owned(), |text, (n, id)| {
+            text.replace(id.as_str(), &format!("sandbox-{}", n + 1))
+        })
     }
 
     /// Runs a command line and expects it to succeed.
@@ -105,6 +115,7 @@ impl Fixture {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let ids: BTreeSet<SandboxId> = ids.into_iter().collect();
         // One that cannot be ended keeps no other.
         let mut ended = Ok(());
         for id in &ids {

@@ -17,6 +17,7 @@ mod mimic;
 pub mod mutants;
 mod report;
 mod runner;
+pub mod store;
 pub mod suites;
 
 pub use case::{Case, CaseFn, Checked, Failure, Level, Need, Running};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
-use crate::harness::Harness;
+use crate::harness::{Deviation, Harness};
 use crate::report::Outcome;
 use crate::runner::{Options, judge};
 use crate::suites::CASES;
@@ -14,34 +14,65 @@ use crate::suites::CASES;
 /// Runs every case on this harness's provider, as `cargo test` runs tests. What
 /// [`provider_main!`](macro@crate::provider_main) calls.
 pub fn provider_main(harness: impl Harness) -> ExitCode {
-    let arguments = Arguments::from_args();
     let harness: Arc<dyn Harness> = Arc::new(harness);
+    let deviations = harness.deviations().to_vec();
+    let deadline = Options::default().deadline;
+    let trials = CASES.iter().map(|case| {
+        let harness = Arc::clone(&harness);
+        let judged = move || async move {
+            let report = judge(&harness, case, deadline).await;
+            (report.outcome, report.evidence)
+        };
+        trial(case.id, judged)
+    });
+    main(trials.collect(), &deviations)
+}
+
+/// Runs a case: what came of it, and why it did not pass.
+type Judge = Box<dyn FnOnce(&Runtime) -> (Outcome, String) + Send>;
+
+/// A case, and what judges it on a runtime.
+pub(crate) struct OneTrial {
+    id: &'static str,
+    judge: Judge,
+}
+
+pub(crate) fn trial<F>(id: &'static str, judged: impl FnOnce() -> F + Send + 'static) -> OneTrial
+where
+    F: Future<Output = (Outcome, String)>,
+{
+    let judge = Box::new(move |runtime: &Runtime| runtime.block_on(judged()));
+    OneTrial { id, judge }
+}
+
+/// What the arguments of the process select of these.
+pub(crate) fn main(trials: Vec<OneTrial>, deviations: &[Deviation]) -> ExitCode {
+    let arguments = Arguments::from_args();
     let runtime = match Runtime::new() {
         Ok(runtime) => Arc::new(runtime),
         Err(error) => return failed(&format!("the runtime could not be started: {error}")),
     };
-    for deviation in harness.deviations() {
-        if !CASES.iter().any(|case| case.id == deviation.case) {
+    for deviation in deviations {
+        if !trials.iter().any(|one| one.id == deviation.case) {
             return failed(&format!(
                 "the deviation `{}` names no case; see the ids with `--list`",
                 deviation.case
             ));
         }
     }
-    let deadline = Options::default().deadline;
-    let trials = CASES.iter().map(|case| {
-        let (harness, runtime) = (Arc::clone(&harness), Arc::clone(&runtime));
-        Trial::test(case.id, move || {
-            let report = runtime.block_on(judge(&harness, case, deadline));
-            match report.outcome {
+    let trials = trials.into_iter().map(|OneTrial { id, judge }| {
+        let runtime = Arc::clone(&runtime);
+        Trial::test(id, move || {
+            let (outcome, evidence) = judge(&runtime);
+            match outcome {
                 Outcome::Passed | Outcome::Declined => Ok(()),
-                Outcome::Failed => Err(Failed::from(report.evidence)),
+                Outcome::Failed => Err(Failed::from(evidence)),
                 Outcome::NotRun => {
-                    say(&format!("not run: {}", report.evidence));
+                    say(&format!("not run: {evidence}"));
                     Ok(())
                 }
                 Outcome::Deviates => {
-                    say(&format!("not run: it deviates: {}", report.evidence));
+                    say(&format!("not run: it deviates: {evidence}"));
                     Ok(())
                 }
             }

@@ -134,26 +134,34 @@ pub async fn run(harness: &Arc<dyn Harness>, cases: &[&Case], options: &Options)
 /// Runs one case and what belongs to it.
 pub async fn judge(harness: &Arc<dyn Harness>, case: &Case, deadline: Duration) -> CaseReport {
     let begun = Instant::now();
-    let (mut outcome, mut text) = match try_case(harness, case, deadline).await {
+    let (outcome, text) = match try_case(harness, case, deadline).await {
         Ok(None) => (Outcome::Passed, String::new()),
         Ok(Some(unmet)) => (Outcome::Declined, unmet),
         Err(Failure::Broken(text)) => (Outcome::Failed, text),
         Err(Failure::NotRun(fact)) => (Outcome::NotRun, fact),
     };
-    let deviation = harness.deviations().iter().find(|d| d.case == case.id);
-    if let Some(Deviation { reason, .. }) = deviation {
-        (outcome, text) = match outcome {
-            Outcome::Failed => (Outcome::Deviates, format!("{reason}: {text}")),
-            Outcome::Passed | Outcome::Declined => (
-                Outcome::Failed,
-                format!(
-                    "it is declared to deviate ({reason}), and does not: remove the declaration"
-                ),
-            ),
-            other => (other, text),
-        };
-    }
+    let (outcome, text) = deviated(harness.deviations(), case.id, outcome, text);
     CaseReport::new(case, outcome, &text, begun.elapsed())
+}
+
+/// What an outcome means where the case is declared to deviate.
+pub(crate) fn deviated(
+    declared: &[Deviation],
+    case: &str,
+    outcome: Outcome,
+    text: String,
+) -> (Outcome, String) {
+    let Some(Deviation { reason, .. }) = declared.iter().find(|one| one.case == case) else {
+        return (outcome, text);
+    };
+    match outcome {
+        Outcome::Failed => (Outcome::Deviates, format!("{reason}: {text}")),
+        Outcome::Passed | Outcome::Declined => (
+            Outcome::Failed,
+            format!("it is declared to deviate ({reason}), and does not: remove the declaration"),
+        ),
+        other => (other, text),
+    }
 }
 
 /// Runs a case or its twin; gives what is not claimed where it was the twin.
@@ -191,13 +199,16 @@ async fn try_case(
         tokio::spawn(async move { fixture.end().await })
     };
     let ended = bounded("taking away what the case left", AROUND, ending).await;
-    done??;
-    ended??;
+    let whole = done.flatten().and(ended.flatten());
+    whole.map_err(|failure| match failure {
+        Failure::Broken(text) => Failure::Broken(fixture.without_ids(&text)),
+        Failure::NotRun(fact) => Failure::NotRun(fixture.without_ids(&fact)),
+    })?;
     Ok(declines.then(|| unmet.join(", ")))
 }
 
 /// Waits for a task, at most so long; then it is given up.
-async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     what: &str,
     limit: Duration,
     mut task: tokio::task::JoinHandle<T>,

@@ -2,8 +2,10 @@
 
 mod capabilities;
 mod operation;
+mod piped;
 mod pull;
 pub mod registry;
+mod unsupported;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use capabilities::{Capabilities, Isolation, KillScope, Level, Signals, Users};
 pub use operation::{Operation, OperationKind};
+pub use piped::Piped;
 pub use pull::{Pull, PullObserver, PullProgress, PullRequest};
 pub use upkeep::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
@@ -298,6 +301,17 @@ pub struct ProviderInfo {
     pub runtime: String,
     /// The versions that matter, by name.
     pub versions: BTreeMap<String, String>,
+}
+
+impl ProviderInfo {
+    /// A provider of which no version matters.
+    pub fn new(name: impl Into<String>, runtime: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            runtime: runtime.into(),
+            versions: BTreeMap::new(),
+        }
+    }
 }
 
 /// Whether a host can run a provider.

@@ -283,6 +283,20 @@ impl ExitStatus {
     }
 }
 
+#[cfg(unix)]
+impl From<std::process::ExitStatus> for ExitStatus {
+    fn from(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code { code },
+            // One of the two is there for a process that has ended.
+            (None, signal) => Self::Signal {
+                signal: signal.unwrap_or_default(),
+            },
+        }
+    }
+}
+
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -375,6 +389,23 @@ pub struct ExecInfo {
     pub background: bool,
     /// Its processes that run now: those of an ended command are its survivors.
     pub processes: u32,
+}
+
+impl ExecInfo {
+    /// One that starts now, with its first process alone.
+    pub fn started(spec: &ExecSpec, pid: Option<u32>) -> Self {
+        let text = |argument: &Vec<u8>| String::from_utf8_lossy(argument).into_owned();
+        Self {
+            exec: spec.exec.clone(),
+            argv: spec.argv.iter().map(text).collect(),
+            pid,
+            started: Some(SystemTime::now()),
+            exited: None,
+            tty: spec.tty.is_some(),
+            background: spec.background,
+            processes: 1,
+        }
+    }
 }
 
 /// How to follow a command.

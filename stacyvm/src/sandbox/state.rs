@@ -111,6 +111,22 @@ pub struct Observed {
     pub effective: BTreeMap<String, Effective>,
 }
 
+impl Observed {
+    /// One that runs, of which nothing else is known.
+    pub fn running(id: SandboxId) -> Self {
+        Self {
+            id,
+            tenant: None,
+            state: ObservedState::Running,
+            created: None,
+            ends: None,
+            idle_ends: None,
+            host_pid: None,
+            effective: BTreeMap::new(),
+        }
+    }
+}
+
 /// Whether a sandbox runs, as a provider sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObservedState {

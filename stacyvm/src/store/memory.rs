@@ -341,10 +341,3 @@ impl Store for MemoryStore {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    crate::store::contract::suite!(async { (MemoryStore::new(), ()) });
-}

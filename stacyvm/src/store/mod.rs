@@ -6,8 +6,6 @@
 //! [`StateDir`] and [`OwnerLock`] are the directory around that file and the
 //! liveness of those who use it.
 
-#[cfg(test)]
-mod contract;
 mod digest;
 mod file_system;
 mod memory;

@@ -9,9 +9,6 @@ use std::process::{Child, Command, Stdio};
 use super::super::super::owner::OwnerLock;
 use super::*;
 use crate::error::ErrorKind;
-use crate::sandbox::state::Phase;
-
-const WRITES: usize = 200;
 
 /// A child that does not outlive its test, however that ends.
 struct Running(Child);
@@ -72,8 +69,6 @@ async fn child() {
     };
     let state = StateDir::open(Path::new(directory)).unwrap();
     match task {
-        "write" => write(&state, WRITES).await,
-        "write_on" => write(&state, usize::MAX).await,
         "modes" => modes(&state).await,
         "full" => full(&state).await,
         "nearly_full" => nearly_full(&state).await,
@@ -85,133 +80,7 @@ async fn child() {
             println!("told holds");
             std::future::pending::<()>().await;
         }
-        "own" => {
-            let lock = OwnerLock::acquire(&state, &crate::id::InstanceId::random()).unwrap();
-            println!("told {}", lock.name());
-            std::future::pending::<()>().await;
-        }
         other => panic!("no task {other}"),
-    }
-}
-
-/// Creates as an engine does, and tells each id once it was acknowledged.
-async fn write(state: &StateDir, times: usize) {
-    let store = SqliteStore::open(state).await.unwrap();
-    for _ in 0..times {
-        let id = add(&store).await.unwrap();
-        let update = SandboxUpdate {
-            at_ms: 2_000,
-            phase: Some(Phase::Running),
-            step: Some((JournalStep::Created, String::new())),
-            resources: vec![Resource {
-                kind: "cgroup".into(),
-                name: format!("stacyvm/{id}"),
-                state: super::super::super::ResourceState::Made,
-            }],
-            ..SandboxUpdate::default()
-        };
-        println!("told begun {id}");
-        let cx = tenant("ours");
-        store.update_sandbox(&cx, &id, 1, &update).await.unwrap();
-        println!("told made {id}");
-    }
-}
-
-#[tokio::test]
-async fn four_processes_write_and_nothing_is_lost() {
-    let home = tempfile::tempdir().unwrap();
-    let state = state(&home);
-    // They make the store at the same time, too.
-    let children: Vec<_> = (0..4).map(|_| start(&[], "write", state.path())).collect();
-    let mut ids = Vec::new();
-    for child in children {
-        let words = finish(child);
-        ids.extend(
-            words
-                .iter()
-                .filter_map(|w| w.strip_prefix("made ").map(str::to_owned)),
-        );
-    }
-    ids.sort();
-    assert_eq!(ids.len(), 4 * WRITES);
-    let store = SqliteStore::open(&state).await.unwrap();
-    let (cx, filter) = (tenant("ours"), SandboxFilter::default());
-    let list = store
-        .list_sandboxes(&cx, &filter, None, 1_000)
-        .await
-        .unwrap();
-    let found: Vec<_> = list.items.iter().map(|r| r.id.as_str()).collect();
-    assert_eq!(found, ids);
-}
-
-#[tokio::test]
-async fn what_was_acknowledged_survives_a_kill() {
-    let home = tempfile::tempdir().unwrap();
-    let state = state(&home);
-    let mut acknowledged = Vec::new();
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    for _ in 0..20 {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let mut child = start(&[], "write_on", state.path());
-        let mut output = BufReader::new(child.0.stdout.take().unwrap());
-        let mut heard = 0;
-        let mut line = String::new();
-        while heard < 1 + seed % 40 {
-            line.clear();
-            assert!(
-                output.read_line(&mut line).unwrap() > 0,
-                "it ended by itself"
-            );
-            let words = told(std::iter::once(line.trim()));
-            heard += words.len() as u64;
-            acknowledged.extend(words);
-        }
-        // Another instant within a write each time.
-        for _ in 0..(seed >> 32) % 20_000 {
-            std::hint::spin_loop();
-        }
-        child.0.kill().unwrap();
-        child.0.wait().unwrap();
-        let mut rest = String::new();
-        output.read_to_string(&mut rest).unwrap();
-        // The last line may be cut.
-        let whole = rest.rfind('\n').map_or("", |end| &rest[..end]);
-        acknowledged.extend(told(whole.lines()));
-
-        let store = SqliteStore::open(&state).await.unwrap();
-        check(&store, &acknowledged).await;
-        store.close().await.unwrap();
-    }
-}
-
-async fn check(store: &SqliteStore, acknowledged: &[String]) {
-    let cx = tenant("ours");
-    for word in acknowledged {
-        let (step, id) = word.split_once(' ').unwrap();
-        let id = SandboxId::new(id).unwrap();
-        let record = store.get_sandbox(&cx, &id).await.expect("acknowledged");
-        assert!(step == "begun" || record.phase == Phase::Running, "{word}");
-    }
-    let (filter, mut after) = (SandboxFilter::default(), None);
-    loop {
-        let page = store
-            .list_sandboxes(&cx, &filter, after.as_ref(), 500)
-            .await;
-        let page = page.unwrap();
-        for record in &page.items {
-            // Every row is whole: the record, its label, its journal, its ledger.
-            let journal = store.journal(&cx, &record.id, 0, 9).await.unwrap().items;
-            let ledger = store.list_resources(&cx, &record.id, None, 9).await;
-            let parts = (journal.len(), ledger.unwrap().items.len());
-            let expected = if record.version == 1 { (1, 0) } else { (2, 1) };
-            assert_eq!(parts, expected, "{record:?}");
-        }
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
     }
 }
 
@@ -244,24 +113,6 @@ async fn a_stopped_writer_is_named() {
     let stopped = told(busy());
     assert!(stopped.contains(&format!("kill -CONT {pid}")), "{stopped}");
     assert!(stopped.contains("was stopped in the middle"), "{stopped}");
-}
-
-#[tokio::test]
-async fn a_killed_owner_is_dead() {
-    let home = tempfile::tempdir().unwrap();
-    let state = state(&home);
-    let mut child = start(&[], "own", state.path());
-    let mut output = BufReader::new(child.0.stdout.take().unwrap());
-    let mut name = Vec::new();
-    while name.is_empty() {
-        let mut line = String::new();
-        assert!(output.read_line(&mut line).unwrap() > 0);
-        name = told(std::iter::once(line.trim()));
-    }
-    assert!(OwnerLock::is_alive(&state, &name[0]).unwrap());
-    child.0.kill().unwrap();
-    child.0.wait().unwrap();
-    assert!(!OwnerLock::is_alive(&state, &name[0]).unwrap());
 }
 
 #[tokio::test]
