@@ -5,6 +5,11 @@ mod common;
 mod concurrency;
 mod errors;
 mod exec;
+mod files;
+mod files_common;
+mod files_links;
+mod files_names;
+mod files_tree;
 mod honesty;
 mod kill;
 mod lifecycle;
@@ -43,6 +48,10 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         kill::CASES,
         background::CASES,
         tty::CASES,
+        files::CASES,
+        files_names::CASES,
+        files_tree::CASES,
+        files_links::CASES,
     ];
     suites.concat()
 });
