@@ -14,8 +14,12 @@ mod honesty;
 mod kill;
 mod lifecycle;
 mod needs;
+mod ports;
 mod streaming;
+mod tar;
+mod tar_bytes;
 mod tty;
+mod watch;
 
 use crate::case::Case;
 
@@ -52,6 +56,9 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         files_names::CASES,
         files_tree::CASES,
         files_links::CASES,
+        watch::CASES,
+        tar::CASES,
+        ports::CASES,
     ];
     suites.concat()
 });
