@@ -162,7 +162,10 @@ fn unpack(
             None => tree.make_dir(who, &path, false, 0o755, now).map(Some),
         };
     }
-    if names.is_empty() || is_directory {
+    if names.is_empty() {
+        return Err(broken("a member has no name of its own"));
+    }
+    if is_directory {
         return Err(failed(
             ErrorKind::IsDirectory,
             "a directory is there",
@@ -188,6 +191,9 @@ fn unpack(
         b'1' => {
             let mut target = root.to_vec();
             for part in parts(&member.link)? {
+                if is_link(tree, who, &target)? {
+                    return Err(broken("a hard link leads through a symbolic link"));
+                }
                 target.push(b'/');
                 target.extend_from_slice(part);
             }
@@ -203,6 +209,11 @@ fn unpack(
     };
     dress(tree, who, number, member, keep_owner);
     Ok(None)
+}
+
+fn is_link(tree: &Tree, who: &Credentials, path: &[u8]) -> Result<bool> {
+    let there = tree.walk(who, ROOT, path, false)?.node;
+    Ok(there.is_some_and(|number| tree.node(number).kind() == FileKind::Link))
 }
 
 fn dress(tree: &mut Tree, who: &Credentials, number: u64, member: &Member<'_>, keep_owner: bool) {

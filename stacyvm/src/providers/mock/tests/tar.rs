@@ -188,6 +188,14 @@ async fn a_hostile_archive_changes_nothing() {
             "hard link out",
             archive(&[fine.clone(), header("h", b'1', "../kept")]),
         ),
+        (
+            "hard link through a link",
+            archive(&[
+                fine.clone(),
+                header("l", b'2', ".."),
+                header("h", b'1', "l/kept"),
+            ]),
+        ),
         ("device", archive(&[fine.clone(), header("d", b'3', "")])),
         ("pipe", archive(&[fine.clone(), header("p", b'6', "")])),
         ("short", fine.clone()),
