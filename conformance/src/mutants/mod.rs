@@ -1,11 +1,13 @@
 //! Providers that lie once each: they show that the suite can fail.
 //!
 //! A [`Liar`] wraps any provider and breaks one promise. A suite under which one
-//! of them survives has a hole.
+//! of them survives has a hole. A [`Hunt`] tells which case finds which out.
 
 mod exec;
+mod hunt;
 mod liar;
 
+pub use hunt::{Catch, Hunt};
 pub use liar::Liar;
 
 macro_rules! lies {
