@@ -64,13 +64,13 @@ impl fmt::Debug for Hunt {
 impl Hunt {
     /// These cases, suite after suite in this order, over liars around the provider
     /// of this harness.
-    pub fn new(inner: impl Harness, cases: &[Case], order: &[&str]) -> Self {
+    pub fn new(inner: Arc<dyn Harness>, cases: &[Case], order: &[&str]) -> Self {
         let suites = order.iter().map(|suite| {
             let of_suite = cases.iter().filter(|case| case.suite() == *suite);
             of_suite.copied().collect()
         });
         Self {
-            inner: Arc::new(inner),
+            inner,
             suites: suites.collect(),
             lies: 4,
             jobs: 32,
