@@ -8,7 +8,9 @@ mod exec;
 mod files;
 mod files_common;
 mod files_links;
+mod files_listed;
 mod files_names;
+mod files_streams;
 mod files_tree;
 mod honesty;
 mod kill;
@@ -18,6 +20,7 @@ mod ports;
 mod streaming;
 mod tar;
 mod tar_bytes;
+mod tar_hostile;
 mod tty;
 mod watch;
 
@@ -53,11 +56,14 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         background::CASES,
         tty::CASES,
         files::CASES,
+        files_streams::CASES,
         files_names::CASES,
         files_tree::CASES,
+        files_listed::CASES,
         files_links::CASES,
         watch::CASES,
         tar::CASES,
+        tar_hostile::CASES,
         ports::CASES,
     ];
     suites.concat()

@@ -96,6 +96,7 @@ async fn echo(sandbox: &Sandbox, port: u16) -> Checked<Process> {
     Ok(server)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 fn broken(error: std::io::Error) -> Failure {
     Failure::broken(format!("the connection: {error}"))
 }
