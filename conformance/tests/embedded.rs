@@ -1,11 +1,44 @@
 //! The embedded provider fulfils the contract.
 
 #[cfg(all(target_os = "linux", feature = "oci"))]
-#[path = "embedded/harness.rs"]
-mod harness;
+mod linux {
+    use std::sync::OnceLock;
+
+    use stacyvm::config::Config;
+    use stacyvm::sandbox::spec::Lifetime;
+    use stacyvm::{Engine, Result, SandboxSpec};
+    use stacyvm_conformance::{Harness, Subject};
+    use tempfile::TempDir;
+    use tokio::sync::OnceCell;
+
+    /// One state directory for all cases of a process.
+    #[derive(Default)]
+    pub(crate) struct Embedded {
+        engine: OnceCell<Engine>,
+        /// Dropped last.
+        state: OnceLock<TempDir>,
+    }
+
+    #[async_trait::async_trait]
+    impl Harness for Embedded {
+        fn name(&self) -> &'static str {
+            "embedded"
+        }
+
+        async fn open(&self) -> Result<Subject> {
+            let state = self.state.get_or_init(|| {
+                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
+            });
+            let config = Config::for_state_dir(state.path());
+            let engine = self.engine.get_or_try_init(|| Engine::open(config)).await?;
+            let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
+            Subject::of_engine(engine.clone(), "oci", spec).await
+        }
+    }
+}
 
 #[cfg(all(target_os = "linux", feature = "oci"))]
-stacyvm_conformance::provider_main!(harness::Embedded::default());
+stacyvm_conformance::provider_main!(linux::Embedded::default());
 
 #[cfg(not(all(target_os = "linux", feature = "oci")))]
 #[expect(clippy::print_stderr, reason = "this is the front end")]
