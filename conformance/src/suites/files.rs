@@ -16,14 +16,14 @@ pub(super) const CASES: &[Case] = cases! {
     Must "files.what_was_written_is_read" ["F1.1"] needs(FILES) else files_declined => round_trip;
     Must "files.a_part_of_a_file_is_read" ["F1.1"] needs(FILES) => parts;
     Must "files.a_command_and_the_host_see_the_same_file" ["F1.1"] needs(FILES) => shared;
-    Must "files.a_new_file_has_its_mode_and_its_owner" ["F1.3"] needs(FILES) => modes;
-    Must "files.a_replaced_file_keeps_its_mode_but_no_set_id_bit" ["F1.2"] needs(FILES) => kept_mode;
+    Must "files.a_new_file_has_its_mode_and_its_owner" ["F1.3" "F1.9"] needs(FILES) => modes;
+    Must "files.a_replaced_file_keeps_its_mode_but_no_set_id_bit" ["F1.9"] needs(FILES) => kept_mode;
     Must "files.appending_adds_to_the_end" ["F1.1"] needs(FILES) => appended;
-    Must "files.a_file_that_must_be_new_replaces_nothing" ["F1.2"] needs(FILES) => must_be_new;
-    Must "files.missing_directories_are_made_only_if_asked_for" [] needs(FILES) => parents;
-    Must "files.times_are_told_and_set" [] needs(FILES) => times;
+    Must "files.a_file_that_must_be_new_replaces_nothing" ["F1.8"] needs(FILES) => must_be_new;
+    Must "files.missing_directories_are_made_only_if_asked_for" ["F1.8"] needs(FILES) => parents;
+    Must "files.times_are_told_and_set" ["F1.9"] needs(FILES) => times;
     Must "files.a_program_that_was_written_runs" ["F1.1"] needs(FILES) => program;
-    Must "files.text_that_is_none_is_refused" [] needs(FILES) => no_text;
+    Must "files.text_that_is_none_is_refused" ["F1.7"] needs(FILES) => no_text;
 };
 
 async fn files_declined(f: &Fixture) -> Checked {

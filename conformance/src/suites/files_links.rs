@@ -14,9 +14,9 @@ pub(super) const CASES: &[Case] = cases! {
     Must "files.a_look_sees_the_link_and_not_its_target" ["F1.4"] needs(FILES) => looked_at;
     Must "files.contents_are_read_and_written_through_a_link" ["F1.4"] needs(FILES) => through;
     Must "files.a_link_to_nothing_is_something" ["F1.4"] needs(FILES) => dangling;
-    Must "files.links_in_circles_come_to_an_end" ["F1.4"] needs(FILES) => circles;
+    Must "files.links_in_circles_come_to_an_end" ["F1.4" "F1.7"] needs(FILES) => circles;
     Must "files.removing_follows_no_link" ["F1.4"] needs(FILES) => removed;
-    Must "files.links_that_make_no_sense_are_refused" [] needs(FILES) => refused_links;
+    Must "files.links_that_make_no_sense_are_refused" ["F1.7"] needs(FILES) => refused_links;
     Must "files.a_link_leads_where_it_leads_inside" ["F1.4"] needs(FILES) => inside;
 };
 

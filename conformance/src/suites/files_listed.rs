@@ -11,13 +11,13 @@ use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
 
 pub(super) const CASES: &[Case] = cases! {
-    Must "files.a_directory_is_listed_in_name_order" [] needs(FILES) => listed;
-    Must "files.a_listing_goes_as_deep_as_asked" ["F1.4"] needs(FILES) => depth;
-    Must "files.an_empty_directory_lists_nothing" [] needs(FILES) => empty;
-    Must "files.a_large_directory_is_listed_whole" [] needs(FILES) => large;
-    Must "files.a_pattern_finds_what_a_shell_would" [] needs(FILES) => patterns;
-    Must "files.two_stars_find_every_level_but_follow_no_link" ["F1.4"] needs(FILES) => every_level;
-    Must "files.more_paths_than_asked_for_are_an_error" [] needs(FILES) => too_many_paths;
+    Must "files.a_directory_is_listed_in_name_order" ["F1.6"] needs(FILES) => listed;
+    Must "files.a_listing_goes_as_deep_as_asked" ["F1.4" "F1.6"] needs(FILES) => depth;
+    Must "files.an_empty_directory_lists_nothing" ["F1.6"] needs(FILES) => empty;
+    Must "files.a_large_directory_is_listed_whole" ["F1.6"] needs(FILES) => large;
+    Must "files.a_pattern_finds_what_a_shell_would" ["F1.6"] needs(FILES) => patterns;
+    Must "files.two_stars_find_every_level_but_follow_no_link" ["F1.4" "F1.6"] needs(FILES) => every_level;
+    Must "files.more_paths_than_asked_for_are_an_error" ["F1.6"] needs(FILES) => too_many_paths;
 };
 
 async fn listed(f: &Fixture) -> Checked {

@@ -11,18 +11,18 @@ use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
 
 pub(super) const CASES: &[Case] = cases! {
-    Must "files.names_are_bytes" ["F1.1"] needs(FILES) => odd_names;
-    Must "files.the_longest_name_works_and_a_longer_one_is_refused" [] needs(FILES) => long_names;
-    Must "files.a_long_path_works" [] needs(FILES) => long_path;
-    Must "files.paths_that_make_no_sense_are_refused" [] needs(FILES) => bad_paths;
+    Must "files.names_are_bytes" ["F1.7"] needs(FILES) => odd_names;
+    Must "files.the_longest_name_works_and_a_longer_one_is_refused" ["F1.7"] needs(FILES) => long_names;
+    Must "files.a_long_path_works" ["F1.7"] needs(FILES) => long_path;
+    Must "files.paths_that_make_no_sense_are_refused" ["F1.7"] needs(FILES) => bad_paths;
     Must "files.two_dots_lead_up_and_never_out" ["F1.4"] needs(FILES) => dots;
-    Must "files.what_is_missing_or_of_another_kind_is_told_so" [] needs(FILES) => kinds;
-    Must "files.an_error_names_its_path_in_one_line" [] needs(FILES) => named;
+    Must "files.what_is_missing_or_of_another_kind_is_told_so" ["F1.7"] needs(FILES) => kinds;
+    Must "files.an_error_names_its_path_in_one_line" ["F1.7"] needs(FILES) => named;
     Must "files.the_rights_of_the_user_hold" ["F1.3"] needs(FILES, USERS) => rights;
     Must "files.another_user_owns_what_it_makes" ["F1.3"] needs(FILES, USERS) => other_owner;
     Must "files.a_user_that_there_is_not_is_refused" ["F1.3"] needs(FILES) => unknown_user;
-    Must "files.a_pipe_is_not_read_as_a_file" [] needs(FILES) => pipe;
-    Must "files.calls_on_a_sandbox_that_ended_are_gone" [] needs(FILES) => after_the_end;
+    Must "files.a_pipe_is_not_read_as_a_file" ["F1.7"] needs(FILES) => pipe;
+    Must "files.calls_on_a_sandbox_that_ended_are_gone" ["F1.7"] needs(FILES) => after_the_end;
     Must "files.sandboxes_share_no_files" [] needs(FILES) => not_shared;
 };
 

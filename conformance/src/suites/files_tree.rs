@@ -10,14 +10,14 @@ use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
 
 pub(super) const CASES: &[Case] = cases! {
-    Must "files.a_directory_is_made_with_what_is_missing_above" [] needs(FILES) => made;
-    Must "files.a_directory_has_the_mode_that_was_asked_for" [] needs(FILES) => made_with_mode;
-    Must "files.a_move_takes_everything_along" [] needs(FILES) => moved;
-    Must "files.a_move_replaces_only_if_told_to" [] needs(FILES) => moved_onto;
-    Must "files.a_move_that_makes_no_sense_is_refused" [] needs(FILES) => bad_moves;
-    Must "files.a_directory_with_entries_is_removed_only_if_told_to" [] needs(FILES) => removed;
-    Must "files.removing_what_is_missing_is_an_error_unless_allowed" [] needs(FILES) => removed_missing;
-    Must "files.attributes_are_set_alone" [] needs(FILES) => attributes;
+    Must "files.a_directory_is_made_with_what_is_missing_above" ["F1.8"] needs(FILES) => made;
+    Must "files.a_directory_has_the_mode_that_was_asked_for" ["F1.9"] needs(FILES) => made_with_mode;
+    Must "files.a_move_takes_everything_along" ["F1.9"] needs(FILES) => moved;
+    Must "files.a_move_replaces_only_if_told_to" ["F1.8"] needs(FILES) => moved_onto;
+    Must "files.a_move_that_makes_no_sense_is_refused" ["F1.7"] needs(FILES) => bad_moves;
+    Must "files.a_directory_with_entries_is_removed_only_if_told_to" ["F1.8"] needs(FILES) => removed;
+    Must "files.removing_what_is_missing_is_an_error_unless_allowed" ["F1.8"] needs(FILES) => removed_missing;
+    Must "files.attributes_are_set_alone" ["F1.9"] needs(FILES) => attributes;
     Must "files.attributes_of_a_tree_are_set_but_not_behind_links" ["F1.4"] needs(FILES) => recursive;
     Must "files.owners_are_given_by_name_and_number" ["F1.3"] needs(FILES, USERS) => owners;
 };

@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = cases! {
     Must "tar.damage_is_refused" ["F2.2"] needs(FILES, TAR) => damage;
     Must "tar.a_stream_that_stops_leaves_no_half_of_a_file" ["F1.2" "F2.2"] needs(FILES, TAR) => cut;
     Must "tar.what_cannot_be_read_is_an_error" ["F2.4"] needs(FILES, TAR, USERS) => unreadable;
-    Must "tar.what_makes_no_sense_is_refused" [] needs(FILES, TAR) => senseless;
+    Must "tar.what_makes_no_sense_is_refused" ["F1.7"] needs(FILES, TAR) => senseless;
 };
 
 async fn hostile(f: &Fixture) -> Checked {
