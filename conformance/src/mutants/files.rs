@@ -1,5 +1,6 @@
 //! Lies about files, watches, archives and ports.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll};
@@ -7,7 +8,7 @@ use std::task::{Context as Poller, Poll};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use stacyvm::context::Context;
-use stacyvm::provider::{Connection, PortListener, Provider};
+use stacyvm::provider::{Connection, Endpoint, PortListener, Provider};
 use stacyvm::sandbox::exec::BoxStream;
 use stacyvm::sandbox::files::{
     ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest, ImportRequest,
@@ -193,6 +194,17 @@ pub(super) fn dialled(lie: Lie, dialled: Result<Connection>) -> Result<Connectio
             ended: false,
         })),
         (_, dialled) => dialled,
+    }
+}
+
+/// The address that is said to be a port's.
+pub(super) fn given(lie: Lie, given: Result<Endpoint>) -> Result<Endpoint> {
+    match given {
+        Err(_) if lie == Lie::GivesEndpoints => Ok(Endpoint {
+            address: "127.0.0.1:1".to_owned(),
+            headers: BTreeMap::new(),
+        }),
+        given => given,
     }
 }
 

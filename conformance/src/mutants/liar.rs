@@ -78,6 +78,11 @@ impl Provider for Liar {
         match self.lie {
             Lie::ClaimsTerminals => claims.exec_tty = true,
             Lie::ClaimsNoPause => claims.pause = false,
+            Lie::ClaimsNoFiles => claims.files = false,
+            Lie::ClaimsNoWatches => claims.file_watch = false,
+            Lie::ClaimsNoArchives => claims.file_tar = false,
+            Lie::ClaimsNoDials => claims.dial = false,
+            Lie::ClaimsNoListeners => claims.listen = false,
             Lie::ClaimsLimits => {
                 claims.memory_limit = Level::Enforced;
                 claims.pids_limit = Level::Enforced;
@@ -389,7 +394,8 @@ impl Provider for Liar {
     }
 
     async fn endpoint(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Endpoint> {
-        self.inner.endpoint(cx, id, port).await
+        let given = self.inner.endpoint(cx, id, port).await;
+        files::given(self.lie, given)
     }
 
     async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {

@@ -81,6 +81,12 @@ lies! {
     ClaimsTerminals "terminals are claimed and refused";
     ClaimsLimits "limits of memory and processes are claimed and not set";
     ClaimsNoPause "pausing is not claimed and done";
+    ClaimsNoFiles "files are not claimed and done";
+    ClaimsNoWatches "watches are not claimed and done";
+    ClaimsNoArchives "archives are not claimed and done";
+    ClaimsNoDials "connections to ports are not claimed and made";
+    ClaimsNoListeners "listening on ports is not claimed and done";
+    GivesEndpoints "addresses of ports are not claimed and given";
     CutsReads "the last byte of a file is not read";
     CutsWrites "the last byte of a file is not written";
     IgnoresOffset "a read begins at the beginning";

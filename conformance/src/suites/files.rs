@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use stacyvm::sandbox::files::{Attributes, WriteMode, WriteRequest};
+use stacyvm::sandbox::files::{Attributes, FileOperation, ReadRequest, WriteMode, WriteRequest};
 use stacyvm::{ErrorKind, Sandbox};
 
 use super::cases;
 use super::common::{declined, pattern, same_bytes};
-use super::files_common::{drained, me, path, whole};
+use super::files_common::{drained, me, operate, path, whole};
 use crate::case::{Case, Checked, Level};
 use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
@@ -28,17 +28,29 @@ pub(super) const CASES: &[Case] = cases! {
 
 async fn files_declined(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let files = sandbox.files();
-    let call = files.write("/tmp/refused", "x");
-    declined(f, &sandbox, "writing a file", call).await?;
-    let call = async {
-        files
-            .read_stream("/etc/passwd")
-            .await
-            .map(|(entry, _)| entry)
+    let (provider, cx, id) = (f.provider(), f.context(), sandbox.id());
+    let request = WriteRequest {
+        user: None,
+        path: path("/tmp/refused")?,
+        how: WriteMode::Replace,
+        mode: None,
+        parents: false,
     };
+    let call = provider.write_file(cx, id, &request, whole("x"));
+    declined(f, &sandbox, "writing a file", call).await?;
+    let request = ReadRequest {
+        user: None,
+        path: path("/etc/passwd")?,
+        offset: 0,
+        length: None,
+    };
+    let call = async { provider.read_file(cx, id, &request).await.map(drop) };
     declined(f, &sandbox, "reading a file", call).await?;
-    declined(f, &sandbox, "a listing", files.list("/tmp")).await?;
+    let list = FileOperation::List {
+        path: path("/tmp")?,
+        depth: 1,
+    };
+    declined(f, &sandbox, "a listing", operate(f, &sandbox, list)).await?;
     let there = sandbox.shell("cat /tmp/refused").output().await?;
     ensure!(!there.status.success(), "what was refused was written");
     Ok(())

@@ -134,7 +134,8 @@ fn nothing(dialled: Result<Connection>) -> Result<()> {
 
 async fn dial_declined(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let call = async { nothing(sandbox.dial(8000).await) };
+    let dialling = f.provider().dial(f.context(), sandbox.id(), 8000);
+    let call = async { nothing(dialling.await) };
     declined(f, &sandbox, "a dial", call).await
 }
 
@@ -143,12 +144,14 @@ async fn listen_declined(f: &Fixture) -> Checked {
     if f.claims().listen {
         return dial_declined(f).await;
     }
-    declined(f, &sandbox, "listening", sandbox.listen(0)).await
+    let call = f.provider().listen(f.context(), sandbox.id(), 0);
+    declined(f, &sandbox, "listening", call).await
 }
 
 async fn endpoint_declined(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    declined(f, &sandbox, "an address of a port", sandbox.endpoint(8000)).await
+    let call = f.provider().endpoint(f.context(), sandbox.id(), 8000);
+    declined(f, &sandbox, "an address of a port", call).await
 }
 
 async fn endpoint(f: &Fixture) -> Checked {

@@ -36,11 +36,23 @@ pub(super) const CASES: &[Case] = cases! {
 
 async fn tar_declined(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let files = sandbox.files();
-    let call = async { files.export_tar("/tmp", true).await.map(drop) };
+    let (provider, cx, id) = (f.provider(), f.context(), sandbox.id());
+    let request = ExportRequest {
+        user: None,
+        path: path("/tmp")?,
+        contents: true,
+        follow: false,
+    };
+    let call = async { provider.export_tar(cx, id, &request).await.map(drop) };
     declined(f, &sandbox, "an export", call).await?;
     let data = whole(archive(&[Member::file("refused", "x")]));
-    let call = files.import_tar("/tmp", data);
+    let request = ImportRequest {
+        user: None,
+        path: path("/tmp")?,
+        parents: false,
+        keep_owner: false,
+    };
+    let call = provider.import_tar(cx, id, &request, data);
     declined(f, &sandbox, "an import", call).await?;
     let there = sandbox.shell("cat /tmp/refused").output().await?;
     ensure!(!there.status.success(), "what was refused was unpacked");

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use stacyvm::sandbox::exec::BoxStream;
-use stacyvm::sandbox::files::{Attributes, WatchEvent, WatchKind};
+use stacyvm::sandbox::files::{Attributes, WatchEvent, WatchKind, WatchRequest};
 use stacyvm::{ErrorKind, Result, Sandbox};
 
 use super::cases;
 use super::common::{declined, pattern, soon};
-use super::files_common::{GONE, another_user};
+use super::files_common::{GONE, another_user, path};
 use crate::case::{Case, Checked, Failure, Level};
 use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
@@ -37,8 +37,13 @@ type Events = BoxStream<Result<WatchEvent>>;
 
 async fn watch_declined(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let files = sandbox.files();
-    let call = async { files.watch("/tmp", false).await.map(drop) };
+    let request = WatchRequest {
+        user: None,
+        path: path("/tmp")?,
+        recursive: false,
+    };
+    let watching = f.provider().watch(f.context(), sandbox.id(), &request);
+    let call = async { watching.await.map(drop) };
     declined(f, &sandbox, "a watch", call).await
 }
 
