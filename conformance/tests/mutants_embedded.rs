@@ -53,6 +53,7 @@ mod linux {
                 Lie::IgnoresWorkdir,
                 Lie::IgnoresArguments,
                 Lie::NotFoundIsAnExit,
+                Lie::LosesStdin,
             ],
         ),
         (
@@ -75,10 +76,31 @@ mod linux {
                 Lie::HidesFiles,
                 Lie::EmptiesFirst,
                 Lie::IgnoresFileUser,
+                Lie::IgnoresAttributes,
+                Lie::RenamesOver,
+                Lie::RemovesMissing,
+                Lie::UnsortsLists,
+                Lie::HidesCauses,
+                Lie::ClaimsNoFiles,
             ],
         ),
-        ("tar", &[Lie::CutsArchives, Lie::FollowsExports]),
-        ("ports", &[Lie::DialsNothing, Lie::EndsBothWays]),
+        (
+            "tar",
+            &[
+                Lie::CutsArchives,
+                Lie::FollowsExports,
+                Lie::ClaimsNoArchives,
+            ],
+        ),
+        (
+            "ports",
+            &[
+                Lie::DialsNothing,
+                Lie::EndsBothWays,
+                Lie::GivesEndpoints,
+                Lie::ClaimsNoDials,
+            ],
+        ),
     ];
 
     #[tokio::test(flavor = "multi_thread")]
