@@ -66,7 +66,6 @@ mod linux {
             ],
         ),
         ("kill", &[Lie::LeavesTreeOnDrop, Lie::IgnoresTimeout]),
-        ("background", &[Lie::ForgetsReplay, Lie::ForgetsCommands]),
         (
             "files",
             &[
