@@ -20,13 +20,13 @@ use stacyvm::sandbox::exec::{
 };
 use stacyvm::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest,
-    ImportRequest, ReadRequest, WatchEvent, WatchRequest, WriteMode, WriteRequest,
+    ImportRequest, ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
 use stacyvm::sandbox::spec::SandboxSpec;
 use stacyvm::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 use stacyvm::{Error, ErrorKind, ExecId, Result, SandboxId};
 
-use super::{Lie, exec};
+use super::{Lie, exec, files};
 
 /// A provider that does one thing wrong, and else what the one inside does.
 #[derive(Debug)]
@@ -78,6 +78,11 @@ impl Provider for Liar {
         match self.lie {
             Lie::ClaimsTerminals => claims.exec_tty = true,
             Lie::ClaimsNoPause => claims.pause = false,
+            Lie::ClaimsNoFiles => claims.files = false,
+            Lie::ClaimsNoWatches => claims.file_watch = false,
+            Lie::ClaimsNoArchives => claims.file_tar = false,
+            Lie::ClaimsNoDials => claims.dial = false,
+            Lie::ClaimsNoListeners => claims.listen = false,
             Lie::ClaimsLimits => {
                 claims.memory_limit = Level::Enforced;
                 claims.pids_limit = Level::Enforced;
@@ -284,11 +289,8 @@ impl Provider for Liar {
     async fn file(&self, cx: &Context, id: &SandboxId, request: &FileRequest) -> Result<FileReply> {
         let id = self.meant(id);
         let mut request = request.clone();
-        match (self.lie, &mut request.operation) {
-            (Lie::FollowsLinks, FileOperation::Stat { follow, .. }) => *follow = true,
-            (Lie::RenamesOver, FileOperation::Rename { replace, .. }) => *replace = true,
-            (Lie::RemovesMissing, FileOperation::Remove { missing_ok, .. }) => *missing_ok = true,
-            (Lie::RemovesDirectories, FileOperation::Remove { recursive, .. }) => *recursive = true,
+        files::asked(self.lie, &mut request);
+        match (self.lie, &request.operation) {
             (Lie::IgnoresAttributes, FileOperation::SetAttributes { .. }) => {
                 return Ok(FileReply::Done);
             }
@@ -298,15 +300,9 @@ impl Provider for Liar {
             _ => {}
         }
         let listing = matches!(request.operation, FileOperation::List { .. });
-        let reply = self.inner.file(cx, &id, &request).await?;
-        Ok(match reply {
-            FileReply::Entries(entries) if listing && self.is(Lie::HidesFiles) => {
-                let mut all: Vec<_> = entries.collect().await;
-                all.pop();
-                FileReply::Entries(Box::pin(stream::iter(all)))
-            }
-            reply => reply,
-        })
+        let done = self.inner.file(cx, &id, &request).await;
+        let reply = files::ended(self.lie, done)?;
+        Ok(files::told(self.lie, listing, reply).await)
     }
 
     async fn read_file(
@@ -317,10 +313,12 @@ impl Provider for Liar {
     ) -> Result<(FileEntry, ByteStream)> {
         let id = self.meant(id);
         let mut request = request.clone();
+        files::user(self.lie, &mut request.user);
         if self.is(Lie::IgnoresOffset) {
             request.offset = 0;
         }
-        let (entry, data) = self.inner.read_file(cx, &id, &request).await?;
+        let done = self.inner.read_file(cx, &id, &request).await;
+        let (entry, data) = files::ended(self.lie, done)?;
         let data = match self.lie {
             Lie::CutsReads => cut(data).await,
             _ => data,
@@ -336,18 +334,9 @@ impl Provider for Liar {
         data: ByteStream,
     ) -> Result<FileEntry> {
         let id = self.meant(id);
-        let mut request = request.clone();
-        match (self.lie, request.how) {
-            (Lie::IgnoresModes, _) => request.mode = None,
-            (Lie::IgnoresAppend, WriteMode::Append)
-            | (Lie::IgnoresCreateNew, WriteMode::CreateNew) => request.how = WriteMode::Replace,
-            _ => {}
-        }
-        let data = match self.lie {
-            Lie::CutsWrites => cut(data).await,
-            _ => data,
-        };
-        self.inner.write_file(cx, &id, &request, data).await
+        let request = request.clone();
+        let done = files::write(self.lie, &self.inner, cx, &id, request, data).await;
+        files::ended(self.lie, done)
     }
 
     async fn watch(
@@ -356,11 +345,7 @@ impl Provider for Liar {
         id: &SandboxId,
         request: &WatchRequest,
     ) -> Result<BoxStream<Result<WatchEvent>>> {
-        let events = self.inner.watch(cx, id, request).await?;
-        Ok(match self.lie {
-            Lie::WatchesNothing => with(Box::pin(stream::pending()), events),
-            _ => events,
-        })
+        files::watch(self.lie, &self.inner, cx, id, request.clone()).await
     }
 
     async fn export_tar(
@@ -369,7 +354,9 @@ impl Provider for Liar {
         id: &SandboxId,
         request: &ExportRequest,
     ) -> Result<Archive> {
-        let archive = self.inner.export_tar(cx, id, request).await?;
+        let mut request = request.clone();
+        files::exported(self.lie, &mut request);
+        let archive = self.inner.export_tar(cx, id, &request).await?;
         if !self.is(Lie::CutsArchives) {
             return Ok(archive);
         }
@@ -390,24 +377,25 @@ impl Provider for Liar {
         request: &ImportRequest,
         data: ByteStream,
     ) -> Result<()> {
-        self.inner.import_tar(cx, id, request, data).await
+        let mut request = request.clone();
+        files::imported(self.lie, &mut request);
+        let done = self.inner.import_tar(cx, id, &request, data).await;
+        files::unpacked(self.lie, done)
     }
 
     async fn dial(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Connection> {
-        let connection = self.inner.dial(cx, id, port).await?;
-        if self.is(Lie::DialsNothing) {
-            let (near, _) = tokio::io::duplex(1);
-            return Ok(Box::new(near));
-        }
-        Ok(connection)
+        let dialled = self.inner.dial(cx, &self.meant(id), port).await;
+        files::dialled(self.lie, dialled)
     }
 
     async fn listen(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<PortListener> {
-        self.inner.listen(cx, id, port).await
+        let listener = self.inner.listen(cx, id, port).await?;
+        Ok(files::listened(self.lie, listener))
     }
 
     async fn endpoint(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Endpoint> {
-        self.inner.endpoint(cx, id, port).await
+        let given = self.inner.endpoint(cx, id, port).await;
+        files::given(self.lie, given)
     }
 
     async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
@@ -452,7 +440,7 @@ impl Provider for Liar {
 }
 
 /// A stream without its last byte.
-async fn cut(mut data: ByteStream) -> ByteStream {
+pub(super) async fn cut(mut data: ByteStream) -> ByteStream {
     let mut pieces: Vec<Result<Bytes>> = Vec::new();
     while let Some(piece) = data.next().await {
         pieces.push(piece);
@@ -464,7 +452,10 @@ async fn cut(mut data: ByteStream) -> ByteStream {
 }
 
 /// A stream that keeps something until it is dropped.
-fn with<T: Send + 'static>(stream: BoxStream<T>, kept: impl Send + 'static) -> BoxStream<T> {
+pub(super) fn with<T: Send + 'static>(
+    stream: BoxStream<T>,
+    kept: impl Send + 'static,
+) -> BoxStream<T> {
     Box::pin(stream.map(move |item| {
         let _ = &kept;
         item

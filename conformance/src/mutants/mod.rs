@@ -1,11 +1,14 @@
 //! Providers that lie once each: they show that the suite can fail.
 //!
 //! A [`Liar`] wraps any provider and breaks one promise. A suite under which one
-//! of them survives has a hole.
+//! of them survives has a hole. A [`Hunt`] tells which case finds which out.
 
 mod exec;
+mod files;
+mod hunt;
 mod liar;
 
+pub use hunt::{Catch, Hunt};
 pub use liar::Liar;
 
 macro_rules! lies {
@@ -78,6 +81,12 @@ lies! {
     ClaimsTerminals "terminals are claimed and refused";
     ClaimsLimits "limits of memory and processes are claimed and not set";
     ClaimsNoPause "pausing is not claimed and done";
+    ClaimsNoFiles "files are not claimed and done";
+    ClaimsNoWatches "watches are not claimed and done";
+    ClaimsNoArchives "archives are not claimed and done";
+    ClaimsNoDials "connections to ports are not claimed and made";
+    ClaimsNoListeners "listening on ports is not claimed and done";
+    GivesEndpoints "addresses of ports are not claimed and given";
     CutsReads "the last byte of a file is not read";
     CutsWrites "the last byte of a file is not written";
     IgnoresOffset "a read begins at the beginning";
@@ -90,6 +99,26 @@ lies! {
     RemovesMissing "removing what is not there is success";
     RemovesDirectories "a directory with entries is removed without being told to";
     IgnoresAttributes "attributes are not set";
+    RepeatsAppends "what is appended is appended twice";
+    EmptiesFirst "a file is emptied before it is replaced";
+    KeepsHalves "what came of a file before its data failed is kept";
+    MakesParents "missing directories are made unasked";
+    IgnoresFileUser "the user of a file operation is ignored";
+    HidesCauses "what fails with a file is an internal error";
+    UnsortsLists "a directory is listed in another order";
+    ListsOneLevel "a listing goes one level deep";
+    IgnoresRecursion "attributes of what is below are not set";
+    IgnoresDirectoryModes "the mode of a new directory is ignored";
+    FindsWithoutEnd "a pattern finds more paths than asked for";
+    WatchesFlat "a watch does not see what is below";
+    WatchesLate "a watch begins when it is read";
+    HidesOverflow "a watch that lost events does not say so";
+    FollowsExports "a link is sent as what it leads to";
+    IgnoresImportOwners "owners of an archive are not kept";
+    HidesBadArchives "an archive that is refused is success";
+    DialsNobody "a connection is given where nobody listens";
+    EndsBothWays "a connection ends both ways when one does";
+    ListensToNobody "a listener gets no connection";
     GlobsNothing "no path fits a pattern";
     WatchesNothing "a watch sees nothing";
     CutsArchives "the end of an archive is missing";

@@ -5,12 +5,24 @@ mod common;
 mod concurrency;
 mod errors;
 mod exec;
+mod files;
+mod files_common;
+mod files_links;
+mod files_listed;
+mod files_names;
+mod files_streams;
+mod files_tree;
 mod honesty;
 mod kill;
 mod lifecycle;
 mod needs;
+mod ports;
 mod streaming;
+mod tar;
+mod tar_bytes;
+mod tar_hostile;
 mod tty;
+mod watch;
 
 use crate::case::Case;
 
@@ -43,6 +55,16 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         kill::CASES,
         background::CASES,
         tty::CASES,
+        files::CASES,
+        files_streams::CASES,
+        files_names::CASES,
+        files_tree::CASES,
+        files_listed::CASES,
+        files_links::CASES,
+        watch::CASES,
+        tar::CASES,
+        tar_hostile::CASES,
+        ports::CASES,
     ];
     suites.concat()
 });

@@ -19,6 +19,11 @@ needs! {
     TREE "kill_scope" |c| c.kill_scope == KillScope::Tree;
     SIGNALS "signals" |c| c.signals == Signals::Any;
     FILES "files" |c| c.files;
+    WATCH "file_watch" |c| c.file_watch;
+    TAR "file_tar" |c| c.file_tar;
+    DIAL "dial" |c| c.dial;
+    LISTEN "listen" |c| c.listen;
+    ENDPOINT "endpoint" |c| c.endpoint;
     PAUSE "pause" |c| c.pause;
     TTL "ttl" |c| c.ttl >= Level::BestEffort;
     PROCESSES "processes" |c| c.processes;

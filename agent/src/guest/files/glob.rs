@@ -45,7 +45,7 @@ pub(super) fn glob(
             found = found.saturating_add(report(&path, only_directories, found < limit, replies));
             if found > limit {
                 return Err(failure::new(
-                    FailureKind::Invalid,
+                    FailureKind::Exhausted,
                     format!("pattern matches more than the {limit} paths asked for"),
                     Some(whole),
                 ));

@@ -148,6 +148,12 @@ fn rename_new_by_link(
     }
 }
 
+/// Whether a name is one of those that [`with_temporary_name`] gives.
+pub(super) fn is_temporary(name: &[u8]) -> bool {
+    let random = name.strip_prefix(TEMPORARY.as_bytes());
+    random.is_some_and(|random| random.len() == 16 && random.iter().all(u8::is_ascii_hexdigit))
+}
+
 /// Calls `make` with hidden random names until one is free.
 pub(super) fn with_temporary_name<T>(
     mut make: impl FnMut(&str) -> Result<T>,

@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use minicbor::bytes::ByteVec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use super::attributes::descriptor_path;
 use super::descent;
 use super::replies::Replies;
-use super::{Answer, failure, list, path};
+use super::{Answer, failure, list, path, staged};
 use crate::protocol::Kind;
 use crate::protocol::message::{Failure, FailureKind, WatchEvent, WatchKind, WatchRequest};
 
@@ -157,6 +157,9 @@ impl Watch<'_, '_> {
             }
             return Ok(());
         }
+        if self.is_staged(&directory, name) {
+            return Ok(());
+        }
         let path = join(&directory, name);
         let is_directory = flags.contains(ReadFlags::ISDIR);
         if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
@@ -177,6 +180,20 @@ impl Watch<'_, '_> {
             self.report(WatchKind::Attributes, directory);
         }
         Ok(())
+    }
+
+    /// Whether a name stands for a file that is not complete yet: nobody asked
+    /// for it. Files without a name are called `#` and their number here.
+    fn is_staged(&self, directory: &[u8], name: &[u8]) -> bool {
+        if staged::is_temporary(name) {
+            return true;
+        }
+        let unnamed = |number: &[u8]| !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+        if !name.strip_prefix(b"#").is_some_and(unnamed) {
+            return false;
+        }
+        let whole = [&self.root[..], b"/", &join(directory, name)].concat();
+        statat(CWD, whole, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|errno| errno == Errno::NOENT)
     }
 
     fn cover_or_overflow(&mut self, relative: &[u8], report: bool) -> rustix::io::Result<()> {
@@ -207,7 +224,8 @@ impl Watch<'_, '_> {
                 Err(Errno::ACCESS | Errno::NOENT) => continue,
                 Err(errno) => return Err(errno),
             }
-            for name in descent::names(&dir).unwrap_or_default() {
+            let names = descent::names(&dir).unwrap_or_default();
+            for name in names.into_iter().filter(|name| !staged::is_temporary(name)) {
                 let path = join(&relative, &name);
                 if report {
                     self.report(WatchKind::Created, path.clone());

@@ -53,6 +53,7 @@ impl Default for Commands {
             let lines = line.repeat((8192 / line.len()).max(1));
             Script::new().step(Step::Repeat(Bytes::from(lines)))
         });
+        commands.add("socat", socat);
         commands.add("sh", sh);
         commands.add("bash", sh);
         commands
@@ -94,16 +95,13 @@ impl Commands {
                     let lines = inner.env.iter().map(|(k, v)| format!("{k}={v}\n"));
                     return Some(Script::new().out(lines.collect::<String>()));
                 }
-                inner.argv.drain(..rest);
-                return Some(self.inner(&inner));
+                return Some(self.inner(&inner.without_first(rest)));
             }
             "setsid" => (1, Step::NewSession),
             "nohup" => (1, Step::Ignore(1)),
             _ => return None,
         };
-        let mut inner = call.clone();
-        inner.argv.drain(..skipped);
-        let mut script = self.inner(&inner);
+        let mut script = self.inner(&call.clone().without_first(skipped));
         script.0.insert(0, before);
         Some(script)
     }
@@ -128,19 +126,46 @@ fn plain(program: &str) -> &str {
 
 fn echo(call: &Call) -> Script {
     let plain = call.argument(1) == "-n";
-    let words = &call.argv[if plain { 2 } else { 1 }..];
-    let end = if plain { "" } else { "\n" };
-    Script::new().out(format!("{}{end}", words.join(" ")))
+    let words = call.bytes_from(if plain { 2 } else { 1 });
+    let mut line = words.join(&b' ');
+    if !plain {
+        line.push(b'\n');
+    }
+    Script::new().out(line)
+}
+
+/// `socat TCP-LISTEN:PORT[,..] EXEC:cat` answers what it gets; `socat - TCP:HOST:PORT`
+/// sends its input to a port and writes what comes back.
+fn socat(call: &Call) -> Script {
+    let port = |address: &str, kind: &str| -> Option<u16> {
+        let rest = address.strip_prefix(kind)?.split(',').next()?;
+        rest.rsplit(':').next()?.parse().ok()
+    };
+    let (one, two) = (call.argument(1), call.argument(2));
+    match (port(one, "TCP-LISTEN:"), port(two, "TCP:")) {
+        (Some(port), None) if two == "EXEC:cat" => Script::new().serve(port, <[u8]>::to_vec),
+        (None, Some(port)) if one == "-" => Script::new().read_stdin(move |input| {
+            Script::new().step(Step::Connect {
+                port,
+                send: input.into(),
+                then: Box::new(|answer| Script::new().out(answer)),
+            })
+        }),
+        _ => Script::new()
+            .err("socat: the mock knows TCP-LISTEN:PORT EXEC:cat and - TCP:HOST:PORT\n")
+            .exit(1),
+    }
 }
 
 /// Writes its format, with `\\n`, `\\t`, `\\\\` and bytes as `\\NNN`, and `%s` for each
 /// word; again as long as there are words, as a shell does.
 fn printf(call: &Call) -> Script {
-    let mut words = call.argv.iter().skip(2);
+    let mut words = call.bytes_from(2).iter();
     let mut out = Vec::new();
     loop {
         let before = words.len();
-        if let Err(complaint) = print(call.argument(1).as_bytes(), &mut words, &mut out) {
+        let format = call.bytes_from(1).first().cloned().unwrap_or_default();
+        if let Err(complaint) = print(&format, &mut words, &mut out) {
             return Script::new().err(complaint).exit(2);
         }
         // A format without a place for words is written once.
@@ -152,7 +177,7 @@ fn printf(call: &Call) -> Script {
 
 fn print<'a>(
     mut rest: &[u8],
-    words: &mut impl Iterator<Item = &'a String>,
+    words: &mut impl Iterator<Item = &'a Bytes>,
     out: &mut Vec<u8>,
 ) -> Result<(), &'static str> {
     while let [byte, after @ ..] = rest {
@@ -176,7 +201,7 @@ fn print<'a>(
                 rest = after;
             }
             (b'%', [b's', after @ ..]) => {
-                out.extend(words.next().map_or("", String::as_str).bytes());
+                out.extend_from_slice(words.next().map_or(&[], |word| word));
                 rest = after;
             }
             (b'%', [b'%', after @ ..]) => {

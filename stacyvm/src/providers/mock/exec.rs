@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::commands;
 use super::fault::OutputFault;
 use super::output::{Channel, Exec, INPUT_WINDOW, follow};
-use super::process::{Sink, Source, Task, launch};
+use super::process::{Sink, Source, Task, launch, text};
 use super::sandbox::{Sandbox, State, gone};
 use super::script::{Call, Script};
 use super::tree::{Data, ROOT, Right};
@@ -40,11 +40,8 @@ pub(super) fn start(
         .workdir
         .clone()
         .unwrap_or_else(|| sandbox.fixed.workdir.clone());
-    let argv: Vec<String> = spec
-        .argv
-        .iter()
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
+    let bytes: Vec<Bytes> = spec.argv.iter().map(|word| word.clone().into()).collect();
+    let argv = text(&bytes);
     let (pid, token) = sandbox.change(|state| {
         if state.gone {
             return Err(gone());
@@ -59,7 +56,7 @@ pub(super) fn start(
         let program = program(sandbox, state, &account, &workdir, &argv[0])?;
         let token = state.number();
         let mut exec = Exec::new(
-            argv.clone(),
+            argv,
             spec.background,
             spec.stdin,
             sandbox.now(),
@@ -71,7 +68,7 @@ pub(super) fn start(
             sandbox: Arc::clone(sandbox),
             exec: spec.exec.clone(),
             pid: 0,
-            argv,
+            argv: bytes,
             env: Arc::new(environment(sandbox, &state.claimed, &account, &spec.env)),
             account,
             workdir,

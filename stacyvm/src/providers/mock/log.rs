@@ -70,6 +70,18 @@ impl Log {
         }
     }
 
+    /// Bytes that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.bytes
+    }
+
+    /// All that is kept, in order, and how much of each stream is not.
+    pub(super) fn replay(&self) -> (VecDeque<(Channel, Bytes)>, [u64; 2]) {
+        let chunks = self.chunks.iter();
+        let chunks = chunks.map(|chunk| (chunk.channel, chunk.bytes.clone()));
+        (chunks.collect(), self.dropped)
+    }
+
     /// The numbers of the first bytes that were written at that time or later;
     /// 0 where such are lost.
     fn since(&self, since: SystemTime) -> [u64; 2] {

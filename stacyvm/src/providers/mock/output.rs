@@ -145,13 +145,18 @@ impl Exec {
         }
     }
 
-    /// Begins to follow. Without replay, what is kept is passed over.
+    /// Begins to follow. Without replay, what is kept is passed over; with it,
+    /// a background command's output comes again as far as it is kept, also
+    /// where an earlier follower got it.
     pub(super) fn follow(&mut self, token: u64, replay: bool) {
         self.follower = Some(token);
         if !replay {
             self.chunks.clear();
             self.bytes = 0;
             self.lost = [0; 2];
+        } else if self.background && self.log.kept() > self.bytes {
+            (self.chunks, self.lost) = self.log.replay();
+            self.bytes = self.log.kept();
         }
         self.untold = std::mem::take(&mut self.lost);
         self.before_end = self.chunks.len();

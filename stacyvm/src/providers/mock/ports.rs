@@ -59,6 +59,14 @@ pub(super) fn open(
 
 /// Connects to a port.
 pub(super) fn dial(sandbox: &Sandbox, port: u16) -> Result<DuplexStream> {
+    if port == 0 {
+        return Err(Error::invalid(
+            "port",
+            port,
+            "1 to 65535",
+            "name the port that a program inside listens on",
+        ));
+    }
     let state = sandbox.alive()?;
     let refused = || {
         Error::new(

@@ -47,7 +47,7 @@ pub(super) struct Task {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) exec: ExecId,
     pub(super) pid: u32,
-    pub(super) argv: Vec<String>,
+    pub(super) argv: Vec<Bytes>,
     pub(super) account: Account,
     pub(super) env: Arc<BTreeMap<String, String>>,
     pub(super) workdir: String,
@@ -89,7 +89,7 @@ pub(super) fn launch(
             session,
             credentials: task.account.credentials.clone(),
             exec: task.exec.clone(),
-            argv: task.argv.clone(),
+            argv: text(&task.argv),
             stopped: false,
             hangs: false,
             traps: BTreeMap::new(),
@@ -114,11 +114,18 @@ pub(super) fn launch(
     Some(pid)
 }
 
+/// Arguments as lossy text.
+pub(super) fn text(argv: &[Bytes]) -> Vec<String> {
+    let text = |word: &Bytes| String::from_utf8_lossy(word).into_owned();
+    argv.iter().map(text).collect()
+}
+
 impl Task {
     /// What a registered command is told.
     pub(super) fn call(&self) -> Call {
         Call {
-            argv: self.argv.clone(),
+            argv: text(&self.argv),
+            argv_bytes: self.argv.clone(),
             env: (*self.env).clone(),
             workdir: self.workdir.clone(),
             user: self.account.name.clone(),
@@ -271,9 +278,9 @@ impl Task {
     }
 
     async fn complain(&self, what: &str) {
-        let name = self.argv.first().map_or("", String::as_str);
-        self.write(&self.err, format!("{name}: {what}\n").into())
-            .await;
+        let name = self.argv.first().cloned().unwrap_or_default();
+        let line = [&name[..], b": ", what.as_bytes(), b"\n"].concat();
+        self.write(&self.err, line.into()).await;
     }
 
     async fn serve(&self, port: u16, answer: super::script::Answer) -> Ended {
@@ -353,7 +360,7 @@ pub(super) fn run(task: Task, script: Script) -> Running<Ended> {
                 }
                 Step::Spawn(child) => {
                     let mut inner = task.clone();
-                    inner.argv = child.argv;
+                    inner.argv = child.argv.into_iter().map(Bytes::from).collect();
                     let (script, new_session) = (child.script, child.new_session);
                     let started = task
                         .act(|state| launch(state, task.pid, new_session, inner, move |_| script))

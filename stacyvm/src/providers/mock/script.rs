@@ -14,6 +14,8 @@ use super::shell::Line;
 pub struct Call {
     /// The command and its arguments, as lossy text.
     pub argv: Vec<String>,
+    /// The same as they came, bytes that are no text included.
+    pub argv_bytes: Vec<Bytes>,
     /// Its environment.
     pub env: BTreeMap<String, String>,
     /// The directory that it starts in.
@@ -32,6 +34,18 @@ impl Call {
     /// An argument; 0 is the command itself. Empty where there is none.
     pub fn argument(&self, index: usize) -> &str {
         self.argv.get(index).map_or("", String::as_str)
+    }
+
+    /// The arguments from this one on, as they came.
+    pub fn bytes_from(&self, index: usize) -> &[Bytes] {
+        self.argv_bytes.get(index..).unwrap_or_default()
+    }
+
+    /// Leaves the first arguments out, for the command that is run in its place.
+    pub(super) fn without_first(mut self, count: usize) -> Self {
+        self.argv.drain(..count.min(self.argv.len()));
+        self.argv_bytes.drain(..count.min(self.argv_bytes.len()));
+        self
     }
 }
 

@@ -111,7 +111,7 @@ impl Shell {
     }
 
     async fn command(&self, mut task: Task, argv: Vec<String>) -> Option<u32> {
-        task.argv = argv;
+        task.argv = argv.into_iter().map(Into::into).collect();
         let commands = Arc::clone(&task.sandbox.fixed.commands);
         let parent = self.task.pid;
         self.task

@@ -68,8 +68,14 @@ pub(super) async fn import(
             ));
         }
         let root = tree.path_of(directory, b"");
+        let mut directories = Vec::new();
         for member in &members {
-            unpack(&mut tree, &who, &root, member, request.keep_owner, now)?;
+            let directory = unpack(&mut tree, &who, &root, member, request.keep_owner, now)?;
+            directories.extend(directory.map(|number| (number, member)));
+        }
+        // They may close a directory, and are set when all is in it.
+        for (number, member) in directories.into_iter().rev() {
+            dress(&mut tree, &who, number, member, request.keep_owner);
         }
         state.tree = tree;
         Ok(())
@@ -97,6 +103,7 @@ fn parts(name: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(parts)
 }
 
+/// Makes one member. Gives a directory, whose attributes are still to be set.
 fn unpack(
     tree: &mut Tree,
     who: &Credentials,
@@ -104,7 +111,7 @@ fn unpack(
     member: &Member<'_>,
     keep_owner: bool,
     now: SystemTime,
-) -> Result<()> {
+) -> Result<Option<u64>> {
     let names = parts(&member.name)?;
     let mut path = root.to_vec();
     if path == b"/" {
@@ -118,10 +125,16 @@ fn unpack(
             match there.map(|number| tree.node(number).kind()) {
                 Some(FileKind::Directory) => {}
                 None => drop(tree.make_dir(who, &path, false, 0o755, now)?),
+                Some(FileKind::Link) => {
+                    return Err(broken(&format!(
+                        "`{}` leads through a symbolic link",
+                        String::from_utf8_lossy(&member.name)
+                    )));
+                }
                 Some(_) => {
                     return Err(failed(
                         ErrorKind::NotDirectory,
-                        "a part of a name in the archive is a link or a file",
+                        "a part of a name in the archive is a file",
                         &path,
                     ));
                 }
@@ -142,14 +155,17 @@ fn unpack(
                 &path,
             ));
         }
-        let number = match there {
-            Some(number) => number,
-            None => tree.make_dir(who, &path, false, member.mode, now)?,
+        return match there {
+            // The directory of the import keeps its own attributes.
+            _ if names.is_empty() => Ok(None),
+            Some(number) => Ok(Some(number)),
+            None => tree.make_dir(who, &path, false, 0o755, now).map(Some),
         };
-        dress(tree, who, number, member, keep_owner);
-        return Ok(());
     }
-    if names.is_empty() || is_directory {
+    if names.is_empty() {
+        return Err(broken("a member has no name of its own"));
+    }
+    if is_directory {
         return Err(failed(
             ErrorKind::IsDirectory,
             "a directory is there",
@@ -170,18 +186,14 @@ fn unpack(
             false,
             now,
         )?,
-        b'2' => {
-            if leaves(&names, &member.link) {
-                return Err(broken(&format!(
-                    "the link `{}` points out of the directory",
-                    String::from_utf8_lossy(&member.name)
-                )));
-            }
-            tree.link(who, &member.link, &path, now)?
-        }
+        // Where it leads is its own affair: nothing is written through it.
+        b'2' => tree.link(who, &member.link, &path, now)?,
         b'1' => {
             let mut target = root.to_vec();
             for part in parts(&member.link)? {
+                if is_link(tree, who, &target)? {
+                    return Err(broken("a hard link leads through a symbolic link"));
+                }
                 target.push(b'/');
                 target.extend_from_slice(part);
             }
@@ -191,29 +203,17 @@ fn unpack(
             }
             let place = tree.walk(who, ROOT, &path, false)?;
             tree.attach(place.parent, &place.name, number, now);
-            return Ok(());
+            return Ok(None);
         }
         _ => return Err(broken("it holds a device, a pipe or something unknown")),
     };
     dress(tree, who, number, member, keep_owner);
-    Ok(())
+    Ok(None)
 }
 
-/// Whether the target of a link leads out of the directory.
-fn leaves(names: &[&[u8]], target: &[u8]) -> bool {
-    if target.starts_with(b"/") {
-        return true;
-    }
-    let mut depth = names.len() - 1;
-    for part in target.split(|b| *b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if depth == 0 => return true,
-            b".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    false
+fn is_link(tree: &Tree, who: &Credentials, path: &[u8]) -> Result<bool> {
+    let there = tree.walk(who, ROOT, path, false)?.node;
+    Ok(there.is_some_and(|number| tree.node(number).kind() == FileKind::Link))
 }
 
 fn dress(tree: &mut Tree, who: &Credentials, number: u64, member: &Member<'_>, keep_owner: bool) {
@@ -225,7 +225,8 @@ fn dress(tree: &mut Tree, who: &Credentials, number: u64, member: &Member<'_>, k
         (node.uid, node.gid) = (member.uid, member.gid);
     }
     if member.kind != b'2' {
-        node.mode = member.mode & 0o7777;
+        // What comes from outside gets no right to become somebody else.
+        node.mode = member.mode & 0o1777;
     }
     node.modified = member.modified;
 }

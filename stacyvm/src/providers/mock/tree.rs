@@ -75,7 +75,7 @@ impl Node {
 pub(super) struct Found {
     /// The directory that holds the last name.
     pub(super) parent: u64,
-    /// The last name; empty for `/` and for paths that end in `..`.
+    /// The last name, links and `..` resolved; empty for `/`.
     pub(super) name: Vec<u8>,
     /// What is there.
     pub(super) node: Option<u64>,

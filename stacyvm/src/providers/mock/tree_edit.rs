@@ -58,19 +58,19 @@ impl Tree {
         }
     }
 
-    /// Where a path leads, for a write: a final link is followed, missing
-    /// parents are made on request.
+    /// Where a path leads, for a write: missing parents are made on request.
     fn place_for(
         &mut self,
         who: &Credentials,
         path: &[u8],
+        follow: bool,
         parents: bool,
         now: SystemTime,
     ) -> Result<Found> {
-        match self.walk(who, ROOT, path, true) {
+        match self.walk(who, ROOT, path, follow) {
             Err(error) if parents && error.kind() == ErrorKind::NotFound => {
                 self.parents(who, path, now)?;
-                self.walk(who, ROOT, path, true)
+                self.walk(who, ROOT, path, follow)
             }
             other => other,
         }
@@ -95,7 +95,9 @@ impl Tree {
                 path,
             ));
         }
-        let found = self.place_for(who, path, parents, now)?;
+        // What must be new is not made where a link leads.
+        let follow = how != WriteMode::CreateNew;
+        let found = self.place_for(who, path, follow, parents, now)?;
         let Some(number) = found.node else {
             self.demand(who, found.parent, Right::Write, path)?;
             let data = Data::File(Arc::new(bytes));
@@ -127,6 +129,8 @@ impl Tree {
             self.append(number, &bytes, now)?;
         } else {
             self.set_bytes(number, Arc::new(bytes), now)?;
+            // New content never inherits the right to become somebody else.
+            self.node_mut(number).mode &= 0o1777;
         }
         if let Some(mode) = mode {
             self.node_mut(number).mode = mode & 0o7777;
@@ -203,10 +207,11 @@ impl Tree {
     /// Whether a name may be taken out of a directory: a directory with the
     /// sticky bit keeps the names of others.
     fn may_unlink(&self, who: &Credentials, found: &Found, path: &[u8]) -> Result<()> {
-        if found.name.is_empty() || found.node == Some(ROOT) {
+        let last = path.split(|b| *b == b'/').rfind(|part| !part.is_empty());
+        if matches!(last, None | Some(b"." | b"..")) || found.node == Some(ROOT) {
             return Err(failed(
                 ErrorKind::InvalidArgument,
-                "the root directory cannot be moved or removed",
+                "the path does not end in a name",
                 path,
             ));
         }
@@ -415,7 +420,9 @@ impl Tree {
         }
         self.demand(who, number, Right::Read, path)?;
         let mut all = Vec::new();
-        self.list_into(who, number, b"", depth.max(1), users, &mut all);
+        if depth > 0 {
+            self.list_into(who, number, b"", depth, users, &mut all);
+        }
         Ok(all)
     }
 

@@ -11,6 +11,8 @@ use crate::sandbox::files::{FileKind, WatchEvent, WatchKind, WatchRequest};
 
 /// Events that wait to be read; one more is an overflow.
 const MOST_WAITING: usize = 1024;
+/// Watches at once.
+const MOST_WATCHES: usize = 32;
 
 /// Somebody who watches a path.
 #[derive(Debug)]
@@ -90,6 +92,13 @@ pub(super) fn watch(
             return Err(failed(
                 ErrorKind::NotDirectory,
                 "only a directory is watched with what is below it",
+                path,
+            ));
+        }
+        if state.watchers.len() >= MOST_WATCHES {
+            return Err(failed(
+                ErrorKind::ResourceExhausted,
+                "32 paths of the sandbox are watched already; end one first",
                 path,
             ));
         }

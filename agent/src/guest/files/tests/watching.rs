@@ -94,6 +94,28 @@ fn changes_are_reported_relative_to_the_path() {
 }
 
 #[test]
+fn files_that_are_not_whole_are_not_told_of() {
+    let place = Place::new();
+    place.dir("unpacked");
+    let watching = Watching::start(&place.path(""), true);
+    let archive = export(place.file("made", "x"), false).ok().data;
+    watching.until(WatchKind::Modified, "made");
+    for content in [b"new", b"old"] {
+        write(place.path("file"), WriteMode::Replace, content).ok();
+        import(place.path("unpacked"), &archive).ok();
+    }
+    write(place.path("log"), WriteMode::Append, b"x").ok();
+    // One that somebody gave such a name is told of.
+    place.file("#123", "x");
+    let told = watching.until(WatchKind::Created, "#123");
+    let mut named: Vec<&[u8]> = told.iter().map(|event| &event.path[..]).collect();
+    named.sort_unstable();
+    named.dedup();
+    let expected: [&[u8]; 3] = [b"file", b"log", b"unpacked/made"];
+    assert_eq!(named, expected, "{told:?}");
+}
+
+#[test]
 fn nothing_in_new_directories_is_missed() {
     let place = Place::new();
     place.dir("old/er");

@@ -153,6 +153,47 @@ async fn a_failed_write_leaves_the_old_file() {
 }
 
 #[tokio::test]
+async fn what_must_be_new_is_not_made_behind_a_link_and_new_content_sets_no_id() {
+    let bench = bench().await;
+    let link = FileOperation::Link {
+        target: b"/tmp/nothing".to_vec(),
+        path: path("/tmp/link"),
+    };
+    bench.file(None, link).await.unwrap();
+    let made = bench.write("/tmp/link", WriteMode::CreateNew, "x").await;
+    assert_eq!(kind(made), ErrorKind::AlreadyExists);
+    assert_eq!(kind(bench.stat("/tmp/nothing").await), ErrorKind::NotFound);
+    bench
+        .write("/tmp/program", WriteMode::Replace, "old")
+        .await
+        .unwrap();
+    let set = FileOperation::SetAttributes {
+        path: path("/tmp/program"),
+        attributes: Attributes {
+            mode: Some(0o6751),
+            ..Attributes::default()
+        },
+        recursive: false,
+        follow: true,
+    };
+    bench.file(None, set).await.unwrap();
+    let written = bench.write("/tmp/program", WriteMode::Replace, "new");
+    assert_eq!(written.await.unwrap().mode, 0o751);
+}
+
+#[tokio::test]
+async fn a_path_that_ends_in_no_name_is_neither_moved_nor_removed() {
+    let bench = bench().await;
+    bench.make_dir("/tmp/a").await;
+    bench.make_dir("/tmp/a/b").await;
+    for no_name in ["/", "/tmp/a/b/..", "/tmp/a/.", "/tmp/.."] {
+        let removed = bench.file(None, remove(no_name, true)).await;
+        assert_eq!(kind(removed), ErrorKind::InvalidArgument, "{no_name}");
+    }
+    bench.stat("/tmp/a/b").await.unwrap();
+}
+
+#[tokio::test]
 async fn the_rights_of_the_user_hold() {
     let bench = bench().await;
     let write = bench.write("/etc/passwd", WriteMode::Replace, "x").await;
