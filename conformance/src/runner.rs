@@ -180,7 +180,7 @@ async fn try_case(
             return Err(Failure::NotRun(fact));
         }
     };
-    let fixture = Arc::new(Fixture::new(subject));
+    let fixture = Arc::new(Fixture::new(Arc::clone(harness), case.id, subject));
     let running = {
         let fixture = Arc::clone(&fixture);
         tokio::spawn(async move { work(&fixture).await })

@@ -6,11 +6,22 @@ mod concurrency;
 mod errors;
 mod exec;
 mod honesty;
+mod hostile;
+mod isolation;
 mod kill;
+mod labels;
 mod lifecycle;
+mod limits;
+mod mounts;
 mod needs;
+mod network;
+#[cfg(all(target_os = "linux", feature = "certify"))]
+mod probes;
+mod reattach;
+mod snapshots;
 mod streaming;
 mod tty;
+mod usage;
 
 use crate::case::Case;
 
@@ -43,6 +54,22 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         kill::CASES,
         background::CASES,
         tty::CASES,
+        limits::CASES,
+        mounts::CASES,
+        network::CASES,
+        isolation::CASES,
+        hostile::CASES,
+        reattach::CASES,
+        usage::CASES,
+        snapshots::CASES,
+        labels::CASES,
     ];
-    suites.concat()
+    #[cfg_attr(
+        not(all(target_os = "linux", feature = "certify")),
+        expect(unused_mut, reason = "nothing is added without the feature")
+    )]
+    let mut all = suites.concat();
+    #[cfg(all(target_os = "linux", feature = "certify"))]
+    all.extend(probes::cases());
+    all
 });
