@@ -113,6 +113,15 @@ impl Subject {
         &self.provider
     }
 
+    /// Ends the engine. One whose records are in memory shares them with others, and
+    /// is dropped alone: closing it would close them for all.
+    pub(crate) async fn end(self) -> Result<()> {
+        match self.store {
+            Some(_) => Ok(()),
+            None => self.engine.close().await,
+        }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

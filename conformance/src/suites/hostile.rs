@@ -248,7 +248,7 @@ async fn hidden(f: &Fixture) -> Checked {
     let script = r#"
         use POSIX; $| = 1; $SIG{$_} = "IGNORE" for qw(TERM INT HUP QUIT);
         unless (fork) { POSIX::setsid(); unless (fork) {
-            $0 = "[kworker/0:1]"; chdir "/"; POSIX::close($_) for 0..255; sleep 61; exit }
+            $0 = "[k" . "worker/0:1]"; chdir "/"; POSIX::close($_) for 0..255; sleep 61; exit }
             exit }
         wait; select(undef, undef, undef, 0.3); print "up"; sleep 61;
     "#;

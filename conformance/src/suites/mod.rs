@@ -33,6 +33,7 @@ macro_rules! cases {
             level: Level::$level,
             promises: concat!($($promise, " "),*),
             needs: &[$($($crate::suites::needs::$need),+)?],
+            alone: false,
             run: |fixture| Box::pin($run(fixture)),
             declined: cases!(@declined $($($declined)?)?),
         }),*]

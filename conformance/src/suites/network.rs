@@ -199,6 +199,10 @@ fn allowed(f: &Fixture) -> SandboxSpec {
 
 async fn allow_list(f: &Fixture) -> Checked {
     let sandbox = f.make(allowed(f)).await?;
+    ensure!(
+        !interfaces(f, &sandbox).await?.is_empty(),
+        "a sandbox with a network has no interface"
+    );
     has(&sandbox, "perl").await?;
     for address in ["169.254.169.254", "1.1.1.1"] {
         let said = perl(&sandbox, CONNECT, &[address, "80"]).await?;

@@ -28,6 +28,8 @@ fn case(check: &dyn Check) -> Case {
         level: Level::Must,
         promises: "S2.1 S2.14",
         needs: Vec::leak(needs),
+        // They are judged by what this process keeps of a flood.
+        alone: check.family() == "output",
         run: |fixture| Box::pin(probe(fixture)),
         declined: None,
     }
