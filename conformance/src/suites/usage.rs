@@ -13,8 +13,8 @@ use crate::fixture::{Fixture, refused};
 
 pub(super) const CASES: &[Case] = cases! {
     Must "usage.processes_are_counted" [] needs(USAGE, BACKGROUND) => processes;
-    Must "usage.memory_rises_and_falls" [] needs(USAGE, MEMORY) => memory;
-    Must "usage.the_peak_of_memory_stays" [] needs(USAGE, MEMORY) => peak;
+    Must "usage.memory_rises_and_falls" [] needs(USAGE) => memory;
+    Must "usage.the_peak_of_memory_stays" [] needs(USAGE) => peak;
     Must "usage.processor_time_rises_with_work" [] needs(USAGE) => cpu;
     Must "usage.bytes_on_the_disk_rise_and_fall" [] needs(USAGE, FILES) => disk;
     Must "usage.is_of_one_sandbox" [] needs(USAGE, BACKGROUND) => of_one;
@@ -65,7 +65,7 @@ async fn bytes(sandbox: &Sandbox) -> Checked<u64> {
 }
 
 async fn memory(f: &Fixture) -> Checked {
-    let sandbox = f.make(f.spec().memory_mib(256)).await?;
+    let sandbox = f.sandbox().await?;
     let before = bytes(&sandbox).await?;
     ensure!(before > 0, "a sandbox uses no memory");
     let mut process = sandbox.shell(HOLD).start().await?;
@@ -83,7 +83,7 @@ async fn memory(f: &Fixture) -> Checked {
 }
 
 async fn peak(f: &Fixture) -> Checked {
-    let sandbox = f.make(f.spec().memory_mib(256)).await?;
+    let sandbox = f.sandbox().await?;
     let peak = async || {
         of(&sandbox, "the peak of memory", |usage| {
             usage.memory_peak_bytes
