@@ -233,3 +233,19 @@ pub(super) async fn run_as(
     };
     Ok(exec.output().await?)
 }
+
+/// Tries an attack as one of [`users`]; it may cost its own sandbox the connection,
+/// where that is told as such.
+pub(super) async fn attempt_as(sandbox: &Sandbox, user: Option<&str>, line: &str) -> Checked {
+    let exec = sandbox.shell(line).timeout(SOON);
+    let exec = match user {
+        Some(user) => exec.user(user),
+        None => exec,
+    };
+    match soon(line, exec.output()).await? {
+        Ok(_) => Ok(()),
+        Err(error) if GONE.contains(&error.kind()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Unavailable => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -5,7 +5,7 @@ use stacyvm::{Process, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::cases;
-use super::common::{has, holds_soon, run_as, soon, until, users};
+use super::common::{attempt_as, has, holds_soon, run_as, soon, until, users};
 use crate::case::{Case, Checked, Failure, Level};
 use crate::fixture::Fixture;
 use crate::{ensure, ensure_eq};
@@ -114,9 +114,9 @@ async fn no_signal(f: &Fixture) -> Checked {
     until(&mut process, "up").await?;
     for user in users(f) {
         // All that it can reach, and all numbers that there may be.
-        run_as(&two, *user, "kill -9 -1").await?;
+        attempt_as(&two, *user, "kill -9 -1").await?;
         let line = "n=2; while [ $n -lt 3000 ]; do [ $n -ne $$ ] && kill -9 $n 2>/dev/null; n=$((n+1)); done; true";
-        run_as(&two, *user, line).await?;
+        attempt_as(&two, *user, line).await?;
     }
     f.shell(&one, "true").await?;
     let waited = tokio::time::timeout(super::common::ms(300), process.next_event()).await;
