@@ -81,7 +81,8 @@ mod engine {
 
 #[cfg(all(unix, feature = "docker"))]
 fn main() -> std::process::ExitCode {
-    let Ok(host) = std::env::var("STACYVM_TEST_DOCKER_HOST") else {
+    let host = std::env::var_os("STACYVM_TEST_DOCKER_HOST");
+    let Some(host) = host.and_then(|host| host.into_string().ok()) else {
         return not_run("no Docker engine: STACYVM_TEST_DOCKER_HOST names none");
     };
     stacyvm_conformance::provider_main(engine::Docker::new(host))
