@@ -85,6 +85,9 @@ pub struct Case {
     pub promises: &'static str,
     /// What a provider must claim.
     pub needs: &'static [Need],
+    /// Whether no other case may run in this process meanwhile, as it measures the
+    /// process itself.
+    pub alone: bool,
     /// Tries it.
     pub run: CaseFn,
     /// Tried instead where a need is not claimed: the provider must refuse with

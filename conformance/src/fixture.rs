@@ -1,6 +1,7 @@
 //! What a case works with, and what it leaves.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,29 +12,61 @@ use stacyvm::provider::{Capabilities, Provider, Reach};
 use stacyvm::{Engine, ErrorKind, Output, Sandbox, SandboxId, SandboxSpec};
 
 use crate::case::{Checked, Failure};
-use crate::harness::Subject;
+use crate::harness::{Harness, Subject};
 use crate::{ensure, ensure_eq};
 
 /// How long what was begun may still be going after its end.
 const SETTLES: Duration = Duration::from_secs(5);
 
 /// The provider, and what a case made with it.
-#[derive(Debug)]
 pub struct Fixture {
+    harness: Arc<dyn Harness>,
+    case: &'static str,
     subject: Subject,
     context: Context,
     /// In this order, noted before it is made: what a case gives up is found again.
     made: Mutex<Vec<SandboxId>>,
 }
 
+impl fmt::Debug for Fixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fixture")
+            .field("case", &self.case)
+            .field("subject", &self.subject)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Fixture {
-    pub(crate) fn new(subject: Subject) -> Self {
+    pub(crate) fn new(harness: Arc<dyn Harness>, case: &'static str, subject: Subject) -> Self {
         let context = Context::new(TenantId::default());
         Self {
+            harness,
+            case,
             subject,
             context,
             made: Mutex::default(),
         }
+    }
+
+    /// The id of the case.
+    pub fn case(&self) -> &'static str {
+        self.case
+    }
+
+    /// The name under which the engine knows the provider.
+    pub fn provider_name(&self) -> &str {
+        self.subject.name()
+    }
+
+    /// Opens the provider once more, as another process would; the case is not run
+    /// where that cannot be done.
+    pub async fn reopen(&self) -> Checked<Subject> {
+        let opened = self.harness.reopen(&self.subject).await;
+        opened.map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => Failure::NotRun(error.to_string()),
+            _ => Failure::broken(format!("the provider could not be opened again: {error}")),
+        })
     }
 
     /// The engine over the provider.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stacyvm::provider::{Capabilities, Provider};
-use stacyvm::{Engine, Result, SandboxSpec};
+use stacyvm::store::{MemoryStore, Store};
+use stacyvm::{Engine, Error, Result, SandboxSpec};
 
 /// The name under which engines of the suite know the provider.
 const NAME: &str = "subject";
@@ -18,6 +19,8 @@ pub struct Subject {
     provider: Arc<dyn Provider>,
     name: String,
     spec: SandboxSpec,
+    /// The records, where they are in memory.
+    store: Option<Arc<dyn Store>>,
     kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -36,8 +39,17 @@ impl Subject {
     ///
     /// What the engine could not do.
     pub async fn new(provider: Arc<dyn Provider>, spec: SandboxSpec) -> Result<Self> {
+        Self::with_records(provider, spec, Arc::new(MemoryStore::new())).await
+    }
+
+    async fn with_records(
+        provider: Arc<dyn Provider>,
+        spec: SandboxSpec,
+        store: Arc<dyn Store>,
+    ) -> Result<Self> {
         let engine = Engine::builder()
             .provider(NAME, Arc::clone(&provider))
+            .store(Arc::clone(&store))
             .reconcile_every(Duration::ZERO)
             .build()
             .await?;
@@ -46,8 +58,25 @@ impl Subject {
             provider,
             name: NAME.to_owned(),
             spec,
+            store: Some(store),
             kept: None,
         })
+    }
+
+    /// A second engine with the records of this one, over a provider that has the
+    /// same sandboxes.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where the engine was brought ([`of_engine`](Self::of_engine)),
+    /// and what the engine could not do.
+    pub async fn over(&self, provider: Arc<dyn Provider>) -> Result<Self> {
+        let Some(store) = &self.store else {
+            return Err(Error::unsupported(
+                "the harness opens no second engine over the same sandboxes; write `Harness::reopen`",
+            ));
+        };
+        Self::with_records(provider, self.spec.clone(), Arc::clone(store)).await
     }
 
     /// The provider of an engine that is there already, by its name.
@@ -62,6 +91,7 @@ impl Subject {
             engine,
             name: name.to_owned(),
             spec,
+            store: None,
             kept: None,
         })
     }
@@ -73,12 +103,23 @@ impl Subject {
         self
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
+    /// The engine over the provider.
+    pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    pub(crate) fn provider(&self) -> &Arc<dyn Provider> {
+    /// The provider itself.
+    pub fn provider(&self) -> &Arc<dyn Provider> {
         &self.provider
+    }
+
+    /// Ends the engine. One whose records are in memory shares them with others, and
+    /// is dropped alone: closing it would close them for all.
+    pub(crate) async fn end(self) -> Result<()> {
+        match self.store {
+            Some(_) => Ok(()),
+            None => self.engine.close().await,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -111,6 +152,20 @@ pub trait Harness: Send + Sync + 'static {
 
     /// Opens the provider for one case. It may be the same one each time.
     async fn open(&self) -> Result<Subject>;
+
+    /// Opens the provider once more while the first is open, as another process
+    /// would: it finds the first one's sandboxes by their ids.
+    ///
+    /// What [`Subject::new`] made gets a second engine over the same provider; of
+    /// one whose state lies outside of this process, a second opening of that
+    /// state proves more.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where it cannot be done: the cases that need it are not run.
+    async fn reopen(&self, first: &Subject) -> Result<Subject> {
+        first.over(Arc::clone(first.provider())).await
+    }
 
     /// The cases that are known to fail. One that passes fails the run.
     fn deviations(&self) -> &[Deviation] {

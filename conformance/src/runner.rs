@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stacyvm::{Error, ErrorKind};
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::case::{Case, Checked, Failure};
 use crate::fixture::Fixture;
@@ -15,6 +15,9 @@ use crate::report::{CaseReport, Outcome, Report, SubjectReport};
 
 /// How long opening the provider, and taking away what a case left, may take.
 const AROUND: Duration = Duration::from_secs(30);
+
+/// Held by each case that runs in this process; by one that runs alone, for itself.
+static TURN: RwLock<()> = RwLock::const_new(());
 
 /// How cases are run.
 #[derive(Clone, Debug)]
@@ -133,6 +136,11 @@ pub async fn run(harness: &Arc<dyn Harness>, cases: &[&Case], options: &Options)
 
 /// Runs one case and what belongs to it.
 pub async fn judge(harness: &Arc<dyn Harness>, case: &Case, deadline: Duration) -> CaseReport {
+    let (_shared, _alone) = if case.alone {
+        (None, Some(TURN.write().await))
+    } else {
+        (Some(TURN.read().await), None)
+    };
     let begun = Instant::now();
     let (outcome, text) = match try_case(harness, case, deadline).await {
         Ok(None) => (Outcome::Passed, String::new()),
@@ -188,7 +196,7 @@ async fn try_case(
             return Err(Failure::NotRun(fact));
         }
     };
-    let fixture = Arc::new(Fixture::new(subject));
+    let fixture = Arc::new(Fixture::new(Arc::clone(harness), case.id, subject));
     let running = {
         let fixture = Arc::clone(&fixture);
         tokio::spawn(async move { work(&fixture).await })

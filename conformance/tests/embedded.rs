@@ -19,6 +19,21 @@ mod linux {
         state: OnceLock<TempDir>,
     }
 
+    impl Embedded {
+        /// An engine of its own over the one state directory.
+        async fn another(&self) -> Result<Engine> {
+            let state = self.state.get_or_init(|| {
+                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
+            });
+            Engine::open(Config::for_state_dir(state.path())).await
+        }
+    }
+
+    async fn subject(engine: Engine) -> Result<Subject> {
+        let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
+        Subject::of_engine(engine, "oci", spec).await
+    }
+
     #[async_trait::async_trait]
     impl Harness for Embedded {
         fn name(&self) -> &'static str {
@@ -26,13 +41,12 @@ mod linux {
         }
 
         async fn open(&self) -> Result<Subject> {
-            let state = self.state.get_or_init(|| {
-                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
-            });
-            let config = Config::for_state_dir(state.path());
-            let engine = self.engine.get_or_try_init(|| Engine::open(config)).await?;
-            let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
-            Subject::of_engine(engine.clone(), "oci", spec).await
+            let opened = self.engine.get_or_try_init(|| self.another()).await?;
+            subject(opened.clone()).await
+        }
+
+        async fn reopen(&self, _: &Subject) -> Result<Subject> {
+            subject(self.another().await?).await
         }
     }
 }

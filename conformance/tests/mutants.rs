@@ -8,6 +8,17 @@ use stacyvm::{Result, SandboxSpec};
 use stacyvm_conformance::mutants::{Hunt, Lie};
 use stacyvm_conformance::{CASES, Case, Harness, Subject};
 
+/// Lies about what only a kernel has: `tests/mutants_kernel.rs` tells them there.
+const OF_A_KERNEL: &[Lie] = &[
+    Lie::MountsAllWritable,
+    Lie::SharesVolumes,
+    Lie::IgnoresMemory,
+    Lie::IgnoresOpenFiles,
+    Lie::IgnoresDisk,
+    Lie::HidesLackOfMemory,
+    Lie::GivesRights,
+];
+
 /// The quick ones first: a lie is dropped when the first suite has found it out.
 const ORDER: &[&str] = &[
     "exec",
@@ -22,7 +33,18 @@ const ORDER: &[&str] = &[
     "ports",
     "kill",
     "background",
+    "labels",
+    "snapshots",
+    "mounts",
+    "network",
+    "reattach",
+    "isolation",
+    "usage",
+    "hostile",
+    "limits",
     "streaming",
+    #[cfg(all(target_os = "linux", feature = "certify"))]
+    "probes",
 ];
 
 /// Cases that pin a promise or find out what no other finds out.
@@ -50,7 +72,8 @@ async fn no_lie_survives() {
     let hunt = Hunt::new(Arc::new(InMemory), &CASES, ORDER).at_once(12, 32);
     let failed = hunt.failed_honestly().await;
     assert_eq!(failed, [], "cases that fail without a lie");
-    let seen = hunt.whole(Lie::ALL).await;
+    let lies = Lie::ALL.iter().filter(|lie| !OF_A_KERNEL.contains(lie));
+    let seen = hunt.whole(&lies.copied().collect::<Vec<_>>()).await;
     println!("{seen}");
     assert_eq!(seen.survivors(), [], "lies that no case found out");
     let redundant = seen.redundant.map_or(0, |cases| cases.len());

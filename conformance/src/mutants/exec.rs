@@ -175,7 +175,8 @@ fn changed(lie: Lie, event: ExecEvent) -> ExecEvent {
         }
         (Lie::HidesCodes, ExecEvent::Exited(ExitStatus::Code { .. }))
         | (Lie::HidesSignals, ExecEvent::Exited(ExitStatus::Signal { .. })) => exited(zero),
-        (Lie::HidesTimeouts, ExecEvent::Exited(ExitStatus::TimedOut { .. })) => {
+        (Lie::HidesTimeouts, ExecEvent::Exited(ExitStatus::TimedOut { .. }))
+        | (Lie::HidesLackOfMemory, ExecEvent::Exited(ExitStatus::OutOfMemory)) => {
             exited(ExitStatus::Signal { signal: 9 })
         }
         (Lie::InventsTimeouts, ExecEvent::Exited(ExitStatus::Signal { .. })) => {

@@ -40,6 +40,17 @@ impl Harness for Lying {
         };
         Ok(subject.keep(inner))
     }
+
+    async fn reopen(&self, first: &Subject) -> Result<Subject> {
+        let provider = Arc::clone(first.provider());
+        match self.lie {
+            // The one that is opened later is another one.
+            Some(lie @ Lie::KnowsOnlyItsOwn) => {
+                first.over(Arc::new(Liar::new(provider, lie))).await
+            }
+            _ => first.over(provider).await,
+        }
+    }
 }
 
 /// Cases that are run over liars around one provider.

@@ -26,7 +26,7 @@ use stacyvm::sandbox::spec::SandboxSpec;
 use stacyvm::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 use stacyvm::{Error, ErrorKind, ExecId, Result, SandboxId};
 
-use super::{Lie, exec, files};
+use super::{Lie, exec, files, world};
 
 /// A provider that does one thing wrong, and else what the one inside does.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub struct Liar {
     destroyed: Mutex<HashSet<SandboxId>>,
     /// The first sandbox, for the one lie that needs it.
     first: Mutex<Option<SandboxId>>,
+    memory: world::Memory,
     /// Held while a command runs, for the one lie that needs it.
     busy: Arc<tokio::sync::Mutex<()>>,
 }
@@ -49,6 +50,7 @@ impl Liar {
             lie,
             destroyed: Mutex::default(),
             first: Mutex::default(),
+            memory: world::Memory::default(),
             busy: Arc::default(),
         }
     }
@@ -87,7 +89,7 @@ impl Provider for Liar {
                 claims.memory_limit = Level::Enforced;
                 claims.pids_limit = Level::Enforced;
             }
-            _ => {}
+            lie => world::claimed(lie, &mut claims),
         }
         claims
     }
@@ -112,9 +114,11 @@ impl Provider for Liar {
                 request.spec.resources.memory_mib = None;
                 request.spec.resources.pids = None;
             }
-            _ => {}
+            lie => world::asked(lie, &mut request),
         }
-        let made = self.inner.create(cx, &request).await?;
+        let mut made = self.inner.create(cx, &request).await?;
+        self.memory.made(&made.id);
+        world::observed(self.lie, &mut made);
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| made.id.clone());
         Ok(made)
@@ -129,7 +133,11 @@ impl Provider for Liar {
     }
 
     async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed> {
-        let seen = self.inner.inspect(cx, id).await;
+        self.memory.known(self.lie, id)?;
+        let mut seen = self.inner.inspect(cx, id).await;
+        if let Ok(seen) = &mut seen {
+            world::observed(self.lie, seen);
+        }
         let gone =
             |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone);
         match (self.lie, seen) {
@@ -206,6 +214,8 @@ impl Provider for Liar {
     }
 
     async fn exec(&self, cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
+        self.memory.known(self.lie, id)?;
+        self.memory.runs(id, spec);
         let turn = match self.lie {
             Lie::RunsOneAtATime => Some(Arc::clone(&self.busy).lock_owned().await),
             _ => None,
@@ -402,11 +412,25 @@ impl Provider for Liar {
         if self.is(Lie::HidesProcesses) {
             return Ok(Vec::new());
         }
-        self.inner.processes(cx, id).await
+        let mut all = self.inner.processes(cx, id).await?;
+        if self.is(Lie::ListsAllProcesses) {
+            for other in self.inner.list(cx, None, 1000).await? {
+                if other.id != *id {
+                    all.extend(
+                        self.inner
+                            .processes(cx, &other.id)
+                            .await
+                            .unwrap_or_default(),
+                    );
+                }
+            }
+        }
+        Ok(all)
     }
 
     async fn usage(&self, cx: &Context, id: &SandboxId) -> Result<Usage> {
-        self.inner.usage(cx, id).await
+        let usage = self.inner.usage(cx, id).await?;
+        Ok(self.memory.used(self.lie, id, usage))
     }
 
     async fn snapshot(
@@ -419,6 +443,9 @@ impl Provider for Liar {
     }
 
     async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()> {
+        if self.is(Lie::KeepsDeletedSnapshots) {
+            return Ok(());
+        }
         self.inner.delete_snapshot(cx, snapshot).await
     }
 

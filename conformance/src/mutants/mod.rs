@@ -7,6 +7,7 @@ mod exec;
 mod files;
 mod hunt;
 mod liar;
+mod world;
 
 pub use hunt::{Catch, Hunt};
 pub use liar::Liar;
@@ -123,4 +124,21 @@ lies! {
     WatchesNothing "a watch sees nothing";
     CutsArchives "the end of an archive is missing";
     DialsNothing "a connection to a port ends at once";
+    IgnoresMounts "host directories and volumes are claimed and not mounted";
+    MountsAllWritable "a mount that is not to be written is";
+    SharesVolumes "all volumes are one";
+    AcceptsAllowLists "a list of what is reached is accepted and not held";
+    IgnoresMemory "a limit of memory is not set";
+    IgnoresCpus "a limit of processors is told and not set";
+    IgnoresOpenFiles "a limit of open files is not set";
+    IgnoresDisk "a limit of the disk is not set";
+    ShowsOtherLimits "other limits are told than were asked for";
+    HidesLackOfMemory "a kill for lack of memory is told as any other";
+    GivesRights "root inside has rights that it was not given";
+    ListsAllProcesses "the processes of every sandbox are listed in each";
+    BreaksWhenAttacked "a sandbox whose process 1 was signalled fails with an internal error";
+    KnowsOnlyItsOwn "sandboxes of another engine are not found";
+    FreezesUsage "usage is what it was at first";
+    ForgetsSavedFiles "a sandbox of a snapshot is a new one";
+    KeepsDeletedSnapshots "a snapshot that was deleted is still there";
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use stacyvm::{ErrorKind, ExecEvent, ExitStatus, Process, Sandbox};
+use stacyvm::{Error, ErrorKind, ExecEvent, ExitStatus, Process, Sandbox, SandboxSpec};
 
 use crate::case::{Checked, Failure};
 use crate::fixture::{Fixture, refused};
@@ -11,6 +11,9 @@ use crate::{ensure, ensure_eq};
 
 /// How long one thing may take that is a matter of moments.
 pub(super) const SOON: Duration = Duration::from_secs(20);
+
+/// What one that ended, or never was, is told as.
+pub(super) const GONE: [ErrorKind; 2] = [ErrorKind::SandboxGone, ErrorKind::NotFound];
 
 /// What a command wrote, and how it ended.
 #[derive(Debug, Default)]
@@ -155,4 +158,94 @@ pub(super) fn same_bytes(seen: &[u8], expected: &[u8], what: &str) -> Checked {
     let differs = seen.iter().zip(expected).position(|(s, e)| s != e);
     ensure_eq!(differs, None, "where {what} differs first");
     Ok(())
+}
+
+/// Expects that no sandbox of this spec is made, and gives the error.
+pub(super) async fn spec_refused(
+    f: &Fixture,
+    spec: SandboxSpec,
+    kinds: &[ErrorKind],
+    what: &str,
+) -> Checked<Error> {
+    let id = f.mint();
+    let create = f.engine().create(spec).id(id.clone());
+    let made = create.provider(f.provider_name()).await;
+    let error = refused(made.map(|sandbox| sandbox.id().clone()), kinds, what)?;
+    let seen = f.provider().inspect(f.context(), &id).await;
+    refused(
+        seen,
+        &GONE,
+        &format!("a look for {what}, which was refused,"),
+    )?;
+    Ok(error)
+}
+
+/// Expects that a spec which needs more than is claimed is refused, with the need
+/// named.
+pub(super) async fn spec_declined(f: &Fixture, spec: SandboxSpec, what: &str) -> Checked {
+    let error = spec_refused(f, spec, &[ErrorKind::Unsupported], what).await?;
+    ensure!(
+        error.fact("field").is_some() || error.fact("need").is_some(),
+        "{what} is refused without its field or its need: {error}"
+    );
+    Ok(())
+}
+
+/// Makes a sandbox of a spec within the claims; not run where what lies below this
+/// host or directory cannot serve it all the same and says so.
+pub(super) async fn make_or_not_run(f: &Fixture, spec: SandboxSpec) -> Checked<Sandbox> {
+    let made = f.try_make(spec).await;
+    made.map_err(|error| match error.kind() {
+        ErrorKind::Unsupported => Failure::NotRun(error.to_string()),
+        _ => error.into(),
+    })
+}
+
+/// The case is not run where there is no such program inside.
+pub(super) async fn has(sandbox: &Sandbox, program: &str) -> Checked {
+    let looked = sandbox.shell(format!("command -v {program}")).output();
+    if looked.await?.status.success() {
+        return Ok(());
+    }
+    Err(Failure::NotRun(format!(
+        "there is no {program} in a sandbox"
+    )))
+}
+
+/// Who commands run as: the default user, and root where there is one.
+pub(super) fn users(f: &Fixture) -> &'static [Option<&'static str>] {
+    match f.claims().users {
+        stacyvm::provider::Users::Many => &[None, Some("root")],
+        stacyvm::provider::Users::One => &[None],
+    }
+}
+
+/// Runs a command line as one of [`users`].
+pub(super) async fn run_as(
+    sandbox: &Sandbox,
+    user: Option<&str>,
+    line: &str,
+) -> Checked<stacyvm::Output> {
+    let exec = sandbox.shell(line).timeout(SOON);
+    let exec = match user {
+        Some(user) => exec.user(user),
+        None => exec,
+    };
+    Ok(exec.output().await?)
+}
+
+/// Tries an attack as one of [`users`]; it may cost its own sandbox the connection,
+/// where that is told as such.
+pub(super) async fn attempt_as(sandbox: &Sandbox, user: Option<&str>, line: &str) -> Checked {
+    let exec = sandbox.shell(line).timeout(SOON);
+    let exec = match user {
+        Some(user) => exec.user(user),
+        None => exec,
+    };
+    match soon(line, exec.output()).await? {
+        Ok(_) => Ok(()),
+        Err(error) if GONE.contains(&error.kind()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Unavailable => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -7,6 +7,7 @@ use stacyvm::sandbox::spec::{Mount, MountSource, Network, Privileges, SandboxSpe
 use stacyvm::{ErrorKind, ExitStatus};
 
 use super::cases;
+use super::common::spec_declined;
 use crate::case::{Case, Checked, Failure, Level};
 use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
@@ -60,15 +61,6 @@ async fn probe(f: &Fixture) -> Checked {
         .find(|one| !one.fine && one.remedy.is_empty());
     ensure!(silent.is_none(), "a finding has no remedy: {silent:?}");
     f.sandbox().await?;
-    Ok(())
-}
-
-/// A spec that the provider cannot serve is refused by it, and nothing is made.
-async fn spec_declined(f: &Fixture, spec: SandboxSpec, what: &str) -> Checked {
-    let before = f.provider().list(f.context(), None, 1000).await?.len();
-    refused(f.try_make(spec).await, &[ErrorKind::Unsupported], what)?;
-    let after = f.provider().list(f.context(), None, 1000).await?.len();
-    ensure!(after <= before, "{what} made something");
     Ok(())
 }
 

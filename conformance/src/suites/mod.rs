@@ -13,16 +13,27 @@ mod files_names;
 mod files_streams;
 mod files_tree;
 mod honesty;
+mod hostile;
+mod isolation;
 mod kill;
+mod labels;
 mod lifecycle;
+mod limits;
+mod mounts;
 mod needs;
 mod ports;
+mod network;
+#[cfg(all(target_os = "linux", feature = "certify"))]
+mod probes;
+mod reattach;
+mod snapshots;
 mod streaming;
 mod tar;
 mod tar_bytes;
 mod tar_hostile;
 mod tty;
 mod watch;
+mod usage;
 
 use crate::case::Case;
 
@@ -34,6 +45,7 @@ macro_rules! cases {
             level: Level::$level,
             promises: concat!($($promise, " "),*),
             needs: &[$($($crate::suites::needs::$need),+)?],
+            alone: false,
             run: |fixture| Box::pin($run(fixture)),
             declined: cases!(@declined $($($declined)?)?),
         }),*]
@@ -65,6 +77,22 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         tar::CASES,
         tar_hostile::CASES,
         ports::CASES,
+        limits::CASES,
+        mounts::CASES,
+        network::CASES,
+        isolation::CASES,
+        hostile::CASES,
+        reattach::CASES,
+        usage::CASES,
+        snapshots::CASES,
+        labels::CASES,
     ];
-    suites.concat()
+    #[cfg_attr(
+        not(all(target_os = "linux", feature = "certify")),
+        expect(unused_mut, reason = "nothing is added without the feature")
+    )]
+    let mut all = suites.concat();
+    #[cfg(all(target_os = "linux", feature = "certify"))]
+    all.extend(probes::cases());
+    all
 });

@@ -1,6 +1,6 @@
 //! What cases need a provider to claim.
 
-use stacyvm::provider::{KillScope, Level, Signals, Users};
+use stacyvm::provider::{Isolation, KillScope, Level, Signals, Users};
 
 use crate::case::Need;
 
@@ -41,5 +41,12 @@ needs! {
     READ_ONLY "read_only_root" |c| c.read_only_root >= Level::BestEffort;
     NAMESPACED_ROOT "namespaced_root" |c| c.namespaced_root;
     SNAPSHOT "snapshot_disk" |c| c.snapshot_disk;
+    MOUNT_HOST "mount_host" |c| c.mount_host;
+    MOUNT_VOLUME "mount_volume" |c| c.mount_volume;
+    MOUNT_VOLUME_SIZE "mount_volume_size" |c| c.mount_volume_size;
+    NETWORK_ALLOW "network_allow" |c| c.network_allow >= Level::BestEffort;
+    LIMITS_VISIBLE "limits_visible" |c| c.limits_visible;
+    ISOLATION "isolation" |c| c.isolation != Isolation::None;
+    PORTS "dial, listen" |c| c.dial && c.listen;
     NO_NEW_PRIVILEGES "no_new_privileges" |c| c.no_new_privileges >= Level::BestEffort;
 }

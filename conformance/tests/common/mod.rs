@@ -82,6 +82,7 @@ pub(crate) const fn case(id: &'static str, run: CaseFn) -> Case {
         needs: &[],
         run,
         declined: None,
+        alone: false,
     }
 }
 

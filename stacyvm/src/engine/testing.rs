@@ -88,6 +88,7 @@ pub(crate) fn all_capabilities() -> Capabilities {
         mount_tmpfs: true,
         mount_volume: true,
         mount_volume_size: true,
+        limits_visible: true,
         namespaced_root: true,
         read_only_root: Level::Enforced,
         isolation: Isolation::Namespaces,

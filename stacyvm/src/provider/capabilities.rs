@@ -192,6 +192,10 @@ pub struct Capabilities {
     pub open_files_limit: Level,
     /// The limit of writable disk.
     pub disk_limit: Level,
+    /// Programs that ask how many processors and how much memory there are, as
+    /// `nproc` and `free` do, are told the sandbox's limits. Without it they may
+    /// be told the host's, and the limits hold all the same.
+    pub limits_visible: bool,
 
     // Network.
     /// `network: none`.

@@ -30,6 +30,7 @@ mod runtime;
 mod sweep;
 mod sys;
 mod upkeep;
+mod usage;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -753,14 +754,12 @@ impl Provider for Oci {
         let FromHelper::Usage(outside) = self.ask(id, MonitorRequest::Usage).await? else {
             return Err(unexpected());
         };
-        Ok(Usage {
-            memory_bytes: outside.memory_bytes,
-            memory_peak_bytes: outside.memory_peak_bytes,
-            cpu_us: outside.cpu_us,
-            processes: outside.pids,
-            disk_bytes: None,
-            oom_kills: outside.oom_kills,
-        })
+        let seen = usage::outside(outside);
+        if usage::lacks_nothing(&seen) {
+            return Ok(seen);
+        }
+        let inside = self.on_agent(id, |agent| async move { agent.usage().await });
+        Ok(usage::filled(seen, &inside.await?))
     }
 
     async fn snapshot(

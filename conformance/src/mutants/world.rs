@@ -1,0 +1,131 @@
+//! Lies about what a sandbox is made of: limits, mounts, networks, what it uses.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use stacyvm::provider::{Capabilities, CreateRequest, Level};
+use stacyvm::sandbox::exec::ExecSpec;
+use stacyvm::sandbox::spec::{MountSource, Privileges, Source};
+use stacyvm::sandbox::state::{Effective, Observed, Usage};
+use stacyvm::{Error, ErrorKind, Result, SandboxId};
+
+use super::Lie;
+
+/// What is claimed beside what is so.
+pub(super) fn claimed(lie: Lie, claims: &mut Capabilities) {
+    match lie {
+        Lie::IgnoresMounts => {
+            claims.mount_host = true;
+            claims.mount_volume = true;
+        }
+        Lie::AcceptsAllowLists => claims.network_allow = Level::Enforced,
+        Lie::IgnoresCpus => claims.cpu_limit = Level::Enforced,
+        Lie::ShowsOtherLimits => {
+            claims.memory_limit = Level::Enforced;
+            claims.pids_limit = Level::Enforced;
+            claims.oom_reported = false;
+        }
+        _ => {}
+    }
+}
+
+/// What is made instead of what was asked for.
+pub(super) fn asked(lie: Lie, request: &mut CreateRequest) {
+    let spec = &mut request.spec;
+    match lie {
+        Lie::IgnoresMounts => spec.mounts.clear(),
+        Lie::MountsAllWritable => spec
+            .mounts
+            .iter_mut()
+            .for_each(|mount| mount.writable = true),
+        Lie::SharesVolumes => {
+            for mount in &mut spec.mounts {
+                if let MountSource::Volume(name) = &mut mount.source {
+                    "one".clone_into(name);
+                }
+            }
+        }
+        Lie::AcceptsAllowLists => spec.network = None,
+        Lie::IgnoresMemory => spec.resources.memory_mib = None,
+        Lie::IgnoresCpus => spec.resources.cpus = None,
+        Lie::IgnoresOpenFiles => spec.resources.open_files = None,
+        Lie::IgnoresDisk => spec.resources.disk_mib = None,
+        Lie::ShowsOtherLimits => {
+            spec.resources.memory_mib = None;
+            spec.resources.pids = None;
+        }
+        Lie::GivesRights => spec.privileges = Privileges::NamespacedRoot,
+        Lie::ForgetsSavedFiles => {
+            if let Source::Snapshot(_) = spec.source {
+                spec.source = Source::default();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What is seen instead of what is there.
+pub(super) fn observed(lie: Lie, seen: &mut Observed) {
+    let mut tell = |need: &str, value: &str| {
+        let effective = Effective {
+            level: Level::Enforced,
+            value: value.to_owned(),
+        };
+        seen.effective.entry(need.to_owned()).or_insert(effective);
+    };
+    match lie {
+        Lie::IgnoresCpus => tell("cpu_limit", "as asked"),
+        Lie::ShowsOtherLimits => {
+            tell("memory_limit", "1 MiB");
+            tell("pids_limit", "1");
+        }
+        _ => {}
+    }
+}
+
+/// What some lies remember.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    made: Mutex<HashSet<SandboxId>>,
+    attacked: Mutex<HashSet<SandboxId>>,
+    usage: Mutex<HashMap<SandboxId, Usage>>,
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    pub(super) fn made(&self, id: &SandboxId) {
+        lock(&self.made).insert(id.clone());
+    }
+
+    /// Fails where the lie is that a sandbox is not there, or works no more.
+    pub(super) fn known(&self, lie: Lie, id: &SandboxId) -> Result<()> {
+        match lie {
+            Lie::KnowsOnlyItsOwn if !lock(&self.made).contains(id) => {
+                Err(Error::new(ErrorKind::NotFound, "the sandbox is not there"))
+            }
+            Lie::BreaksWhenAttacked if lock(&self.attacked).contains(id) => {
+                Err(Error::new(ErrorKind::Internal, "something went wrong"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers a sandbox whose process 1 a command signals.
+    pub(super) fn runs(&self, id: &SandboxId, spec: &ExecSpec) {
+        let attacks = |word: &[u8]| word.starts_with(b"kill ") && word.ends_with(b" 1");
+        if spec.argv.iter().any(|word| attacks(word.as_ref())) {
+            lock(&self.attacked).insert(id.clone());
+        }
+    }
+
+    /// What was told of a sandbox first, where the lie is that nothing moves.
+    pub(super) fn used(&self, lie: Lie, id: &SandboxId, usage: Usage) -> Usage {
+        match lie {
+            Lie::FreezesUsage => *lock(&self.usage).entry(id.clone()).or_insert(usage),
+            _ => usage,
+        }
+    }
+}
