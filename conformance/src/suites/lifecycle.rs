@@ -420,7 +420,11 @@ async fn stands_still(f: &Fixture) -> Checked {
         let fact = "an answer within 0.8 s after the sandbox went on";
         return Err(Failure::NotRun(fact.to_owned()));
     }
-    refused(read, &[ErrorKind::NotFound], "what a paused command would have written")?;
+    refused(
+        read,
+        &[ErrorKind::NotFound],
+        "what a paused command would have written",
+    )?;
     eventually("the command went on", || async {
         Ok(sandbox.files().read("/tmp/woke").await.is_ok())
     })

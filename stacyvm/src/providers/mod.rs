@@ -3,7 +3,7 @@
 
 #[cfg(feature = "docker")]
 pub mod docker;
-#[cfg(any())]
+#[cfg(feature = "http")]
 pub mod http;
 pub mod mock;
 #[cfg(all(feature = "oci", target_os = "linux"))]

@@ -74,7 +74,9 @@ pub(super) async fn write(call: Call, id: &SandboxId) -> Result<Response<Body>> 
     let request = body.try_into()?;
     let provider = &call.state.provider;
     let bytes = uploaded(frames);
-    let entry = provider.write_file(&call.context, id, &request, bytes).await?;
+    let entry = provider
+        .write_file(&call.context, id, &request, bytes)
+        .await?;
     answer::json(&EntryReply::from(entry))
 }
 
@@ -104,6 +106,8 @@ pub(super) async fn import(call: Call, id: &SandboxId) -> Result<Response<Body>>
     let request = body.try_into()?;
     let provider = &call.state.provider;
     let bytes = uploaded(frames);
-    provider.import_tar(&call.context, id, &request, bytes).await?;
+    provider
+        .import_tar(&call.context, id, &request, bytes)
+        .await?;
     answer::json(&DoneReply {})
 }

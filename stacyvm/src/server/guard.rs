@@ -82,7 +82,12 @@ pub(super) fn tenant(headers: &HeaderMap) -> Result<Option<TenantId>> {
         return Ok(None);
     };
     let text = value.to_str().map_err(|_| {
-        Error::invalid(TENANT, "no text", "the id of a tenant", "leave it out for the default one")
+        Error::invalid(
+            TENANT,
+            "no text",
+            "the id of a tenant",
+            "leave it out for the default one",
+        )
     })?;
     TenantId::new(text).map(Some)
 }
@@ -185,7 +190,11 @@ impl Drop for Drained {
 
 /// Whether a request asks for this protocol on its connection.
 pub(super) fn check_upgrade(headers: &HeaderMap, protocol: &str) -> Result<()> {
-    let text = |name| headers.get(name).and_then(|v: &hyper::header::HeaderValue| v.to_str().ok());
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|v: &hyper::header::HeaderValue| v.to_str().ok())
+    };
     let asked = text(UPGRADE).unwrap_or_default();
     let connection = text(CONNECTION).unwrap_or_default();
     let mut words = connection.split(',').map(str::trim);

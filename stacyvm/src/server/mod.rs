@@ -121,9 +121,9 @@ impl Server {
             )
             .source(error)
         })?;
-        let address = listener
-            .local_addr()
-            .map_err(|e| Error::new(ErrorKind::Internal, "the listener has no address").source(e))?;
+        let address = listener.local_addr().map_err(|e| {
+            Error::new(ErrorKind::Internal, "the listener has no address").source(e)
+        })?;
         let (life, watched) = watch::channel(());
         let state = Arc::new(State {
             engine,

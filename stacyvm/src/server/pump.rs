@@ -1,7 +1,7 @@
 //! One followed command on its connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -17,6 +17,8 @@ use crate::wire::frame::{Frame, Kind, WINDOW, broken, encode, encode_numbered};
 use crate::wire::stream::{FrameReader, failed};
 use crate::wire::{request, to_json};
 
+/// The most bytes of output in one frame.
+const PIECE: usize = WINDOW as usize;
 /// Calls beside those of standard input that wait for their answers at once.
 const MOST_CALLS: usize = 64;
 
@@ -69,7 +71,7 @@ where
         control: session.control,
         answers,
         running: JoinSet::new(),
-        input: None,
+        input: Arc::default(),
     };
     let head = StartedReply {
         exec: session.exec,
@@ -96,10 +98,12 @@ async fn tell(
     let first = encode(Kind::Head, &to_json(&head)?);
     io.write_all(&first).await.map_err(lost)?;
     let mut events = Some(events);
+    let mut rest = None;
     loop {
         let next = async {
             credit.wait().await;
             match &mut events {
+                Some(_) if rest.is_some() => rest.take().map(Ok),
                 Some(events) => events.next().await,
                 None => std::future::pending().await,
             }
@@ -115,6 +119,7 @@ async fn tell(
                 }
                 match event {
                     Ok(event) => {
+                        let event = cut(event, &mut rest);
                         credit.take(size(&event));
                         encode_event(&event)?
                     }
@@ -125,6 +130,21 @@ async fn tell(
         };
         io.write_all(&frame).await.map_err(lost)?;
         io.flush().await.map_err(lost)?;
+    }
+}
+
+/// What of an event fits a frame; the rest is put aside.
+fn cut(event: ExecEvent, rest: &mut Option<ExecEvent>) -> ExecEvent {
+    match event {
+        ExecEvent::Stdout(mut bytes) if bytes.len() > PIECE => {
+            *rest = Some(ExecEvent::Stdout(bytes.split_off(PIECE)));
+            ExecEvent::Stdout(bytes)
+        }
+        ExecEvent::Stderr(mut bytes) if bytes.len() > PIECE => {
+            *rest = Some(ExecEvent::Stderr(bytes.split_off(PIECE)));
+            ExecEvent::Stderr(bytes)
+        }
+        other => other,
     }
 }
 
@@ -144,8 +164,8 @@ struct Calls {
     control: Arc<dyn ExecControl>,
     answers: mpsc::Sender<Bytes>,
     running: JoinSet<()>,
-    /// The call of standard input that waits for its answer.
-    input: Option<tokio::task::AbortHandle>,
+    /// Whether a call of standard input waits for its answer.
+    input: Arc<AtomicBool>,
 }
 
 /// Reads what the client asks for until it goes.
@@ -175,16 +195,19 @@ impl Calls {
         let control = Arc::clone(&self.control);
         match kind {
             Kind::Stdin | Kind::CloseStdin => {
-                if self.input.as_ref().is_some_and(|task| !task.is_finished()) {
+                if self.input.swap(true, Ordering::AcqRel) {
                     return Err(broken("input before the answer to the last one"));
                 }
-                let work = async move {
-                    match kind {
+                let busy = Arc::clone(&self.input);
+                self.answer(number, async move {
+                    let done = match kind {
                         Kind::Stdin => control.write_stdin(payload).await,
                         _ => control.close_stdin().await,
-                    }
-                };
-                self.input = Some(self.answer(number, work));
+                    };
+                    // Before the answer, after which the next call may come.
+                    busy.store(false, Ordering::Release);
+                    done
+                });
             }
             Kind::Resize => {
                 self.answer(number, async move {
@@ -203,11 +226,7 @@ impl Calls {
         Ok(())
     }
 
-    fn answer(
-        &mut self,
-        number: u32,
-        work: impl Future<Output = Result<()>> + Send + 'static,
-    ) -> tokio::task::AbortHandle {
+    fn answer(&mut self, number: u32, work: impl Future<Output = Result<()>> + Send + 'static) {
         let answers = self.answers.clone();
         self.running.spawn(async move {
             let failure = match work.await {
@@ -218,7 +237,7 @@ impl Calls {
             let _ = answers
                 .send(encode_numbered(Kind::Done, number, &failure))
                 .await;
-        })
+        });
     }
 }
 

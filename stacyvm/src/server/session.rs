@@ -101,11 +101,7 @@ fn follow(state: &State, taken: Taken, session: ExecSession) -> Response<Body> {
     taken.answer(state, UPGRADE_EXEC, |io| super::pump::run(io, session))
 }
 
-pub(super) async fn read_log(
-    call: Call,
-    id: &SandboxId,
-    exec: &ExecId,
-) -> Result<Response<Body>> {
+pub(super) async fn read_log(call: Call, id: &SandboxId, exec: &ExecId) -> Result<Response<Body>> {
     let body: LogBody = guard::body(call.request).await?;
     let provider = &call.state.provider;
     let events = provider
@@ -116,11 +112,7 @@ pub(super) async fn read_log(
     Ok(answer::frames(None, events, write, end))
 }
 
-pub(super) async fn signal(
-    call: Call,
-    id: &SandboxId,
-    exec: &ExecId,
-) -> Result<Response<Body>> {
+pub(super) async fn signal(call: Call, id: &SandboxId, exec: &ExecId) -> Result<Response<Body>> {
     let body: SignalBody = guard::body(call.request).await?;
     let provider = &call.state.provider;
     provider
@@ -134,8 +126,10 @@ pub(super) async fn dial(mut call: Call, id: &SandboxId, port: u16) -> Result<Re
     let EmptyBody {} = guard::body(call.request).await?;
     let provider = &call.state.provider;
     let mut inside = provider.dial(&call.context, id, port).await?;
-    Ok(taken.answer(&call.state, UPGRADE_STREAM, |mut io| async move {
-        // Whichever side fails, both see the end.
-        let _ = tokio::io::copy_bidirectional(&mut io, &mut inside).await;
-    }))
+    Ok(
+        taken.answer(&call.state, UPGRADE_STREAM, |mut io| async move {
+            // Whichever side fails, both see the end.
+            let _ = tokio::io::copy_bidirectional(&mut io, &mut inside).await;
+        }),
+    )
 }

@@ -257,10 +257,7 @@ pub fn encode_event(event: &ExecEvent) -> Result<bytes::Bytes> {
         ExecEvent::Stderr(bytes) => encode_long(Kind::Stderr, bytes),
         ExecEvent::Lost { stdout, stderr } => {
             let (stdout, stderr) = (*stdout, *stderr);
-            encode(
-                Kind::Lost,
-                &super::to_json(&LostReply { stdout, stderr })?,
-            )
+            encode(Kind::Lost, &super::to_json(&LostReply { stdout, stderr })?)
         }
         ExecEvent::Exited(status) => encode(Kind::Exited, &super::to_json(status)?),
     })
