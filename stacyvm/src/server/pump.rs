@@ -22,7 +22,7 @@ const PIECE: usize = WINDOW as usize;
 /// Calls beside those of standard input that wait for their answers at once.
 const MOST_CALLS: usize = 64;
 
-/// Output that may be sent before the client has room for more.
+/// Output that the client has room for.
 struct Credit {
     left: AtomicI64,
     more: Notify,
@@ -63,7 +63,7 @@ where
 {
     let (read, write) = tokio::io::split(io);
     let credit = Credit {
-        left: AtomicI64::new(i64::from(WINDOW)),
+        left: AtomicI64::new(0),
         more: Notify::new(),
     };
     let (answers, answered) = mpsc::channel(MOST_CALLS);

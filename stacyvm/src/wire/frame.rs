@@ -10,9 +10,10 @@
 //! # After `101 Switching Protocols` of exec and attach
 //!
 //! The server sends [`Kind::Head`], then events; the last event is
-//! [`Kind::Exited`] or [`Kind::Error`]. It sends no more bytes of output than
-//! [`WINDOW`] and what [`Kind::Credit`] added, but for the last piece. So
-//! answers ([`Kind::Done`]) never wait behind output that nobody reads.
+//! [`Kind::Exited`] or [`Kind::Error`]. It sends an event only while it has
+//! credit ([`Kind::Credit`], [`WINDOW`] at most); bytes of output use it up, the
+//! last piece more than there was of it. So nothing is taken from a command that
+//! nobody reads, and answers ([`Kind::Done`]) never wait behind output.
 //!
 //! The client sends calls, each with a number of four bytes in front; the server
 //! answers each by that number. One [`Kind::Stdin`] or [`Kind::CloseStdin`] at a
@@ -25,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The most bytes that follow a kind.
 pub const LONGEST: usize = 1 << 20;
-/// Bytes of output that the server may send before it has credit.
+/// The most credit that a server may have.
 pub const WINDOW: u32 = 256 << 10;
 /// Bytes of the number in front of a call.
 pub const NUMBER: usize = 4;

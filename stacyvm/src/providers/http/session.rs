@@ -43,7 +43,7 @@ pub(super) async fn open(io: Switched, asked: &ExecId) -> Result<ExecSession> {
         return Err(broken("another command than the one that was asked for"));
     }
     let shared = Arc::new(Shared {
-        room: AtomicI64::new(i64::from(WINDOW)),
+        room: AtomicI64::new(0),
         calls: Mutex::default(),
     });
     let (sender, outgoing) = mpsc::unbounded_channel();
@@ -57,7 +57,8 @@ pub(super) async fn open(io: Switched, asked: &ExecId) -> Result<ExecSession> {
     };
     let events = Events {
         events,
-        taken: 0,
+        // The first who wants to read gives all of it.
+        taken: i64::from(WINDOW),
         open: Some(Open {
             sender,
             tasks: [reader.abort_handle(), writer.abort_handle()],
@@ -210,19 +211,19 @@ impl Stream for Events {
         let Some(open) = &this.open else {
             return Poll::Ready(None);
         };
+        if this.taken >= STEP {
+            this.shared.room.fetch_add(this.taken, Ordering::AcqRel);
+            let credit = u32::try_from(this.taken).unwrap_or(u32::MAX);
+            this.taken = 0;
+            // A connection that is lost is told by the next event.
+            let _ = open
+                .sender
+                .send(encode(Kind::Credit, &credit.to_be_bytes()));
+        }
         let event = ready!(this.events.poll_recv(cx));
         match &event {
             Some(Ok(ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes))) => {
                 this.taken += i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-                if this.taken >= STEP {
-                    this.shared.room.fetch_add(this.taken, Ordering::AcqRel);
-                    let credit = u32::try_from(this.taken).unwrap_or(u32::MAX);
-                    this.taken = 0;
-                    // A connection that is lost is told by the next event.
-                    let _ = open
-                        .sender
-                        .send(encode(Kind::Credit, &credit.to_be_bytes()));
-                }
             }
             Some(Ok(ExecEvent::Lost { .. })) => {}
             // The control goes on: the connection ends with it.
