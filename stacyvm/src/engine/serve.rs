@@ -11,7 +11,7 @@ use crate::id::SandboxId;
 use crate::layer::Layered;
 use crate::provider::{Provider as _, Pull};
 use crate::sandbox::handle::Sandbox;
-use crate::sandbox::spec::{Lifetime, MountSource, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
 use crate::sandbox::state::Observed;
 
 impl Engine {
@@ -44,12 +44,6 @@ impl Engine {
                 "no references: the server reads no variable and no file for its clients",
                 "send the values in `secrets` beside the spec",
             ));
-        }
-        if spec.lifetime == Lifetime::Attached {
-            return Err(Error::unsupported(
-                "a served sandbox cannot be attached: its owner is on the other side of the wire; give it a time to live",
-            )
-            .context("need", "attached_lifetime"));
         }
         if self.serves_host_paths() {
             return Ok(());

@@ -9,7 +9,8 @@
 //!   the policy binds, and a server that is started again finds them.
 //! - No path of this host can be named unless the policy has mount roots, and
 //!   no variable or file is read for a client.
-//! - A command of the foreground ends with its connection.
+//! - A command of the foreground ends with its connection, and an attached
+//!   sandbox with that of its owner.
 //!
 //! What it says is in [`wire`](crate::wire); every route is in [`route`].
 
@@ -17,6 +18,7 @@ mod answer;
 mod files;
 mod guard;
 mod lists;
+mod owners;
 mod pump;
 pub mod route;
 mod sandboxes;
@@ -76,6 +78,7 @@ struct State {
     provider: Arc<Layered>,
     claims: Capabilities,
     sessions: Arc<Semaphore>,
+    owners: owners::Owners,
     /// Ends with the server.
     life: watch::Receiver<()>,
 }
@@ -129,6 +132,7 @@ impl Server {
             engine,
             provider,
             claims,
+            owners: owners::Owners::default(),
             sessions: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
             life: watched,
         });
@@ -190,7 +194,6 @@ impl Server {
 fn carried(claims: Capabilities, host_paths: bool) -> Capabilities {
     Capabilities {
         listen: false,
-        attached_lifetime: false,
         claim: false,
         mount_host: claims.mount_host && host_paths,
         image_directory: claims.image_directory && host_paths,

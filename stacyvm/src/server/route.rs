@@ -7,7 +7,7 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
 use super::answer::{self, Body};
-use super::{State, files, guard, lists, sandboxes, session};
+use super::{State, files, guard, lists, owners, sandboxes, session};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
@@ -53,6 +53,7 @@ pub struct Route {
     pub response: Form,
 }
 
+const OWNERS: &str = "/v1/owners";
 const DONE: Form = Form::Json("DoneReply");
 const EMPTY: Form = Form::Json("EmptyBody");
 const BYTES: Form = Form::Frames {
@@ -73,6 +74,15 @@ macro_rules! routes {
                 summary: "Tells which provider is served and what it can do over the wire",
                 request: Form::Nothing,
                 response: Form::Json("ProviderReply"),
+            },
+            Route {
+                operation: None,
+                method: "POST",
+                path: OWNERS,
+                query: &[],
+                summary: "Becomes the owner of attached sandboxes, which end with this connection",
+                request: EMPTY,
+                response: Form::Upgrade(crate::wire::UPGRADE_OWNER),
             },
             $(Route {
                 operation: Some(OperationKind::$operation),
@@ -171,7 +181,10 @@ pub(super) async fn dispatch(
 async fn serve(call: Call, route: &Route, found: &[&str]) -> Result<Response<Body>> {
     use OperationKind as Kind;
     let Some(kind) = route.operation else {
-        return lists::provider(&call);
+        return match route.path {
+            OWNERS => owners::own(call).await,
+            _ => lists::provider(&call),
+        };
     };
     let at = |index: usize| found.get(index).copied().unwrap_or_default();
     let sandbox = || SandboxId::new(at(0));

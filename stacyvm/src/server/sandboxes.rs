@@ -5,9 +5,11 @@ use hyper::Response;
 use super::answer::{self, Body};
 use super::guard;
 use super::route::Call;
-use crate::error::{Error, Result};
+use super::{State, owners};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, SnapshotId};
 use crate::provider::{Provider as _, PullRequest};
+use crate::sandbox::spec::Lifetime;
 use crate::wire::sandbox::{
     CreateBody, DeadlineBody, DoneReply, EmptyBody, OriginBody, OriginReply, PullBody,
     SandboxReply, SnapshotBody,
@@ -56,14 +58,41 @@ pub(super) async fn create(call: Call) -> Result<Response<Body>> {
         }
         spec.env.insert(name, value);
     }
-    let (engine, provider) = (&call.state.engine, &call.state.provider);
+    let State {
+        engine,
+        provider,
+        owners,
+        ..
+    } = &*call.state;
+    match (&body.owner, spec.lifetime) {
+        (Some(owner), Lifetime::Attached) => owners.give(owner, &body.id, &call.context)?,
+        (None, Lifetime::Detached) => {}
+        (owner, lifetime) => {
+            let owner = owner.as_ref().map_or("none", |owner| owner.as_str());
+            return Err(Error::invalid(
+                "owner",
+                owner,
+                &format!("what suits the lifetime {lifetime:?}"),
+                "name an owner for an attached sandbox, and none for another one",
+            ));
+        }
+    }
     let made = engine.create_served(&call.context, provider, &body.id, spec);
-    answer::json(&SandboxReply::from(made.await?))
+    let made = made.await?;
+    if let Some(owner) = body.owner.filter(|owner| !owners.lives(owner)) {
+        owners::end(&call.state, &call.context, &body.id).await;
+        return Err(Error::new(
+            ErrorKind::SandboxGone,
+            format!("the owner {owner} went while the sandbox was made"),
+        ));
+    }
+    answer::json(&SandboxReply::from(made))
 }
 
 pub(super) async fn destroy(call: &Call, id: &SandboxId) -> Result<Response<Body>> {
     let (engine, provider) = (&call.state.engine, &call.state.provider);
     engine.destroy_served(&call.context, provider, id).await?;
+    call.state.owners.forget(id);
     answer::json(&DoneReply {})
 }
 

@@ -23,14 +23,18 @@ use crate::wire::sandbox::{DoneReply, EmptyBody};
 use crate::wire::{UPGRADE_EXEC, UPGRADE_STREAM};
 
 /// The request's connection, once it is answered, and a place for it.
-struct Taken {
+pub(super) struct Taken {
     upgrade: OnUpgrade,
     place: OwnedSemaphorePermit,
 }
 
 /// Prepares for another protocol on the connection. Called before anything is
 /// begun.
-fn take(state: &State, request: &mut Request<Incoming>, protocol: &str) -> Result<Taken> {
+pub(super) fn take(
+    state: &State,
+    request: &mut Request<Incoming>,
+    protocol: &str,
+) -> Result<Taken> {
     guard::check_upgrade(request.headers(), protocol)?;
     let place = Arc::clone(&state.sessions).try_acquire_owned();
     let place = place.map_err(|_| {
@@ -46,7 +50,7 @@ fn take(state: &State, request: &mut Request<Incoming>, protocol: &str) -> Resul
 impl Taken {
     /// Answers with `101`, and has the connection served until it ends or the
     /// server does. Where it was lost by then, what `serve` has is dropped.
-    fn answer<F>(
+    pub(super) fn answer<F>(
         self,
         state: &State,
         protocol: &'static str,

@@ -84,10 +84,11 @@ impl From<&Error> for ErrorBody {
     }
 }
 
-impl From<ErrorBody> for Error {
+impl ErrorBody {
     /// The error that a server told. An unknown kind is `internal`; what the
     /// server says is bounded and escaped.
-    fn from(body: ErrorBody) -> Self {
+    pub fn into_error(self) -> Error {
+        let body = self;
         let known = ErrorKind::from_code(&body.kind);
         let mut error = match known {
             Some(kind) => Error::new(kind, bounded(body.message)),
@@ -141,7 +142,7 @@ fn operation(name: &str) -> Option<&'static str> {
 }
 
 /// The keys of facts that errors have.
-const FACTS: &[&str] = &[
+pub(super) const FACTS: &[&str] = &[
     "agent_version",
     "asked",
     "attempts",

@@ -34,6 +34,9 @@ use crate::error::{Error, ErrorKind, Result};
 pub const UPGRADE_EXEC: &str = "stacyvm-exec/1";
 /// The protocol after an upgrade by `dial`: bytes as they are.
 pub const UPGRADE_STREAM: &str = "stacyvm-stream/1";
+/// The protocol after an upgrade by which a client becomes the owner of attached
+/// sandboxes: a [`frame::Kind::Head`], then nothing. They end with the connection.
+pub const UPGRADE_OWNER: &str = "stacyvm-owner/1";
 /// The type of a body of [`frame`]s.
 pub const FRAMES: &str = "application/vnd.stacyvm.frames";
 /// The type of every other body.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Time;
 use crate::error::{Error, Result};
-use crate::id::{SandboxId, SnapshotId, TenantId};
+use crate::id::{OwnerId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{Capabilities, ProviderInfo, Pull};
 use crate::sandbox::spec::{SandboxSpec, Source};
 use crate::sandbox::state::{Effective, Observed, ObservedState};
@@ -65,6 +65,16 @@ pub struct CreateBody {
     /// Whether the limit of open files in the spec is only preferred.
     #[serde(default)]
     pub open_files_preferred: bool,
+    /// The owner that it ends with, of a spec whose `lifetime` is `attached`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerId>,
+}
+
+/// The first frame of an owner's connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OwnerReply {
+    /// What creates name the owner by.
+    pub owner: OwnerId,
 }
 
 impl fmt::Debug for CreateBody {

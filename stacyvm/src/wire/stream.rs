@@ -28,6 +28,12 @@ impl<R: AsyncRead + Unpin + Send> FrameReader<R> {
         }
     }
 
+    /// The connection. What was read of it and not given is lost.
+    #[cfg(feature = "http")]
+    pub(crate) fn into_inner(self) -> R {
+        self.io
+    }
+
     /// The next frame; none where the connection ended between two.
     ///
     /// # Cancellation
@@ -79,7 +85,7 @@ impl Frames {
                     Kind::End => Ok(Step::End(frame.payload)),
                     Kind::Error => {
                         let body: ErrorBody = super::reply(&frame.payload)?;
-                        Err(body.into())
+                        Err(body.into_error())
                     }
                     _ => Ok(Step::Frame(frame)),
                 };

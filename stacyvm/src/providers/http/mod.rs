@@ -2,6 +2,7 @@
 
 mod config;
 mod files;
+mod owner;
 mod session;
 mod transport;
 
@@ -39,6 +40,7 @@ use crate::wire::sandbox::{
 };
 use crate::wire::{LONGEST_PAGE, Time, UPGRADE_EXEC, UPGRADE_STREAM};
 use files::Upload;
+use owner::Owner;
 use transport::{Call, Transport};
 
 /// The provider behind a server of the HTTP API.
@@ -47,6 +49,7 @@ pub struct HttpProvider {
     transport: Transport,
     info: ProviderInfo,
     capabilities: Capabilities,
+    owner: Owner,
 }
 
 impl HttpProvider {
@@ -68,7 +71,6 @@ impl HttpProvider {
             // What the wire does not carry, whatever is claimed.
             listen: false,
             claim: false,
-            attached_lifetime: false,
             ..told.claims()
         };
         let mut versions = told.info.versions;
@@ -81,6 +83,7 @@ impl HttpProvider {
                 versions,
             },
             capabilities,
+            owner: Owner::default(),
         })
     }
 
@@ -136,9 +139,10 @@ impl Provider for HttpProvider {
         if request.waits {
             return Err(not_carried("a sandbox that waits to be claimed"));
         }
-        if request.spec.lifetime == Lifetime::Attached {
-            return Err(not_carried("an attached lifetime").context("need", "attached_lifetime"));
-        }
+        let owner = match request.spec.lifetime {
+            Lifetime::Attached => Some(self.owner.id(&self.transport).await?),
+            Lifetime::Detached => None,
+        };
         let mut spec = request.spec.clone();
         // Their values go beside it.
         spec.secrets.clear();
@@ -147,6 +151,7 @@ impl Provider for HttpProvider {
             spec,
             secrets: request.secrets.expose().clone(),
             open_files_preferred: request.open_files_preferred,
+            owner,
         };
         let call = Call::post(cx, "/v1/sandboxes");
         seen(self.transport.tell(call, &body).await?, &request.id)

@@ -184,7 +184,7 @@ fn take(frame: Frame, ended: bool, shared: &Shared) -> Result<Option<Result<Exec
 
 fn told(payload: &[u8]) -> Error {
     match reply::<ErrorBody>(payload) {
-        Ok(body) => body.into(),
+        Ok(body) => body.into_error(),
         Err(error) => error,
     }
 }

@@ -67,6 +67,15 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    /// One that is made for no tenant, without a context.
+    pub(super) fn plain(path: impl Into<String>) -> Self {
+        Self {
+            method: Method::POST,
+            path: path.into(),
+            context: None,
+        }
+    }
+
     pub(super) fn get(context: &'a Context, path: impl Into<String>) -> Self {
         Self::of(Method::GET, context, path)
     }
@@ -280,7 +289,7 @@ impl Answer {
         }
         let body = collect(response).await?;
         match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => Err(body.into()),
+            Ok(body) => Err(body.into_error()),
             Err(_) => Err(broken(&format!(
                 "status {} without an error of this API; is it a stacyvm server?",
                 status.as_u16()
