@@ -4,10 +4,10 @@
 mod linux {
     use std::net::{Ipv4Addr, SocketAddr};
     use std::sync::{Arc, OnceLock};
-    use std::time::Duration;
 
     use stacyvm::config::Config;
     use stacyvm::providers::http::{HttpConfig, HttpProvider};
+    use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::server::Server;
     use stacyvm::{Engine, Result, SandboxSpec};
     use stacyvm_conformance::{Harness, Subject};
@@ -43,9 +43,7 @@ mod linux {
             };
             let url = self.url.get_or_try_init(serve).await?;
             let provider = HttpProvider::open(HttpConfig::new(url)).await?;
-            // An attached sandbox is not to be had over the wire: should this
-            // process be killed, it ends by itself.
-            let spec = SandboxSpec::host().ttl(Duration::from_mins(10));
+            let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
             Subject::new(Arc::new(provider), spec).await
         }
     }

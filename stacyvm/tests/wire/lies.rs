@@ -48,7 +48,8 @@ async fn liar(lie: Vec<u8>, stays: bool) -> HttpProvider {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let asked = request(&mut stream).await;
-            let text = if asked.starts_with("GET /v1/provider ") {
+            let first = asked.starts_with("GET /v1/provider ");
+            let text = if first {
                 json("200 OK", PROVIDER)
             } else {
                 lie.clone()
@@ -56,7 +57,7 @@ async fn liar(lie: Vec<u8>, stays: bool) -> HttpProvider {
             // A client that has had enough may be gone.
             let _ = stream.write_all(&text).await;
             let _ = stream.flush().await;
-            if stays {
+            if stays && !first {
                 open.push(stream);
             }
         }
