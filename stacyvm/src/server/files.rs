@@ -28,7 +28,11 @@ fn change(event: WatchEvent) -> Result<Bytes> {
     Ok(encode(Kind::Item, &to_json(&ChangeReply::from(event))?))
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "other frames can fail")]
+#[expect(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    reason = "other items are written so"
+)]
 fn data(bytes: Bytes) -> Result<Bytes> {
     Ok(encode_long(Kind::Data, &bytes))
 }

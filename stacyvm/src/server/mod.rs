@@ -41,7 +41,7 @@ use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::Layered;
-use crate::provider::{Capabilities, Provider as _};
+use crate::provider::Capabilities;
 use answer::Body;
 
 /// How long the headers of a request may take.
@@ -114,7 +114,7 @@ impl Server {
         }
         let name = provider.unwrap_or_else(|| engine.default_provider());
         let provider = engine.layered(name).await?;
-        let claims = carried(provider.capabilities(), engine.serves_host_paths());
+        let claims = carried(provider.claims(), engine.serves_host_paths());
         let listener = TcpListener::bind(address).await.map_err(|error| {
             Error::invalid(
                 "listen",
@@ -191,13 +191,13 @@ impl Server {
 }
 
 /// What the wire does not carry is not claimed.
-fn carried(claims: Capabilities, host_paths: bool) -> Capabilities {
+fn carried(claims: &Capabilities, host_paths: bool) -> Capabilities {
     Capabilities {
         listen: false,
         claim: false,
         mount_host: claims.mount_host && host_paths,
         image_directory: claims.image_directory && host_paths,
-        ..claims
+        ..claims.clone()
     }
 }
 

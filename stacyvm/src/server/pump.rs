@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::error::{Error, Result};
 use crate::sandbox::exec::{BoxStream, ExecControl, ExecEvent, ExecSession, TtySize};
 use crate::wire::error::ErrorBody;
+use crate::wire::exec::cost;
 use crate::wire::exec::{SignalBody, StartedReply, encode_event};
 use crate::wire::frame::{Frame, Kind, WINDOW, broken, encode, encode_numbered};
 use crate::wire::stream::{FrameReader, failed};
@@ -39,9 +40,8 @@ impl Credit {
         }
     }
 
-    fn take(&self, bytes: usize) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.left.fetch_sub(bytes, Ordering::AcqRel);
+    fn take(&self, used: i64) {
+        self.left.fetch_sub(used, Ordering::AcqRel);
     }
 
     fn add(&self, bytes: u32) -> Result<()> {
@@ -120,7 +120,7 @@ async fn tell(
                 match event {
                     Ok(event) => {
                         let event = cut(event, &mut rest);
-                        credit.take(size(&event));
+                        credit.take(cost(&event));
                         encode_event(&event)?
                     }
                     Err(error) => failed(&error),
@@ -150,13 +150,6 @@ fn cut(event: ExecEvent, rest: &mut Option<ExecEvent>) -> ExecEvent {
 
 fn is_last(event: &ExecEvent) -> bool {
     matches!(event, ExecEvent::Exited(_))
-}
-
-fn size(event: &ExecEvent) -> usize {
-    match event {
-        ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => bytes.len(),
-        ExecEvent::Lost { .. } | ExecEvent::Exited(_) => 0,
-    }
 }
 
 /// What the client asks of the command.

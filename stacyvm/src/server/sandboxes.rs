@@ -18,8 +18,10 @@ use crate::wire::sandbox::{
 pub(super) async fn pull(call: Call) -> Result<Response<Body>> {
     let body: PullBody = guard::body(call.request).await?;
     let (engine, provider) = (&call.state.engine, &call.state.provider);
-    let mut spec = crate::SandboxSpec::default();
-    spec.source = body.source.clone();
+    let spec = crate::SandboxSpec {
+        source: body.source.clone(),
+        ..crate::SandboxSpec::default()
+    };
     engine.check_served(&spec)?;
     let request = PullRequest {
         source: body.source,

@@ -291,3 +291,14 @@ pub fn decode_event(frame: &Frame) -> Result<Option<ExecEvent>> {
         _ => return Ok(None),
     }))
 }
+
+/// The credit that an event uses up.
+#[cfg(any(feature = "http", feature = "server"))]
+pub(crate) fn cost(event: &ExecEvent) -> i64 {
+    let bytes = match event {
+        ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => bytes.len(),
+        ExecEvent::Lost { .. } | ExecEvent::Exited(_) => 0,
+    };
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    bytes.saturating_add(i64::from(super::frame::EVENT))
+}

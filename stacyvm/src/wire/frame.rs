@@ -11,8 +11,8 @@
 //!
 //! The server sends [`Kind::Head`], then events; the last event is
 //! [`Kind::Exited`] or [`Kind::Error`]. It sends an event only while it has
-//! credit ([`Kind::Credit`], [`WINDOW`] at most); bytes of output use it up, the
-//! last piece more than there was of it. So nothing is taken from a command that
+//! credit ([`Kind::Credit`], [`WINDOW`] at most); each event uses up [`EVENT`] and
+//! its bytes of output, the last one more than there was. So nothing is taken from a command that
 //! nobody reads, and answers ([`Kind::Done`]) never wait behind output.
 //!
 //! The client sends calls, each with a number of four bytes in front; the server
@@ -28,6 +28,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub const LONGEST: usize = 1 << 20;
 /// The most credit that a server may have.
 pub const WINDOW: u32 = 256 << 10;
+/// The credit that an event uses up beside its bytes.
+pub const EVENT: u32 = 64;
 /// Bytes of the number in front of a call.
 pub const NUMBER: usize = 4;
 

@@ -237,7 +237,7 @@ async fn a_session_that_breaks_the_protocol_ends_with_its_command() {
         (
             "input before the answer",
             [
-                frame(32, &[0; 1 << 20]),
+                frame(32, &vec![0; 1 << 20]),
                 frame(32, b"\0\0\0\x01b"),
                 frame(32, b"\0\0\0\x02b"),
             ]

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::transport::Switched;
@@ -19,8 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ExecId;
 use crate::sandbox::exec::{ExecControl, ExecEvent, ExecSession, SignalScope, TtySize};
 use crate::wire::error::ErrorBody;
-use crate::wire::exec::{SignalBody, StartedReply, decode_event};
-use crate::wire::frame::{Frame, Kind, WINDOW, broke_off, broken, encode, encode_numbered};
+use crate::wire::exec::{SignalBody, StartedReply, cost, decode_event};
+use crate::wire::frame::{EVENT, Frame, Kind, WINDOW, broke_off, broken, encode, encode_numbered};
 use crate::wire::stream::FrameReader;
 use crate::wire::{reply, to_json};
 
@@ -28,6 +29,12 @@ use crate::wire::{reply, to_json};
 const PIECE: usize = 64 << 10;
 /// Bytes of output after which the server is told that there is room again.
 const STEP: i64 = WINDOW as i64 / 2;
+/// Events that may wait: what credit allows, the one that passes it, and an error.
+const MOST_EVENTS: usize = (WINDOW / EVENT) as usize + 2;
+/// Calls that may wait for their answers.
+const MOST_CALLS: usize = 32;
+/// Frames that may wait to be sent: those calls, and credit.
+const MOST_FRAMES: usize = MOST_CALLS + 8;
 
 /// Reads how a command began, and follows it.
 pub(super) async fn open(io: Switched, asked: &ExecId) -> Result<ExecSession> {
@@ -46,17 +53,18 @@ pub(super) async fn open(io: Switched, asked: &ExecId) -> Result<ExecSession> {
         room: AtomicI64::new(0),
         calls: Mutex::default(),
     });
-    let (sender, outgoing) = mpsc::unbounded_channel();
-    let (happened, events) = mpsc::unbounded_channel();
+    let (sender, outgoing) = mpsc::channel(MOST_FRAMES);
+    let (happened, events) = mpsc::channel(MOST_EVENTS);
     let reader = tokio::spawn(listen(frames, happened, Arc::clone(&shared)));
     let writer = tokio::spawn(send(write, outgoing));
     let control = Control {
         shared: Arc::clone(&shared),
         sender: sender.clone(),
+        places: Arc::new(Semaphore::new(MOST_CALLS)),
         input: tokio::sync::Mutex::default(),
     };
     let events = Events {
-        events,
+        arrived: events,
         // The first who wants to read gives all of it.
         taken: i64::from(WINDOW),
         open: Some(Open {
@@ -83,11 +91,17 @@ struct Shared {
 #[derive(Default)]
 struct Calls {
     next: u32,
-    waiting: HashMap<u32, oneshot::Sender<Result<()>>>,
+    waiting: HashMap<u32, Waiting>,
     /// The command has ended.
     ended: bool,
     /// Nothing comes any more.
     closed: bool,
+}
+
+/// Who waits for an answer, and the place of the call.
+struct Waiting {
+    answer: oneshot::Sender<Result<()>>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Shared {
@@ -103,7 +117,7 @@ impl Shared {
     }
 }
 
-async fn send(mut io: WriteHalf<Switched>, mut outgoing: mpsc::UnboundedReceiver<Bytes>) {
+async fn send(mut io: WriteHalf<Switched>, mut outgoing: mpsc::Receiver<Bytes>) {
     while let Some(frame) = outgoing.recv().await {
         let written = async {
             io.write_all(&frame).await?;
@@ -122,7 +136,7 @@ async fn send(mut io: WriteHalf<Switched>, mut outgoing: mpsc::UnboundedReceiver
 /// bounded by the credit that they gave.
 async fn listen(
     mut frames: FrameReader<ReadHalf<Switched>>,
-    happened: mpsc::UnboundedSender<Result<ExecEvent>>,
+    happened: mpsc::Sender<Result<ExecEvent>>,
     shared: Arc<Shared>,
 ) {
     let mut ended = false;
@@ -139,7 +153,9 @@ async fn listen(
                     shared.calls().ended = true;
                 }
                 // Whoever followed it may be gone; answers still come.
-                let _ = happened.send(event);
+                if let Err(TrySendError::Full(_)) = happened.try_send(event) {
+                    break broken("more events than it had credit for");
+                }
             }
             Ok(None) => {}
             Err(error) => break error,
@@ -147,7 +163,8 @@ async fn listen(
     };
     shared.close();
     if !ended {
-        let _ = happened.send(Err(failure));
+        // Whoever reads slowly is waited for: nothing else comes any more.
+        let _ = happened.send(Err(failure)).await;
     }
 }
 
@@ -164,21 +181,18 @@ fn take(frame: Frame, ended: bool, shared: &Shared) -> Result<Option<Result<Exec
                 Err(told(&payload))
             };
             // Whoever asked may be gone.
-            let _ = waiting.send(answer);
+            let _ = waiting.answer.send(answer);
             return Ok(None);
         }
         _ if ended => return Err(broken("an event after the end")),
         Kind::Error => return Ok(Some(Err(told(&frame.payload)))),
         _ => {}
     }
-    if matches!(frame.kind, Kind::Stdout | Kind::Stderr) {
-        let bytes = i64::try_from(frame.payload.len()).unwrap_or(i64::MAX);
-        if shared.room.fetch_sub(bytes, Ordering::AcqRel) <= 0 {
-            return Err(broken("more output than it had credit for"));
-        }
-    }
     let event = decode_event(&frame)?;
     let event = event.ok_or_else(|| broken("a frame that is no event"))?;
+    if shared.room.fetch_sub(cost(&event), Ordering::AcqRel) <= 0 {
+        return Err(broken("more events than it had credit for"));
+    }
     Ok(Some(Ok(event)))
 }
 
@@ -191,7 +205,7 @@ fn told(payload: &[u8]) -> Error {
 
 /// What happens. Dropping it before the end ends the connection.
 struct Events {
-    events: mpsc::UnboundedReceiver<Result<ExecEvent>>,
+    arrived: mpsc::Receiver<Result<ExecEvent>>,
     /// Output that was taken and not told yet.
     taken: i64,
     open: Option<Open>,
@@ -199,7 +213,7 @@ struct Events {
 }
 
 struct Open {
-    sender: mpsc::UnboundedSender<Bytes>,
+    sender: mpsc::Sender<Bytes>,
     tasks: [AbortHandle; 2],
 }
 
@@ -218,14 +232,13 @@ impl Stream for Events {
             // A connection that is lost is told by the next event.
             let _ = open
                 .sender
-                .send(encode(Kind::Credit, &credit.to_be_bytes()));
+                .try_send(encode(Kind::Credit, &credit.to_be_bytes()));
         }
-        let event = ready!(this.events.poll_recv(cx));
+        let event = ready!(this.arrived.poll_recv(cx));
         match &event {
-            Some(Ok(ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes))) => {
-                this.taken += i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-            }
-            Some(Ok(ExecEvent::Lost { .. })) => {}
+            Some(Ok(
+                event @ (ExecEvent::Stdout(_) | ExecEvent::Stderr(_) | ExecEvent::Lost { .. }),
+            )) => this.taken += cost(event),
             // The control goes on: the connection ends with it.
             Some(Ok(ExecEvent::Exited(_)) | Err(_)) | None => this.open = None,
         }
@@ -245,7 +258,8 @@ impl Drop for Events {
 /// Input, signals and size.
 struct Control {
     shared: Arc<Shared>,
-    sender: mpsc::UnboundedSender<Bytes>,
+    sender: mpsc::Sender<Bytes>,
+    places: Arc<Semaphore>,
     /// The answer to input whose writer is gone: the next one waits for it.
     input: tokio::sync::Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
@@ -257,7 +271,10 @@ impl fmt::Debug for Control {
 }
 
 impl Control {
-    fn begin(&self, kind: Kind, payload: &[u8]) -> Result<oneshot::Receiver<Result<()>>> {
+    async fn begin(&self, kind: Kind, payload: &[u8]) -> Result<oneshot::Receiver<Result<()>>> {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        // It is never closed.
+        let place = place.map_err(|_| broke_off())?;
         let (done, answer) = oneshot::channel();
         let mut calls = self.shared.calls();
         if calls.closed {
@@ -265,9 +282,13 @@ impl Control {
         }
         let number = calls.next;
         calls.next = number.wrapping_add(1);
-        calls.waiting.insert(number, done);
-        // In the order of the numbers. A writer that is gone is told by the reader.
-        let _ = self.sender.send(encode_numbered(kind, number, payload));
+        let waiting = Waiting {
+            answer: done,
+            _place: place,
+        };
+        calls.waiting.insert(number, waiting);
+        // A writer that is gone is told by the reader; there is room for each place.
+        let _ = self.sender.try_send(encode_numbered(kind, number, payload));
         Ok(answer)
     }
 
@@ -285,7 +306,7 @@ impl Control {
     }
 
     async fn call(&self, kind: Kind, payload: &[u8]) -> Result<()> {
-        let answer = self.begin(kind, payload)?;
+        let answer = self.begin(kind, payload).await?;
         answer
             .await
             .unwrap_or_else(|_| Err(self.over(&self.shared.calls(), kind)))
@@ -299,7 +320,7 @@ impl Control {
             let _ = answer.await;
             *last = None;
         }
-        let answer = last.insert(self.begin(kind, payload)?);
+        let answer = last.insert(self.begin(kind, payload).await?);
         let done = answer.await;
         *last = None;
         done.unwrap_or_else(|_| Err(self.over(&self.shared.calls(), kind)))
