@@ -209,6 +209,7 @@ pub(crate) fn broken(what: &str) -> Error {
 }
 
 /// A stream of frames ended before its last one.
+#[cfg(any(feature = "http", feature = "server"))]
 pub(crate) fn broke_off() -> Error {
     Error::new(
         ErrorKind::Unavailable,

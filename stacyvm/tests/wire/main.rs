@@ -10,3 +10,4 @@ mod lies;
 mod openapi;
 mod requests;
 mod served;
+mod streams;
