@@ -10,7 +10,7 @@ use stacyvm::providers::http::{HttpConfig, HttpProvider};
 use stacyvm::providers::mock::Mock;
 use stacyvm::sandbox::files::{GuestPath, ReadRequest, WriteMode, WriteRequest};
 use stacyvm::sandbox::spec::Lifetime;
-use stacyvm::store::MemoryStore;
+use stacyvm::store::{MemoryStore, Store as _};
 use stacyvm::{Context, Engine, Error, ErrorKind, Phase, SandboxId, SandboxSpec};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -118,8 +118,9 @@ async fn a_server_that_is_started_again_finds_what_was_made() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
     client.set_deadline(&cx, &made.id, None).await.unwrap();
     client.destroy(&cx, &made.id).await.unwrap();
-    let recorded = second.engine.get(&made.id).await.unwrap();
-    assert_eq!(recorded.info().await.unwrap().phase, Phase::Ended);
+    // On record, and not only seen by the provider.
+    let record = store.get_sandbox(&cx, &made.id).await.unwrap();
+    assert_eq!(record.phase, Phase::Ended);
     assert_eq!(client.list(&cx, None, 10).await.unwrap(), []);
 }
 
