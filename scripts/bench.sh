@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures stacyvm beside its peers in one run and prints ratios.
 #
-#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
+#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire]...
 #   scripts/bench.sh unpack          the import of an image beside skopeo and umoci
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 if [ "${1:-}" = unpack ]; then
     exec cargo run --release -p stacyvm --example image_unpack
 fi
-cargo build --release -p stacyvm --example bench
+cargo build --release -p stacyvm --features server --example bench
 if [ -z "${DOCKER_HOST:-}" ] && host=$(scripts/docker-host.sh status 2>/dev/null | sed -n 's/^DOCKER_HOST=//p'); then
     export DOCKER_HOST=$host
 fi

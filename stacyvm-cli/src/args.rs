@@ -76,6 +76,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConformanceCommand,
     },
+    /// Serve a provider to programs of this host, by HTTP on a loopback address. All of them
+    /// are served: there are no identities
+    Serve(ServeArgs),
     /// Show settings
     Config {
         #[command(subcommand)]
@@ -93,6 +96,16 @@ pub(crate) enum Command {
         /// For this shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Loopback address and port; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
+    pub(crate) listen: String,
+    /// Provider, as configured [default: oci]
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

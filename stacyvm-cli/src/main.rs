@@ -71,9 +71,12 @@ fn start_runtime(command: &Command) -> Result<tokio::runtime::Runtime> {
         )
     };
     unless_panicked(|| {
-        // A case that blocks must not hold up the run that gives it up.
+        // A case that blocks must not hold up the run that gives it up, nor one
+        // client another.
         let mut builder = match command {
-            Command::Conformance { .. } => tokio::runtime::Builder::new_multi_thread(),
+            Command::Conformance { .. } | Command::Serve(_) => {
+                tokio::runtime::Builder::new_multi_thread()
+            }
             _ => tokio::runtime::Builder::new_current_thread(),
         };
         builder
@@ -146,6 +149,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Conformance {
             command: ConformanceCommand::Run(args),
         } => commands::conformance::run(&engine, &config, args, json).await,
+        Command::Serve(args) => commands::serve::serve(&engine, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
         #[cfg(target_os = "linux")]
         Command::Image { .. } => Ok(0),

@@ -114,6 +114,11 @@ id!(
     /// Names one store; part of the ownership of everything made under it.
     InstanceId, "instance", "i", 19
 );
+#[cfg(feature = "wire")]
+id!(
+    /// Names a client of a server that sandboxes end with.
+    OwnerId, "owner", "o", 19
+);
 id!(
     /// The owner of names, quotas and records.
     TenantId, "tenant", "t", 15

@@ -25,12 +25,13 @@
 //! | [`engine`] | the composition: create, get, list, reconcile; policy and admission |
 //! | [`sandbox`] | the handle, the spec, commands, files, states |
 //! | [`provider`] | the contract, capabilities, the table of operations, the registry |
-//! | [`providers`] | the mock, and by feature `oci` (embedded) and `docker` |
+//! | [`providers`] | the mock, and by feature `oci` (embedded), `docker` and `http` |
 //! | [`layer`] | what wraps a provider: trace, admission, retry, deadline |
 //! | [`store`] | records, journal and ledger: memory, and by feature SQLite |
 //! | `certify` | by feature: the escape suite, and what judges any list of checks |
 //! | `image` | by feature `image`: the store of images, on Linux |
 //! | [`agent`] | the host's side of the protocol to the program inside |
+//! | `wire`, `server` | by feature: the HTTP API, and an engine that serves it |
 //! | [`config`] | settings, each with its origin |
 //! | [`context`], [`error`], [`id`], [`clock`], [`units`] | what all of these share |
 
@@ -65,10 +66,14 @@ mod mountinfo;
 pub mod provider;
 pub mod providers;
 pub mod sandbox;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod store;
 #[cfg(any(all(feature = "oci", target_os = "linux"), feature = "docker"))]
 mod syscall_filter;
 pub mod units;
+#[cfg(feature = "wire")]
+pub mod wire;
 
 pub use context::Context;
 pub use engine::{

@@ -21,8 +21,8 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod needs;
-mod ports;
 mod network;
+mod ports;
 #[cfg(all(target_os = "linux", feature = "certify"))]
 mod probes;
 mod reattach;
@@ -32,8 +32,8 @@ mod tar;
 mod tar_bytes;
 mod tar_hostile;
 mod tty;
-mod watch;
 mod usage;
+mod watch;
 
 use crate::case::Case;
 

@@ -10,6 +10,7 @@ pub(crate) mod life;
 pub(crate) mod logs;
 pub(crate) mod probe;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod upkeep;
 

@@ -2,7 +2,7 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless]...
+//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
@@ -16,6 +16,8 @@ mod peers;
 mod pool;
 mod rootless;
 mod stats;
+#[cfg(all(feature = "http", feature = "server"))]
+mod wire;
 
 use std::process::ExitCode;
 

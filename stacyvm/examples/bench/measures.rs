@@ -28,6 +28,8 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("destroy", |plan| Box::pin(destroy(plan))),
     ("crowd", |plan| Box::pin(crate::crowd::crowd(plan))),
     ("abuse", |plan| Box::pin(crate::abuse::abuse(plan))),
+    #[cfg(all(feature = "http", feature = "server"))]
+    ("wire", |plan| Box::pin(crate::wire::wire(plan))),
     ("rootless", |plan| {
         Box::pin(async { crate::rootless::rootless(plan) })
     }),

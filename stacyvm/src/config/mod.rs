@@ -61,7 +61,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderConfig {
-    /// What it is: `oci`, `docker`.
+    /// What it is: `oci`, `docker`, `http`.
     pub kind: String,
     /// The runtime below it, where it has a choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +69,9 @@ pub struct ProviderConfig {
     /// The address of its daemon or service, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// The URL of the server, of a provider of kind `http`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// Values that the caller gives.
@@ -141,6 +144,7 @@ impl Config {
             kind: kind.to_owned(),
             runtime: None,
             host: None,
+            url: None,
         };
         Self {
             state_dir: state_dir.into(),
@@ -371,7 +375,11 @@ impl Config {
         }
         for (name, provider) in &self.providers {
             let mut value = provider.kind.clone();
-            for (key, given) in [("runtime", &provider.runtime), ("host", &provider.host)] {
+            for (key, given) in [
+                ("runtime", &provider.runtime),
+                ("host", &provider.host),
+                ("url", &provider.url),
+            ] {
                 if let Some(given) = given {
                     value = format!("{value} {key}={given}");
                 }

@@ -106,6 +106,19 @@ impl Engine {
         self.set_end(sandbox, &record, ttl, ends).await
     }
 
+    /// Moves the end to a moment that somebody else chose.
+    #[cfg(feature = "server")]
+    pub(crate) async fn set_end_at(
+        &self,
+        sandbox: &Sandbox,
+        ends: Option<SystemTime>,
+    ) -> Result<()> {
+        let record = self.load_living(sandbox).await?;
+        let asked = ends.map(|ends| ends.duration_since(self.0.clock.now()).unwrap_or_default());
+        self.set_end(sandbox, &record, asked, ends).await?;
+        Ok(())
+    }
+
     /// Checks a new end against the longest life, which counts from the
     /// creation: however often it is moved, it never lies beyond. One that is
     /// no later than the present end is allowed: where the policy has become

@@ -14,6 +14,8 @@ mod pool;
 mod reconcile;
 mod records;
 mod secrets;
+#[cfg(feature = "server")]
+mod serve;
 mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -13,10 +13,20 @@ use crate::provider::Provider;
 use crate::provider::registry::{Missing, ProviderFactory, Surroundings};
 use crate::store::MemoryStore;
 
-/// The kinds that a configuration may name, with what a build needs for each.
-const KINDS: [(&str, &str); 2] = [
-    ("oci", "the cargo feature `oci` and Linux"),
-    ("docker", "the cargo feature `docker`"),
+/// The kinds that a configuration may name, what a build needs for each, and whether
+/// this one has it.
+const KINDS: [(&str, &str, bool); 3] = [
+    (
+        "oci",
+        "the cargo feature `oci` and Linux",
+        cfg!(all(feature = "oci", target_os = "linux")),
+    ),
+    (
+        "docker",
+        "the cargo feature `docker`",
+        cfg!(feature = "docker"),
+    ),
+    ("http", "the cargo feature `http`", cfg!(feature = "http")),
 ];
 
 impl Engine {
@@ -71,8 +81,9 @@ fn factory(
     settings: &ProviderConfig,
     config: &Config,
 ) -> Result<Arc<dyn ProviderFactory>> {
-    let Some((kind, needs)) = KINDS.iter().find(|(kind, _)| *kind == settings.kind) else {
-        let kinds = KINDS.map(|(kind, _)| kind).join(", ");
+    let known = KINDS.iter().find(|(kind, ..)| *kind == settings.kind);
+    let Some((kind, needs, built)) = known else {
+        let kinds = KINDS.map(|(kind, ..)| kind).join(", ");
         return Err(Error::invalid(
             format!("providers.{name}.kind"),
             &settings.kind,
@@ -80,6 +91,7 @@ fn factory(
             "correct the configuration",
         ));
     };
+    check_url(name, settings)?;
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
@@ -87,14 +99,7 @@ fn factory(
         helper: config.helper.clone(),
         images: config.images.clone(),
     };
-    let with_oci = cfg!(all(feature = "oci", target_os = "linux"));
-    let with_docker = cfg!(feature = "docker");
-    let built = if *kind == "oci" {
-        with_oci
-    } else {
-        with_docker
-    };
-    if built {
+    if *built {
         return Ok(Arc::new(configured));
     }
     Ok(Arc::new(Missing {
@@ -103,10 +108,33 @@ fn factory(
     }))
 }
 
+/// A server has a URL, and nothing else has one.
+fn check_url(name: &str, settings: &ProviderConfig) -> Result<()> {
+    let (expected, remedy) = match (settings.kind.as_str(), &settings.url) {
+        ("http", None) => (
+            "the URL of a server",
+            "set it to what `stacyvm serve` printed, such as http://127.0.0.1:7070",
+        ),
+        (kind, Some(_)) if kind != "http" => (
+            "none: it is of kind `http` alone",
+            "remove it, or correct the kind",
+        ),
+        _ => return Ok(()),
+    };
+    let field = format!("providers.{name}.url");
+    let value = settings.url.as_deref().unwrap_or("none");
+    Err(Error::invalid(field, value, expected, remedy))
+}
+
 /// A provider as it stands in the settings.
 #[derive(Debug)]
 #[cfg_attr(
-    not(all(feature = "oci", feature = "docker", target_os = "linux")),
+    not(all(
+        feature = "oci",
+        feature = "docker",
+        feature = "http",
+        target_os = "linux"
+    )),
     allow(dead_code, reason = "each kind of provider reads a part of it")
 )]
 struct Configured {
@@ -149,6 +177,12 @@ impl ProviderFactory for Configured {
                     config = config.runtime(runtime);
                 }
                 Ok(Arc::new(DockerProvider::open(config).await?))
+            }
+            #[cfg(feature = "http")]
+            "http" => {
+                use crate::providers::http::{HttpConfig, HttpProvider};
+                let url = self.settings.url.clone().unwrap_or_default();
+                Ok(Arc::new(HttpProvider::open(HttpConfig::new(url)).await?))
             }
             _ => Err(Error::unsupported(format!(
                 "this build has no provider of kind `{}`",

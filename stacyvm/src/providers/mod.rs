@@ -1,8 +1,10 @@
-//! The providers. Each is a folder that uses `agent`, `image`, `provider` and
-//! `error`, and never another provider.
+//! The providers. Each is a folder that uses `agent`, `image`, `wire`, `provider`
+//! and `error`, and never another provider.
 
 #[cfg(feature = "docker")]
 pub mod docker;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod mock;
 #[cfg(all(feature = "oci", target_os = "linux"))]
 pub mod oci;

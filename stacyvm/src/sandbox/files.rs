@@ -323,6 +323,13 @@ impl Archive {
     pub fn left_out(&self) -> LeftOut {
         self.left_out.get().cloned().unwrap_or_default()
     }
+
+    /// The same, for whoever gives the stream away.
+    #[cfg(feature = "server")]
+    pub(crate) fn left_out_later(&self) -> impl FnOnce() -> LeftOut + Send + use<> {
+        let left_out = Arc::clone(&self.left_out);
+        move || left_out.get().cloned().unwrap_or_default()
+    }
 }
 
 impl From<ByteStream> for Archive {

@@ -1,0 +1,183 @@
+//! What a server does with the records of its engine, by exact ids.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Engine;
+use super::policy::path_of_archive;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SandboxId;
+use crate::layer::Layered;
+use crate::provider::{Provider as _, Pull};
+use crate::sandbox::handle::Sandbox;
+use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
+use crate::sandbox::state::Observed;
+
+impl Engine {
+    /// The engine's default context, for the tenant that a request names.
+    pub(crate) fn context_of(&self, tenant: Option<crate::id::TenantId>) -> Context {
+        let mut context = self.0.context.clone();
+        if let Some(tenant) = tenant {
+            context.tenant = tenant;
+        }
+        context
+    }
+
+    /// A configured provider within its layers.
+    pub(crate) async fn layered(&self, name: &str) -> Result<Arc<Layered>> {
+        self.0.registry.open(name).await
+    }
+
+    /// Whether directories of this host may be named by those who are served:
+    /// only where the operator has said which.
+    pub(crate) fn serves_host_paths(&self) -> bool {
+        self.0.policy.mount_roots.is_some()
+    }
+
+    /// Refuses what of this host a spec names, unless the operator allows some.
+    pub(crate) fn check_served(&self, spec: &SandboxSpec) -> Result<()> {
+        if let Some(name) = spec.secrets.keys().next() {
+            return Err(Error::invalid(
+                format!("spec.secrets.{name}"),
+                "a reference",
+                "no references: the server reads no variable and no file for its clients",
+                "send the values in `secrets` beside the spec",
+            ));
+        }
+        if self.serves_host_paths() {
+            return Ok(());
+        }
+        let mount = spec.mounts.iter().find_map(|mount| match &mount.source {
+            MountSource::Host(path) => Some(("spec.mounts", path)),
+            _ => None,
+        });
+        let image = match &spec.source {
+            Source::Image(name) if name.starts_with('/') || path_of_archive(name).is_some() => {
+                Some(("spec.source.image", name))
+            }
+            _ => None,
+        };
+        let Some((field, value)) = mount.or(image) else {
+            return Ok(());
+        };
+        let expected = "nothing of the server's host: it has no `policy.mount_roots`";
+        let remedy = "name what may be used in `policy.mount_roots` of the server";
+        Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!("{field} is `{value}`, expected {expected}; {remedy}"),
+        )
+        .context("field", field)
+        .context("value", value)
+        .context("expected", expected)
+        .context("remedy", remedy))
+    }
+
+    /// Brings an image as the policy allows it.
+    pub(crate) async fn pull_served(
+        &self,
+        context: &Context,
+        provider: &Layered,
+        image: &crate::provider::PullRequest,
+    ) -> Result<()> {
+        let policy = &self.0.policy;
+        if policy.pull == Pull::Never && image.when == Pull::Missing {
+            // What is missing is told by the create.
+            return Ok(());
+        }
+        policy.pull(Some(image.when), &image.source)?;
+        provider.pull(context, image).await
+    }
+
+    /// Makes a sandbox of this id, or finds the one that an earlier call with
+    /// the same spec made.
+    pub(crate) async fn create_served(
+        &self,
+        context: &Context,
+        provider: &Layered,
+        id: &SandboxId,
+        spec: SandboxSpec,
+    ) -> Result<Observed> {
+        self.check_served(&spec)?;
+        let create = self
+            .create(spec)
+            .provider(provider.name())
+            .id(id.clone())
+            .idempotency_key(id.as_str())
+            .context(context.clone())
+            // Whoever wants it pulled has asked for that before.
+            .pull(Pull::Never);
+        let sandbox = create.await?;
+        provider.inspect(context, sandbox.id()).await
+    }
+
+    /// The sandbox of this id, if it is on record as this provider's.
+    async fn served(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+    ) -> Result<Option<Sandbox>> {
+        let record = match self.load(context, id).await {
+            Ok(record) => record,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if record.provider != provider.name() {
+            return Ok(None);
+        }
+        let provider = Arc::clone(provider);
+        Ok(Some(self.handle(provider, record.id, context.clone())))
+    }
+
+    /// Ends a sandbox, and writes that down where it is on record.
+    pub(crate) async fn destroy_served(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+    ) -> Result<()> {
+        match self.served(context, provider, id).await? {
+            Some(sandbox) => sandbox.kill().await,
+            None => provider.destroy(context, id).await,
+        }
+    }
+
+    /// Moves the end of a sandbox's life within the policy.
+    pub(crate) async fn end_served(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+        ends: Option<SystemTime>,
+    ) -> Result<()> {
+        let sandbox = self.recorded(context, provider, id).await?;
+        self.set_end_at(&sandbox, ends).await
+    }
+
+    /// Stops or continues a sandbox, and writes that down.
+    pub(crate) async fn pause_served(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+        stop: bool,
+    ) -> Result<()> {
+        let sandbox = self.recorded(context, provider, id).await?;
+        if stop {
+            self.pause(&sandbox).await
+        } else {
+            self.resume(&sandbox).await
+        }
+    }
+
+    async fn recorded(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+    ) -> Result<Sandbox> {
+        let found = self.served(context, provider, id).await?;
+        found.ok_or_else(|| crate::store::no_sandbox(id))
+    }
+}

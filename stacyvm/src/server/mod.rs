@@ -1,0 +1,228 @@
+//! The HTTP API over an engine, for programs of the same host.
+//!
+//! # Behavior
+//!
+//! - It listens on a loopback address alone, as it knows no identities: whoever
+//!   can connect is served. What is asked of browsers is refused, as is a name
+//!   of this host that is not a loopback one.
+//! - One provider of the engine is served. Its sandboxes are on record, so that
+//!   the policy binds, and a server that is started again finds them.
+//! - No path of this host can be named unless the policy has mount roots, and
+//!   no variable or file is read for a client.
+//! - A command of the foreground ends with its connection, and an attached
+//!   sandbox with that of its owner.
+//!
+//! What it says is in [`wire`](crate::wire); every route is in [`route`].
+
+mod answer;
+mod files;
+mod guard;
+mod lists;
+mod owners;
+mod pump;
+pub mod route;
+mod sandboxes;
+mod session;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::context::Context;
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::Layered;
+use crate::provider::Capabilities;
+use answer::Body;
+
+/// How long the headers of a request may take.
+const SLOWEST_HEADERS: Duration = Duration::from_secs(30);
+/// The most bytes of the headers of a request.
+const LONGEST_HEADERS: usize = 64 << 10;
+/// The most connections that are served at once, and the most of them that are
+/// sessions or streams.
+const MOST_CONNECTIONS: usize = 4096;
+/// How long a listener that fails waits before it goes on.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An engine that is served.
+#[must_use = "a server serves while it runs"]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    state: Arc<State>,
+    life: watch::Sender<()>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .field("provider", &self.state.provider.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every request is served with.
+struct State {
+    engine: Engine,
+    provider: Arc<Layered>,
+    claims: Capabilities,
+    sessions: Arc<Semaphore>,
+    owners: owners::Owners,
+    /// Ends with the server.
+    life: watch::Receiver<()>,
+}
+
+impl State {
+    fn context(&self, tenant: Option<crate::id::TenantId>) -> Context {
+        self.engine.context_of(tenant)
+    }
+
+    /// Ends when the server does.
+    fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut life = self.life.clone();
+        async move { while life.changed().await.is_ok() {} }
+    }
+}
+
+impl Server {
+    /// Opens a provider of the engine, the default one where none is named, and
+    /// listens for those that want it.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for an address that is not a loopback one or cannot be
+    /// listened on, and what opening the provider fails with.
+    pub async fn bind(engine: Engine, provider: Option<&str>, address: SocketAddr) -> Result<Self> {
+        if !address.ip().is_loopback() {
+            return Err(Error::invalid(
+                "listen",
+                address,
+                "a loopback address: the server knows no identities",
+                "listen on 127.0.0.1 or [::1], and reach it from elsewhere through a tunnel",
+            ));
+        }
+        let name = provider.unwrap_or_else(|| engine.default_provider());
+        let provider = engine.layered(name).await?;
+        let claims = carried(provider.claims(), engine.serves_host_paths());
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Error::invalid(
+                "listen",
+                address,
+                "an address that is free",
+                "choose another port, or 0 for any",
+            )
+            .source(error)
+        })?;
+        let address = listener.local_addr().map_err(|e| {
+            Error::new(ErrorKind::Internal, "the listener has no address").source(e)
+        })?;
+        let (life, watched) = watch::channel(());
+        let state = Arc::new(State {
+            engine,
+            provider,
+            claims,
+            owners: owners::Owners::default(),
+            sessions: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            life: watched,
+        });
+        Ok(Self {
+            listener,
+            address,
+            state,
+            life,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL that clients name.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Serves until the future is dropped; every connection ends with it, and
+    /// with them commands of the foreground.
+    pub async fn run(self) {
+        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let Self {
+            listener,
+            state,
+            life: _life,
+            ..
+        } = self;
+        loop {
+            // It is never closed.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let state = Arc::clone(&state);
+            tokio::spawn(async move {
+                let over = state.over();
+                tokio::select! {
+                    () = serve(state, stream) => {}
+                    () = over => {}
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// What the wire does not carry is not claimed.
+fn carried(claims: &Capabilities, host_paths: bool) -> Capabilities {
+    Capabilities {
+        listen: false,
+        claim: false,
+        mount_host: claims.mount_host && host_paths,
+        image_directory: claims.image_directory && host_paths,
+        ..claims.clone()
+    }
+}
+
+async fn serve(state: Arc<State>, stream: TcpStream) {
+    // Without it small answers would only be slower.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(state, request).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SLOWEST_HEADERS)
+        .max_header_size(LONGEST_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn respond(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
+    match route::dispatch(state, request).await {
+        Ok(response) => response,
+        Err(error) => answer::error(&error),
+    }
+}

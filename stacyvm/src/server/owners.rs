@@ -1,0 +1,125 @@
+//! Clients that sandboxes end with.
+//!
+//! A client that wants an attached sandbox keeps one connection for that. When it
+//! ends, however that came, what was made for it is ended.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::Response;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::State;
+use super::answer::Body;
+use super::guard;
+use super::route::Call;
+use super::session;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{OwnerId, SandboxId};
+use crate::wire::UPGRADE_OWNER;
+use crate::wire::frame::{Kind, encode};
+use crate::wire::sandbox::{EmptyBody, OwnerReply};
+use crate::wire::to_json;
+
+/// The sandboxes of an owner, and in what context each was made.
+type Owned = BTreeMap<SandboxId, Context>;
+
+/// The owners whose connections live, and what is theirs.
+#[derive(Debug, Default)]
+pub(super) struct Owners(Mutex<HashMap<OwnerId, Owned>>);
+
+impl Owners {
+    fn all(&self) -> MutexGuard<'_, HashMap<OwnerId, Owned>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a sandbox is this owner's, before it is made.
+    pub(super) fn give(
+        &self,
+        owner: &OwnerId,
+        sandbox: &SandboxId,
+        context: &Context,
+    ) -> Result<()> {
+        let mut all = self.all();
+        let owned = all.get_mut(owner).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no owner {owner}, expected one whose connection lives"),
+            )
+            .context("field", "owner")
+        })?;
+        owned.insert(sandbox.clone(), context.clone());
+        Ok(())
+    }
+
+    /// Whether the owner's connection lives still.
+    pub(super) fn lives(&self, owner: &OwnerId) -> bool {
+        self.all().contains_key(owner)
+    }
+
+    /// Forgets a sandbox that was ended.
+    pub(super) fn forget(&self, sandbox: &SandboxId) {
+        for owned in self.all().values_mut() {
+            owned.remove(sandbox);
+        }
+    }
+}
+
+/// An owner as long as its connection lives. What is its own is ended after that,
+/// in a task of the runtime.
+struct Living {
+    state: Arc<State>,
+    id: OwnerId,
+}
+
+impl Living {
+    fn new(state: Arc<State>) -> Self {
+        let id = OwnerId::random();
+        state.owners.all().insert(id.clone(), Owned::new());
+        Self { state, id }
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        let owned = self.state.owners.all().remove(&self.id).unwrap_or_default();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        for (sandbox, context) in owned {
+            let state = Arc::clone(&self.state);
+            runtime.spawn(async move { end(&state, &context, &sandbox).await });
+        }
+    }
+}
+
+/// Ends a sandbox whose owner is gone.
+pub(super) async fn end(state: &State, context: &Context, sandbox: &SandboxId) {
+    let ended = state
+        .engine
+        .destroy_served(context, &state.provider, sandbox)
+        .await;
+    if let Err(error) = ended {
+        tracing::warn!(%sandbox, %error, "a sandbox whose owner is gone could not be ended");
+    }
+}
+
+/// Serves the connection of an owner.
+pub(super) async fn own(mut call: Call) -> Result<Response<Body>> {
+    let taken = session::take(&call.state, &mut call.request, UPGRADE_OWNER)?;
+    let EmptyBody {} = guard::body(call.request).await?;
+    let living = Living::new(Arc::clone(&call.state));
+    let owner = living.id.clone();
+    let head = encode(Kind::Head, &to_json(&OwnerReply { owner })?);
+    Ok(
+        taken.answer(&call.state, UPGRADE_OWNER, |mut io| async move {
+            let _living = living;
+            if io.write_all(&head).await.is_err() || io.flush().await.is_err() {
+                return;
+            }
+            // Whatever comes, and any failure, is the end.
+            let _ = io.read_u8().await;
+        }),
+    )
+}

@@ -1,0 +1,138 @@
+//! What makes, changes and ends sandboxes.
+
+use hyper::Response;
+
+use super::answer::{self, Body};
+use super::guard;
+use super::route::Call;
+use super::{State, owners};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{SandboxId, SnapshotId};
+use crate::provider::{Provider as _, PullRequest};
+use crate::sandbox::spec::Lifetime;
+use crate::wire::sandbox::{
+    CreateBody, DeadlineBody, DoneReply, EmptyBody, OriginBody, OriginReply, PullBody,
+    SandboxReply, SnapshotBody,
+};
+
+pub(super) async fn pull(call: Call) -> Result<Response<Body>> {
+    let body: PullBody = guard::body(call.request).await?;
+    let (engine, provider) = (&call.state.engine, &call.state.provider);
+    let spec = crate::SandboxSpec {
+        source: body.source.clone(),
+        ..crate::SandboxSpec::default()
+    };
+    engine.check_served(&spec)?;
+    let request = PullRequest {
+        source: body.source,
+        when: body.when,
+        observer: None,
+    };
+    engine
+        .pull_served(&call.context, provider, &request)
+        .await?;
+    answer::json(&DoneReply {})
+}
+
+pub(super) async fn origin(call: Call) -> Result<Response<Body>> {
+    let body: OriginBody = guard::body(call.request).await?;
+    call.state.engine.check_served(&body.spec)?;
+    let provider = &call.state.provider;
+    let origin = provider.origin(&call.context, &body.spec).await?;
+    answer::json(&OriginReply { origin })
+}
+
+pub(super) async fn create(call: Call) -> Result<Response<Body>> {
+    let body: CreateBody = guard::body(call.request).await?;
+    let mut spec = body.spec;
+    // The engine adds its own preference to what asks for none.
+    if body.open_files_preferred {
+        spec.resources.open_files = None;
+    }
+    for (name, value) in body.secrets {
+        if spec.env.contains_key(&name) {
+            return Err(Error::invalid(
+                format!("secrets.{name}"),
+                "[redacted]",
+                "a name that `spec.env` has not",
+                "remove one of the two",
+            ));
+        }
+        spec.env.insert(name, value);
+    }
+    let State {
+        engine,
+        provider,
+        owners,
+        ..
+    } = &*call.state;
+    match (&body.owner, spec.lifetime) {
+        (Some(owner), Lifetime::Attached) => owners.give(owner, &body.id, &call.context)?,
+        (None, Lifetime::Detached) => {}
+        (owner, lifetime) => {
+            let owner = owner.as_ref().map_or("none", |owner| owner.as_str());
+            return Err(Error::invalid(
+                "owner",
+                owner,
+                &format!("what suits the lifetime {lifetime:?}"),
+                "name an owner for an attached sandbox, and none for another one",
+            ));
+        }
+    }
+    let made = engine.create_served(&call.context, provider, &body.id, spec);
+    let made = made.await?;
+    if let Some(owner) = body.owner.filter(|owner| !owners.lives(owner)) {
+        owners::end(&call.state, &call.context, &body.id).await;
+        return Err(Error::new(
+            ErrorKind::SandboxGone,
+            format!("the owner {owner} went while the sandbox was made"),
+        ));
+    }
+    answer::json(&SandboxReply::from(made))
+}
+
+pub(super) async fn destroy(call: &Call, id: &SandboxId) -> Result<Response<Body>> {
+    let (engine, provider) = (&call.state.engine, &call.state.provider);
+    engine.destroy_served(&call.context, provider, id).await?;
+    call.state.owners.forget(id);
+    answer::json(&DoneReply {})
+}
+
+pub(super) async fn set_deadline(call: Call, id: &SandboxId) -> Result<Response<Body>> {
+    let body: DeadlineBody = guard::body(call.request).await?;
+    let ends = body.ends.map(|time| {
+        time.to_system().ok_or_else(|| {
+            Error::invalid(
+                "ends",
+                format!("{} s, {} ns", time.seconds, time.nanoseconds),
+                "a moment",
+                "give seconds since 1970 and 0 to 999999999 nanoseconds",
+            )
+        })
+    });
+    let ends = ends.transpose()?;
+    let (engine, provider) = (&call.state.engine, &call.state.provider);
+    engine.end_served(&call.context, provider, id, ends).await?;
+    answer::json(&DoneReply {})
+}
+
+pub(super) async fn pause(call: Call, id: &SandboxId, stop: bool) -> Result<Response<Body>> {
+    let EmptyBody {} = guard::body(call.request).await?;
+    let (engine, provider) = (&call.state.engine, &call.state.provider);
+    engine
+        .pause_served(&call.context, provider, id, stop)
+        .await?;
+    answer::json(&DoneReply {})
+}
+
+pub(super) async fn snapshot(call: Call, id: &SandboxId) -> Result<Response<Body>> {
+    let body: SnapshotBody = guard::body(call.request).await?;
+    let provider = &call.state.provider;
+    answer::json(&provider.snapshot(&call.context, id, &body.id).await?)
+}
+
+pub(super) async fn delete_snapshot(call: &Call, id: &SnapshotId) -> Result<Response<Body>> {
+    let provider = &call.state.provider;
+    provider.delete_snapshot(&call.context, id).await?;
+    answer::json(&DoneReply {})
+}
