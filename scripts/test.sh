@@ -186,9 +186,9 @@ elif ! have cargo-nextest; then
     not_run "tests without root: no cargo-nextest"
 else
     run "tests without root" without_root --range \
-        'binary(/^(rootless|exec_contract|confinement|escape|host_directories|images|image_owners|namespaced_root|cli|copies|terminal|embedded)$/) | (binary(faults) & not test(/^points::/))'
+        'binary(/^(rootless|exec_contract|confinement|escape|host_directories|images|image_owners|namespaced_root|cli|copies|terminal)$/) | (binary(embedded) & not test(/^probes[.]/)) | (binary(faults) & not test(/^points::/))'
     run "tests without root and a range of ids" without_root --single \
-        'binary(/^(rootless|exec_contract|confinement|escape|images|namespaced_root|cli|copies|embedded)$/)'
+        'binary(/^(rootless|exec_contract|confinement|escape|images|namespaced_root|cli|copies)$/) | (binary(embedded) & not test(/^probes[.]/))'
 fi
 run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
 if lacking=$(scripts/vm/image.sh); then

@@ -23,7 +23,7 @@ pub mod suites;
 pub use case::{Case, CaseFn, Checked, Failure, Level, Need, Running};
 pub use fixture::{Fixture, eventually, refused};
 pub use harness::{Deviation, Harness, Subject};
-pub use mimic::provider_main;
+pub use mimic::{provider_main, provider_main_without};
 pub use report::{CaseReport, Outcome, Report, SCHEMA, SubjectReport};
 pub use runner::{Options, Selection, judge, run, write_file};
 pub use suites::CASES;

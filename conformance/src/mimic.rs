@@ -14,10 +14,17 @@ use crate::suites::CASES;
 /// Runs every case on this harness's provider, as `cargo test` runs tests. What
 /// [`provider_main!`](macro@crate::provider_main) calls.
 pub fn provider_main(harness: impl Harness) -> ExitCode {
+    provider_main_without(harness, &[])
+}
+
+/// The same without suites that are run elsewhere: what
+/// [`provider_main!`](macro@crate::provider_main) calls with `without`.
+pub fn provider_main_without(harness: impl Harness, without: &[&str]) -> ExitCode {
     let harness: Arc<dyn Harness> = Arc::new(harness);
     let deviations = harness.deviations().to_vec();
     let deadline = Options::default().deadline;
-    let trials = CASES.iter().map(|case| {
+    let cases = CASES.iter().filter(|case| !without.contains(&case.suite()));
+    let trials = cases.map(|case| {
         let harness = Arc::clone(&harness);
         let judged = move || async move {
             let report = judge(&harness, case, deadline).await;
@@ -118,11 +125,17 @@ fn failed(text: &str) -> ExitCode {
 ///
 /// stacyvm_conformance::provider_main!(Mine);
 /// ```
+///
+/// `provider_main!(Mine, without: ["probes"])` leaves out suites that another target
+/// runs, as those of a provider behind this one.
 #[macro_export]
 macro_rules! provider_main {
     ($harness:expr) => {
+        $crate::provider_main!($harness, without: []);
+    };
+    ($harness:expr, without: [$($suite:literal),*]) => {
         fn main() -> std::process::ExitCode {
-            $crate::provider_main($harness)
+            $crate::provider_main_without($harness, &[$($suite),*])
         }
     };
 }

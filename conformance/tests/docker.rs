@@ -85,7 +85,7 @@ fn main() -> std::process::ExitCode {
     let Some(host) = host.and_then(|host| host.into_string().ok()) else {
         return not_run("no Docker engine: STACYVM_TEST_DOCKER_HOST names none");
     };
-    stacyvm_conformance::provider_main(engine::Docker::new(host))
+    stacyvm_conformance::provider_main_without(engine::Docker::new(host), &["probes"])
 }
 
 #[cfg(not(all(unix, feature = "docker")))]

@@ -50,7 +50,8 @@ mod linux {
 }
 
 #[cfg(all(target_os = "linux", feature = "oci", feature = "http"))]
-stacyvm_conformance::provider_main!(linux::Served::default());
+// The probes are about the provider behind the server, whose own tests run them.
+stacyvm_conformance::provider_main!(linux::Served::default(), without: ["probes"]);
 
 #[cfg(not(all(target_os = "linux", feature = "oci", feature = "http")))]
 #[expect(clippy::print_stderr, reason = "this is the front end")]

@@ -10,7 +10,7 @@ mod wire {
     use stacyvm::providers::mock::Mock;
     use stacyvm::server::Server;
     use stacyvm::{Engine, Result, SandboxSpec};
-    use stacyvm_conformance::{Deviation, Harness, Subject};
+    use stacyvm_conformance::{Harness, Subject};
 
     pub(crate) struct Served;
 
@@ -43,29 +43,12 @@ mod wire {
             let subject = Subject::new(Arc::new(provider), SandboxSpec::image("scratch")).await?;
             Ok(subject.keep(task))
         }
-
-        fn deviations(&self) -> &[Deviation] {
-            // Those of the mock itself (`tests/mock.rs`).
-            &[
-                Deviation {
-                    case: "exec.bytes_that_are_no_text_arrive",
-                    reason: "scripts of the mock get their arguments as text",
-                },
-                Deviation {
-                    case: "background.a_later_follower_gets_what_was_written",
-                    reason: "the mock keeps output of a background command only while nobody follows it",
-                },
-                Deviation {
-                    case: "background.an_ended_command_is_remembered",
-                    reason: "the mock keeps output of a background command only while nobody follows it",
-                },
-            ]
-        }
     }
 }
 
 #[cfg(feature = "http")]
-stacyvm_conformance::provider_main!(wire::Served);
+// The probes are about the provider behind the server, whose own tests run them.
+stacyvm_conformance::provider_main!(wire::Served, without: ["probes"]);
 
 #[cfg(not(feature = "http"))]
 #[expect(clippy::print_stderr, reason = "this is the front end")]

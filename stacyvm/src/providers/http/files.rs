@@ -1,11 +1,13 @@
 //! Files and archives.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame as BodyFrame;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
 use super::transport::{Body, Call, Streamed, Transport};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +20,7 @@ use crate::wire::file::{
     ChangeReply, EntryReply, ExportBody, FileBody, FileDoneReply, LeftOutReply, ReadBody, WatchBody,
 };
 use crate::wire::frame::{Frame, Kind, broken, encode, encode_long};
-use crate::wire::stream::{Frames, Step, body, items};
+use crate::wire::stream::{Frames, Step, failed, items};
 use crate::wire::{reply, to_json};
 
 fn data(frame: Frame) -> Result<Bytes> {
@@ -104,44 +106,79 @@ pub(super) async fn export(
     Ok(Archive::new(bytes, left_out))
 }
 
-/// A body of frames, and what went wrong with the data in it: that is the
-/// caller's own error, which no server can tell better.
-pub(super) struct Upload {
-    body: Body,
-    failure: Arc<Mutex<Option<Error>>>,
+/// How many pieces of an upload wait to be sent.
+const AHEAD: usize = 2;
+
+/// Sends a head and data as a body of frames. The data is read by this future and by
+/// nothing else: where it is dropped, the body breaks off and the server undoes the call.
+/// An error of the data is the caller's own, which no server can tell better.
+pub(super) async fn upload<T: DeserializeOwned>(
+    transport: &Transport,
+    call: Call<'_>,
+    head: &impl serde::Serialize,
+    data: ByteStream,
+) -> Result<T> {
+    let (pieces, sent) = mpsc::channel::<Bytes>(AHEAD);
+    let mut failure = None;
+    let first = encode(Kind::Head, &to_json(head)?);
+    let reading = read_into(data, pieces, &mut failure);
+    let answering = transport.upload(call, whole(first, sent));
+    tokio::pin!(answering);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answering => answer,
+        // What is still to be sent is in the channel.
+        () = reading => answering.await,
+    };
+    match (answer, failure) {
+        (Err(_), Some(own)) => Err(own),
+        (answer, _) => answer,
+    }
 }
 
-impl Upload {
-    pub(super) fn new(head: &impl serde::Serialize, bytes: ByteStream) -> Result<Self> {
-        let failure = Arc::new(Mutex::new(None));
-        let seen = Arc::clone(&failure);
-        let bytes = bytes.map(move |piece| {
-            piece.map_err(|error| {
-                *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Error::new(ErrorKind::Cancelled, "the client's data failed")
-            })
-        });
-        let write = |bytes: Bytes| Ok(encode_long(Kind::Data, &bytes));
-        let end = || Ok(encode(Kind::End, &[]));
-        let head = encode(Kind::Head, &to_json(head)?);
-        let frames = body::<_, Error>(Some(head), bytes.boxed(), write, end);
-        let body = StreamBody::new(frames.map(|bytes| bytes.map(BodyFrame::data)));
-        Ok(Self {
-            body: body.boxed_unsync(),
-            failure,
-        })
-    }
-
-    /// The body, and what makes of the server's error the one to tell.
-    pub(super) fn split(self) -> (Body, impl FnOnce(Error) -> Error + Send) {
-        let failure = self.failure;
-        let own = move |error| {
-            let own = failure
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
-            own.unwrap_or(error)
+/// Reads data, frame after frame, up to the frame that says how it ended.
+async fn read_into(mut data: ByteStream, pieces: mpsc::Sender<Bytes>, failure: &mut Option<Error>) {
+    loop {
+        let (frame, is_last) = match data.next().await {
+            Some(Ok(bytes)) => (encode_long(Kind::Data, &bytes), false),
+            None => (encode(Kind::End, &[]), true),
+            Some(Err(error)) => {
+                *failure = Some(error);
+                let told = Error::new(ErrorKind::Cancelled, "the client's data failed");
+                (failed(&told), true)
+            }
         };
-        (self.body, own)
+        // Nobody takes it where the server has answered.
+        if pieces.send(frame).await.is_err() || is_last {
+            return;
+        }
     }
+}
+
+/// A body that is whole once a frame came that says how it ended.
+fn whole(head: Bytes, sent: mpsc::Receiver<Bytes>) -> Body {
+    let state = Some((Some(head), sent));
+    let frames = stream::unfold(state, async |state| {
+        let (head, mut sent) = state?;
+        let frame = match head {
+            Some(head) => head,
+            None => match sent.recv().await {
+                Some(frame) => frame,
+                None => {
+                    let error = Error::new(ErrorKind::Cancelled, "the call was given up");
+                    return Some((Err(error), None));
+                }
+            },
+        };
+        let is_last = is_end(&frame);
+        Some((Ok(frame), (!is_last).then_some((None, sent))))
+    });
+    let body = StreamBody::new(frames.map(|bytes| bytes.map(BodyFrame::data)));
+    body.boxed_unsync()
+}
+
+/// Whether this frame of ours says how a stream ended.
+fn is_end(frame: &[u8]) -> bool {
+    let kind = frame.get(4).copied();
+    kind == Some(Kind::End as u8) || kind == Some(Kind::Error as u8)
 }

@@ -39,7 +39,6 @@ use crate::wire::sandbox::{
     ProviderReply, PullBody, SandboxReply, SandboxesReply, SnapshotBody,
 };
 use crate::wire::{LONGEST_PAGE, Time, UPGRADE_EXEC, UPGRADE_STREAM};
-use files::Upload;
 use owner::Owner;
 use transport::{Call, Transport};
 
@@ -306,8 +305,8 @@ impl Provider for HttpProvider {
         data: ByteStream,
     ) -> Result<FileEntry> {
         let call = Call::post(cx, of(id, "/files/write"));
-        let (body, own) = Upload::new(&WriteBody::from(request), data)?.split();
-        let entry: EntryReply = self.transport.upload(call, body).await.map_err(own)?;
+        let head = WriteBody::from(request);
+        let entry: EntryReply = files::upload(&self.transport, call, &head, data).await?;
         entry.try_into()
     }
 
@@ -339,8 +338,8 @@ impl Provider for HttpProvider {
         data: ByteStream,
     ) -> Result<()> {
         let call = Call::post(cx, of(id, "/files/import"));
-        let (body, own) = Upload::new(&ImportBody::from(request), data)?.split();
-        let DoneReply {} = self.transport.upload(call, body).await.map_err(own)?;
+        let head = ImportBody::from(request);
+        let DoneReply {} = files::upload(&self.transport, call, &head, data).await?;
         Ok(())
     }
 
