@@ -160,15 +160,13 @@ fn whole(head: Bytes, sent: mpsc::Receiver<Bytes>) -> Body {
     let state = Some((Some(head), sent));
     let frames = stream::unfold(state, async |state| {
         let (head, mut sent) = state?;
-        let frame = match head {
-            Some(head) => head,
-            None => match sent.recv().await {
-                Some(frame) => frame,
-                None => {
-                    let error = Error::new(ErrorKind::Cancelled, "the call was given up");
-                    return Some((Err(error), None));
-                }
-            },
+        let next = match head {
+            Some(head) => Some(head),
+            None => sent.recv().await,
+        };
+        let Some(frame) = next else {
+            let error = Error::new(ErrorKind::Cancelled, "the call was given up");
+            return Some((Err(error), None));
         };
         let is_last = is_end(&frame);
         Some((Ok(frame), (!is_last).then_some((None, sent))))
