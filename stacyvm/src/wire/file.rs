@@ -23,7 +23,7 @@ pub struct FileBody {
 }
 
 /// The file operations without data, as in
-/// [`FileOperation`](crate::sandbox::files::FileOperation).
+/// [`FileOperation`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields are those of `FileOperation`")]
