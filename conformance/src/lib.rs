@@ -11,6 +11,8 @@
 //! [`Report`].
 
 mod case;
+#[cfg(all(feature = "certify", target_os = "linux"))]
+mod check;
 mod fixture;
 mod harness;
 mod mimic;
@@ -21,6 +23,8 @@ pub mod store;
 pub mod suites;
 
 pub use case::{Case, CaseFn, Checked, Failure, Level, Need, Running};
+#[cfg(all(feature = "certify", target_os = "linux"))]
+pub use check::{CaseCheck, LiarControl};
 pub use fixture::{Fixture, eventually, refused};
 pub use harness::{Deviation, Harness, Subject};
 pub use mimic::{provider_main, provider_main_without};

@@ -20,9 +20,15 @@ use crate::runner::{Options, run};
 const HANGS: Duration = Duration::from_secs(15);
 
 /// A provider under a lie; none is the one that tells the truth.
-struct Lying {
+pub(crate) struct Lying {
     inner: Arc<dyn Harness>,
     lie: Option<Lie>,
+}
+
+impl Lying {
+    pub(crate) fn new(inner: Arc<dyn Harness>, lie: Option<Lie>) -> Self {
+        Self { inner, lie }
+    }
 }
 
 #[async_trait]
@@ -99,7 +105,7 @@ impl Hunt {
             return Vec::new();
         }
         let inner = Arc::clone(&self.inner);
-        let harness: Arc<dyn Harness> = Arc::new(Lying { inner, lie });
+        let harness: Arc<dyn Harness> = Arc::new(Lying::new(inner, lie));
         let options = Options {
             // The honest one may take its time.
             deadline: lie.map_or(Options::default().deadline, |_| HANGS),

@@ -9,6 +9,8 @@ mod hunt;
 mod liar;
 mod world;
 
+#[cfg(all(feature = "certify", target_os = "linux"))]
+pub(crate) use hunt::Lying;
 pub use hunt::{Catch, Hunt};
 pub use liar::Liar;
 
