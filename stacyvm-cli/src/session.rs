@@ -1,7 +1,7 @@
 //! A command in front of a person: input, output, signals, size.
 
 use std::io::{IsTerminal, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use stacyvm::sandbox::exec::{ExecControl, SignalScope};
@@ -75,7 +75,11 @@ pub(crate) async fn follow(
     mut out: Out<'_>,
 ) -> Result<Outcome> {
     let raw = if tty && stdin { RawMode::enter() } else { None };
-    let feeder = stdin.then(|| tokio::spawn(feed(process.control(), read_stdin())));
+    let unread = Arc::new(OnceLock::new());
+    let feeder = stdin.then(|| {
+        let input = read_stdin(Arc::clone(&unread));
+        tokio::spawn(feed(process.control(), input))
+    });
     let mut stdout = Sink::start("standard output", std::io::stdout());
     let mut stderr = Sink::start("standard error", std::io::stderr());
     let control = process.control();
@@ -154,7 +158,19 @@ pub(crate) async fn follow(
         () = signals.interrupted() => Ok(false),
     };
     drop(raw);
-    Ok(if written? {
+    let written = written?;
+    // A terminal that has closed cannot be read either, which is told already.
+    if !hung_up && let Some(error) = unread.get() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "standard input could not be read to its end, so the command did not get all of it: {error}"
+            ),
+        )
+        .context("field", "standard input")
+        .context("remedy", "give a file, a pipe or a terminal that can be read, or leave -i out"));
+    }
+    Ok(if written {
         outcome
     } else {
         Outcome::OutputClosed
@@ -192,15 +208,27 @@ async fn hand_over(pending: &mut Option<Pending>) -> bool {
 type Pending = (mpsc::Sender<bytes::Bytes>, bytes::Bytes);
 
 /// Reads standard input on a thread of its own: a read of a terminal cannot be
-/// given up, and must not hold back the end of the program.
-fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
+/// given up, and must not hold back the end of the program. An error is put where
+/// it is looked for before the command learns of the end of its input.
+fn read_stdin(failed: Arc<OnceLock<std::io::Error>>) -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(4);
     std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();
         let mut buffer = vec![0; CHUNK];
-        while let Ok(count @ 1..) = stdin.read(&mut buffer) {
-            if sender.blocking_send(buffer[..count].to_vec()).is_err() {
-                return;
+        loop {
+            match stdin.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => {
+                    if sender.blocking_send(buffer[..count].to_vec()).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Set once, by this thread alone.
+                    let _ = failed.set(error);
+                    return;
+                }
             }
         }
     });

@@ -48,6 +48,7 @@ pub fn main() -> ExitCode {
     // Before anything is opened: what the host let through is not ours.
     sys::close_from(3);
     raise_open_files();
+    reset_limits();
     let Ok(owner) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else {
         return ExitCode::from(2);
     };
@@ -62,6 +63,9 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The stack of a command, as kernels begin with it.
+const STACK: u64 = 8 * 1024 * 1024;
+
 /// Raises how many files may be opened at most, so that a sandbox may have
 /// more of them than the process that started this one.
 fn raise_open_files() {
@@ -73,6 +77,40 @@ fn raise_open_files() {
     };
     // Without the right to do so the limit stays what it is.
     let _ = setrlimit(Resource::Nofile, raised);
+}
+
+/// Undoes limits of the process that started this one: they would bind every
+/// command of the sandbox, and the helper itself. Without the right to raise a
+/// hard limit that one stays, and the soft one is raised to it.
+fn reset_limits() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let none = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let stack = Some(STACK);
+    for (resource, wanted) in [
+        (Resource::Cpu, None),
+        (Resource::Fsize, None),
+        (Resource::As, None),
+        (Resource::Data, None),
+        (Resource::Rss, None),
+        (Resource::Stack, stack),
+    ] {
+        let raised = Rlimit {
+            current: wanted,
+            ..none.clone()
+        };
+        if setrlimit(resource, raised).is_err() {
+            let maximum = getrlimit(resource).maximum;
+            let current = match (wanted, maximum) {
+                (Some(wanted), Some(most)) => Some(wanted.min(most)),
+                (wanted, most) => wanted.or(most),
+            };
+            // As above.
+            let _ = setrlimit(resource, Rlimit { current, maximum });
+        }
+    }
 }
 
 fn run(owner: &OwnedFd) -> Result<()> {

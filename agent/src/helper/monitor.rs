@@ -517,10 +517,10 @@ fn timer(ms: u64) -> Result<OwnedFd> {
         tv_nsec: 0,
     };
     let value = Timespec {
-        // A hundred years are as good as more, and do not overflow.
+        // More than the hundred years that hosts accept, and no overflow.
         tv_sec: i64::try_from(ms / 1000)
             .unwrap_or(i64::MAX)
-            .min(3_000_000_000),
+            .min(3_200_000_000),
         // A value of zero would disarm it.
         tv_nsec: i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000 + i64::from(ms == 0),
     };

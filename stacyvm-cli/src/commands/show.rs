@@ -32,7 +32,14 @@ pub(crate) async fn ls(engine: &Engine, args: &LsArgs, json: bool) -> Result<u8>
                     format!("{}/{}", s.provider, s.runtime),
                     source(&s.source),
                     ago(Some(s.created)),
-                    until(s.ends.into_iter().chain(s.idle_ends).min()),
+                    // One that ended had an end in sight, which says nothing now.
+                    until(
+                        s.ends
+                            .into_iter()
+                            .chain(s.idle_ends)
+                            .min()
+                            .filter(|_| !s.phase.is_final()),
+                    ),
                     s.labels
                         .iter()
                         .map(|(k, v)| format!("{k}={v}"))

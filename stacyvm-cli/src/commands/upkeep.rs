@@ -166,6 +166,8 @@ pub(crate) async fn prune(engine: &Engine, args: &PruneArgs, json: bool) -> Resu
         Some(text) => parse_duration("older-than", text)?,
         None => Duration::ZERO,
     };
+    // Before the moment is taken, which an end that is recorded later is past.
+    engine.record_ends().await?;
     let mut request = PruneRequest {
         older_than,
         at: Some(SystemTime::now()),

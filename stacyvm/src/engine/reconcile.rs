@@ -65,17 +65,9 @@ impl Engine {
             tracing::debug!(%error, "the default provider cannot be opened");
         }
         let mut done = self.finish_interrupted().await?;
-        let running = self.all_in(&[Phase::Running, Phase::Paused]).await?;
-        for record in running {
-            match self.see(&lasting(&record), &record).await {
-                Seen::There(_) => {}
-                Seen::Unknown(error) => done.note(&record, &error),
-                Seen::Gone => match self.record_end(&record).await {
-                    Ok(()) => done.ended.push(record.id),
-                    Err(error) => done.note(&record, &error),
-                },
-            }
-        }
+        let seen = self.record_ends().await?;
+        done.ended = seen.ended;
+        done.postponed.extend(seen.postponed);
         let now = to_ms(self.0.clock.now());
         let old = now.saturating_sub(to_ms(UNIX_EPOCH + ENDED_KEPT));
         self.0
@@ -157,6 +149,28 @@ impl Engine {
         provider.destroy(&context, &record.id).await?;
         self.finish_destroy(&context, &record.id).await?;
         Ok(true)
+    }
+
+    /// Records the end of what its provider no longer has: the part of a
+    /// [`reconcile`](Self::reconcile) that tells ends by TTL and idle timeout.
+    ///
+    /// # Errors
+    ///
+    /// What the store could not do. What a provider could not do is in
+    /// [`Reconciled::postponed`].
+    pub async fn record_ends(&self) -> Result<Reconciled> {
+        let mut done = Reconciled::default();
+        for record in self.all_in(&[Phase::Running, Phase::Paused]).await? {
+            match self.see(&lasting(&record), &record).await {
+                Seen::There(_) => {}
+                Seen::Unknown(error) => done.note(&record, &error),
+                Seen::Gone => match self.record_end(&record).await {
+                    Ok(()) => done.ended.push(record.id),
+                    Err(error) => done.note(&record, &error),
+                },
+            }
+        }
+        Ok(done)
     }
 
     /// What ended by itself may have left something; `destroy` takes it away.

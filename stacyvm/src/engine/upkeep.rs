@@ -187,7 +187,8 @@ impl Engine {
 
     /// Removes what nobody needs: records of ended sandboxes, cached programs
     /// that no process executes and no living engine would, and, where asked for,
-    /// volumes that no sandbox has.
+    /// volumes that no sandbox has. Ends that no record tells yet are recorded
+    /// first, in a dry run too, unless a moment is given: they would be past it.
     ///
     /// # Errors
     ///
@@ -197,6 +198,9 @@ impl Engine {
     ///
     /// What was removed until then is gone; the rest stays.
     pub async fn prune(&self, request: &PruneRequest) -> Result<Pruned> {
+        if request.at.is_none() {
+            self.record_ends().await?;
+        }
         let now = self.0.clock.now();
         let now = to_ms(request.at.map_or(now, |at| at.min(now)));
         let age = u64::try_from(request.older_than.as_millis()).unwrap_or(u64::MAX);

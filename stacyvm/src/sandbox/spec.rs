@@ -517,7 +517,7 @@ impl SandboxSpec {
                         return Err(Error::invalid(
                             at("source.tmpfs.size_mib"),
                             size_mib,
-                            "1 or more",
+                            "1 to 16777216",
                             "give the size in MiB",
                         ));
                     }

@@ -115,6 +115,22 @@ async fn a_trial_counts_what_the_prune_removes() {
 }
 
 #[tokio::test]
+async fn a_prune_knows_of_ends_that_no_record_tells_yet() {
+    let (mock, engine) = engine().await;
+    let living = engine.create(SandboxSpec::image("any")).await.unwrap();
+    let ended = engine.create(SandboxSpec::image("any")).await.unwrap();
+    let past = std::time::SystemTime::now();
+    let cx = Context::default();
+    mock.set_deadline(&cx, ended.id(), Some(past))
+        .await
+        .unwrap();
+    let pruned = engine.prune(&PruneRequest::default()).await.unwrap();
+    assert_eq!(pruned.records, 1);
+    assert!(engine.get(ended.id()).await.is_err());
+    assert!(engine.get(living.id()).await.is_ok());
+}
+
+#[tokio::test]
 async fn records_of_ended_sandboxes_are_pruned_when_they_are_old_enough() {
     let (_mock, engine) = engine().await;
     let living = engine.create(SandboxSpec::image("any")).await.unwrap();

@@ -124,6 +124,12 @@ pub(super) fn make_private(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the lock that tells of a living helper is not there at all.
+pub(super) fn has_no_lock(directory: &OwnedFd) -> bool {
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statat(directory, LOCK_NAME, flags).is_err_and(|errno| errno == Errno::NOENT)
+}
+
 /// Whether a living helper holds the directory: it keeps a lock for its life.
 pub(super) fn is_held(directory: &OwnedFd) -> Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
