@@ -1,6 +1,7 @@
 //! Tests of what a process has of its parent: ignored signals, the umask. A
 //! child is this test program again, which runs [`child`] alone.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -65,4 +66,42 @@ async fn without_ends() {
     let output = sandbox.exec(["echo", "hi"]).output().await.unwrap();
     assert_eq!(output.stdout, b"hi\n");
     sandbox.kill().await.unwrap();
+}
+
+#[test]
+fn no_umask_takes_rights_from_the_state_directory() {
+    for umask in ["000", "177", "277", "777"] {
+        let home = tempfile::tempdir().unwrap();
+        after(&format!("umask {umask}"), "modes", home.path());
+    }
+}
+
+#[test]
+#[ignore = "what a test of this module starts, not a test"]
+fn modes() {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let state = directory().join("above/state");
+    super::Sandboxes::open(&state).unwrap();
+    let cache = state.join("cache");
+    super::directory::make_private(&cache).unwrap();
+    for path in [
+        &directory().join("above"),
+        &state,
+        &state.join("sandboxes"),
+        &cache,
+    ] {
+        assert_eq!(mode(path), 0o700, "{}", path.display());
+    }
+    // One that an earlier umask spoilt.
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o600)).unwrap();
+    super::directory::make_private(&cache).unwrap();
+    assert_eq!(mode(&cache), 0o700);
+    let volumes = super::Volumes::of(&state);
+    let hold = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(volumes.hold("v"));
+    drop(hold.unwrap());
+    assert_eq!(mode(&state.join("volume-locks/v")), 0o600);
 }
