@@ -6,6 +6,7 @@ mod exit;
 mod output;
 mod progress;
 mod session;
+mod signals;
 mod spec;
 mod terminal;
 
@@ -19,6 +20,7 @@ use stacyvm::{Error, ErrorKind, Result};
 use args::{Cli, Command, ConfigCommand, ConformanceCommand, HelperCommand};
 
 fn main() -> ExitCode {
+    signals::take_ends_of_children();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -40,6 +40,24 @@ fn run_prints_what_the_command_prints_and_leaves_nothing() {
 }
 
 #[test]
+fn a_parent_that_ignores_the_end_of_children_changes_nothing() {
+    let cli = cli();
+    let own = cli.command();
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "trap '' CHLD; exec \"$@\"", "bash"]);
+    command.arg(own.get_program());
+    for (name, value) in own.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let output = command.args(["run", "--", "echo", "hi"]).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    assert_eq!(output.stdout, b"hi\n");
+}
+
+#[test]
 fn exit_codes_are_those_of_the_manual() {
     let cli = cli();
     let id = cli.create(&[]);

@@ -10,6 +10,13 @@ pub(crate) fn is_mapped(uid: u32) -> bool {
     are_mapped("uid", uid, uid)
 }
 
+/// Whether these users and groups, whose ranges begin here, are mapped.
+#[cfg(all(feature = "oci", target_os = "linux"))]
+pub(crate) fn has_range(first_uid: u32, first_gid: u32, count: u32) -> bool {
+    let last = |first: u32| first.saturating_add(count - 1);
+    are_mapped("uid", first_uid, last(first_uid)) && are_mapped("gid", first_gid, last(first_gid))
+}
+
 /// Whether every user and group that an image may name is mapped.
 #[cfg(all(feature = "image", target_os = "linux"))]
 pub(crate) fn has_all_of_an_image() -> bool {
@@ -57,5 +64,7 @@ mod tests {
         let gap = "0 100000 1000\n1001 101001 64535\n";
         assert!(!covers(gap, 0, 65_535) && covers(gap, 1001, 65_535));
         assert!(!covers("", 0, 0));
+        // A range of /etc/subuid that a nested namespace does not hold.
+        assert!(!covers("0 0 65536\n", 100_000, 165_535));
     }
 }

@@ -133,6 +133,8 @@ fn run(owner: &OwnedFd) -> Result<()> {
     for signal in [libc::SIGHUP, libc::SIGPIPE] {
         sys::ignore_signal(signal, true);
     }
+    // Who started this may ignore it, and then no end of a child has a status.
+    sys::ignore_signal(libc::SIGCHLD, false);
     let signals = sys::termination_signals().tried("take signals")?;
     fault_point!("helper.begun");
     let program = rustix::fs::openat(

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fgetxattr, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat,
-    symlinkat, unlinkat, utimensat,
+    fchown, fgetxattr, fsetxattr, futimens, linkat, mknodat, openat, readlinkat, statat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::digest::Digest;
-use super::store::{Flavour, Image, Images, Layer, Work, damaged, system};
+use super::store::{Flavour, Image, Images, Layer, Work, damaged, make_private, system};
 use super::unpack::{Expected, OPAQUE, WHITEOUT, decode_path, names_in};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -300,7 +300,7 @@ impl Copy<'_> {
             let made = !there.as_ref().is_ok_and(is_dir);
             if made {
                 remove(to, name)?;
-                mkdirat(to, name, Mode::RWXU).map_err(fail)?;
+                make_private(to, name).map_err(fail)?;
                 self.implied.remove(path.as_slice());
             }
             let target = openat(to, name, DIRECTORY, Mode::empty()).map_err(fail)?;

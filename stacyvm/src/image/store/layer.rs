@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use stacyvm_agent::owners::Owner;
 
 use super::work::open_directory;
-use super::{Flavour, Image, Images, Lock, Work, damaged, failed, system};
+use super::{
+    Flavour, Image, Images, Lock, Work, damaged, failed, make_private, open_private, system,
+};
 use crate::context::Context;
 use crate::error::{ErrorKind, Result};
 use crate::image::digest::Digest;
@@ -132,7 +134,7 @@ impl Images {
     ) -> Result<Unpacked> {
         let name = crate::id::InstanceId::random().as_str().to_owned();
         let layer = work.directory(&name)?;
-        rustix::fs::mkdirat(&layer, FS, Mode::RWXU).map_err(|e| system("make a layer", e))?;
+        make_private(&layer, FS).map_err(|e| system("make a layer", e))?;
         let fs = open_directory(&layer, FS)?;
         let blob_name = format!("{name}.blob");
         let blob = if keep {
@@ -224,8 +226,8 @@ fn record_bytes(record: &LayerRecord) -> Result<Vec<u8>> {
 fn write_file(at: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(at, name, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|e| system("write the record of a layer", e))?;
+    let file =
+        open_private(at, name, flags).map_err(|e| system("write the record of a layer", e))?;
     std::fs::File::from(file)
         .write_all(bytes)
         .map_err(|e| failed("write the record of a layer", e))

@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, openat, statat};
+use rustix::fs::{AtFlags, FlockOperation, OFlags, flock, fstat, statat};
 use rustix::io::Errno;
 
-use super::{Images, system};
+use super::{Images, open_private, system};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(feature = "registry")]
@@ -33,8 +33,7 @@ impl Lock {
                 | OFlags::NOFOLLOW
                 | OFlags::NONBLOCK
                 | OFlags::CLOEXEC;
-            let mode = Mode::RUSR | Mode::WUSR;
-            let file = openat(at, name, flags, mode)
+            let file = open_private(at, name, flags)
                 .map_err(|e| system("open a lock of the image store", e))?;
             match flock(&file, operation) {
                 Ok(()) => {}

@@ -315,8 +315,32 @@ fn boot() -> String {
     std::fs::read_to_string(path).map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
 }
 
+/// Makes a directory that its user alone may use, whatever the umask.
+pub(in crate::image) fn make_private(
+    at: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg + Copy,
+) -> rustix::io::Result<()> {
+    rustix::fs::mkdirat(&at, name, Mode::RWXU)?;
+    rustix::fs::chmodat(&at, name, Mode::RWXU, rustix::fs::AtFlags::empty())
+}
+
+/// Opens a file that its user alone may use, whatever the umask took from the
+/// mode that it was made with.
+pub(in crate::image) fn open_private(
+    at: &OwnedFd,
+    name: &str,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = openat(at, name, flags, mode)?;
+    if rustix::fs::fstat(&file)?.st_mode & 0o600 != 0o600 {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    Ok(file)
+}
+
 fn make_directory(at: &OwnedFd, name: &str) -> Result<()> {
-    match rustix::fs::mkdirat(at, name, Mode::RWXU) {
+    match make_private(at, name) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(system("make a directory of the image store", error)),
     }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{AtFlags, Mode, RenameFlags, fchmod, mkdirat, renameat_with, statat};
+use rustix::fs::{AtFlags, Mode, RenameFlags, fchmod, renameat_with, statat};
 
 use super::layer::FS;
 use super::work::open_directory;
-use super::{Image, Images, Lock, Work, system};
+use super::{Image, Images, Lock, Work, make_private, system};
 use crate::context::Context;
 use crate::error::Result;
 use crate::image::digest::Digest;
@@ -174,7 +174,7 @@ impl Images {
         let outer = work.directory(name)?;
         // The sandbox's root passes through it, and is nobody there.
         fchmod(&outer, PASSABLE).map_err(fail)?;
-        mkdirat(&outer, FS, Mode::RWXU).map_err(fail)?;
+        make_private(&outer, FS).map_err(fail)?;
         Ok(LayerCopy {
             from: self.open_layer(diff_id)?,
             to: open_directory(&outer, FS)?,

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::range::Rights;
-use super::{Images, Lock, failed, system};
+use super::{Images, Lock, failed, make_private, open_private, system};
 use crate::error::Result;
 
 const ENDING: &str = ".lock";
@@ -39,7 +39,7 @@ impl Work {
             }
         };
         fault_point!("image.work.locked");
-        mkdirat(&tmp, &name, Mode::RWXU).map_err(|e| system("make a directory for work", e))?;
+        make_private(&tmp, name.as_str()).map_err(|e| system("make a directory for work", e))?;
         let dir = open_directory(&tmp, &name)?;
         fault_point!("image.work.made");
         Ok(Self {
@@ -67,7 +67,7 @@ impl Work {
 
     /// Makes a directory in it.
     pub(in crate::image) fn directory(&self, name: &str) -> Result<OwnedFd> {
-        mkdirat(&self.dir, name, Mode::RWXU).map_err(|e| system("make a directory for work", e))?;
+        make_private(&self.dir, name).map_err(|e| system("make a directory for work", e))?;
         open_directory(&self.dir, name)
     }
 
@@ -75,8 +75,8 @@ impl Work {
     pub(in crate::image) fn file(&self, name: &str) -> Result<File> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|e| system("make a file for work", e))?;
+        let file =
+            open_private(&self.dir, name, flags).map_err(|e| system("make a file for work", e))?;
         Ok(File::from(file))
     }
 }

@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, statat, symlinkat, unlinkat,
-    utimensat,
+    fchown, fsetxattr, futimens, linkat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -16,7 +15,7 @@ use stacyvm_agent::owners;
 
 use super::names::{encode, refused};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::store::{Flavour, system};
+use crate::image::store::{Flavour, make_private, system};
 
 /// Set on a directory: nothing of lower layers is seen in it.
 pub(in crate::image) const OPAQUE: &str = "user.overlay.opaque";
@@ -180,7 +179,7 @@ impl Target {
     fn make_directory(&mut self, path: &[&[u8]]) -> Result<()> {
         let (name, whole) = (path[path.len() - 1], join(path));
         let hidden = self.unhide(name, &whole)?;
-        mkdirat(self.here(), name, Mode::RWXU).map_err(|e| failed("make", &whole, e))?;
+        make_private(self.here(), name).map_err(|e| failed("make", &whole, e))?;
         self.waiting.insert(whole.clone(), None);
         if hidden {
             let dir = openat(self.here(), name, DIRECTORY, Mode::empty())

@@ -97,14 +97,28 @@ fn open_directory(at: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// Makes a directory that only its user can look into.
+/// Makes a directory, and those above it, each with mode 0700 whatever the umask.
+fn make_all(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        make_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a directory that only its user can look into, and gives this user's
+/// rights back to one that lacks them.
 pub(super) fn make_private(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|e| io("make a directory for state", e).context("path", path.display()))?;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    make_all(path)
+        .map_err(|e| io("make a directory for state", e).context("path", path.display()))?;
     let found =
         std::fs::symlink_metadata(path).map_err(|e| io("look at the directory for state", e))?;
     if !found.is_dir()
@@ -120,6 +134,10 @@ pub(super) fn make_private(path: &Path) -> Result<()> {
             "remedy",
             "make it yours with mode 0700, or choose another with --state-dir",
         ));
+    }
+    if found.mode() & 0o700 != 0o700 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| io("open the directory for state to its user", e))?;
     }
     Ok(())
 }

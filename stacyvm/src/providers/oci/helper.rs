@@ -57,7 +57,8 @@ pub(super) fn reap_unwatched() {
 
 /// Takes the exit status of a helper that ended; true once it did.
 pub(super) fn has_ended(child: &mut Child) -> bool {
-    // An error means that somebody else reaped it.
+    // An error means that somebody else reaped it, or that the kernel did, as
+    // where this process ignores SIGCHLD.
     !matches!(child.try_wait(), Ok(None))
 }
 
@@ -186,9 +187,9 @@ impl Helper {
             // It may have ended already.
             let _ = child.kill();
         }
-        child
-            .wait()
-            .map_err(|e| super::error::io("wait for a helper", e))?;
+        // An error means that its end was taken already, as where this process
+        // ignores SIGCHLD; the answer counts.
+        let _ = child.wait();
         match answer? {
             FromHelper::Done => Ok(()),
             FromHelper::Failed(report) => Err(failed(&report)),

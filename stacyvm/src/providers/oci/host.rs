@@ -183,7 +183,15 @@ impl Host {
             },
         };
         let yes_no = |fine: bool| if fine { "there" } else { "missing" };
-        let limit = if self.root {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let cause = cgroups_cause(&mounts, self.root);
+        let limited = |fine: bool| match cause {
+            Some((seen, _)) if !fine => seen,
+            _ => yes_no(fine),
+        };
+        let limit = if let Some((_, remedy)) = cause {
+            remedy
+        } else if self.root {
             "mount the cgroup controller, or leave the limit out"
         } else {
             "have systemd delegate it to this user (`Delegate=` of user@.service, in a session with a user manager), or leave the limit out"
@@ -201,12 +209,12 @@ impl Host {
                     "users",
                     false,
                     &format!("one: {reason}"),
-                    "have the administrator install uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, with a range that nobody has; without it commands run as one user, keep this user's groups and can signal their supervisor",
+                    "have the administrator install uidmap and run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`, with a range that nobody has, and that /proc/self/uid_map holds; without it commands run as one user, keep this user's groups and can signal their supervisor",
                 ),
             },
-            finding("memory_limit", self.memory, yes_no(self.memory), limit),
-            finding("pids_limit", self.pids, yes_no(self.pids), limit),
-            finding("cpu_limit", self.cpu, yes_no(self.cpu), limit),
+            finding("memory_limit", self.memory, limited(self.memory), limit),
+            finding("pids_limit", self.pids, limited(self.pids), limit),
+            finding("cpu_limit", self.cpu, limited(self.cpu), limit),
         ];
         findings.push(finding(
             "disk_limit",
@@ -244,6 +252,34 @@ fn cannot_run(obstacle: &Obstacle) -> Error {
     ))
     .context("need", "user_namespaces")
     .context("remedy", &obstacle.remedy)
+}
+
+/// Why limits are missing where it is not that a controller is, and the remedy.
+fn cgroups_cause(mounts: &str, root: bool) -> Option<(&'static str, &'static str)> {
+    let all = mounts.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let kind = right.split(' ').next()?;
+        let options = left.split(' ').nth(5)?;
+        let read_only = options.split(',').any(|option| option == "ro");
+        let named = right.split(' ').nth(2)?;
+        let controls = kind == "cgroup2" || named.split(',').any(|o| o == "memory" || o == "pids");
+        (kind.starts_with("cgroup") && controls).then_some((kind, read_only))
+    });
+    let all: Vec<_> = all.collect();
+    if all.is_empty() {
+        return None;
+    }
+    if all.iter().all(|(_, read_only)| *read_only) {
+        return Some((
+            "missing: the cgroups are mounted read-only",
+            "mount them so that they can be written (as root `mount -o remount,rw`, of a container its `--privileged`), or leave the limit out",
+        ));
+    }
+    let one = all.iter().any(|(kind, _)| *kind == "cgroup");
+    (one && !root).then_some((
+        "missing: this user may write none of the cgroups, which are of version 1",
+        "have root make a cgroup of each controller that is this user's and move this process there, boot with cgroups of version 2, or leave the limit out",
+    ))
 }
 
 fn mke2fs() -> bool {
@@ -302,6 +338,25 @@ mod tests {
         assert_eq!(error.fact("need"), Some("user_namespaces"));
         assert_eq!(error.fact("remedy"), Some("allow them"));
         assert!(!lacking.probe().usable);
+    }
+
+    #[test]
+    fn why_cgroups_hold_no_limits_is_told() {
+        let seen = |mounts, root| cgroups_cause(mounts, root).map(|(seen, _)| seen);
+        let two = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(seen(two, true), None);
+        assert_eq!(seen(two, false), None);
+        assert_eq!(seen("", true), None);
+        let closed = two.replace("cgroup rw", "cgroup ro,nosuid");
+        assert!(seen(&closed, true).unwrap().contains("read-only"));
+        let one = "31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        assert_eq!(seen(one, true), None);
+        assert!(seen(one, false).unwrap().contains("version 1"));
+        assert!(
+            seen(&format!("{one}{two}"), false)
+                .unwrap()
+                .contains("version 1")
+        );
     }
 
     #[test]

@@ -151,13 +151,26 @@ fn delegated(uid: u32) -> std::result::Result<Delegated, String> {
         range_of(&text, name.as_deref(), uid)
             .ok_or_else(|| format!("no range of {RANGE} for uid {uid} in {file}"))
     };
+    let (first_uid, first_gid) = (range("/etc/subuid")?, range("/etc/subgid")?);
+    held(first_uid, first_gid)?;
     Ok(Delegated {
-        first_uid: range("/etc/subuid")?,
-        first_gid: range("/etc/subgid")?,
+        first_uid,
+        first_gid,
         own: None,
         newuidmap: set_id_program("newuidmap")?,
         newgidmap: set_id_program("newgidmap")?,
     })
+}
+
+/// Refuses a range that newuidmap cannot map: of ids that the user namespace
+/// of this process does not have itself.
+fn held(first_uid: u32, first_gid: u32) -> std::result::Result<(), String> {
+    if crate::id_map::has_range(first_uid, first_gid, RANGE) {
+        return Ok(());
+    }
+    Err(format!(
+        "this process is in a user namespace without {RANGE} users from {first_uid} and groups from {first_gid} (/proc/self/uid_map and gid_map), so newuidmap cannot map them"
+    ))
 }
 
 fn has_no_new_privileges() -> bool {
@@ -233,6 +246,17 @@ mod tests {
         assert_eq!(range_of(text, None, 501), Some(400_000));
         assert_eq!(range_of(text, Some("nobody"), 502), None);
         assert_eq!(range_of(text, Some("root"), 502), None, "begins at 1");
+    }
+
+    #[test]
+    fn a_range_that_this_namespace_lacks_is_told() {
+        // The last id is none.
+        let told = held(u32::MAX - 10, u32::MAX - 10).unwrap_err();
+        assert!(
+            told.contains("newuidmap") && told.contains("uid_map"),
+            "{told}"
+        );
+        assert_eq!(held(0, 0).is_ok(), crate::id_map::has_range(0, 0, RANGE));
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod helper;
 mod host;
 mod identities;
 mod images;
+#[cfg(test)]
+mod inherited;
 mod install;
 mod launch;
 mod leftovers;

@@ -134,10 +134,19 @@ pub(super) fn explain(message: &str) -> Option<Obstacle> {
     let container = ["/.dockerenv", "/run/.containerenv"]
         .iter()
         .any(|path| Path::new(path).exists());
-    explain_in(message, container)
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    explain_in(message, container, is_chroot(&mounts))
 }
 
-fn explain_in(message: &str, container: bool) -> Option<Obstacle> {
+/// Whether the root directory is not where the mount namespace has its own: then
+/// none of the mounts that can be seen is at `/`. One that is itself a mount
+/// cannot be told so.
+fn is_chroot(mounts: &[u8]) -> bool {
+    let mounts = crate::mountinfo::parse(mounts);
+    !mounts.is_empty() && !mounts.iter().any(|mount| mount.point == Path::new("/"))
+}
+
+fn explain_in(message: &str, container: bool, chroot: bool) -> Option<Obstacle> {
     let of = |seen: &str, remedy: &str| {
         Some(Obstacle {
             seen: seen.into(),
@@ -156,6 +165,12 @@ fn explain_in(message: &str, container: bool) -> Option<Obstacle> {
         return of(
             "used up for this user (sysctl user.max_user_namespaces)",
             "end sandboxes that nobody needs, or have the administrator raise it",
+        );
+    }
+    if message.starts_with("make the namespaces") && denied && chroot {
+        return of(
+            "forbidden by the kernel below a chroot",
+            "run this outside of chroot, or enter that root with pivot_root, as `systemd-nspawn` and containers do",
         );
     }
     if message.starts_with("make the namespaces") && denied && container {
@@ -241,10 +256,15 @@ mod tests {
 
     #[test]
     fn a_failure_is_explained_by_where_it_happened() {
-        let seen = |message, container| explain_in(message, container).map(|o| o.seen);
+        let seen = |message, container| explain_in(message, container, false).map(|o| o.seen);
         let denied = "make the namespaces: operation not permitted";
         assert!(seen(denied, true).unwrap().contains("container"));
         assert!(seen(denied, false).unwrap().contains("security module"));
+        let below = explain_in(denied, true, true).unwrap();
+        assert!(below.seen.contains("chroot"), "{below:?}");
+        let mounts = |point| format!("36 35 98:0 / {point} rw - ext4 /dev/root rw\n");
+        assert!(is_chroot(mounts("/proc").as_bytes()));
+        assert!(!is_chroot(mounts("/").as_bytes()) && !is_chroot(b""));
         let filtered = "make the namespaces: function not implemented";
         assert!(seen(filtered, true).unwrap().contains("container"));
         let full = "make the namespaces: no space left on device";

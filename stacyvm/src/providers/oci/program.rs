@@ -246,16 +246,21 @@ fn sealed(bytes: &[u8]) -> Option<File> {
 
 /// Whether the program runs from this path: as the helper without an owner it
 /// ends at once. An error is no answer: descriptors, memory or processes ran out.
-fn executes(path: &Path) -> Result<bool> {
-    let ended = Command::new(path)
+pub(super) fn executes(path: &Path) -> Result<bool> {
+    let started = Command::new(path)
         .arg0("stacyvm-helper")
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status();
-    match ended.map_err(|e| io("start the helper's program", e)) {
-        Ok(_) => Ok(true),
+        .spawn();
+    match started.map_err(|e| io("start the helper's program", e)) {
+        Ok(mut child) => {
+            // A process that ignores SIGCHLD learns of no end: an error is none
+            // of the execution, which has succeeded.
+            let _ = child.wait();
+            Ok(true)
+        }
         Err(error) if error.kind() == ErrorKind::ResourceExhausted => Err(error.context(
             "remedy",
             "raise what this process may have (ulimit -n, ulimit -u, memory), or close something",

@@ -1,5 +1,6 @@
 //! The binary of an OCI runtime: found, asked for its version, judged.
 
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -178,16 +179,17 @@ fn check_owner(path: &Path) -> Result<()> {
 async fn version_of(path: &Path) -> Result<String> {
     let (status, text) = output_of(path, &["--version"]).await?;
     let line = text.lines().next().unwrap_or_default().trim();
-    if !status.success() || line.is_empty() {
+    if status.is_some_and(|status| !status.success()) || line.is_empty() {
+        let told = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
         return Err(Error::unsupported("the runtime does not tell its version")
             .context("runtime", path.display())
-            .context("status", status));
+            .context("status", told));
     }
     Ok(line.chars().take(200).collect())
 }
 
 /// How it ends and what it prints, which must fit into a pipe.
-async fn output_of(path: &Path, arguments: &[&str]) -> Result<(ExitStatus, String)> {
+async fn output_of(path: &Path, arguments: &[&str]) -> Result<(Option<ExitStatus>, String)> {
     let mut child = Command::new(path)
         .args(arguments)
         .env_clear()
@@ -208,12 +210,16 @@ async fn output_of(path: &Path, arguments: &[&str]) -> Result<(ExitStatus, Strin
         // It may have ended by itself just now.
         let _ = child.kill();
     }
+    // Not there where this process ignores SIGCHLD: the kernel keeps no status.
+    let status = child.wait().ok();
     // What it wrote fits into the pipe, as it ended with nobody reading.
-    let output = child
-        .wait_with_output()
-        .map_err(|e| io("run the runtime", e))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok((output.status, text))
+    let mut bytes = Vec::new();
+    if let Some(mut output) = child.stdout.take() {
+        output
+            .read_to_end(&mut bytes)
+            .map_err(|e| io("run the runtime", e))?;
+    }
+    Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// `runc version 1.1.5`, `youki version: 0.7.0`, `runsc version release-...`.

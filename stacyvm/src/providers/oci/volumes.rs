@@ -192,6 +192,13 @@ impl Volumes {
             let mode = Mode::RUSR | Mode::WUSR;
             let lock = rustix::fs::open(self.locks.join(name), flags, mode)
                 .map_err(|e| system("open the lock of a volume", e))?;
+            let made =
+                rustix::fs::fstat(&lock).map_err(|e| system("look at the lock of a volume", e))?;
+            // The umask took from it.
+            if made.st_mode & 0o600 != 0o600 {
+                rustix::fs::fchmod(&lock, mode)
+                    .map_err(|e| system("open the lock of a volume to its user", e))?;
+            }
             match rustix::fs::flock(&lock, how) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -215,7 +222,10 @@ fn taken_name() -> String {
 /// Makes the directory of a volume, unless it is there. It belongs to the default
 /// user inside, which is this one where it is not root.
 fn make_directory(path: &Path) -> Result<()> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+    let mode = Mode::from_raw_mode(0o755);
+    // The umask may have taken from it.
+    let made = rustix::fs::mkdir(path, mode).and_then(|()| rustix::fs::chmod(path, mode));
+    match made {
         Ok(()) if !super::identities::is_host_root() => Ok(()),
         Ok(()) => {
             let (uid, gid) = (
