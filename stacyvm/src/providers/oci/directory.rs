@@ -148,6 +148,29 @@ pub(super) fn has_no_lock(directory: &OwnedFd) -> bool {
     rustix::fs::statat(directory, LOCK_NAME, flags).is_err_and(|errno| errno == Errno::NOENT)
 }
 
+/// The error of a sandbox that could not be ended, where its directory
+/// [has no lock](has_no_lock) or another one.
+pub(super) fn unended(state_dir: &Path, id: &SandboxId, lost_lock: bool) -> Error {
+    if !lost_lock {
+        return Error::new(ErrorKind::Timeout, "the sandbox's helper does not end")
+            .context("sandbox", id);
+    }
+    let path = state_dir.join("sandboxes").join(id.as_str());
+    Error::new(
+        ErrorKind::Corrupt,
+        "the sandbox's directory has lost its lock, and no helper of it was found; it is not removed, as nothing proves that it is a sandbox's",
+    )
+    .context("sandbox", id)
+    .context("path", path.display())
+    .context(
+        "remedy",
+        format!(
+            "if the directory holds nothing of yours, make `{}` as an empty file, then kill the sandbox again",
+            path.join(LOCK_NAME).display()
+        ),
+    )
+}
+
 /// Whether a living helper holds the directory: it keeps a lock for its life.
 pub(super) fn is_held(directory: &OwnedFd) -> Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;

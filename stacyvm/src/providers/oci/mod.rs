@@ -294,26 +294,8 @@ impl Oci {
         if killed && self.swept(id).await? {
             return Ok(());
         }
-        if !killed && directory::has_no_lock(directory) {
-            let path = self.state_dir.join("sandboxes").join(id.as_str());
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "the sandbox's directory has lost its lock, and no helper of it was found; it is not removed, as nothing proves that it is a sandbox's",
-            )
-            .context("sandbox", id)
-            .context("path", path.display())
-            .context(
-                "remedy",
-                format!(
-                    "if the directory holds nothing of yours, make `{}` as an empty file, then kill the sandbox again",
-                    path.join("helper.lock").display()
-                ),
-            ));
-        }
-        Err(
-            Error::new(ErrorKind::Timeout, "the sandbox's helper does not end")
-                .context("sandbox", id),
-        )
+        let lost = !killed && directory::has_no_lock(directory);
+        Err(directory::unended(&self.state_dir, id, lost))
     }
 
     /// Takes away a sandbox whose helper ends or has ended; false where a helper
