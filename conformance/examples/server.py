@@ -24,19 +24,12 @@ STATUS = {"invalid_argument": 400, "command_not_executable": 400, "permission_de
 PLAIN = {"source": [{"image": "host"}], "user": [None], "privileges": ["none"], "mounts": [[]], "network": [None, "full"],
          "ports": [[]], "ttl": [None], "idle_timeout": [None], "lifetime": ["detached"], "secrets": [{}],
          "read_only_root": [False], "profile": ["default"], "provider_options": [{}]}
-S, X, P = "/v1/sandboxes/([^/]+)", "/v1/sandboxes/([^/]+)/execs/([^/]+)", "/v1/sandboxes/([^/]+)/ports/([^/]+)"
-# A route whose operation has no method of the handler is refused.
-ROUTES = [("GET", "/v1/provider", "provider"), ("POST", "/v1/owners", "owners"), ("GET", "/v1/probe", "probe"),
-          ("POST", "/v1/pull", "pull"), ("POST", "/v1/origin", "origin"), ("GET", "/v1/sandboxes", "list"),
-          ("POST", "/v1/sandboxes", "create"), ("GET", S, "inspect"), ("DELETE", S, "destroy"),
-          ("PUT", S + "/deadline", "set_deadline"), ("POST", S + "/pause", "pause"), ("POST", S + "/resume", "resume"),
-          ("GET", S + "/execs", "list_execs"), ("POST", S + "/execs", "exec"), ("POST", X + "/attach", "attach"),
-          ("POST", X + "/log", "read_log"), ("POST", X + "/signal", "signal_exec"), ("POST", S + "/files", "file"),
-          ("POST", S + "/files/read", "read_file"), ("POST", S + "/files/write", "write_file"),
-          ("POST", S + "/files/watch", "watch"), ("POST", S + "/files/export", "export_tar"),
-          ("POST", S + "/files/import", "import_tar"), ("POST", P + "/dial", "dial"), ("GET", P + "/endpoint", "endpoint"),
-          ("GET", S + "/processes", "processes"), ("GET", S + "/usage", "usage"), ("POST", S + "/snapshots", "snapshot"),
-          ("DELETE", "/v1/snapshots/([^/]+)", "delete_snapshot")]
+S = "/v1/sandboxes/([^/]+)"
+# What is had; the rest of the API is refused.
+ROUTES = [("GET", "/v1/provider", "provider"), ("GET", "/v1/probe", "probe"), ("POST", "/v1/pull", "pull"),
+          ("GET", "/v1/sandboxes", "list"), ("POST", "/v1/sandboxes", "create"), ("GET", S, "inspect"),
+          ("DELETE", S, "destroy"), ("GET", S + "/execs", "list_execs"), ("POST", S + "/execs", "exec"),
+          ("POST", S + "/execs/([^/]+)/signal", "signal_exec")]
 ROOMS, LOCK = {}, threading.Lock()  # sandboxes by id; of them, and of the processes in them
 
 
@@ -130,9 +123,8 @@ def invalid(field, expected, message=None):
 
 def once(pairs):
     names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise invalid(name, "each field once")
+    if len(set(names)) < len(names):
+        raise invalid("body", "each field once")
     return dict(pairs)
 
 
@@ -172,7 +164,10 @@ def plain_id(name, field):
 def raw(value, field):
     """Bytes: a string, or base64 where they are no text."""
     try:
-        data = value.encode() if isinstance(value, str) else base64.b64decode(strict(value, field, {"base64": str})["base64"], validate=True)
+        if isinstance(value, str):
+            data = value.encode()
+        else:
+            data = base64.b64decode(strict(value, field, {"base64": str})["base64"], validate=True)
     except ValueError:
         raise invalid(field, "standard base64 with padding") from None
     if b"\0" in data:
@@ -182,7 +177,8 @@ def raw(value, field):
 
 def check_env(pairs):
     for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(part, str) and "\0" not in part for part in pair) or not pair[0] or "=" in pair[0]:
+        plain = type(pair) in (list, tuple) and len(pair) == 2 and all(type(part) is str and "\0" not in part for part in pair)
+        if not plain or not pair[0] or "=" in pair[0]:
             raise invalid("env", "pairs of a name without = and a value, both without NUL")
 
 
@@ -267,7 +263,7 @@ class Session:
         if self.status and may_tell:
             # What the command left behind may hold the pipes for ever.
             wait = QUIET if self.pipes else 0
-        ready = dict(poll.poll(None if wait is None else wait * 1000))
+        ready = dict(poll.poll(None if wait is None else min(wait, 3600) * 1000))
         for pipe in [pipe for pipe in self.pipes if pipe in ready and self.credit > 0]:
             self.take(pipe)
         if self.status and may_tell and self.credit > 0 and not (self.pipes and ready):
@@ -385,18 +381,14 @@ class Handler(BaseHTTPRequestHandler):
         url, operation, self.unread = urlsplit(self.path), "", True
         try:
             self.guard()
-            found = [(method, name, fits) for method, path, name in ROUTES if (fits := re.fullmatch(path, url.path))]
+            found = [(name, fits) for method, path, name in ROUTES
+                     if method == self.command and (fits := re.fullmatch(path, url.path))]
             if not found:
-                raise Failed("not_found", "the server has nothing at this path; see docs/openapi.json")
-            operation, fits = next(((name, fits) for method, name, fits in found if method == self.command), ("", None))
-            if not operation:
-                raise invalid("method", ", ".join(method for method, _, _ in found))
-            serve = getattr(self, "serve_" + operation, None)
-            if serve is None:
-                raise Failed("unsupported", f"{operation} is not had here")
+                raise Failed("unsupported", "this is not had here; see docs/openapi.json for all that there can be")
+            [(operation, fits)] = found
             self.query = url.query
             names = [plain_id(name, field) for name, field in zip(fits.groups(), ("sandbox", "exec"))]
-            value = serve(*names)
+            value = getattr(self, "serve_" + operation)(*names)
             if value is not None:
                 self.read_body()
                 self.reply(200, value)
@@ -458,7 +450,10 @@ class Handler(BaseHTTPRequestHandler):
         return {"usable": True, "findings": []}
 
     def serve_pull(self):
-        check_spec({"source": self.body({"source": dict, "when": str})["source"]})
+        body = self.body({"source": dict, "when": str})
+        if body["when"] not in ("missing", "never", "always"):
+            raise invalid("when", "missing, never or always")
+        check_spec({"source": body["source"]})
         return {}
 
     def serve_list(self):
@@ -578,6 +573,7 @@ class Server(ThreadingHTTPServer):
 def main():
     server = Server(("127.0.0.1", 0), Handler)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         while sys.stdin.buffer.read(PIECE):
