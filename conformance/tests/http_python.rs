@@ -84,5 +84,7 @@ stacyvm_conformance::provider_main!(wire::Served, without: ["probes"]);
 #[cfg(not(all(feature = "http", target_os = "linux")))]
 #[expect(clippy::print_stderr, reason = "this is the front end")]
 fn main() {
-    eprintln!("not run: the client is there with the feature `http`, and what the server stands on is Linux's");
+    eprintln!(
+        "not run: the client is there with the feature `http`, and what the server stands on is Linux's"
+    );
 }
