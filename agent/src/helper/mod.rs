@@ -99,7 +99,7 @@ fn reset_limits() {
     ] {
         let raised = Rlimit {
             current: wanted,
-            ..none.clone()
+            ..none
         };
         if setrlimit(resource, raised).is_err() {
             let maximum = getrlimit(resource).maximum;

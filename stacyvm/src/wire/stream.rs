@@ -137,6 +137,7 @@ pub(crate) fn items<T: Send + 'static>(
 
 /// Writes a stream as a body of frames: a head where there is one, what comes,
 /// and a last frame that says how it ended.
+#[cfg(feature = "server")]
 pub(crate) fn body<T: Send + 'static, E: Send + 'static>(
     head: Option<Bytes>,
     source: BoxStream<Result<T>>,
