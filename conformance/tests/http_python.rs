@@ -47,6 +47,7 @@ mod wire {
     }
 
     impl Drop for Server {
+        #[expect(clippy::disallowed_methods, reason = "a process is polled")]
         fn drop(&mut self) {
             drop(self.0.stdin.take());
             let until = Instant::now() + Duration::from_secs(10);

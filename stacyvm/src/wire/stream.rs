@@ -1,6 +1,7 @@
 //! Streams of frames, read and written.
 
 use bytes::Bytes;
+#[cfg(feature = "server")]
 use futures_core::Stream;
 use futures_util::{StreamExt as _, stream};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
