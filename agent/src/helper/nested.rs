@@ -16,6 +16,8 @@ const COMMANDS: &str = "commands";
 const MOST_KEPT: u32 = 32;
 /// The most bytes of memory that are kept for the agent's own.
 const MOST_KEPT_BYTES: u64 = 16 << 20;
+/// The least, unless that is more than a quarter of all.
+const LEAST_KEPT_BYTES: u64 = 4 << 20;
 
 /// How many of `pids` processes commands cannot fork away: supervisors and
 /// workers need them while a command fills all it can get.
@@ -24,9 +26,11 @@ pub(super) fn kept(pids: u32) -> u32 {
 }
 
 /// How many of `bytes` of memory commands cannot fill: where the agent finds
-/// none, it is what the kernel kills, and the sandbox with it.
+/// none, it is what the kernel kills, and the sandbox with it. Its program and a
+/// worker need 2 to 3 MiB, which an eighth of a small limit is not.
 fn kept_bytes(bytes: u64) -> u64 {
-    (bytes / 8).min(MOST_KEPT_BYTES)
+    let least = LEAST_KEPT_BYTES.min(bytes / 4);
+    (bytes / 8).clamp(least, MOST_KEPT_BYTES)
 }
 
 /// The cgroup of commands below that of a sandbox.
