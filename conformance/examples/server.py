@@ -66,14 +66,19 @@ class Running:
 
     def kill(self, group=True):
         """Kills its process group, or its first process. The lock is held."""
-        if self.process.poll() is not None:
+        if not self.kill_if_running(group):
             raise Failed("not_found", "the command has ended")
+
+    def kill_if_running(self, group=True):
+        """Kills it as above, and tells whether it was there. It is looked at once: it may end at any moment."""
+        if self.process.poll() is not None:
+            return False
         (os.killpg if group else os.kill)(self.process.pid, signal.SIGKILL)
+        return True
 
     def kill_all(self):
         with LOCK:
-            if self.process.poll() is None:
-                self.kill()
+            self.kill_if_running()
         kill_marked(self.mark)
 
     def end(self):
@@ -108,8 +113,7 @@ def destroy(name):
     with LOCK:  # No command starts in it from here on, and its directory goes last.
         room = ROOMS.pop(name, None)
         for running in room.execs.values() if room else ():
-            if running.process.poll() is None:
-                running.kill()
+            running.kill_if_running()
     kill_marked(f"STACYVM_SANDBOX={name}")
     if room:
         shutil.rmtree(room.home, ignore_errors=True)
