@@ -15,7 +15,7 @@ use crate::{ensure, ensure_eq};
 pub(super) const CASES: &[Case] = cases! {
     Must "hostile.signals_to_process_1_end_nothing_in_silence" ["S2.15"] => signals_to_one;
     Must "hostile.signals_to_all_end_nothing_in_silence" ["S2.15"] needs(ISOLATION) => signals_to_all;
-    Must "hostile.stopping_all_holds_up_no_end" ["S2.15" "E6.1"] needs(ISOLATION) => stopped;
+    Must "hostile.stopping_all_holds_up_no_end" ["S2.15" "E6.1"] needs(ISOLATION, USERS) => stopped;
     Must "hostile.a_command_has_no_descriptors_but_its_own" ["S2.1"] needs(ISOLATION) => descriptors;
     Must "hostile.a_command_may_close_all_descriptors" ["E3.1"] needs(ISOLATION) => closes_all;
     Must "hostile.garbage_on_all_that_is_open_ends_nothing_in_silence" ["S2.5" "S2.6"] needs(ISOLATION) => garbage;

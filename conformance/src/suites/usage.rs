@@ -66,8 +66,8 @@ async fn bytes(sandbox: &Sandbox) -> Checked<u64> {
 
 async fn memory(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
+    // Nothing where commands are counted alone, and none runs.
     let before = bytes(&sandbox).await?;
-    ensure!(before > 0, "a sandbox uses no memory");
     let mut process = sandbox.shell(HOLD).start().await?;
     holds_soon!(
         "60 MB more are counted",
