@@ -54,7 +54,10 @@ where
 
 /// What the arguments of the process select of these.
 pub(crate) fn main(trials: Vec<OneTrial>, deviations: &[Deviation]) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of a case is waiting.
+    let jobs = Options::default().jobs;
+    arguments.test_threads = arguments.test_threads.or(Some(jobs));
     let runtime = match Runtime::new() {
         Ok(runtime) => Arc::new(runtime),
         Err(error) => return failed(&format!("the runtime could not be started: {error}")),

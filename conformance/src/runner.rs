@@ -32,7 +32,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             deadline: Duration::from_mins(1),
-            jobs: 2,
+            jobs: 4,
         }
     }
 }

@@ -147,7 +147,7 @@ pub(crate) struct ConformanceArgs {
     #[arg(long, value_name = "GLOB")]
     pub(crate) case: Vec<String>,
     /// How many cases run at once
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: u16,
     /// How long a case may take (30s, 5m)
     #[arg(long, value_name = "DURATION", default_value = "60s")]
