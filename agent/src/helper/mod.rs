@@ -84,22 +84,17 @@ fn raise_open_files() {
 /// hard limit that one stays, and the soft one is raised to it.
 fn reset_limits() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let none = Rlimit {
-        current: None,
-        maximum: None,
-    };
-    let stack = Some(STACK);
     for (resource, wanted) in [
         (Resource::Cpu, None),
         (Resource::Fsize, None),
         (Resource::As, None),
         (Resource::Data, None),
         (Resource::Rss, None),
-        (Resource::Stack, stack),
+        (Resource::Stack, Some(STACK)),
     ] {
         let raised = Rlimit {
             current: wanted,
-            ..none
+            maximum: None,
         };
         if setrlimit(resource, raised).is_err() {
             let maximum = getrlimit(resource).maximum;

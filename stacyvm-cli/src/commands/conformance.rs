@@ -58,14 +58,9 @@ pub(crate) async fn run(
     let provider = args.provider.clone();
     let provider = provider.unwrap_or_else(|| config.default_provider.clone());
     // One that cannot be opened fails the run once, and not each of its cases.
-    engine.provider(&provider).await?;
+    let claims = engine.provider(&provider).await?.capabilities();
     let mut spec = SandboxSpec::image(&args.image);
-    if engine
-        .provider(&provider)
-        .await?
-        .capabilities()
-        .attached_lifetime
-    {
+    if claims.attached_lifetime {
         spec = spec.lifetime(Lifetime::Attached);
     }
     let harness: Arc<dyn Harness> = Arc::new(Configured {

@@ -16,9 +16,11 @@
 ///
 /// #[async_trait::async_trait]
 /// impl Provider for Mine {
-/// #   fn info(&self) -> ProviderInfo { unimplemented!() }
+/// #   fn info(&self) -> ProviderInfo { ProviderInfo::new("mine", "host") }
 /// #   fn capabilities(&self) -> Capabilities { Capabilities::default() }
-/// #   async fn create(&self, _: &Context, _: &CreateRequest) -> Result<Observed> { unimplemented!() }
+/// #   async fn create(&self, _: &Context, request: &CreateRequest) -> Result<Observed> {
+/// #       Ok(Observed::running(request.id.clone()))
+/// #   }
 ///     async fn destroy(&self, cx: &Context, id: &SandboxId) -> Result<()> {
 ///         // ...
 /// #       Ok(())

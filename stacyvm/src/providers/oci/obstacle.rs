@@ -175,9 +175,9 @@ fn explain_in(message: &str, container: bool, chroot: bool) -> Option<Obstacle> 
     }
     if message.starts_with("make the namespaces") && denied && container {
         return of(
-            "forbidden in the container that this process is in",
+            "forbidden in the container that this process is in, or by the kernel below a chroot whose root is a mount of its own",
             &format!(
-                "start that container with a seccomp profile that allows user namespaces (docker: `{OPEN}`)"
+                "start that container with a seccomp profile that allows user namespaces (docker: `{OPEN}`), or run this outside of chroot"
             ),
         );
     }
@@ -258,7 +258,8 @@ mod tests {
     fn a_failure_is_explained_by_where_it_happened() {
         let seen = |message, container| explain_in(message, container, false).map(|o| o.seen);
         let denied = "make the namespaces: operation not permitted";
-        assert!(seen(denied, true).unwrap().contains("container"));
+        let contained = seen(denied, true).unwrap();
+        assert!(contained.contains("container") && contained.contains("chroot"));
         assert!(seen(denied, false).unwrap().contains("security module"));
         let below = explain_in(denied, true, true).unwrap();
         assert!(below.seen.contains("chroot"), "{below:?}");
