@@ -1,6 +1,7 @@
 //! What a store knows of itself, and the digest of what was asked for.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Map, Value};
@@ -69,9 +70,9 @@ impl StoreMeta {
     /// A field at its default counts as not written, so that a later library
     /// with more fields agrees with this one.
     pub fn digest(&self, provider: &str, runtime: &str, spec: &SandboxSpec) -> String {
+        static DEFAULT: LazyLock<Value> = LazyLock::new(|| to_value(&SandboxSpec::default()));
         let mut value = to_value(spec);
-        let default = to_value(&SandboxSpec::default());
-        if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, &default) {
+        if let (Value::Object(fields), Value::Object(defaults)) = (&mut value, &*DEFAULT) {
             fields.retain(|name, field| defaults.get(name) != Some(field));
             for (name, field) in fields.iter_mut() {
                 // Within options a null is the provider's to understand.

@@ -6,6 +6,7 @@
 )]
 
 mod clients;
+mod infer;
 mod lies;
 mod openapi;
 mod requests;

@@ -1,15 +1,12 @@
 //! `docs/openapi.json` is what the code says. `STACYVM_WRITE_OPENAPI=1` writes it.
 //!
-//! Schemas come from examples of the types, through serde itself: the type of each
-//! field from what is written, and whether it is needed, and whether others are
-//! refused, from what is read.
+//! Schemas come from examples of the types, through serde itself ([`infer`](super::infer)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use stacyvm::error::ErrorKind;
 use stacyvm::id::OwnerId;
@@ -35,83 +32,12 @@ use stacyvm::wire::sandbox::{
     StateReply,
 };
 use stacyvm::wire::{FRAMES, JSON, Raw, TENANT, Time};
-use stacyvm::{ExecId, ExitStatus, SandboxId, SandboxSpec, SignalScope, TtySize};
 
-/// The key of a map in an example: any key.
-const ANY: &str = "*";
+use super::infer::{ANY, reference, schema, with_references};
+use stacyvm::{ExecId, ExitStatus, SandboxId, SandboxSpec, SignalScope, TtySize};
 
 fn map<T>(value: T) -> BTreeMap<String, T> {
     [(ANY.to_owned(), value)].into()
-}
-
-fn infer(value: &Value) -> Value {
-    match value {
-        Value::Null => json!({}),
-        Value::Bool(_) => json!({"type": "boolean"}),
-        Value::Number(n) if n.is_f64() => json!({"type": "number"}),
-        Value::Number(_) => json!({"type": "integer"}),
-        Value::String(_) => json!({"type": "string"}),
-        Value::Array(items) => {
-            let all: Vec<Value> = items.iter().map(infer).collect();
-            json!({"type": "array", "items": any_of(all)})
-        }
-        Value::Object(fields) => {
-            if let Some(value) = fields.get(ANY) {
-                return json!({"type": "object", "additionalProperties": infer(value)});
-            }
-            let fields = fields.iter().map(|(k, v)| (k.clone(), infer(v)));
-            json!({"type": "object", "properties": fields.collect::<Map<_, _>>()})
-        }
-    }
-}
-
-fn any_of(all: Vec<Value>) -> Value {
-    let mut distinct: Vec<Value> = Vec::new();
-    for one in all {
-        if !distinct.contains(&one) {
-            distinct.push(one);
-        }
-    }
-    match distinct.len() {
-        0 => json!({}),
-        1 => distinct.remove(0),
-        _ => json!({"anyOf": distinct}),
-    }
-}
-
-/// The schema of a type from examples of it, the first with every field.
-fn schema<T: Serialize + DeserializeOwned>(examples: &[T]) -> Value {
-    let written: Vec<Value> = examples
-        .iter()
-        .map(|e| serde_json::to_value(e).unwrap())
-        .collect();
-    let reads = |value: &Value| serde_json::from_value::<T>(value.clone()).is_ok();
-    let schemas = written.iter().map(|value| {
-        assert!(reads(value), "an example that cannot be read: {value}");
-        let mut schema = infer(value);
-        let Value::Object(fields) = value else {
-            return schema;
-        };
-        if fields.contains_key(ANY) {
-            return schema;
-        }
-        let needed = fields.keys().filter(|name| {
-            let mut less = fields.clone();
-            less.remove(*name);
-            !reads(&Value::Object(less))
-        });
-        let needed: Vec<&String> = needed.collect();
-        if !needed.is_empty() {
-            schema["required"] = json!(needed);
-        }
-        let mut more = fields.clone();
-        more.insert("no_such_field".to_owned(), json!(1));
-        if !reads(&Value::Object(more)) {
-            schema["additionalProperties"] = json!(false);
-        }
-        schema
-    });
-    any_of(schemas.collect())
 }
 
 /// A type whose values are these words.
@@ -172,6 +98,32 @@ fn spec() -> SandboxSpec {
         .insert(ANY.into(), SecretReference::Env("A".into()));
     spec.provider_options.insert(ANY.into(), Value::Null);
     spec
+}
+
+/// All alternatives of its fields.
+fn specs() -> Vec<SandboxSpec> {
+    let mut all = Vec::new();
+    for source in sources() {
+        let mut spec = spec();
+        spec.source = source;
+        all.push(spec);
+    }
+    all.push(spec().network(Network::None));
+    let mut with_file = spec();
+    with_file
+        .secrets
+        .insert(ANY.into(), SecretReference::File("/a".into()));
+    all.push(with_file);
+    all
+}
+
+fn sources() -> [Source; 3] {
+    let name = || "a".to_owned();
+    [
+        Source::Image(name()),
+        Source::Template(name()),
+        Source::Snapshot(name()),
+    ]
 }
 
 fn sandbox() -> SandboxReply {
@@ -276,6 +228,16 @@ fn operations() -> Vec<FileBody> {
     all.into_iter().map(body).collect()
 }
 
+fn create(spec: SandboxSpec) -> CreateBody {
+    CreateBody {
+        id: SandboxId::new("s1").unwrap(),
+        spec,
+        secrets: map("a".into()),
+        open_files_preferred: true,
+        owner: Some(OwnerId::new("o1").unwrap()),
+    }
+}
+
 /// Every schema, by the name that routes use.
 fn schemas() -> Map<String, Value> {
     let names = || vec!["a".to_owned()];
@@ -284,22 +246,21 @@ fn schemas() -> Map<String, Value> {
     let mut add = |name: &str, schema: Value| drop(all.insert(name.to_owned(), schema));
     add(
         "CreateBody",
-        schema(&[CreateBody {
-            id: SandboxId::new("s1").unwrap(),
-            spec: spec(),
-            secrets: map("a".into()),
-            open_files_preferred: true,
-            owner: Some(OwnerId::new("o1").unwrap()),
-        }]),
+        schema(&specs().into_iter().map(create).collect::<Vec<_>>()),
     );
     add(
         "PullBody",
-        schema(&[PullBody {
-            source: Source::Image("a".into()),
+        schema(&sources().map(|source| PullBody {
+            source,
             when: Pull::Missing,
-        }]),
+        })),
     );
-    add("OriginBody", schema(&[OriginBody { spec: spec() }]));
+    let origins = specs().into_iter().map(|spec| OriginBody { spec });
+    add("OriginBody", schema(&origins.collect::<Vec<_>>()));
+    add("SandboxSpec", schema(&specs()));
+    add("Capabilities", schema(&[Capabilities::default()]));
+    let level = words(&[Level::Absent, Level::BestEffort, Level::Enforced]);
+    add("Level", level);
     add("OriginReply", schema(&[OriginReply { origin: "a".into() }]));
     add(
         "OwnerReply",
@@ -329,10 +290,9 @@ fn schemas() -> Map<String, Value> {
         versions: map("a".into()),
     };
     let capabilities = serde_json::to_value(Capabilities::default()).unwrap();
-    add(
-        "ProviderReply",
-        schema(&[ProviderReply { info, capabilities }]),
-    );
+    let mut provider = schema(&[ProviderReply { info, capabilities }]);
+    provider["properties"]["capabilities"] = reference("Capabilities");
+    add("ProviderReply", provider);
     let finding = Finding {
         subject: "a".into(),
         fine: true,
@@ -519,18 +479,19 @@ fn schemas() -> Map<String, Value> {
             size_bytes: Some(1),
         }]),
     );
-    add(
-        "ErrorBody",
-        schema(&[ErrorBody {
-            kind: "not_found".into(),
-            message: "a".into(),
-            operation: "a".into(),
-            provider: some(),
-            context: vec![("a".into(), "a".into())],
-            retry: RetryBody::Maybe,
-            retry_after_ms: Some(1),
-        }]),
-    );
+    let mut error = schema(&[ErrorBody {
+        kind: "not_found".into(),
+        message: "a".into(),
+        operation: "a".into(),
+        provider: some(),
+        context: vec![("a".into(), "a".into())],
+        retry: RetryBody::Maybe,
+        retry_after_ms: Some(1),
+    }]);
+    error["properties"]["kind"] = reference("ErrorKind");
+    error["properties"]["retry"] =
+        words(&[RetryBody::Maybe, RetryBody::Exhausted, RetryBody::Never]);
+    add("ErrorBody", error);
     let kinds: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.code()).collect();
     add("ErrorKind", words(&kinds));
     add("Raw", schema(&[Raw(b"a".to_vec()), Raw(vec![0xff])]));
@@ -548,10 +509,6 @@ fn schemas() -> Map<String, Value> {
         words(&[StateReply::Running, StateReply::Paused, StateReply::Ended]),
     );
     all
-}
-
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
 fn content(form: Form) -> Option<Value> {
@@ -634,7 +591,7 @@ fn document() -> Value {
         },
         "servers": [{"url": "http://127.0.0.1:7070"}],
         "paths": paths,
-        "components": {"schemas": schemas()},
+        "components": {"schemas": with_references(schemas())},
         "x-stacyvm-frames": frames,
     })
 }

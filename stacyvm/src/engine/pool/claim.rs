@@ -216,6 +216,8 @@ impl Wanted {
             .engine
             .handle(handle, waiting.id.clone(), self.context.clone());
         for (path, bytes) in &self.files {
+            // This may take long.
+            shared.wake.notify_one();
             let written = sandbox.files().write(path, bytes.clone()).await;
             written.map_err(|error| self.refused(error, false))?;
         }
@@ -237,11 +239,12 @@ impl Wanted {
         }
         // Side by side, the longest first, since each waits for another process or
         // thread most of the time. Only the first two together keep a sandbox whose owner dies.
-        let (recorded, given, now) = tokio::join!(
+        let (recorded, given, now, ()) = tokio::join!(
             biased;
             self.record(waiting),
             given,
             made_of(shared, self.filled.clone()),
+            async { shared.wake.notify_one() },
         );
         let fit = given
             .map_err(|error| self.refused(error, true))

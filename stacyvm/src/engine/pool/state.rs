@@ -125,7 +125,13 @@ pub(super) struct Claiming(Arc<Shared>);
 
 impl Drop for Claiming {
     fn drop(&mut self) {
-        self.0.change(|state| state.claiming -= 1);
+        let mut state = self.0.state();
+        state.claiming -= 1;
+        let is_awaited = state.draining;
+        drop(state);
+        if is_awaited {
+            self.0.wake.notify_one();
+        }
     }
 }
 
@@ -161,7 +167,7 @@ impl Taken {
     /// It is somebody's now.
     pub(super) fn given(mut self) {
         self.waiting = None;
-        self.shared.change(|state| state.counts.warm += 1);
+        self.shared.state().counts.warm += 1;
     }
 }
 
@@ -254,24 +260,25 @@ impl Shared {
         Ok(Claiming(Arc::clone(self)))
     }
 
-    /// Takes the oldest that waits and is not too old: nobody else gets it.
+    /// Takes the oldest that waits and is not too old: nobody else gets it. The
+    /// keeper learns of it when it is woken: waking a thread takes time, which a
+    /// claim spends when it waits itself.
     pub(super) fn take(self: &Arc<Self>) -> Option<Taken> {
         let now = Instant::now();
-        let taken = self.change(|state| {
-            let taken = loop {
-                let waiting = state.ready.pop_front()?;
-                if now.duration_since(waiting.since) < self.bounds.max_age {
-                    break waiting;
-                }
-                self.discard(state, waiting);
-            };
-            // One that was not over yet is not begun anew, so that claims without
-            // a pause do not keep the pool empty.
-            if state.not_before.is_none_or(|until| until <= now) && !state.ready.is_empty() {
-                state.not_before = Some(now + SETTLE);
+        let mut state = self.state();
+        let state = &mut *state;
+        let taken = loop {
+            let waiting = state.ready.pop_front()?;
+            if now.duration_since(waiting.since) < self.bounds.max_age {
+                break waiting;
             }
-            Some(taken)
-        })?;
+            self.discard(state, waiting);
+        };
+        // One that was not over yet is not begun anew, so that claims without
+        // a pause do not keep the pool empty.
+        if state.not_before.is_none_or(|until| until <= now) && !state.ready.is_empty() {
+            state.not_before = Some(now + SETTLE);
+        }
         Some(Taken {
             shared: Arc::clone(self),
             waiting: Some(taken),

@@ -289,6 +289,25 @@ async fn a_claim_that_is_dropped_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn the_next_one_is_made_while_a_claim_waits() {
+    let world = World::new(Scripted::that_claims_nothing()).await;
+    let pool = filled(&world, host(), 1).await;
+    let claim = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.claim().await }
+    });
+    until(async || pool.stats().made == 2).await;
+    assert!(!claim.is_finished());
+    // A drain waits for the claim, and is told of its end.
+    let draining = tokio::spawn(async move { pool.drain().await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!draining.is_finished());
+    claim.abort();
+    let drained = tokio::time::timeout(Duration::from_secs(5), draining);
+    drained.await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_error_is_told_and_tried_again_more_and_more_slowly() {
     let world = World::new(Scripted::new()).await;
     for _ in 0..3 {
