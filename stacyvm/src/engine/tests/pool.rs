@@ -296,7 +296,10 @@ async fn the_next_one_is_made_while_a_claim_waits() {
         let pool = pool.clone();
         async move { pool.claim().await }
     });
-    until(async || pool.stats().made == 2).await;
+    // The keeper looks by itself too, after ten seconds.
+    let made = until(async || pool.stats().made == 2);
+    let made = tokio::time::timeout(Duration::from_secs(5), made);
+    made.await.expect("the keeper was not woken");
     assert!(!claim.is_finished());
     // A drain waits for the claim, and is told of its end.
     let draining = tokio::spawn(async move { pool.drain().await });
