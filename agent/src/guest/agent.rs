@@ -143,6 +143,8 @@ pub(super) struct Agent {
     pub(super) interests: Interests,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) execs: BTreeMap<u64, Exec>,
+    /// Commands whose trees are to be killed, the first one first.
+    pub(super) to_kill: VecDeque<u64>,
     pub(super) spares: Spares,
     pub(super) workers: BTreeMap<u64, Worker>,
     pub(super) queue: VecDeque<u64>,
@@ -202,6 +204,7 @@ impl Agent {
             interests,
             connections: BTreeMap::new(),
             execs: BTreeMap::new(),
+            to_kill: VecDeque::new(),
             spares,
             workers: BTreeMap::new(),
             queue: VecDeque::new(),

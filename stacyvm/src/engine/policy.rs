@@ -285,7 +285,7 @@ impl Policy {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Archive<'a> {
     form: &'a str,
-    path: &'a str,
+    pub(super) path: &'a str,
     tag: Option<&'a str>,
 }
 

@@ -1,5 +1,6 @@
 //! What a server does with the records of its engine, by exact ids.
 
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,7 +36,8 @@ impl Engine {
         self.0.policy.mount_roots.is_some()
     }
 
-    /// Refuses what of this host a spec names, unless the operator allows some.
+    /// Refuses what of this host a spec names, unless the operator allows it. A path
+    /// that is not allowed is refused unseen: nobody learns whether it exists.
     pub(crate) fn check_served(&self, spec: &SandboxSpec) -> Result<()> {
         if let Some(name) = spec.secrets.keys().next() {
             return Err(Error::invalid(
@@ -45,24 +47,37 @@ impl Engine {
                 "send the values in `secrets` beside the spec",
             ));
         }
-        if self.serves_host_paths() {
-            return Ok(());
-        }
-        let mount = spec.mounts.iter().find_map(|mount| match &mount.source {
-            MountSource::Host(path) => Some(("spec.mounts", path)),
+        let mounts = spec.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Host(path) => Some(("spec.mounts", path, path.as_str())),
             _ => None,
         });
         let image = match &spec.source {
-            Source::Image(name) if name.starts_with('/') || path_of_archive(name).is_some() => {
-                Some(("spec.source.image", name))
-            }
+            Source::Image(name) if name.starts_with('/') => Some((name, name.as_str())),
+            Source::Image(name) => path_of_archive(name).map(|archive| (name, archive.path)),
             _ => None,
         };
-        let Some((field, value)) = mount.or(image) else {
+        let image = image.map(|(name, path)| ("spec.source.image", name, path));
+        let roots = self.0.policy.mount_roots.as_deref().unwrap_or_default();
+        let is_allowed = |path: &str| {
+            let path = Path::new(path);
+            let climbs = path.components().any(|part| part == Component::ParentDir);
+            !climbs && roots.iter().any(|root| path.starts_with(root))
+        };
+        let mut all = mounts.chain(image);
+        let Some((field, value, _)) = all.find(|(_, _, path)| !is_allowed(path)) else {
             return Ok(());
         };
-        let expected = "nothing of the server's host: it has no `policy.mount_roots`";
-        let remedy = "name what may be used in `policy.mount_roots` of the server";
+        let (expected, remedy) = if roots.is_empty() {
+            (
+                "nothing of the server's host: it has no `policy.mount_roots`",
+                "name what may be used in `policy.mount_roots` of the server",
+            )
+        } else {
+            (
+                "a path beneath `policy.mount_roots` of the server, without `..`",
+                "name one beneath them, or add its directory there",
+            )
+        };
         Err(Error::new(
             ErrorKind::PermissionDenied,
             format!("{field} is `{value}`, expected {expected}; {remedy}"),
@@ -73,6 +88,18 @@ impl Engine {
         .context("remedy", remedy))
     }
 
+    /// What a sandbox of this spec would be made from, of what the policy allows.
+    pub(crate) async fn origin_served(
+        &self,
+        context: &Context,
+        provider: &Layered,
+        spec: SandboxSpec,
+    ) -> Result<String> {
+        self.check_served(&spec)?;
+        let spec = self.resolved(spec).await?;
+        provider.origin(context, &spec).await
+    }
+
     /// Brings an image as the policy allows it.
     pub(crate) async fn pull_served(
         &self,
@@ -81,6 +108,7 @@ impl Engine {
         image: &crate::provider::PullRequest,
     ) -> Result<()> {
         let policy = &self.0.policy;
+        policy.resolve_source(&image.source).await?;
         if policy.pull == Pull::Never && image.when == Pull::Missing {
             // What is missing is told by the create.
             return Ok(());
@@ -137,10 +165,29 @@ impl Engine {
         provider: &Arc<Layered>,
         id: &SandboxId,
     ) -> Result<()> {
-        match self.served(context, provider, id).await? {
-            Some(sandbox) => sandbox.kill().await,
-            None => provider.destroy(context, id).await,
+        if let Some(sandbox) = self.served(context, provider, id).await? {
+            return sandbox.kill().await;
         }
+        match provider.inspect(context, id).await {
+            Ok(seen) if seen.tenant.as_ref().is_some_and(|t| *t != context.tenant) => Ok(()),
+            Ok(_) => provider.destroy(context, id).await,
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::SandboxGone => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether a sandbox is on record as this provider's, for this tenant.
+    ///
+    /// Providers find a sandbox by its id; whose it is, the record says.
+    pub(crate) async fn is_served(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+    ) -> Result<bool> {
+        Ok(self.served(context, provider, id).await?.is_some())
     }
 
     /// Moves the end of a sandbox's life within the policy.

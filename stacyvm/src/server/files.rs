@@ -1,13 +1,13 @@
 //! Files and archives.
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use hyper::Response;
 
 use super::answer::{self, Body};
 use super::guard;
 use super::route::Call;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::provider::Provider as _;
 use crate::sandbox::files::{ByteStream, FileEntry, FileReply, WatchEvent};
@@ -15,7 +15,7 @@ use crate::wire::file::{
     ChangeReply, EntryReply, ExportBody, FileBody, FileDoneReply, ImportBody, LeftOutReply,
     ReadBody, WatchBody, WriteBody,
 };
-use crate::wire::frame::{Frame, Kind, broken, encode, encode_long};
+use crate::wire::frame::{Frame, Kind, encode, encode_long};
 use crate::wire::sandbox::DoneReply;
 use crate::wire::stream::{Frames, items};
 use crate::wire::to_json;
@@ -46,9 +46,14 @@ fn plain_end() -> Result<Bytes> {
 fn uploaded(frames: Frames) -> ByteStream {
     let read = |frame: Frame| match frame.kind {
         Kind::Data => Ok(frame.payload),
-        _ => Err(broken("a frame that is no data")),
+        _ => Err(guard::bad_body("one with a frame that is no data")),
     };
     items(frames, read, |_| Ok(()))
+        .map_err(|error| match error.kind() {
+            ErrorKind::Protocol => guard::bad_body("one whose frames are none").source(error),
+            _ => error,
+        })
+        .boxed()
 }
 
 pub(super) async fn operation(call: Call, id: &SandboxId) -> Result<Response<Body>> {

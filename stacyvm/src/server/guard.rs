@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
 use crate::sandbox::exec::BoxStream;
-use crate::wire::frame::{Kind, broken};
+use crate::wire::frame::Kind;
 use crate::wire::stream::{Frames, Step};
 use crate::wire::{FRAMES, JSON, LONGEST_BODY, TENANT, request};
 
@@ -40,8 +40,11 @@ pub(super) fn check(headers: &HeaderMap) -> Result<()> {
     }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or_default();
-    if is_loopback(host) && hosts.next().is_none() {
+    let mut host = host.unwrap_or_default();
+    if hosts.next().is_some() {
+        host = "there twice";
+    }
+    if is_loopback(host) {
         return Ok(());
     }
     Err(Error::new(
@@ -78,9 +81,18 @@ fn is_port(text: &str) -> bool {
 
 /// The tenant that a request names.
 pub(super) fn tenant(headers: &HeaderMap) -> Result<Option<TenantId>> {
-    let Some(value) = headers.get(TENANT) else {
+    let mut all = headers.get_all(TENANT).iter();
+    let Some(value) = all.next() else {
         return Ok(None);
     };
+    if all.next().is_some() {
+        return Err(Error::invalid(
+            TENANT,
+            "there twice",
+            "one tenant",
+            "send the header once",
+        ));
+    }
     let text = value.to_str().map_err(|_| {
         Error::invalid(
             TENANT,
@@ -123,7 +135,7 @@ pub(super) async fn body<T: DeserializeOwned>(incoming: Request<Incoming>) -> Re
                 "hand large values over in files",
             );
         }
-        broken("a body that broke off").source(error)
+        bad_body("one that broke off").source(error)
     })?;
     request(&bytes.to_bytes())
 }
@@ -134,7 +146,7 @@ pub(super) async fn frames<T: DeserializeOwned>(
 ) -> Result<(T, Frames)> {
     check_type(incoming.headers(), FRAMES)?;
     let data = BodyDataStream::new(incoming.into_body());
-    let data = data.map_err(|error| broken("a body that broke off").source(error));
+    let data = data.map_err(|error| bad_body("one that broke off").source(error));
     let mut frames = Frames::new(Box::pin(Drained(Some(data.boxed()))));
     let first = tokio::time::timeout(SLOWEST_BODY, frames.next()).await;
     match first.map_err(|_| slow())?? {
@@ -207,6 +219,16 @@ pub(super) fn check_upgrade(headers: &HeaderMap, protocol: &str) -> Result<()> {
         protocol,
         "send `connection: upgrade` and this protocol",
     ))
+}
+
+/// What is wrong with a body is its sender's fault.
+pub(super) fn bad_body(what: &str) -> Error {
+    Error::invalid(
+        "body",
+        what,
+        "what docs/openapi.json has",
+        "send all of it, as it is described there",
+    )
 }
 
 fn slow() -> Error {

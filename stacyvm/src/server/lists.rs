@@ -3,6 +3,7 @@
 use hyper::Response;
 
 use super::answer::{self, Body};
+use super::known;
 use super::route::Call;
 use crate::error::{Error, Result};
 use crate::id::SandboxId;
@@ -58,11 +59,26 @@ pub(super) async fn sandboxes(call: &Call) -> Result<Response<Body>> {
             }
         }
     }
-    let provider = &call.state.provider;
-    let all = provider.list(&call.context, after.as_ref(), limit).await?;
-    answer::json(&SandboxesReply {
-        sandboxes: all.into_iter().map(SandboxReply::from).collect(),
-    })
+    let mut sandboxes = Vec::new();
+    // A page is full although others' sandboxes are left out of it.
+    loop {
+        let provider = &call.state.provider;
+        let all = provider.list(&call.context, after.as_ref(), limit).await?;
+        let is_last = all.len() < limit as usize;
+        after = all.last().map(|seen| seen.id.clone());
+        for seen in all {
+            let is_theirs = match &seen.tenant {
+                Some(tenant) => *tenant == call.context.tenant,
+                None => known::is_theirs(call, &seen.id).await?,
+            };
+            if is_theirs && sandboxes.len() < limit as usize {
+                sandboxes.push(SandboxReply::from(seen));
+            }
+        }
+        if is_last || sandboxes.len() == limit as usize {
+            return answer::json(&SandboxesReply { sandboxes });
+        }
+    }
 }
 
 pub(super) async fn execs(call: &Call, id: &SandboxId) -> Result<Response<Body>> {

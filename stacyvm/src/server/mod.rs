@@ -7,7 +7,8 @@
 //!   of this host that is not a loopback one.
 //! - One provider of the engine is served. Its sandboxes are on record, so that
 //!   the policy binds, and a server that is started again finds them.
-//! - No path of this host can be named unless the policy has mount roots, and
+//! - A tenant's sandbox is not there for another one, in lists as in calls.
+//! - No path of this host can be named but beneath the policy's mount roots, and
 //!   no variable or file is read for a client.
 //! - A command of the foreground ends with its connection, and an attached
 //!   sandbox with that of its owner.
@@ -17,6 +18,7 @@
 mod answer;
 mod files;
 mod guard;
+mod known;
 mod lists;
 mod owners;
 mod pump;
@@ -79,6 +81,7 @@ struct State {
     claims: Capabilities,
     sessions: Arc<Semaphore>,
     owners: owners::Owners,
+    known: known::Known,
     /// Ends with the server.
     life: watch::Receiver<()>,
 }
@@ -133,6 +136,7 @@ impl Server {
             provider,
             claims,
             owners: owners::Owners::default(),
+            known: known::Known::default(),
             sessions: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
             life: watched,
         });

@@ -29,33 +29,48 @@ type Owned = BTreeMap<SandboxId, Context>;
 #[derive(Debug, Default)]
 pub(super) struct Owners(Mutex<HashMap<OwnerId, Owned>>);
 
+/// Whose a sandbox is that was to be an owner's.
+pub(super) enum Given {
+    /// The owner's.
+    Done,
+    /// Another one's.
+    Anothers,
+    /// Nobody's: the owner's connection has ended.
+    OwnerGone,
+}
+
 impl Owners {
     fn all(&self) -> MutexGuard<'_, HashMap<OwnerId, Owned>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a sandbox is this owner's, before it is made.
-    pub(super) fn give(
-        &self,
-        owner: &OwnerId,
-        sandbox: &SandboxId,
-        context: &Context,
-    ) -> Result<()> {
-        let mut all = self.all();
-        let owned = all.get_mut(owner).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("there is no owner {owner}, expected one whose connection lives"),
-            )
-            .context("field", "owner")
-        })?;
-        owned.insert(sandbox.clone(), context.clone());
-        Ok(())
+    /// Refuses an owner whose connection does not live.
+    pub(super) fn check(&self, owner: &OwnerId) -> Result<()> {
+        if self.all().contains_key(owner) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!("there is no owner {owner}, expected one whose connection lives"),
+        )
+        .context("field", "owner"))
     }
 
-    /// Whether the owner's connection lives still.
-    pub(super) fn lives(&self, owner: &OwnerId) -> bool {
-        self.all().contains_key(owner)
+    /// Notes that a sandbox, which was made, is this owner's, unless it is
+    /// another one's.
+    pub(super) fn give(&self, owner: &OwnerId, sandbox: &SandboxId, context: &Context) -> Given {
+        let mut all = self.all();
+        let mut others = all.iter().filter(|(id, _)| *id != owner);
+        if others.any(|(_, owned)| owned.contains_key(sandbox)) {
+            return Given::Anothers;
+        }
+        match all.get_mut(owner) {
+            Some(owned) => {
+                owned.insert(sandbox.clone(), context.clone());
+                Given::Done
+            }
+            None => Given::OwnerGone,
+        }
     }
 
     /// Forgets a sandbox that was ended.

@@ -7,7 +7,7 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
 use super::answer::{self, Body};
-use super::{State, files, guard, lists, owners, sandboxes, session};
+use super::{State, files, guard, known, lists, owners, sandboxes, session};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId, SnapshotId};
@@ -166,6 +166,9 @@ pub(super) async fn dispatch(
     let Some((route, found)) = fitting.iter().find(|(route, _)| route.method == method) else {
         return Ok(unserved(method, &path, &fitting));
     };
+    if let (Some(query), true) = (request.uri().query(), route.query.is_empty()) {
+        return Err(Error::invalid("query", query, "none here", "remove it"));
+    }
     let call = Call {
         state,
         context,
@@ -189,6 +192,10 @@ async fn serve(call: Call, route: &Route, found: &[&str]) -> Result<Response<Bod
     let at = |index: usize| found.get(index).copied().unwrap_or_default();
     let sandbox = || SandboxId::new(at(0));
     let exec = || ExecId::new(at(1));
+    // An absent one is no failure of its end.
+    if route.path.contains("{sandbox}") && kind != Kind::Destroy {
+        known::check(&call, &sandbox()?).await?;
+    }
     match kind {
         Kind::Probe => lists::probe(&call).await,
         Kind::Pull => sandboxes::pull(call).await,

@@ -2,10 +2,11 @@
 
 use hyper::Response;
 
+use super::State;
 use super::answer::{self, Body};
 use super::guard;
+use super::owners::{self, Given};
 use super::route::Call;
-use super::{State, owners};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, SnapshotId};
 use crate::provider::{Provider as _, PullRequest};
@@ -36,9 +37,9 @@ pub(super) async fn pull(call: Call) -> Result<Response<Body>> {
 
 pub(super) async fn origin(call: Call) -> Result<Response<Body>> {
     let body: OriginBody = guard::body(call.request).await?;
-    call.state.engine.check_served(&body.spec)?;
-    let provider = &call.state.provider;
-    let origin = provider.origin(&call.context, &body.spec).await?;
+    let (engine, provider) = (&call.state.engine, &call.state.provider);
+    let origin = engine.origin_served(&call.context, provider, body.spec);
+    let origin = origin.await?;
     answer::json(&OriginReply { origin })
 }
 
@@ -67,7 +68,7 @@ pub(super) async fn create(call: Call) -> Result<Response<Body>> {
         ..
     } = &*call.state;
     match (&body.owner, spec.lifetime) {
-        (Some(owner), Lifetime::Attached) => owners.give(owner, &body.id, &call.context)?,
+        (Some(owner), Lifetime::Attached) => owners.check(owner)?,
         (None, Lifetime::Detached) => {}
         (owner, lifetime) => {
             let owner = owner.as_ref().map_or("none", |owner| owner.as_str());
@@ -81,13 +82,29 @@ pub(super) async fn create(call: Call) -> Result<Response<Body>> {
     }
     let made = engine.create_served(&call.context, provider, &body.id, spec);
     let made = made.await?;
-    if let Some(owner) = body.owner.filter(|owner| !owners.lives(owner)) {
-        owners::end(&call.state, &call.context, &body.id).await;
-        return Err(Error::new(
-            ErrorKind::SandboxGone,
-            format!("the owner {owner} went while the sandbox was made"),
-        ));
+    // Only now: what failed, or was another client's, must not end with this owner.
+    if let Some(owner) = &body.owner {
+        match owners.give(owner, &body.id, &call.context) {
+            Given::Done => {}
+            Given::Anothers => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "the sandbox {} is another owner's; mint an id of your own",
+                        body.id
+                    ),
+                ));
+            }
+            Given::OwnerGone => {
+                owners::end(&call.state, &call.context, &body.id).await;
+                return Err(Error::new(
+                    ErrorKind::SandboxGone,
+                    format!("the owner {owner} went while the sandbox was made"),
+                ));
+            }
+        }
     }
+    call.state.known.note(&call.context.tenant, &body.id);
     answer::json(&SandboxReply::from(made))
 }
 

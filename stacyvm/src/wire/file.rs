@@ -77,6 +77,19 @@ fn path(raw: Raw) -> Result<GuestPath> {
     GuestPath::new(raw.0)
 }
 
+/// The permission bits of a request.
+fn bits(field: &str, mode: u32) -> Result<u32> {
+    if mode <= 0o7777 {
+        return Ok(mode);
+    }
+    Err(Error::invalid(
+        field,
+        format!("{mode:#o}"),
+        "permission bits, at most 0o7777",
+        "send them as a decimal number: 420 is 0o644",
+    ))
+}
+
 impl From<&FileRequest> for FileBody {
     fn from(request: &FileRequest) -> Self {
         use FileOperation as Op;
@@ -166,7 +179,7 @@ impl TryFrom<FileBody> for FileRequest {
                 } => FileOperation::MakeDir {
                     path: path(at)?,
                     parents,
-                    mode,
+                    mode: bits("mode", mode)?,
                 },
                 Body::Rename { from, to, replace } => FileOperation::Rename {
                     from: path(from)?,
@@ -221,7 +234,10 @@ impl TryFrom<AttributesBody> for Attributes {
             })
         });
         Ok(Self {
-            mode: body.mode,
+            mode: body
+                .mode
+                .map(|mode| bits("attributes.mode", mode))
+                .transpose()?,
             owner: body.owner,
             group: body.group,
             modified: modified.transpose()?,
@@ -417,7 +433,7 @@ impl TryFrom<WriteBody> for WriteRequest {
                 HowBody::Append => WriteMode::Append,
                 HowBody::CreateNew => WriteMode::CreateNew,
             },
-            mode: body.mode,
+            mode: body.mode.map(|mode| bits("mode", mode)).transpose()?,
             parents: body.parents,
         })
     }

@@ -10,7 +10,8 @@
 //! # After `101 Switching Protocols` of exec and attach
 //!
 //! The server sends [`Kind::Head`], then events; the last event is
-//! [`Kind::Exited`] or [`Kind::Error`]. It sends an event only while it has
+//! [`Kind::Exited`] or [`Kind::Error`], unless the connection is lost, as it is for a
+//! client that breaks these rules. It sends an event only while it has
 //! credit ([`Kind::Credit`], [`WINDOW`] at most); each event uses up [`EVENT`] and
 //! its bytes of output, the last one more than there was. So nothing is taken from a command that
 //! nobody reads, and answers ([`Kind::Done`]) never wait behind output.

@@ -55,6 +55,15 @@ pub const LONGEST_PAGE: u32 = 1000;
 /// `invalid_argument`, naming the field where there is one. No value is quoted:
 /// it may be a secret.
 pub fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    // serde reads an array as the fields of an object, in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::invalid(
+            "body",
+            "an array",
+            "an object",
+            "send the body that docs/openapi.json has",
+        ));
+    }
     serde_json::from_slice(body).map_err(|error| refused(&error))
 }
 

@@ -335,6 +335,35 @@ async fn a_tree_that_resists_ends_its_sandbox_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_is_dropped_at_once_ends_and_its_sandbox_lives() {
+    let Some(ground) = ground().await else {
+        return;
+    };
+    let spec = SandboxSpec::host().pids(4000).lifetime(Lifetime::Attached);
+    let sandbox = ground.engine.create(spec).await.unwrap();
+    let family = "for i in 1 2 3 4 5 6; do sleep 300 & done; wait";
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(soon(sandbox.shell(family).start()).await.unwrap());
+    }
+    drop(crowd);
+    let before = std::time::Instant::now();
+    loop {
+        let left = soon(sandbox.processes()).await.unwrap();
+        let family = left
+            .iter()
+            .filter(|one| one.argv.iter().any(|word| word.contains("300")));
+        if family.count() == 0 {
+            break;
+        }
+        assert!(before.elapsed() < Duration::from_mins(2), "{left:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    works(&sandbox).await;
+    soon(sandbox.kill()).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_killed_helper_left_frozen_is_swept() {
     let Some(ground) = ground_with_cgroups().await else {
         return;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use stacyvm::id::TenantId;
+use stacyvm::layer::{Call, Layer, Next};
 use stacyvm::provider::{CreateRequest, Provider, Secrets};
 use stacyvm::providers::http::{HttpConfig, HttpProvider};
 use stacyvm::providers::mock::Mock;
+use stacyvm::sandbox::exec::ExecSpec;
 use stacyvm::sandbox::files::{GuestPath, ReadRequest, WriteMode, WriteRequest};
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::store::{MemoryStore, Store as _};
@@ -159,6 +161,98 @@ async fn tenants_are_kept_apart() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     client.destroy(&two, &made.id).await.unwrap();
     client.inspect(&one, &made.id).await.unwrap();
+}
+
+/// A provider behind it finds sandboxes by their ids alone.
+#[derive(Debug)]
+struct BlindToTenants;
+
+#[async_trait::async_trait]
+impl Layer for BlindToTenants {
+    fn name(&self) -> &'static str {
+        "blind_to_tenants"
+    }
+
+    async fn around(&self, call: &Call<'_>, next: Next<'_>) -> Result<(), Error> {
+        let mut context = call.context.clone();
+        context.tenant = TenantId::new("one").unwrap();
+        next.run(&context).await
+    }
+}
+
+#[tokio::test]
+async fn tenants_are_kept_apart_where_the_provider_does_not() {
+    let engine = Engine::builder()
+        .provider("mock", Arc::new(Mock::default()))
+        .layer(Arc::new(BlindToTenants))
+        .reconcile_every(Duration::ZERO)
+        .build();
+    let served = serve(engine.await.unwrap()).await;
+    let client = served.client().await;
+    let one = Context::new(TenantId::new("one").unwrap());
+    let two = Context::new(TenantId::new("two").unwrap());
+    let made = [request(scratch()), request(scratch()), request(scratch())];
+    for made in &made {
+        client.create(&one, made).await.unwrap();
+    }
+    let id = &made[0].id;
+    let refused = [
+        client.inspect(&two, id).await.map(drop),
+        client.usage(&two, id).await.map(drop),
+        client.list_execs(&two, id).await.map(drop),
+        client.pause(&two, id).await,
+        client.set_deadline(&two, id, None).await,
+        client.read_file(&two, id, &read("/tmp/a")).await.map(drop),
+        client
+            .exec(&two, id, &ExecSpec::new(["/bin/true"]))
+            .await
+            .map(drop),
+    ];
+    for result in refused {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    assert_eq!(client.list(&two, None, 10).await.unwrap(), []);
+    // For them it is absent, which an end calls success.
+    client.destroy(&two, id).await.unwrap();
+    client.inspect(&one, id).await.unwrap();
+    // A page is full although others' are left out.
+    assert_eq!(client.list(&one, None, 2).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_owner_takes_nobody_else_s_sandbox_along() {
+    let served = served().await;
+    let (first, second) = (served.client().await, served.client().await);
+    let cx = Context::default();
+    let detached = request(scratch());
+    first.create(&cx, &detached).await.unwrap();
+    let mut same_id = request(scratch().lifetime(Lifetime::Attached));
+    same_id.id = detached.id.clone();
+    let error = second.create(&cx, &same_id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    // The very same request of another owner is not its own sandbox either.
+    let attached = request(scratch().lifetime(Lifetime::Attached));
+    first.create(&cx, &attached).await.unwrap();
+    first.create(&cx, &attached).await.unwrap();
+    let error = second.create(&cx, &attached).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let own = request(scratch().lifetime(Lifetime::Attached));
+    second.create(&cx, &own).await.unwrap();
+    drop(second);
+    soon!("what the second one owned is gone", {
+        first.inspect(&cx, &own.id).await.is_err()
+    });
+    first.inspect(&cx, &detached.id).await.unwrap();
+    first.inspect(&cx, &attached.id).await.unwrap();
+}
+
+fn read(path: &str) -> ReadRequest {
+    ReadRequest {
+        user: None,
+        path: GuestPath::new(path).unwrap(),
+        offset: 0,
+        length: None,
+    }
 }
 
 fn write(path: &str) -> WriteRequest {

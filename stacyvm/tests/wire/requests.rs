@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use stacyvm::providers::mock::Mock;
 use stacyvm::server::Server;
-use stacyvm::{ErrorKind, SandboxId};
+use stacyvm::{Engine, ErrorKind, Policy, SandboxId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::served::{engine, served, with_body};
+use crate::served::{engine, serve, served, with_body};
 
 const CREATE: &str = r#"{"id":"s1","spec":{"source":{"image":"scratch"}}}"#;
 
@@ -95,6 +95,8 @@ async fn what_a_request_should_not_have_is_named() {
         .refused(404, "not_found", "owner");
 
     let path = "/v1/sandboxes/s1";
+    let made = served.json("POST", "/v1/sandboxes", CREATE).await;
+    assert_eq!(made.status, 200, "{made:?}");
     let get = |path: &str| with_body("GET", path, "application/json", b"");
     served
         .raw(get("/v1/sandboxes/S!"))
@@ -154,6 +156,63 @@ async fn bodies_have_their_type_and_an_end() {
         "y".repeat(100_000)
     );
     assert_eq!(served.raw(head).await.status, 431);
+}
+
+#[tokio::test]
+async fn nothing_of_the_host_is_looked_at_outside_the_mount_roots() {
+    let root = tempfile::tempdir().unwrap();
+    let inside = root.path().to_str().unwrap();
+    let policy = Policy {
+        mount_roots: Some(vec![root.path().to_owned()]),
+        ..Policy::default()
+    };
+    let engine = Engine::builder().provider("mock", Arc::new(Mock::default()));
+    let served = serve(engine.policy(policy).build().await.unwrap()).await;
+    let climbing = format!("{inside}/../../etc/shadow");
+    // What is there and what is not are refused alike.
+    for path in [
+        "/etc/shadow",
+        "/root",
+        "/no/such",
+        "docker-archive:/etc/shadow",
+        &climbing,
+    ] {
+        let source = format!(r#"{{"image":"{path}"}}"#);
+        let spec = format!(r#"{{"source":{source}}}"#);
+        for (route, body) in [
+            ("/v1/origin", format!(r#"{{"spec":{spec}}}"#)),
+            (
+                "/v1/pull",
+                format!(r#"{{"source":{source},"when":"missing"}}"#),
+            ),
+            ("/v1/sandboxes", format!(r#"{{"id":"s1","spec":{spec}}}"#)),
+        ] {
+            let answer = served.json("POST", route, &body).await;
+            answer.refused(403, "permission_denied", "spec.source.image");
+        }
+        if path.starts_with('/') {
+            let mounts = format!(r#"[{{"target":"/m","source":{{"host":"{path}"}}}}]"#);
+            let body = format!(r#"{{"spec":{{"mounts":{mounts}}}}}"#);
+            let answer = served.json("POST", "/v1/origin", &body).await;
+            answer.refused(403, "permission_denied", "spec.mounts");
+        }
+    }
+    let body = format!(r#"{{"spec":{{"source":{{"image":"{inside}"}}}}}}"#);
+    let answer = served.json("POST", "/v1/origin", &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_asked_for_is_refused() {
+    let served = served().await;
+    let answer = served.json("POST", "/v1/origin", "[{}]").await;
+    answer.refused(400, "invalid_argument", "body");
+    let two = "GET /v1/provider HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nstacyvm-tenant: a\r\nstacyvm-tenant: b\r\n\r\n";
+    let answer = served.raw(two).await;
+    answer.refused(400, "invalid_argument", "stacyvm-tenant");
+    let query = "GET /v1/provider?force=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let answer = served.raw(query).await;
+    answer.refused(400, "invalid_argument", "query");
 }
 
 #[tokio::test]

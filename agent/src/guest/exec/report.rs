@@ -57,6 +57,7 @@ impl Agent {
                 if let Some(follower) = follower {
                     self.fail(follower.to, &failure);
                 }
+                self.kill_more();
             }
             Report::Ended(status, survivors) => {
                 fault_point!("agent.exec.ended");
@@ -119,6 +120,7 @@ impl Agent {
         } else {
             self.drain(key);
         }
+        self.kill_more();
     }
 
     /// Kills what belongs to no supervisor and no worker: a supervisor was

@@ -8,6 +8,9 @@ use crate::protocol::message::{EndReason, Exited};
 
 /// Milliseconds that a tree has to die.
 const KILL_MS: u64 = 5000;
+/// The most trees that die at once; others wait for their turn, and their time
+/// begins with it.
+const MOST_KILLS: usize = 8;
 
 impl Agent {
     fn kill_exec(&mut self, key: u64, reason: EndReason) {
@@ -19,13 +22,33 @@ impl Agent {
         }
         exec.kill = Some(reason);
         exec.deadline = None;
-        let Some(channel) = &exec.channel else {
+        if exec.channel.is_none() {
             // Everything has ended; the output was still on its way.
             return self.pump_exec(key);
-        };
+        }
         exec.rest = None;
-        exec.kill_by = Some(now_ms() + KILL_MS);
-        order(channel, Order::Kill);
+        self.to_kill.push_back(key);
+        self.kill_more();
+    }
+
+    /// Has supervisors kill those whose turn it is. Each looks at all processes, so
+    /// that of very many at once none would seem to die.
+    pub(in crate::guest) fn kill_more(&mut self) {
+        let dying = self.execs.values().filter(|exec| exec.kill_by.is_some());
+        let mut places = MOST_KILLS.saturating_sub(dying.count());
+        while places > 0
+            && let Some(key) = self.to_kill.pop_front()
+        {
+            // It may have ended by itself, and be forgotten.
+            let Some(exec) = self.execs.get_mut(&key) else {
+                continue;
+            };
+            if let Some(channel) = &exec.channel {
+                exec.kill_by = Some(now_ms() + KILL_MS);
+                order(channel, Order::Kill);
+                places -= 1;
+            }
+        }
     }
 
     pub(in crate::guest) fn cancel_exec(&mut self, key: u64) {

@@ -354,7 +354,7 @@ impl Engine {
     }
 
     /// A spec with the links of its host paths resolved, as the policy allows them.
-    async fn resolved(&self, mut filled: SandboxSpec) -> Result<SandboxSpec> {
+    pub(super) async fn resolved(&self, mut filled: SandboxSpec) -> Result<SandboxSpec> {
         filled.mounts = self.0.policy.resolve_mounts(&filled.mounts).await?;
         filled.source = self.0.policy.resolve_source(&filled.source).await?;
         Ok(filled)
