@@ -288,7 +288,6 @@ fn schemas() -> Map<String, Value> {
             id: SandboxId::new("s1").unwrap(),
             spec: spec(),
             secrets: map("a".into()),
-            open_files_preferred: true,
             owner: Some(OwnerId::new("o1").unwrap()),
         }]),
     );
