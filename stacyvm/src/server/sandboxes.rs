@@ -46,10 +46,6 @@ pub(super) async fn origin(call: Call) -> Result<Response<Body>> {
 pub(super) async fn create(call: Call) -> Result<Response<Body>> {
     let body: CreateBody = guard::body(call.request).await?;
     let mut spec = body.spec;
-    // The engine adds its own preference to what asks for none.
-    if body.open_files_preferred {
-        spec.resources.open_files = None;
-    }
     for (name, value) in body.secrets {
         if spec.env.contains_key(&name) {
             return Err(Error::invalid(

@@ -62,9 +62,6 @@ pub struct CreateBody {
     /// Values of secrets, by variable.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, String>,
-    /// Whether the limit of open files in the spec is only preferred.
-    #[serde(default)]
-    pub open_files_preferred: bool,
     /// The owner that it ends with, of a spec whose `lifetime` is `attached`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnerId>,

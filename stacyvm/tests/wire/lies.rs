@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use futures_util::StreamExt as _;
 use stacyvm::provider::Provider;
 use stacyvm::providers::http::{HttpConfig, HttpProvider};
-use stacyvm::sandbox::files::{GuestPath, ReadRequest, WatchRequest};
+use stacyvm::sandbox::files::{GuestPath, ReadRequest, WatchRequest, WriteMode, WriteRequest};
 use stacyvm::{Context, ErrorKind, ExecEvent, ExecSpec, SandboxId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -265,6 +265,8 @@ async fn a_session_is_believed_within_its_bounds() {
     // Nothing is believed after the end, and nothing hangs.
     let all = [own, exited.clone(), exited, frame(16, b"more")];
     let provider = liar(switched(&all), true).await;
+    let mut spec = spec;
+    spec.stdin = true;
     let session = provider.exec(&cx, &id(), &spec).await.unwrap();
     let events: Vec<_> = session.events.collect().await;
     assert_eq!(events.len(), 1, "{events:?}");
@@ -272,6 +274,32 @@ async fn a_session_is_believed_within_its_bounds() {
     assert_eq!(signal.await.unwrap_err().kind(), ErrorKind::NotFound);
     let input = session.control.write_stdin("x".into());
     assert_eq!(input.await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+/// So that a server without a claim need not know how to refuse.
+#[tokio::test]
+async fn what_is_not_claimed_or_not_asked_for_is_not_sent() {
+    let cx = Context::default();
+    let provider = liar(json("200 OK", "{}"), false).await;
+    let request = WriteRequest {
+        user: None,
+        path: GuestPath::new("/a").unwrap(),
+        how: WriteMode::Replace,
+        mode: None,
+        parents: false,
+    };
+    let data = futures_util::stream::empty().boxed();
+    let written = provider.write_file(&cx, &id(), &request, data).await;
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::Unsupported);
+
+    let spec = ExecSpec::new(["true"]);
+    let own = frame(1, format!(r#"{{"exec":"{}"}}"#, spec.exec).as_bytes());
+    let provider = liar(switched(&[own]), true).await;
+    let session = provider.exec(&cx, &id(), &spec).await.unwrap();
+    let input = session.control.write_stdin("x".into());
+    let input = tokio::time::timeout(std::time::Duration::from_secs(5), input).await;
+    let error = input.expect("it was sent").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 }
 
 #[tokio::test]

@@ -233,7 +233,6 @@ fn create(spec: SandboxSpec) -> CreateBody {
         id: SandboxId::new("s1").unwrap(),
         spec,
         secrets: map("a".into()),
-        open_files_preferred: true,
         owner: Some(OwnerId::new("o1").unwrap()),
     }
 }

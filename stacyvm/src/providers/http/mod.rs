@@ -86,6 +86,18 @@ impl HttpProvider {
         })
     }
 
+    /// Refuses to send a stream to a server that does not claim to take it: without
+    /// that claim it need not read bodies that come in pieces.
+    fn takes(&self, claimed: bool, what: &str) -> Result<()> {
+        if claimed {
+            return Ok(());
+        }
+        let runtime = &self.info.runtime;
+        Err(Error::unsupported(format!(
+            "the server does not take {what}: its provider, of the runtime {runtime}, does not claim to"
+        )))
+    }
+
     async fn done(&self, call: Call<'_>, body: &impl serde::Serialize) -> Result<()> {
         let DoneReply {} = self.transport.tell(call, body).await?;
         Ok(())
@@ -145,11 +157,14 @@ impl Provider for HttpProvider {
         let mut spec = request.spec.clone();
         // Their values go beside it.
         spec.secrets.clear();
+        if request.open_files_preferred {
+            // The server adds its own preference to what asks for none.
+            spec.resources.open_files = None;
+        }
         let body = CreateBody {
             id: request.id.clone(),
             spec,
             secrets: request.secrets.expose().clone(),
-            open_files_preferred: request.open_files_preferred,
             owner,
         };
         let call = Call::post(cx, "/v1/sandboxes");
@@ -231,7 +246,7 @@ impl Provider for HttpProvider {
         let call = Call::post(cx, of(id, "/execs"));
         let body = ExecBody::from(spec);
         let io = self.transport.switch(call, &body, UPGRADE_EXEC).await?;
-        session::open(io, &spec.exec).await
+        session::open(io, &spec.exec, spec.stdin).await
     }
 
     async fn attach(
@@ -244,7 +259,7 @@ impl Provider for HttpProvider {
         let call = Call::post(cx, of_exec(id, exec, "/attach"));
         let body = AttachBody::from(options);
         let io = self.transport.switch(call, &body, UPGRADE_EXEC).await?;
-        session::open(io, exec).await
+        session::open(io, exec, options.stdin).await
     }
 
     async fn read_log(
@@ -304,6 +319,7 @@ impl Provider for HttpProvider {
         request: &WriteRequest,
         data: ByteStream,
     ) -> Result<FileEntry> {
+        self.takes(self.capabilities.files, "files")?;
         let call = Call::post(cx, of(id, "/files/write"));
         let head = WriteBody::from(request);
         let entry: EntryReply = files::upload(&self.transport, call, &head, data).await?;
@@ -337,6 +353,7 @@ impl Provider for HttpProvider {
         request: &ImportRequest,
         data: ByteStream,
     ) -> Result<()> {
+        self.takes(self.capabilities.file_tar, "archives")?;
         let call = Call::post(cx, of(id, "/files/import"));
         let head = ImportBody::from(request);
         let DoneReply {} = files::upload(&self.transport, call, &head, data).await?;

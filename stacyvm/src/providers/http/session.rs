@@ -36,8 +36,9 @@ const MOST_CALLS: usize = 32;
 /// Frames that may wait to be sent: those calls, and credit.
 const MOST_FRAMES: usize = MOST_CALLS + 8;
 
-/// Reads how a command began, and follows it.
-pub(super) async fn open(io: Switched, asked: &ExecId) -> Result<ExecSession> {
+/// Reads how a command began, and follows it; `stdin` is whether its standard input was
+/// asked for.
+pub(super) async fn open(io: Switched, asked: &ExecId, stdin: bool) -> Result<ExecSession> {
     let (read, write) = tokio::io::split(io);
     let mut frames = FrameReader::new(read);
     let first = frames.next().await?.ok_or_else(broke_off)?;
@@ -61,6 +62,7 @@ pub(super) async fn open(io: Switched, asked: &ExecId) -> Result<ExecSession> {
         shared: Arc::clone(&shared),
         sender: sender.clone(),
         places: Arc::new(Semaphore::new(MOST_CALLS)),
+        stdin,
         input: tokio::sync::Mutex::default(),
     };
     let events = Events {
@@ -260,6 +262,8 @@ struct Control {
     shared: Arc<Shared>,
     sender: mpsc::Sender<Bytes>,
     places: Arc<Semaphore>,
+    /// Whether standard input was asked for.
+    stdin: bool,
     /// The answer to input whose writer is gone: the next one waits for it.
     input: tokio::sync::Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
@@ -330,6 +334,10 @@ impl Control {
 #[async_trait]
 impl ExecControl for Control {
     async fn write_stdin(&self, data: Bytes) -> Result<()> {
+        if !self.stdin {
+            let remedy = "ask for standard input when the command is started or followed";
+            return Err(Error::invalid("stdin", "false", "true", remedy));
+        }
         if data.is_empty() {
             return self.input(Kind::Stdin, &data).await;
         }
