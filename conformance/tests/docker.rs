@@ -8,7 +8,7 @@ mod engine {
     use stacyvm::config::Config;
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::{Engine, Result, SandboxSpec};
-    use stacyvm_conformance::{Deviation, Harness, Subject};
+    use stacyvm_conformance::{Harness, Subject};
     use tempfile::TempDir;
     use tokio::sync::OnceCell;
 
@@ -62,19 +62,6 @@ mod engine {
 
         async fn reopen(&self, _: &Subject) -> Result<Subject> {
             subject(self.another().await?).await
-        }
-
-        fn deviations(&self) -> &[Deviation] {
-            &[
-                Deviation {
-                    case: "limits.files_in_memory_count_as_memory",
-                    reason: "where memory is full the engine starts no bridge, and its words are read as a frame",
-                },
-                Deviation {
-                    case: "hostile.stopping_all_holds_up_no_end",
-                    reason: "root stops the bridge too; the engine starts no other, and its words are read as a frame",
-                },
-            ]
         }
     }
 }
