@@ -6,6 +6,7 @@ mod docker_engine;
 fn main() -> std::process::ExitCode {
     docker_engine::main(
         "runc",
+        &[],
         &[(
             "probes.agent.signal",
             "without a user namespace root inside is the user of process 1; its signals are \

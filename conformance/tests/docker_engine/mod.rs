@@ -70,7 +70,11 @@ mod unix {
         }
     }
 
-    pub(super) fn main(runtime: &'static str, deviations: &[Declared]) -> ExitCode {
+    pub(super) fn main(
+        runtime: &'static str,
+        without: &[&str],
+        deviations: &[Declared],
+    ) -> ExitCode {
         let host = std::env::var_os("STACYVM_TEST_DOCKER_HOST");
         let Some(host) = host.and_then(|host| host.into_string().ok()) else {
             return not_run("no Docker engine: STACYVM_TEST_DOCKER_HOST names none");
@@ -95,7 +99,7 @@ mod unix {
             Ok(Err(error)) if error.kind() == ErrorKind::InvalidArgument => {
                 not_run(&format!("the Docker engine has no {runtime}: {error}"))
             }
-            _ => provider_main_without(docker, &[]),
+            _ => provider_main_without(docker, without),
         }
     }
 }
@@ -103,13 +107,13 @@ mod unix {
 /// A case that is declared to deviate, and the reason.
 pub(crate) type Declared = (&'static str, &'static str);
 
-/// Runs every case on this runtime of the engine.
-pub(crate) fn main(runtime: &'static str, deviations: &[Declared]) -> ExitCode {
+/// Runs every case but those of suites that are left out, on this runtime of the engine.
+pub(crate) fn main(runtime: &'static str, without: &[&str], deviations: &[Declared]) -> ExitCode {
     #[cfg(all(unix, feature = "docker"))]
-    return unix::main(runtime, deviations);
+    return unix::main(runtime, without, deviations);
     #[cfg(not(all(unix, feature = "docker")))]
     {
-        let _ = (runtime, deviations);
+        let _ = (runtime, without, deviations);
         not_run("the Docker provider is for Unix, with the feature `docker`")
     }
 }

@@ -472,7 +472,7 @@ impl Life {
                 .context("container", container));
             }
         }
-        self.pool.remove(id);
+        self.pool.end(id);
         self.tickets.forget(id)
     }
 }
