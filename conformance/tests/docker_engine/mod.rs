@@ -107,7 +107,7 @@ mod unix {
 /// A case that is declared to deviate, and the reason.
 pub(crate) type Declared = (&'static str, &'static str);
 
-/// Runs every case but those of suites that are left out, on this runtime of the engine.
+/// Runs every case but the suites and cases that are left out, on this runtime of the engine.
 pub(crate) fn main(runtime: &'static str, without: &[&str], deviations: &[Declared]) -> ExitCode {
     #[cfg(all(unix, feature = "docker"))]
     return unix::main(runtime, without, deviations);
