@@ -13,6 +13,8 @@
 # containers therefore reach no network beyond their own bridge, and process
 # numbers that it reports are those of its namespace.
 #
+# Its own engine has the runtime `runsc` (gVisor) where that program is installed.
+#
 # Images: stacyvm-test/busybox from the system's static busybox, and with
 # --debian stacyvm-test/debian (minimal, with python3) by debootstrap from
 # STACYVM_DEBIAN_MIRROR or the mirror in the system's package sources.
@@ -95,7 +97,7 @@ start_engine() {
     mkdir -p "$dir/data"
     # containerd makes an empty one, which `stop` takes away again.
     [[ -e /opt/containerd ]] || touch "$dir/made-opt"
-    printf '{}\n' >"$dir/daemon.json"
+    runtimes >"$dir/daemon.json"
     # A session of its own: Ctrl-C in the terminal does not reach it. The lock
     # of this script must not live on in it.
     setsid unshare --mount --net --pid --fork --kill-child --mount-proc \
@@ -114,6 +116,16 @@ start_engine() {
     tail -n 15 "$dir/log" >&2
     stop
     die "dockerd did not come up"
+}
+
+# gVisor as `runsc`, where it is new enough; its own network stack refuses to start
+# in the root network namespace of newer kernels, and loopback needs none.
+runtimes() {
+    if have runsc && [[ $(runsc help run 2>&1) == *-pass-fd* ]]; then
+        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none"]}}}\n' "$(command -v runsc)"
+    else
+        printf '{}\n'
+    fi
 }
 
 # The first process of the namespaces. When it ends, the kernel ends the rest.

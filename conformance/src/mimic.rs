@@ -6,6 +6,7 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
+use crate::case::Case;
 use crate::harness::{Deviation, Harness};
 use crate::report::Outcome;
 use crate::runner::{Options, judge};
@@ -17,13 +18,14 @@ pub fn provider_main(harness: impl Harness) -> ExitCode {
     provider_main_without(harness, &[])
 }
 
-/// The same without suites that are run elsewhere: what
+/// The same without these suites, which are run elsewhere, or cases, by their ids: what
 /// [`provider_main!`](macro@crate::provider_main) calls with `without`.
 pub fn provider_main_without(harness: impl Harness, without: &[&str]) -> ExitCode {
     let harness: Arc<dyn Harness> = Arc::new(harness);
     let deviations = harness.deviations().to_vec();
     let deadline = Options::default().deadline;
-    let cases = CASES.iter().filter(|case| !without.contains(&case.suite()));
+    let left_out = |case: &Case| without.contains(&case.suite()) || without.contains(&case.id);
+    let cases = CASES.iter().filter(|case| !left_out(case));
     let trials = cases.map(|case| {
         let harness = Arc::clone(&harness);
         let judged = move || async move {

@@ -1,103 +1,16 @@
-//! The Docker provider fulfils the contract, on the engine that
-//! `STACYVM_TEST_DOCKER_HOST` names (`scripts/docker-host.sh start`).
+//! The Docker provider fulfils the contract with runc, whose containers share the
+//! host's kernel.
 
-#[cfg(all(unix, feature = "docker"))]
-mod engine {
-    use std::sync::OnceLock;
+mod docker_engine;
 
-    use stacyvm::config::Config;
-    use stacyvm::sandbox::spec::Lifetime;
-    use stacyvm::{Engine, Result, SandboxSpec};
-    use stacyvm_conformance::{Deviation, Harness, Subject};
-    use tempfile::TempDir;
-    use tokio::sync::OnceCell;
-
-    const IMAGE: &str = "stacyvm-test/busybox";
-
-    /// One state directory for all cases of a process.
-    pub(crate) struct Docker {
-        host: String,
-        engine: OnceCell<Engine>,
-        /// Dropped last.
-        state: OnceLock<TempDir>,
-    }
-
-    impl Docker {
-        pub(crate) fn new(host: String) -> Self {
-            Self {
-                host,
-                engine: OnceCell::new(),
-                state: OnceLock::new(),
-            }
-        }
-
-        /// An engine of its own over the one state directory.
-        async fn another(&self) -> Result<Engine> {
-            let state = self.state.get_or_init(|| {
-                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
-            });
-            let mut config = Config::for_state_dir(state.path());
-            let docker = config.providers.get_mut("docker");
-            docker.expect("it is configured").host = Some(self.host.clone());
-            "docker".clone_into(&mut config.default_provider);
-            Engine::open(config).await
-        }
-    }
-
-    async fn subject(engine: Engine) -> Result<Subject> {
-        let spec = SandboxSpec::image(IMAGE).lifetime(Lifetime::Attached);
-        Subject::of_engine(engine, "docker", spec).await
-    }
-
-    #[async_trait::async_trait]
-    impl Harness for Docker {
-        fn name(&self) -> &'static str {
-            "docker"
-        }
-
-        async fn open(&self) -> Result<Subject> {
-            let opened = self.engine.get_or_try_init(|| self.another()).await?;
-            subject(opened.clone()).await
-        }
-
-        async fn reopen(&self, _: &Subject) -> Result<Subject> {
-            subject(self.another().await?).await
-        }
-
-        fn deviations(&self) -> &[Deviation] {
-            &[
-                Deviation {
-                    case: "limits.files_in_memory_count_as_memory",
-                    reason: "where memory is full the engine starts no bridge, and its words are read as a frame",
-                },
-                Deviation {
-                    case: "hostile.stopping_all_holds_up_no_end",
-                    reason: "root stops the bridge too; the engine starts no other, and its words are read as a frame",
-                },
-            ]
-        }
-    }
-}
-
-#[cfg(all(unix, feature = "docker"))]
 fn main() -> std::process::ExitCode {
-    let host = std::env::var_os("STACYVM_TEST_DOCKER_HOST");
-    let Some(host) = host.and_then(|host| host.into_string().ok()) else {
-        return not_run("no Docker engine: STACYVM_TEST_DOCKER_HOST names none");
-    };
-    // Files are the agent's work, the same one as elsewhere; all but the probes passed
-    // here once.
-    let without = ["probes", "files", "tar", "watch"];
-    stacyvm_conformance::provider_main_without(engine::Docker::new(host), &without)
-}
-
-#[cfg(not(all(unix, feature = "docker")))]
-fn main() -> std::process::ExitCode {
-    not_run("the Docker provider is for Unix, with the feature `docker`")
-}
-
-#[expect(clippy::print_stderr, reason = "this is the front end")]
-fn not_run(fact: &str) -> std::process::ExitCode {
-    eprintln!("not run: {fact}");
-    std::process::ExitCode::SUCCESS
+    docker_engine::main(
+        "runc",
+        &[],
+        &[(
+            "probes.agent.signal",
+            "without a user namespace root inside is the user of process 1; its signals are \
+             allowed, and process 1 takes none from inside",
+        )],
+    )
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,8 +12,17 @@ use rustix::io::Errno;
 const CHUNK: usize = 64 * 1024;
 
 /// Runs until either side ends.
+///
+/// It becomes the user whom the agent let connect, so that no command, root's
+/// included, can stop or end it, or has its files in `/proc`.
 pub(super) fn run(path: &OsStr) -> io::Result<()> {
     let _ = super::sys::hide();
+    if let Ok(socket) = std::fs::symlink_metadata(path)
+        && socket.uid() != 0
+    {
+        // What cannot is root still, and may connect all the same.
+        let _ = super::sys::become_bridge(socket.uid());
+    }
     let socket = UnixStream::connect(path)?;
     copy(
         rustix::stdio::stdin(),

@@ -84,7 +84,8 @@ fn config_from_stdin() -> io::Result<AgentConfig> {
     Ok(config)
 }
 
-/// Listens where only root can connect.
+/// Listens where only the bridges' user can connect: that of the supervisors where
+/// there is one, else root.
 fn listen(config: &AgentConfig) -> io::Result<OwnedFd> {
     let path = config
         .socket
@@ -104,6 +105,15 @@ fn listen(config: &AgentConfig) -> io::Result<OwnedFd> {
     let listener = UnixListener::bind(path);
     rustix::process::umask(old);
     let listener = listener?;
+    if config.can_switch_user {
+        // The directory last: until then only the agent itself sees into it. An engine
+        // that does not know this user leaves both to root.
+        let owner = Some(config.supervisor_uid);
+        let lent = std::os::unix::fs::lchown(path, owner, None);
+        if let (Ok(()), Some(parent)) = (lent, path.parent()) {
+            let _ = std::os::unix::fs::lchown(parent, owner, None);
+        }
+    }
     listener.set_nonblocking(true)?;
     Ok(listener.into())
 }

@@ -193,6 +193,11 @@ fn prepare(config: &AgentConfig, groups: &[OwnedFd], enter: bool) -> Result<Prep
     let signals =
         sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
     sys::adopt_orphans().map_err(|error| system("adoption of orphans", &error))?;
+    if groups.is_empty() {
+        // Commands have no limit of memory of their own then, and what serves the
+        // sandbox is to outlive them.
+        sys::yield_memory();
+    }
     if config.can_switch_user {
         // Where root may become other users, a filter keeps this one from all, and
         // the agent is that user already.

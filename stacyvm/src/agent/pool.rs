@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::client::AgentClient;
+use super::error::Closed;
 use crate::error::Result;
 use crate::id::SandboxId;
 
@@ -89,6 +90,20 @@ impl AgentPool {
         let slot = self.state().slots.get(id).cloned()?;
         let held = slot.try_lock().ok()?;
         held.as_ref().filter(|client| !client.is_closed()).cloned()
+    }
+
+    /// Closes the connection of a sandbox that has ended: who follows something inside
+    /// is told at once, also where the way to it stays open.
+    pub fn end(&self, id: &SandboxId) {
+        let slot = self.state().slots.remove(id);
+        // Whoever dials just now finds nothing there.
+        if let Some(slot) = slot
+            && let Ok(held) = slot.try_lock()
+            && let Some(client) = held.as_ref()
+        {
+            let shared = &client.owner.0;
+            shared.close(Closed::gone("the sandbox was ended"));
+        }
     }
 
     /// Drops the connection of a sandbox. It closes once nobody uses it.

@@ -590,7 +590,13 @@ async fn a_pool_dials_once_and_again_after_the_end() {
         })
         .await;
     assert!(failed.is_err());
-    assert!(pool.get(&other, dial).await.is_ok());
+    let ended = pool.get(&other, dial).await.unwrap();
     pool.remove(&id);
     drop(client);
+
+    // The other end is there still, and nobody waits for it to go.
+    pool.end(&other);
+    assert!(ended.is_closed());
+    let error = ended.processes().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SandboxGone);
 }

@@ -137,11 +137,11 @@ pub(super) fn set(
         if !follow {
             flags |= OFlags::NOFOLLOW;
         }
-        let mut opened = openat(CWD, whole, flags, Mode::empty());
+        let mut opened = descent::open_directory(CWD, whole, flags);
         if matches!(opened, Err(Errno::ACCESS)) {
             // The change may be what makes the directory readable.
             change.apply(CWD, whole, follow, false).map_err(fail)?;
-            opened = openat(CWD, whole, flags, Mode::empty());
+            opened = descent::open_directory(CWD, whole, flags);
         }
         match opened {
             Ok(root) => below(Descent::new(root).map_err(fail)?, *change, whole)?,

@@ -5,8 +5,9 @@
 //! if that still is the directory we came from.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
-use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, fstat, openat, seek};
 use rustix::io::{Errno, Result};
 
 /// Levels whose descriptors are kept.
@@ -34,7 +35,33 @@ pub(super) struct Descent {
 
 /// Opens a directory below another one; a symbolic link is `ENOTDIR` or `ELOOP`.
 pub(super) fn open_below(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    openat(dir, name, OPEN, Mode::empty())
+    open_directory(dir, name, OPEN)
+}
+
+/// Opens a directory to read it, with these flags beside that.
+///
+/// gVisor (seen in 20240729) follows a link of the last name although it is told not
+/// to. There it is opened twice, and what is no path to the same is refused: no more
+/// rights are needed for that than for one.
+pub(super) fn open_directory(dir: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if !flags.contains(OFlags::NOFOLLOW) || !follows_all_the_same() {
+        return openat(dir, path, flags, Mode::empty());
+    }
+    let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = openat(&dir, path, place, Mode::empty())?;
+    let opened = openat(&dir, path, flags, Mode::empty())?;
+    if identity(&place)? != identity(&opened)? {
+        return Err(Errno::LOOP);
+    }
+    Ok(opened)
+}
+
+/// Whether this kernel follows a link to a directory in spite of `O_NOFOLLOW`.
+fn follows_all_the_same() -> bool {
+    static FOLLOWS: OnceLock<bool> = OnceLock::new();
+    // It is a link to a directory everywhere, and nobody's to change.
+    *FOLLOWS.get_or_init(|| openat(CWD, "/proc/self", OPEN, Mode::empty()).is_ok())
 }
 
 impl Descent {

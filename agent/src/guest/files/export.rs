@@ -51,7 +51,7 @@ pub(super) fn export(
     } else {
         OFlags::NOFOLLOW
     };
-    match openat(CWD, whole, directory | follow, Mode::empty()) {
+    match descent::open_directory(CWD, whole, directory | follow) {
         Ok(root) => sender.tree(root, name)?,
         Err(Errno::NOTDIR | Errno::LOOP) if !request.contents => {
             if request.follow {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, OFlags};
 
 use super::replies::Replies;
 use super::{Answer, descent, entry, failure, list, path, pattern};
@@ -109,7 +109,7 @@ fn names_in(path: &[u8], no_link: bool) -> Vec<Vec<u8>> {
         path = path::trim(path);
         flags |= OFlags::NOFOLLOW;
     }
-    openat(CWD, path, flags, Mode::empty())
+    descent::open_directory(CWD, path, flags)
         .and_then(descent::names)
         .unwrap_or_default()
 }

@@ -1,10 +1,10 @@
 //! Makes directories and symbolic links.
 
-use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, symlinkat};
 use rustix::io::Errno;
 
 use super::entry::PERMISSION_BITS;
-use super::{Answer, failure, path};
+use super::{Answer, descent, failure, path};
 use crate::protocol::message::Failure;
 
 /// The permission bits of parents that an operation makes by the way.
@@ -61,12 +61,7 @@ fn make_one(path: &[u8], mode: u32) -> rustix::io::Result<()> {
     mkdirat(CWD, path, Mode::from_raw_mode(mode))?;
     // The system call drops set-id bits.
     if mode & 0o6000 != 0 {
-        let made = openat(
-            CWD,
-            path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let made = descent::open_directory(CWD, path, OFlags::NOFOLLOW)?;
         fchmod(&made, Mode::from_raw_mode(mode))?;
     }
     Ok(())

@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::staged::{rename_new, with_temporary_name};
-use super::{Answer, export, failure, import, path, remove};
+use super::{Answer, descent, export, failure, import, path, remove};
 use crate::protocol::message::{Failure, FailureKind};
 
 pub(super) fn rename(from: &[u8], to: &[u8], replace: bool) -> Result<Answer, Failure> {
@@ -83,7 +83,7 @@ fn across(from: &End<'_>, to: &End<'_>, replace: bool) -> Result<Answer, Failure
 
 fn open_dir(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(dir, name, flags, Mode::empty())
+    descent::open_directory(dir, name, flags)
 }
 
 /// Copies as an archive: one thread sends, this one unpacks.

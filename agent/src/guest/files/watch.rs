@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use minicbor::bytes::ByteVec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat, statat};
 use rustix::io::Errno;
 
 use super::attributes::descriptor_path;
@@ -53,6 +53,8 @@ pub(super) fn watch(
         replies,
         last: None,
     };
+    // gVisor watches what its user may not read, too.
+    accessat(CWD, whole, Access::READ_OK, AtFlags::empty()).map_err(fail)?;
     let root = inotify::add_watch(&watch.notifier, whole, EVENTS).map_err(fail)?;
     watch.paths.insert(root, Vec::new());
     if request.recursive && path::is_directory(whole) {
@@ -249,7 +251,7 @@ impl Watch<'_, '_> {
         } else {
             [&self.root[..], b"/", relative].concat()
         };
-        openat(CWD, path, flags, Mode::empty())
+        descent::open_directory(CWD, &path, flags)
     }
 
     /// Stops watching a directory that was moved away, and what is in it.

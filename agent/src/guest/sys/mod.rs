@@ -341,6 +341,19 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     hide()
 }
 
+/// Becomes a user whom no command is, for good and without any right. Its files in
+/// `/proc` are its own then: those of a hidden process are root's.
+pub(super) fn become_bridge(uid: u32) -> io::Result<()> {
+    become_user(uid, uid, &[])?;
+    prctl(libc::PR_SET_DUMPABLE, 1)
+}
+
+/// Makes this process and its descendants die before others where memory runs out.
+/// Without the right to its own file it stays as it is.
+pub(super) fn yield_memory() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "200");
+}
+
 /// Keeps the capabilities that came along without root from whatever is executed.
 pub(super) fn keep_from_commands() -> io::Result<()> {
     // None is inheritable then, and so none ambient.

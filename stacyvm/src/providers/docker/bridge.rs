@@ -3,18 +3,21 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::ExecInspectResponse;
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Retry, escape};
 
-/// Bytes of the bridge's complaints that are kept.
+/// Bytes of the bridge's complaints that are kept, and of its first output.
 const COMPLAINT: usize = 1024;
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
@@ -26,6 +29,53 @@ pub(super) struct Bridge {
     input: Input,
     rest: Bytes,
     complaint: Vec<u8>,
+    first: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Which exec a bridge is, and what came of it first: where the engine cannot
+/// start it, that is the engine's reason instead of the agent's bytes.
+pub(super) struct Opening {
+    exec: String,
+    first: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Opening {
+    /// The error where the engine did not start this bridge; `None` where it did,
+    /// or cannot tell.
+    ///
+    /// The engine is asked: the bytes themselves prove nothing, as once the bridge
+    /// runs, whatever runs inside may imitate the engine's words. They are the text
+    /// of the error alone.
+    pub(super) async fn refused(&self, docker: &Docker) -> Option<Error> {
+        let seen = docker.inspect_exec(&self.exec).await.ok()?;
+        if !never_ran(&seen) {
+            return None;
+        }
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(not_started(&first))
+    }
+}
+
+/// The error for a bridge that the engine did not start, with its own words.
+fn not_started(said: &[u8]) -> Error {
+    let error = Error::new(
+        ErrorKind::Unavailable,
+        "the docker engine could not start the bridge to the agent, as where memory or \
+         processes are used up; end something inside, or the sandbox",
+    )
+    .retry(Retry::Maybe {
+        after: Duration::from_millis(200),
+    });
+    match String::from_utf8_lossy(said).trim() {
+        "" => error,
+        said => error.context("engine", said),
+    }
+}
+
+/// Whether an exec has ended without ever having been a process.
+fn never_ran(seen: &ExecInspectResponse) -> bool {
+    let ended = seen.running == Some(false) && seen.exit_code.is_some_and(|code| code != 0);
+    ended && seen.pid == Some(0)
 }
 
 impl std::fmt::Debug for Bridge {
@@ -47,7 +97,7 @@ impl Bridge {
         container: &str,
         program: &str,
         socket: &str,
-    ) -> Result<Self, bollard::errors::Error> {
+    ) -> Result<(Self, Opening), bollard::errors::Error> {
         let exec = docker
             .create_exec(
                 container,
@@ -69,7 +119,12 @@ impl Bridge {
             ..Default::default()
         };
         match docker.start_exec(&exec.id, Some(options)).await? {
-            StartExecResults::Attached { output, input } => Ok(Self::new(output, input)),
+            StartExecResults::Attached { output, input } => {
+                let bridge = Self::new(output, input);
+                let first = Arc::clone(&bridge.first);
+                let exec = exec.id;
+                Ok((bridge, Opening { exec, first }))
+            }
             StartExecResults::Detached => Err(io::Error::other("the exec was detached").into()),
         }
     }
@@ -81,19 +136,27 @@ impl Bridge {
             input,
             rest: Bytes::new(),
             complaint: Vec::new(),
+            first: Arc::default(),
         }
     }
 
-    fn complain(&mut self, bytes: &[u8]) {
-        let room = COMPLAINT.saturating_sub(self.complaint.len());
-        self.complaint
-            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+    /// Keeps the beginning of what comes first, until `Opening` is gone.
+    fn keep_first(&self, bytes: &[u8]) {
+        if Arc::strong_count(&self.first) > 1 {
+            let first = self.first.lock();
+            keep(&mut first.unwrap_or_else(PoisonError::into_inner), bytes);
+        }
     }
 
     /// What the program at the other end wrote to standard error, for people.
     pub(super) fn complaint(&self) -> String {
-        String::from_utf8_lossy(&self.complaint).trim().to_owned()
+        escape(String::from_utf8_lossy(&self.complaint).trim())
     }
+}
+
+fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
+    let room = COMPLAINT.saturating_sub(kept.len());
+    kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
 }
 
 impl AsyncRead for Bridge {
@@ -104,11 +167,15 @@ impl AsyncRead for Bridge {
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
             match ready!(self.output.as_mut().poll_next(cx)) {
-                Some(Ok(LogOutput::StdOut { message })) => self.rest = message,
-                // An exec that failed to start says so here, unframed or on
-                // standard error; none of it is the agent's.
+                // An exec that failed to start says so here, on any of them.
+                Some(Ok(LogOutput::StdOut { message })) => {
+                    self.keep_first(&message);
+                    self.rest = message;
+                }
+                // None of this is the agent's.
                 Some(Ok(LogOutput::StdErr { message } | LogOutput::Console { message })) => {
-                    self.complain(&message);
+                    self.keep_first(&message);
+                    keep(&mut self.complaint, &message);
                 }
                 Some(Ok(LogOutput::StdIn { .. })) => {}
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
@@ -159,6 +226,10 @@ pub(super) fn not_answering(said: &str) -> Error {
 }
 
 #[cfg(test)]
+#[path = "bridge_engine_tests.rs"]
+mod engine_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use futures_util::stream;
@@ -207,5 +278,46 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(error.to_string().len(), COMPLAINT);
         assert_eq!(bridge.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn only_what_never_was_a_process_was_not_started() {
+        let seen = |running, exit_code, pid| ExecInspectResponse {
+            running: Some(running),
+            exit_code,
+            pid,
+            ..ExecInspectResponse::default()
+        };
+        assert!(never_ran(&seen(false, Some(126), Some(0))));
+        for other in [
+            seen(true, None, Some(0)),
+            seen(true, Some(1), Some(0)),
+            seen(false, Some(0), Some(0)),
+            seen(false, None, Some(0)),
+            seen(false, Some(126), Some(7)),
+            seen(false, Some(126), None),
+            ExecInspectResponse::default(),
+        ] {
+            assert!(!never_ran(&other), "{other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_engines_words_are_kept_short_and_drive_no_terminal() {
+        let mut bridge = bridge(vec![LogOutput::StdOut {
+            message: format!("no\u{1b}[2J\r\n{}", "x".repeat(5000)).into(),
+        }]);
+        let first = Arc::clone(&bridge.first);
+        bridge.read_to_end(&mut Vec::new()).await.unwrap();
+        let first = first.lock().unwrap();
+        assert_eq!(first.len(), COMPLAINT);
+        let error = not_started(&first);
+        let fact = error.fact("engine").unwrap();
+        assert!(
+            fact.starts_with("no\\u{1b}[2J") && fact.len() < 600,
+            "{fact}"
+        );
+        assert!(!fact.contains(['\r', '\n', '\u{1b}']));
+        assert_eq!(not_started(b" \r\n").fact("engine"), None);
     }
 }

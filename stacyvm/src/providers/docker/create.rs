@@ -9,7 +9,7 @@ use bollard::models::{
 };
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use stacyvm_agent::confinement::{MASKED, MASKED_SYS};
+use stacyvm_agent::confinement::{MASKED, MASKED_SYS, READ_ONLY};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
 use super::facts::Facts;
@@ -52,6 +52,14 @@ const OF_ROOT: [&str; 5] = [
     "pagetypeinfo",
     "slabinfo",
     "vmallocinfo",
+];
+/// Below `/proc`, not written to: of the agent's files, which are root's, those by
+/// which root inside would have it die first where memory runs out.
+const OF_AGENT: [&str; 4] = [
+    "1/oom_adj",
+    "1/oom_score_adj",
+    "1/task/1/oom_adj",
+    "1/task/1/oom_score_adj",
 ];
 /// What a security option begins with whose rest is a filter of system calls.
 pub(super) const OWN_FILTER: &str = "seccomp=";
@@ -161,6 +169,7 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         cap_add: Some(names(&CAPABILITIES)),
         security_opt: Some(security_options(facts)),
         masked_paths: Some(masked()),
+        readonly_paths: Some(read_only()),
         privileged: Some(false),
         init: Some(false),
         memory,
@@ -206,6 +215,12 @@ fn masked() -> Vec<String> {
     let of_proc = of_proc.map(|name| format!("/proc/{name}"));
     let of_sys = MASKED_SYS.iter().map(|name| format!("/sys/{name}"));
     of_proc.chain(of_sys).collect()
+}
+
+/// What is not written to. It stands instead of the engine's own list, too.
+fn read_only() -> Vec<String> {
+    let of_proc = READ_ONLY.iter().chain(&OF_AGENT);
+    of_proc.map(|name| format!("/proc/{name}")).collect()
 }
 
 /// A billionth of a processor is the engine's unit. The spec's check bounds it.
@@ -400,6 +415,11 @@ mod tests {
             "/sys/devices/virtual/powercap",
         ] {
             assert!(masked.iter().any(|masked| masked == path), "{path}");
+        }
+        let read_only = host.readonly_paths.unwrap();
+        for name in ["bus", "fs", "irq", "sys", "sysrq-trigger"] {
+            let path = format!("/proc/{name}");
+            assert!(read_only.contains(&path), "{path}");
         }
         assert_eq!(host.memory, Some(64 << 20));
         assert_eq!(host.memory_swap, host.memory);

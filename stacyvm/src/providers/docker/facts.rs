@@ -152,7 +152,9 @@ impl Facts {
                 (false, _) => Level::Absent,
             },
             cpu_limit: enforced(self.cpu),
-            pids_limit: enforced(self.pids),
+            // What the host counts of gVisor are threads of its kernel, which a small
+            // limit keeps from starting.
+            pids_limit: enforced(self.pids && self.isolation != Isolation::UserKernel),
             open_files_limit: Level::Enforced,
             network_none: Level::Enforced,
             env: true,
@@ -227,6 +229,13 @@ mod tests {
         assert_eq!(strong.memory_limit, Level::Enforced);
         assert_eq!(strong.syscall_filter, Level::Enforced);
         assert_eq!(strong.pids_limit, Level::Absent);
+        weak.pids_limit = Some(true);
+        let pids = |runtime| {
+            let facts = Facts::new(&weak, Some(runtime)).unwrap();
+            facts.capabilities().pids_limit
+        };
+        assert_eq!(pids("runc"), Level::Enforced);
+        assert_eq!(pids("runsc"), Level::Absent);
         assert_eq!(strong.root_mapped, Level::Absent);
         weak.swap_limit = Some(false);
         weak.security_options = Some(vec!["name=seccomp,profile=unconfined".into()]);

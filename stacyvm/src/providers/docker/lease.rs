@@ -5,15 +5,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::life::Life;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::id::SandboxId;
 
 /// Renewals in one lease: all of them may be lost but one, so that an owner on
 /// a machine that is busy for some seconds keeps its sandboxes.
 const RENEWALS: u32 = 7;
+/// How long one may take until the engine is asked whether the sandbox is there.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// The end that the agent is told: the sandbox's own, or that of a lease from now.
 pub(super) fn end(
@@ -36,18 +38,37 @@ pub(super) fn hold(life: &Arc<Life>, id: SandboxId) {
         let pause = life.config.lease / RENEWALS;
         loop {
             // The first at once: the start took a part of the first lease.
-            match life.renew(&id).await {
+            let mut renewing = std::pin::pin!(life.renew(&id));
+            let renewed = loop {
+                match timeout(SLOW, &mut renewing).await {
+                    Ok(renewed) => break renewed,
+                    // Some runtimes leave the way to it open after its end.
+                    Err(_) => match life.observe(&id).await {
+                        Err(error) if is_end(&error) => break Err(error),
+                        _ => {}
+                    },
+                }
+            };
+            match renewed {
                 Ok(true) => {}
-                Ok(false) => return,
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone) => {
+                Ok(false) => {
+                    // Another engine of this store claimed it, or ended it.
+                    if life.observe(&id).await.is_err_and(|error| is_end(&error)) {
+                        life.pool.end(&id);
+                    }
                     return;
                 }
+                Err(error) if is_end(&error) => return life.pool.end(&id),
                 // The next one may arrive.
                 Err(error) => tracing::debug!(sandbox = %id, %error, "a lease was not renewed"),
             }
             sleep(pause).await;
         }
     });
+}
+
+fn is_end(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone)
 }
 
 #[cfg(test)]

@@ -274,12 +274,8 @@ impl Life {
             return Err(not_answering(&last_words(&mut standard).await));
         }
         loop {
-            let connecting = async {
-                // An error here is the engine's: the container has ended.
-                let bridge = self.bridge(made, ticket).await?;
-                Ok::<_, Error>(greet(bridge, ticket).await)
-            };
-            let error = match timeout_at(until, connecting).await {
+            // An error of the outer kind is the engine's: the container has ended.
+            let error = match timeout_at(until, self.reach(made, ticket)).await {
                 Ok(Ok(Ok(client))) => return Ok(client),
                 // It does not listen yet, as long as there is time.
                 Ok(Ok(Err(_))) if Instant::now() < until => {
@@ -294,18 +290,48 @@ impl Life {
         }
     }
 
-    /// Opens a new bridge to the agent of a container.
-    async fn bridge(&self, container: &str, ticket: &Ticket) -> Result<Bridge> {
-        Bridge::open(&self.docker, container, &ticket.program, SOCKET)
-            .await
-            .map_err(|e| match status(&e) {
-                Some(409) if e.to_string().contains("paused") => Error::new(
-                    ErrorKind::Conflict,
-                    "the sandbox is paused, expected a running one; resume it",
-                ),
-                Some(404 | 409) => gone(ErrorKind::SandboxGone),
-                _ => map(e),
-            })
+    /// Connects to the agent of a container by a new bridge. The inner error is
+    /// that of a bridge without an agent, which may come to listen.
+    async fn reach(&self, container: &str, ticket: &Ticket) -> Result<Result<AgentClient>> {
+        let opened = Bridge::open(&self.docker, container, &ticket.program, SOCKET).await;
+        let (bridge, opening) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return Err(self.without_bridge(container, e).await),
+        };
+        let error = match greet(bridge, ticket).await {
+            Ok(client) => return Ok(Ok(client)),
+            Err(error) => error,
+        };
+        if !self.runs(container).await {
+            return Ok(Err(gone(ErrorKind::SandboxGone).source(error)));
+        }
+        Ok(Err(match opening.refused(&self.docker).await {
+            Some(refused) => refused.source(error),
+            None => error,
+        }))
+    }
+
+    /// Why the engine makes no exec in a container.
+    async fn without_bridge(&self, container: &str, error: bollard::errors::Error) -> Error {
+        match status(&error) {
+            Some(409) if error.to_string().contains("paused") => Error::new(
+                ErrorKind::Conflict,
+                "the sandbox is paused, expected a running one; resume it",
+            ),
+            Some(404 | 409) => gone(ErrorKind::SandboxGone),
+            // One that ends between the two requests is an error of the engine's own.
+            Some(_) if !self.runs(container).await => gone(ErrorKind::SandboxGone),
+            _ => map(error),
+        }
+    }
+
+    /// False where the engine says that a container is not there or has ended.
+    async fn runs(&self, container: &str) -> bool {
+        let options = None::<InspectContainerOptions>;
+        match self.docker.inspect_container(container, options).await {
+            Ok(seen) => seen.state.and_then(|state| state.running) != Some(false),
+            Err(e) => !is_absent(&e),
+        }
     }
 
     /// The connection to a sandbox, made if this process has none.
@@ -326,8 +352,7 @@ impl Life {
             )
             .context("sandbox", id));
         };
-        let bridge = self.bridge(&create::container(id), &ticket).await?;
-        greet(bridge, &ticket).await
+        self.reach(&create::container(id), &ticket).await?
     }
 
     /// The container of a sandbox of this store. One of the same name that
@@ -447,7 +472,7 @@ impl Life {
                 .context("container", container));
             }
         }
-        self.pool.remove(id);
+        self.pool.end(id);
         self.tickets.forget(id)
     }
 }

@@ -1,0 +1,125 @@
+//! The Docker provider as a subject, on the engine that `STACYVM_TEST_DOCKER_HOST`
+//! names (`scripts/docker-host.sh start`), with one of its runtimes.
+
+use std::process::ExitCode;
+
+#[cfg(all(unix, feature = "docker"))]
+mod unix {
+    use std::process::ExitCode;
+    use std::sync::OnceLock;
+
+    use stacyvm::config::Config;
+    use stacyvm::sandbox::spec::Lifetime;
+    use stacyvm::{Engine, ErrorKind, Result, SandboxSpec};
+    use stacyvm_conformance::{Deviation, Harness, Subject, provider_main_without};
+    use tempfile::TempDir;
+    use tokio::sync::OnceCell;
+
+    use super::{Declared, not_run};
+
+    const IMAGE: &str = "stacyvm-test/busybox";
+
+    /// One state directory for all cases of a process.
+    struct Docker {
+        host: String,
+        runtime: &'static str,
+        deviations: Vec<Deviation>,
+        engine: OnceCell<Engine>,
+        /// Dropped last.
+        state: OnceLock<TempDir>,
+    }
+
+    impl Docker {
+        /// An engine of its own over the one state directory.
+        async fn another(&self) -> Result<Engine> {
+            let state = self.state.get_or_init(|| {
+                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
+            });
+            let mut config = Config::for_state_dir(state.path());
+            let docker = config.providers.get_mut("docker");
+            let docker = docker.expect("it is configured");
+            docker.host = Some(self.host.clone());
+            docker.runtime = Some(self.runtime.to_owned());
+            "docker".clone_into(&mut config.default_provider);
+            Engine::open(config).await
+        }
+    }
+
+    async fn subject(engine: Engine) -> Result<Subject> {
+        let spec = SandboxSpec::image(IMAGE).lifetime(Lifetime::Attached);
+        Subject::of_engine(engine, "docker", spec).await
+    }
+
+    #[async_trait::async_trait]
+    impl Harness for Docker {
+        fn name(&self) -> &'static str {
+            "docker"
+        }
+
+        async fn open(&self) -> Result<Subject> {
+            let opened = self.engine.get_or_try_init(|| self.another()).await?;
+            subject(opened.clone()).await
+        }
+
+        async fn reopen(&self, _: &Subject) -> Result<Subject> {
+            subject(self.another().await?).await
+        }
+
+        fn deviations(&self) -> &[Deviation] {
+            &self.deviations
+        }
+    }
+
+    pub(super) fn main(
+        runtime: &'static str,
+        without: &[&str],
+        deviations: &[Declared],
+    ) -> ExitCode {
+        let host = std::env::var_os("STACYVM_TEST_DOCKER_HOST");
+        let Some(host) = host.and_then(|host| host.into_string().ok()) else {
+            return not_run("no Docker engine: STACYVM_TEST_DOCKER_HOST names none");
+        };
+        let probes = cfg!(all(target_os = "linux", feature = "certify"));
+        let deviations = deviations.iter();
+        let deviations = deviations.filter(|(case, _)| probes || !case.starts_with("probes."));
+        let deviations = deviations.map(|&(case, reason)| Deviation { case, reason });
+        let docker = Docker {
+            host,
+            runtime,
+            deviations: deviations.collect(),
+            engine: OnceCell::new(),
+            state: OnceLock::new(),
+        };
+        // On a runtime of its own, as the cases have one.
+        let tried = tokio::runtime::Runtime::new().map(|tokio| {
+            let opened = tokio.block_on(async { subject(docker.another().await?).await });
+            opened.map(drop)
+        });
+        match tried {
+            Ok(Err(error)) if error.kind() == ErrorKind::InvalidArgument => {
+                not_run(&format!("the Docker engine has no {runtime}: {error}"))
+            }
+            _ => provider_main_without(docker, without),
+        }
+    }
+}
+
+/// A case that is declared to deviate, and the reason.
+pub(crate) type Declared = (&'static str, &'static str);
+
+/// Runs every case but the suites and cases that are left out, on this runtime of the engine.
+pub(crate) fn main(runtime: &'static str, without: &[&str], deviations: &[Declared]) -> ExitCode {
+    #[cfg(all(unix, feature = "docker"))]
+    return unix::main(runtime, without, deviations);
+    #[cfg(not(all(unix, feature = "docker")))]
+    {
+        let _ = (runtime, without, deviations);
+        not_run("the Docker provider is for Unix, with the feature `docker`")
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this is the front end")]
+fn not_run(fact: &str) -> ExitCode {
+    eprintln!("not run: {fact}");
+    ExitCode::SUCCESS
+}
