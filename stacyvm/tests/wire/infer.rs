@@ -50,7 +50,13 @@ fn infer(root: &Value, place: &str, reads: &Reads<'_>) -> Value {
         Value::String(_) if !place.is_empty() && with(json!({"base64": "AA=="})).is_ok() => {
             reference("Raw")
         }
-        Value::String(_) => text(&|word| with(json!(word))),
+        Value::String(_) => {
+            let text = text(&|word| with(json!(word)));
+            let number = with(json!(5))
+                .is_ok()
+                .then(|| integer(&|n| with(json!(n)).is_ok()));
+            any_of([Some(text), number].into_iter().flatten().collect())
+        }
         Value::Array(items) => {
             let all = (0..items.len()).map(|index| inside(&index.to_string()));
             let mut schema = json!({"type": "array", "items": any_of(all.collect())});
