@@ -21,6 +21,7 @@ const OF_A_KERNEL: &[Lie] = &[
     Lie::SharesDescriptors,
     Lie::EndsWithOutput,
     Lie::ClaimsFullNetworks,
+    Lie::TrustsTitles,
 ];
 
 /// The quick ones first: a lie is dropped when the first suite has found it out.

@@ -241,10 +241,14 @@ impl Stream for Kept {
     type Item = Result<ExecEvent>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<Option<Self::Item>> {
-        match &mut self.0 {
-            Some(events) => events.as_mut().poll_next(cx),
-            None => Poll::Ready(None),
+        let Some(events) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let event = std::task::ready!(events.as_mut().poll_next(cx));
+        if event.is_none() {
+            self.0 = None;
         }
+        Poll::Ready(event)
     }
 }
 

@@ -149,9 +149,9 @@ impl Memory {
 }
 
 /// Whether a command line signals process 1, a group or all, or writes garbage.
-fn attacks(word: &[u8]) -> bool {
-    let kills = [" 1", " -1", " 0", " -1; true"];
-    let word = String::from_utf8_lossy(word);
-    word.contains("kill -") && kills.iter().any(|whom| word.ends_with(whom))
-        || word.contains("my $junk")
+fn attacks(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let kills = line.split("; ").filter(|part| part.starts_with("kill -"));
+    let mut aims = kills.filter_map(|kill| kill.rsplit(' ').next());
+    aims.any(|aim| ["0", "1", "-1"].contains(&aim)) || line.contains("my $junk")
 }
