@@ -6,6 +6,7 @@
 )]
 
 mod clients;
+mod kept;
 mod lies;
 mod openapi;
 mod requests;
