@@ -22,6 +22,8 @@ const SETTLES: Duration = Duration::from_secs(5);
 pub struct Fixture {
     harness: Arc<dyn Harness>,
     case: &'static str,
+    /// What no other case and no other run calls its files.
+    mark: String,
     subject: Subject,
     context: Context,
     /// In this order, noted before it is made: what a case gives up is found again.
@@ -43,6 +45,7 @@ impl Fixture {
         Self {
             harness,
             case,
+            mark: SandboxId::random().to_string(),
             subject,
             context,
             made: Mutex::default(),
@@ -119,12 +122,19 @@ impl Fixture {
         id
     }
 
+    /// A path inside for a file of this name. Sandboxes without isolation may share
+    /// a directory, so that it is the case's own; its sandboxes call it the same.
+    pub fn path(&self, name: &str) -> String {
+        format!("/tmp/{}-{name}", self.mark)
+    }
+
     /// A text in which the case's sandboxes are called by their order: two runs of the
     /// same say the same.
     pub(crate) fn without_ids(&self, text: &str) -> String {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let all = made.iter().enumerate();
-        all.fold(text.to_owned(), |text, (n, id)| {
+        let text = text.replace(&self.mark, "case");
+        all.fold(text, |text, (n, id)| {
             text.replace(id.as_str(), &format!("sandbox-{}", n + 1))
         })
     }

@@ -17,6 +17,11 @@ const OF_A_KERNEL: &[Lie] = &[
     Lie::IgnoresDisk,
     Lie::HidesLackOfMemory,
     Lie::GivesRights,
+    Lie::LeaksDescriptors,
+    Lie::SharesDescriptors,
+    Lie::EndsWithOutput,
+    Lie::ClaimsFullNetworks,
+    Lie::TrustsTitles,
 ];
 
 /// The quick ones first: a lie is dropped when the first suite has found it out.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use common::{DECLINED, FAILS, HANGS, NO_TWIN, Opens, OverMock, PANICS, PASSES, UNTRIED, reported};
 use stacyvm::context::Context;
@@ -11,7 +11,9 @@ use stacyvm::id::TenantId;
 use stacyvm::provider::Provider;
 use stacyvm::{ErrorKind, SandboxId};
 use stacyvm_conformance::mutants::Lie;
-use stacyvm_conformance::{CASES, Case, CaseReport, Deviation, Outcome, Report, Selection};
+use stacyvm_conformance::{
+    CASES, Case, CaseReport, Deviation, Failure, Outcome, Report, Selection,
+};
 
 fn one<'a>(report: &'a Report, id: &str) -> &'a CaseReport {
     let found = report.cases.iter().find(|case| case.id == id);
@@ -153,4 +155,27 @@ fn a_selection_of_nothing_and_an_unknown_suite_are_refused_by_name() {
     assert_eq!(of(&[], &[]).expect("all"), CASES.len());
     let some = of(&["exec"], &["*.argv*", "*.env*"]).expect("some");
     assert!((2..20).contains(&some), "{some}");
+}
+
+/// The paths that the case was given.
+static PATHS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+const ITS_PATH: Case = common::case("t.its_path", |f| {
+    Box::pin(async move {
+        let path = f.path("a");
+        PATHS
+            .lock()
+            .expect("no test panics with it")
+            .push(path.clone());
+        Err(Failure::broken(path))
+    })
+});
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_are_of_one_run_of_a_case_and_told_alike() {
+    for _ in 0..2 {
+        let report = reported(OverMock::new(), &[ITS_PATH]).await;
+        is(&report, &ITS_PATH, Outcome::Failed, "/tmp/case-a");
+    }
+    let paths = PATHS.lock().expect("no test panics with it").clone();
+    assert!(paths.len() == 2 && paths[0] != paths[1], "{paths:?}");
 }

@@ -32,9 +32,20 @@ pub(super) fn asked(lie: Lie, spec: &ExecSpec) -> ExecSpec {
         Lie::IgnoresArguments => spec.argv.truncate(2),
         Lie::OpensStdin => spec.stdin = true,
         Lie::IgnoresExecId => spec.exec = stacyvm::ExecId::random(),
+        Lie::LeaksDescriptors => through(&mut spec, "exec 9</dev/null; exec \"$@\""),
+        Lie::EndsWithOutput => through(
+            &mut spec,
+            "p=/tmp/$$.pipe; mkfifo $p; \"$@\" >$p & exec cat $p",
+        ),
         _ => {}
     }
     spec
+}
+
+/// Has a shell run a line that runs the command.
+pub(super) fn through(spec: &mut ExecSpec, line: &str) {
+    let shell = ExecSpec::new(["sh", "-c", line, "sh"]).argv;
+    spec.argv.splice(0..0, shell);
 }
 
 /// A session of a command that never started.
@@ -230,10 +241,14 @@ impl Stream for Kept {
     type Item = Result<ExecEvent>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<Option<Self::Item>> {
-        match &mut self.0 {
-            Some(events) => events.as_mut().poll_next(cx),
-            None => Poll::Ready(None),
+        let Some(events) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let event = std::task::ready!(events.as_mut().poll_next(cx));
+        if event.is_none() {
+            self.0 = None;
         }
+        Poll::Ready(event)
     }
 }
 
@@ -304,6 +319,7 @@ impl ExecControl for Hand {
     async fn signal(&self, signal: i32, scope: SignalScope) -> Result<()> {
         match self.lie {
             Lie::IgnoresSignals => Ok(()),
+            Lie::SignalsFirstProcess => self.inner.signal(signal, SignalScope::Process).await,
             _ => self.inner.signal(signal, scope).await,
         }
     }

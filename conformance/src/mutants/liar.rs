@@ -215,13 +215,18 @@ impl Provider for Liar {
 
     async fn exec(&self, cx: &Context, id: &SandboxId, spec: &ExecSpec) -> Result<ExecSession> {
         self.memory.known(self.lie, id)?;
+        self.memory.answers(self.lie, id).await;
         self.memory.runs(id, spec);
         let turn = match self.lie {
             Lie::RunsOneAtATime => Some(Arc::clone(&self.busy).lock_owned().await),
             _ => None,
         };
         let id = self.meant(id);
-        let asked = exec::asked(self.lie, spec);
+        let mut asked = exec::asked(self.lie, spec);
+        if self.is(Lie::SharesDescriptors) {
+            let left = self.memory.descriptors_left(&id);
+            exec::through(&mut asked, &format!("ulimit -n {left}; exec \"$@\""));
+        }
         let started = self.inner.exec(cx, &id, &asked).await;
         let session = exec::started(self.lie, spec, started)?;
         let mut session = exec::told(self.lie, &self.inner, cx, &id, spec, session);
@@ -279,7 +284,16 @@ impl Provider for Liar {
         if self.is(Lie::ForgetsCommands) {
             return Ok(Vec::new());
         }
-        self.inner.list_execs(cx, id).await
+        let mut all = self.inner.list_execs(cx, id).await?;
+        if self.is(Lie::ListsAllCommands) {
+            for other in self.inner.list(cx, None, 1000).await? {
+                if other.id != *id {
+                    let more = self.inner.list_execs(cx, &other.id).await;
+                    all.extend(more.unwrap_or_default());
+                }
+            }
+        }
+        Ok(all)
     }
 
     async fn signal_exec(
@@ -413,6 +427,13 @@ impl Provider for Liar {
             return Ok(Vec::new());
         }
         let mut all = self.inner.processes(cx, id).await?;
+        if self.is(Lie::TrustsTitles) {
+            for one in &mut all {
+                if let Some((_, line)) = one.argv.iter().find_map(|word| word.split_once('\n')) {
+                    line.clone_into(&mut one.state);
+                }
+            }
+        }
         if self.is(Lie::ListsAllProcesses) {
             for other in self.inner.list(cx, None, 1000).await? {
                 if other.id != *id {

@@ -143,4 +143,13 @@ lies! {
     FreezesUsage "usage is what it was at first";
     ForgetsSavedFiles "a sandbox of a snapshot is a new one";
     KeepsDeletedSnapshots "a snapshot that was deleted is still there";
+    HangsWhenAttacked "a sandbox whose process 1 was signalled answers no more";
+    FailsNeighbours "when a sandbox is attacked every sandbox fails";
+    ListsAllCommands "the commands of every sandbox are listed in each";
+    SignalsFirstProcess "a signal to all processes reaches the first one";
+    LeaksDescriptors "a command has a descriptor that it was not given";
+    SharesDescriptors "each command leaves fewer descriptors for the next";
+    EndsWithOutput "a command is told to have ended when its output ends";
+    TrustsTitles "the title of a process changes what else is told of it";
+    ClaimsFullNetworks "a full network is claimed and not given";
 }

@@ -19,6 +19,7 @@ pub(super) fn claimed(lie: Lie, claims: &mut Capabilities) {
             claims.mount_volume = true;
         }
         Lie::AcceptsAllowLists => claims.network_allow = Level::Enforced,
+        Lie::ClaimsFullNetworks => claims.network_full = true,
         Lie::IgnoresCpus => claims.cpu_limit = Level::Enforced,
         Lie::ShowsOtherLimits => {
             claims.memory_limit = Level::Enforced;
@@ -45,7 +46,7 @@ pub(super) fn asked(lie: Lie, request: &mut CreateRequest) {
                 }
             }
         }
-        Lie::AcceptsAllowLists => spec.network = None,
+        Lie::AcceptsAllowLists | Lie::ClaimsFullNetworks => spec.network = None,
         Lie::IgnoresMemory => spec.resources.memory_mib = None,
         Lie::IgnoresCpus => spec.resources.cpus = None,
         Lie::IgnoresOpenFiles => spec.resources.open_files = None,
@@ -88,6 +89,8 @@ pub(super) fn observed(lie: Lie, seen: &mut Observed) {
 pub(super) struct Memory {
     made: Mutex<HashSet<SandboxId>>,
     attacked: Mutex<HashSet<SandboxId>>,
+    /// How many commands a sandbox was asked for.
+    commands: Mutex<HashMap<SandboxId, u64>>,
     usage: Mutex<HashMap<SandboxId, Usage>>,
 }
 
@@ -102,23 +105,38 @@ impl Memory {
 
     /// Fails where the lie is that a sandbox is not there, or works no more.
     pub(super) fn known(&self, lie: Lie, id: &SandboxId) -> Result<()> {
+        let attacked = lock(&self.attacked).contains(id);
+        let wrong = || Error::new(ErrorKind::Internal, "something went wrong");
         match lie {
             Lie::KnowsOnlyItsOwn if !lock(&self.made).contains(id) => {
                 Err(Error::new(ErrorKind::NotFound, "the sandbox is not there"))
             }
-            Lie::BreaksWhenAttacked if lock(&self.attacked).contains(id) => {
-                Err(Error::new(ErrorKind::Internal, "something went wrong"))
-            }
+            Lie::BreaksWhenAttacked if attacked => Err(wrong()),
+            Lie::FailsNeighbours if !attacked && !lock(&self.attacked).is_empty() => Err(wrong()),
             _ => Ok(()),
         }
     }
 
-    /// Remembers a sandbox whose process 1 a command signals.
+    /// Never ends where the lie is that a sandbox answers no more.
+    pub(super) async fn answers(&self, lie: Lie, id: &SandboxId) {
+        if lie == Lie::HangsWhenAttacked && lock(&self.attacked).contains(id) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Remembers a sandbox whose command attacks what serves it.
     pub(super) fn runs(&self, id: &SandboxId, spec: &ExecSpec) {
-        let attacks = |word: &[u8]| word.starts_with(b"kill ") && word.ends_with(b" 1");
-        if spec.argv.iter().any(|word| attacks(word.as_ref())) {
+        if spec.argv.iter().any(|word| attacks(word)) {
             lock(&self.attacked).insert(id.clone());
         }
+    }
+
+    /// The descriptors that are left for one more command of this sandbox.
+    pub(super) fn descriptors_left(&self, id: &SandboxId) -> u64 {
+        let mut all = lock(&self.commands);
+        let before = all.entry(id.clone()).or_default();
+        *before += 1;
+        64_u64.saturating_sub(16 * (*before - 1))
     }
 
     /// What was told of a sandbox first, where the lie is that nothing moves.
@@ -128,4 +146,12 @@ impl Memory {
             _ => usage,
         }
     }
+}
+
+/// Whether a command line signals process 1, a group or all, or writes garbage.
+fn attacks(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let kills = line.split("; ").filter(|part| part.starts_with("kill -"));
+    let mut aims = kills.filter_map(|kill| kill.rsplit(' ').next());
+    aims.any(|aim| ["0", "1", "-1"].contains(&aim)) || line.contains("my $junk")
 }

@@ -94,11 +94,12 @@ async fn background_declined(f: &Fixture) -> Checked {
     if f.claims().exec_background {
         return reattach_declined(f).await;
     }
-    let mut spec = ExecSpec::shell("echo x > /tmp/ran; sleep 1");
+    let path = f.path("ran");
+    let mut spec = ExecSpec::shell(format!("echo x > {path}; sleep 1"));
     spec.background = true;
     let call = f.provider().exec(f.context(), sandbox.id(), &spec);
     declined(f, &sandbox, "a background command", call).await?;
-    let ran = sandbox.shell("cat /tmp/ran").output().await?;
+    let ran = sandbox.exec(["cat", &path]).output().await?;
     ensure!(!ran.status.success(), "what was refused ran");
     Ok(())
 }
@@ -147,12 +148,13 @@ async fn dropped(f: &Fixture) -> Checked {
 
 async fn foreground_detached(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let line = "echo ready; sleep 0.8; echo alive > /tmp/alive";
+    let path = f.path("alive");
+    let line = format!("echo ready; sleep 0.8; echo alive > {path}");
     let mut process = sandbox.shell(line).start().await?;
     until(&mut process, "ready\n").await?;
     refused(process.detach(), &[ErrorKind::Conflict], "detach")?;
     tokio::time::sleep(ms(1200)).await;
-    let alive = sandbox.shell("cat /tmp/alive").output().await?;
+    let alive = sandbox.exec(["cat", &path]).output().await?;
     ensure!(!alive.status.success(), "it went on, expected its end");
     Ok(())
 }
@@ -253,8 +255,9 @@ async fn taken_over(f: &Fixture) -> Checked {
 async fn counted(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let part = pattern(1 << 20);
-    sandbox.files().write("/tmp/part", part.clone()).await?;
-    let line = format!("cat{}", " /tmp/part".repeat(20));
+    let path = f.path("part");
+    sandbox.files().write(&path, part.clone()).await?;
+    let line = format!("cat{}", format!(" {path}").repeat(20));
     let exec = start(&sandbox, &line).await?;
     until_ended(&sandbox, &exec).await?;
     let seen = follow(&mut sandbox.attach(&exec).await?).await?;
@@ -303,14 +306,17 @@ async fn survivor(f: &Fixture) -> Checked {
 
 async fn survivor_ended(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let line = "(sleep 0.9; echo a >> /tmp/late) & (setsid sh -c 'sleep 0.9; echo b >> /tmp/late' &); sleep 0.1";
-    let mut process = sandbox.shell(line).start().await?;
+    let path = f.path("late");
+    let line = format!(
+        "(sleep 0.9; echo a >> {path}) & (setsid sh -c 'sleep 0.9; echo b >> {path}' &); sleep 0.1"
+    );
+    let mut process = sandbox.shell(&line).start().await?;
     let exec = process.id().clone();
-    ended(&follow(&mut process).await?, code(0), line)?;
+    ended(&follow(&mut process).await?, code(0), &line)?;
     sandbox.signal(&exec, 9, SignalScope::Tree).await?;
     tokio::time::sleep(ms(1300)).await;
     let late = f
-        .shell(&sandbox, "cat /tmp/late 2> /dev/null; true")
+        .shell(&sandbox, &format!("cat {path} 2> /dev/null; true"))
         .await?;
     ensure_eq!(late.stdout_text(), "", "which survivors went on");
     let gone = sandbox.execs().await?;
@@ -392,14 +398,16 @@ async fn given_id(f: &Fixture) -> Checked {
     ensure_eq!(process.id(), &exec, "the id of the command");
     until(&mut process, "ready\n").await?;
     info(&sandbox, &exec).await?;
-    let again = sandbox.shell("echo x > /tmp/again").id(exec.clone());
+    let again = sandbox
+        .shell(format!("echo x > {}", f.path("again")))
+        .id(exec.clone());
     refused(
         again.output().await,
         &[ErrorKind::AlreadyExists, ErrorKind::Conflict],
         "a second command of the same id",
     )?;
     ended(&follow(&mut process).await?, code(8), line)?;
-    let ran = sandbox.shell("cat /tmp/again").output().await?;
+    let ran = sandbox.exec(["cat", &f.path("again")]).output().await?;
     ensure!(!ran.status.success(), "the second one ran");
     Ok(())
 }

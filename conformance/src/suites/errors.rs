@@ -100,9 +100,10 @@ async fn past_deadline(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let context = f.context().clone().with_deadline(Instant::now());
     let late = sandbox.with_context(context);
-    let ended = late.shell("echo x > /tmp/ran").output().await;
+    let path = f.path("ran");
+    let ended = late.shell(format!("echo x > {path}")).output().await;
     refused(ended, &[ErrorKind::Timeout], "a command past its deadline")?;
-    let output = sandbox.shell("cat /tmp/ran").output().await?;
+    let output = sandbox.exec(["cat", &path]).output().await?;
     ensure!(!output.status.success(), "it ran all the same");
     Ok(())
 }

@@ -232,16 +232,18 @@ async fn bad_requests(f: &Fixture) -> Checked {
 
 async fn bad_runs_nothing(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let exec = sandbox.shell("echo x > /tmp/ran").env("A=B", "");
+    let path = f.path("ran");
+    let line = format!("echo x > {path}");
+    let exec = sandbox.shell(&line).env("A=B", "");
     refused(
         exec.output().await,
         &[ErrorKind::InvalidArgument],
         "a bad variable",
     )?;
-    let exec = sandbox.shell("echo x > /tmp/ran").workdir("/tmp/not-there");
+    let exec = sandbox.shell(&line).workdir("/tmp/not-there");
     let kinds = [ErrorKind::NotFound, ErrorKind::NotDirectory];
     refused(exec.output().await, &kinds, "a directory that is not there")?;
-    let seen = sandbox.files().read("/tmp/ran").await;
+    let seen = sandbox.files().read(&path).await;
     refused(
         seen,
         &[ErrorKind::NotFound],
@@ -336,11 +338,9 @@ async fn no_path(f: &Fixture) -> Checked {
 
 async fn not_executable(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    sandbox
-        .files()
-        .write("/tmp/text", "#!/bin/sh\nexit 0\n")
-        .await?;
-    let output = sandbox.exec(["/tmp/text"]).output().await;
+    let path = f.path("text");
+    sandbox.files().write(&path, "#!/bin/sh\nexit 0\n").await?;
+    let output = sandbox.exec([&path]).output().await;
     refused(
         output,
         &[ErrorKind::CommandNotExecutable],

@@ -215,7 +215,7 @@ async fn fills_descriptors(f: &Fixture) -> Checked {
     }
     f.shell(&sandbox, "cat /dev/null").await?;
     if f.claims().files {
-        sandbox.files().write("/tmp/a", "x").await?;
+        sandbox.files().write(f.path("a"), "x").await?;
     }
     let mut last = all
         .pop()

@@ -41,14 +41,19 @@ const TIMED_OUT: ExitStatus = ExitStatus::TimedOut {
 
 /// Leaves a plain child, a double fork in a new session and one that ignores
 /// signals. What lives for `LATER` says so in a file.
-const TREE: &str = "(sleep 1; echo child >> /tmp/late) & \
-     (setsid sh -c '(sleep 1; echo session >> /tmp/late) & sleep 30' &); \
-     (trap '' TERM INT HUP; sleep 1; echo deaf >> /tmp/late) & \
-     echo ready; sleep 30; echo first >> /tmp/late";
+fn a_tree(f: &Fixture) -> String {
+    let path = f.path("late");
+    format!(
+        "(sleep 1; echo child >> {path}) & \
+         (setsid sh -c '(sleep 1; echo session >> {path}) & sleep 30' &); \
+         (trap '' TERM INT HUP; sleep 1; echo deaf >> {path}) & \
+         echo ready; sleep 30; echo first >> {path}"
+    )
+}
 const LATER: u64 = 1400;
 
-async fn tree(sandbox: &Sandbox, deadline: Option<u64>) -> Checked<Process> {
-    let mut command = sandbox.shell(TREE);
+async fn tree(f: &Fixture, sandbox: &Sandbox, deadline: Option<u64>) -> Checked<Process> {
+    let mut command = sandbox.shell(a_tree(f));
     if let Some(deadline) = deadline {
         command = command.timeout(ms(deadline));
     }
@@ -60,7 +65,8 @@ async fn tree(sandbox: &Sandbox, deadline: Option<u64>) -> Checked<Process> {
 /// Expects that nothing of the tree lived on, in a sandbox that did.
 async fn nothing_lives(f: &Fixture, sandbox: &Sandbox) -> Checked {
     tokio::time::sleep(ms(LATER)).await;
-    let late = f.shell(sandbox, "cat /tmp/late 2> /dev/null; true").await?;
+    let line = format!("cat {} 2> /dev/null; true", f.path("late"));
+    let late = f.shell(sandbox, &line).await?;
     ensure_eq!(late.stdout_text(), "", "what lived on after the kill");
     Ok(())
 }
@@ -148,18 +154,19 @@ async fn alone(f: &Fixture) -> Checked {
 
 async fn deadline_tree(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let mut process = tree(&sandbox, Some(400)).await?;
+    let mut process = tree(f, &sandbox, Some(400)).await?;
     ended(&follow(&mut process).await?, TIMED_OUT, "the tree")?;
     nothing_lives(f, &sandbox).await
 }
 
 async fn survivors_stay(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let line = "(sleep 0.8; echo alive > /tmp/alive) & echo started";
-    let output = sandbox.shell(line).timeout(ms(300)).output().await?;
+    let path = f.path("alive");
+    let line = format!("(sleep 0.8; echo alive > {path}) & echo started");
+    let output = sandbox.shell(&line).timeout(ms(300)).output().await?;
     ensure_eq!(output.status, code(0), "the end of `{line}`");
     holds_soon!("the survivor went on past the deadline", {
-        let seen = sandbox.shell("cat /tmp/alive").output().await?;
+        let seen = sandbox.exec(["cat", &path]).output().await?;
         seen.stdout_text()
             == "alive
 "
@@ -180,7 +187,7 @@ fn is_kill(status: ExitStatus, what: &str) -> Checked {
 
 async fn killed_tree(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let mut process = tree(&sandbox, None).await?;
+    let mut process = tree(f, &sandbox, None).await?;
     process.kill().await?;
     let end = soon("the end of a killed tree", process.wait()).await??;
     is_kill(end, "the tree")?;
@@ -189,13 +196,13 @@ async fn killed_tree(f: &Fixture) -> Checked {
 
 async fn dropped_tree(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    drop(tree(&sandbox, None).await?);
+    drop(tree(f, &sandbox, None).await?);
     nothing_lives(f, &sandbox).await
 }
 
 async fn dropped_output(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let given_up = tokio::time::timeout(ms(400), sandbox.shell(TREE).output()).await;
+    let given_up = tokio::time::timeout(ms(400), sandbox.shell(a_tree(f)).output()).await;
     ensure!(
         given_up.is_err(),
         "`output` gave {given_up:?} before the end"
@@ -207,7 +214,7 @@ async fn late_context(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let over = Instant::now() + ms(400);
     let late = sandbox.with_context(Context::default().with_deadline(over));
-    let output = soon("a call whose context ends", late.shell(TREE).output()).await?;
+    let output = soon("a call whose context ends", late.shell(a_tree(f)).output()).await?;
     refused(output, &[ErrorKind::Timeout], "a call whose context ends")?;
     nothing_lives(f, &sandbox).await
 }
@@ -217,7 +224,10 @@ async fn cancelled_context(f: &Fixture) -> Checked {
     let (context, canceller) = Context::default().cancellable();
     let given_up = sandbox.with_context(context);
     let (output, ()) = tokio::join!(
-        soon("a call that is cancelled", given_up.shell(TREE).output()),
+        soon(
+            "a call that is cancelled",
+            given_up.shell(a_tree(f)).output()
+        ),
         async {
             tokio::time::sleep(ms(300)).await;
             canceller.cancel();
@@ -265,7 +275,7 @@ async fn no_process(f: &Fixture) -> Checked {
 
 async fn killed_by_id(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let mut process = tree(&sandbox, None).await?;
+    let mut process = tree(f, &sandbox, None).await?;
     sandbox.signal(process.id(), 9, SignalScope::Tree).await?;
     let end = soon("the end of a killed tree", process.wait()).await??;
     is_kill(end, "the tree")?;
@@ -322,15 +332,17 @@ async fn trapped(f: &Fixture) -> Checked {
 
 async fn scopes(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
+    let path = f.path("child");
     for (scope, lives) in [(SignalScope::Process, true), (SignalScope::Group, false)] {
-        f.shell(&sandbox, "echo -n > /tmp/child").await?;
-        let line = "(sleep 0.6; echo alive > /tmp/child) & echo ready; wait";
+        f.shell(&sandbox, &format!("echo -n > {path}")).await?;
+        let line = &format!("(sleep 0.6; echo alive > {path}) & echo ready; wait");
         let mut process = sandbox.shell(line).start().await?;
         until(&mut process, "ready\n").await?;
         process.signal(15, scope).await?;
         ended(&follow(&mut process).await?, signal(15), line)?;
         tokio::time::sleep(ms(1000)).await;
-        let seen = f.shell(&sandbox, "cat /tmp/child").await?.stdout_text();
+        let seen = f.shell(&sandbox, &format!("cat {path}")).await?;
+        let seen = seen.stdout_text();
         let expected = if lives { "alive\n" } else { "" };
         ensure_eq!(
             seen,

@@ -116,9 +116,9 @@ async fn pages(f: &Fixture) -> Checked {
 
 async fn second_handle(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    sandbox.files().write("/tmp/a", "x").await?;
+    sandbox.files().write(f.path("a"), "x").await?;
     let again = f.engine().get(sandbox.id()).await?;
-    let read = again.files().read("/tmp/a").await?;
+    let read = again.files().read(f.path("a")).await?;
     ensure_eq!(&read[..], b"x", "the file");
     Ok(())
 }
@@ -166,21 +166,21 @@ async fn labels(f: &Fixture) -> Checked {
 
 async fn begins_empty(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    sandbox.files().write("/tmp/a", "x").await?;
+    sandbox.files().write(f.path("a"), "x").await?;
     sandbox.kill().await?;
     let sandbox = f.sandbox().await?;
-    let read = sandbox.files().read("/tmp/a").await;
+    let read = sandbox.files().read(f.path("a")).await;
     refused(read, &[ErrorKind::NotFound], "a file of another sandbox")?;
     Ok(())
 }
 
 async fn apart(f: &Fixture) -> Checked {
     let (one, two) = (f.sandbox().await?, f.sandbox().await?);
-    one.files().write("/tmp/a", "one").await?;
-    let read = two.files().read("/tmp/a").await;
+    one.files().write(f.path("a"), "one").await?;
+    let read = two.files().read(f.path("a")).await;
     refused(read, &[ErrorKind::NotFound], "a file of another sandbox")?;
-    two.files().write("/tmp/a", "two").await?;
-    let output = f.shell(&one, "cat /tmp/a").await?;
+    two.files().write(f.path("a"), "two").await?;
+    let output = f.shell(&one, &format!("cat {}", f.path("a"))).await?;
     ensure_eq!(output.stdout_text(), "one", "the file of the first");
     Ok(())
 }
@@ -409,13 +409,14 @@ async fn pause_declined(f: &Fixture) -> Checked {
 async fn stands_still(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     // Of a clock that goes on meanwhile, the first sleep may have passed; not the second.
-    let line = "sleep 1; sleep 1; echo x > /tmp/woke; sleep 60";
+    let path = f.path("woke");
+    let line = format!("sleep 1; sleep 1; echo x > {path}; sleep 60");
     sandbox.shell(line).background().start().await?;
     sandbox.pause().await?;
     tokio::time::sleep(Duration::from_millis(2500)).await;
     sandbox.resume().await?;
     let resumed = std::time::Instant::now();
-    let read = sandbox.files().read("/tmp/woke").await;
+    let read = sandbox.files().read(&path).await;
     if resumed.elapsed() > Duration::from_millis(800) {
         let fact = "an answer within 0.8 s after the sandbox went on";
         return Err(Failure::NotRun(fact.to_owned()));
@@ -426,7 +427,7 @@ async fn stands_still(f: &Fixture) -> Checked {
         "what a paused command would have written",
     )?;
     eventually("the command went on", || async {
-        Ok(sandbox.files().read("/tmp/woke").await.is_ok())
+        Ok(sandbox.files().read(&path).await.is_ok())
     })
     .await
 }

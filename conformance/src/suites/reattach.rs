@@ -79,11 +79,11 @@ async fn sees(f: &Fixture) -> Checked {
 
 async fn files(f: &Fixture) -> Checked {
     let (first, second, _other) = in_two(f).await?;
-    first.files().write("/tmp/a", "first").await?;
-    let read = second.files().read("/tmp/a").await?;
+    first.files().write(f.path("a"), "first").await?;
+    let read = second.files().read(f.path("a")).await?;
     ensure_eq!(&read[..], b"first", "what the second one reads");
-    second.files().write("/tmp/a", "second").await?;
-    let read = first.files().read("/tmp/a").await?;
+    second.files().write(f.path("a"), "second").await?;
+    let read = first.files().read(f.path("a")).await?;
     ensure_eq!(&read[..], b"second", "what the first one reads");
     Ok(())
 }

@@ -47,9 +47,10 @@ async fn apart(f: &Fixture) -> Checked {
 async fn every_byte(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let all: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
-    sandbox.files().write("/tmp/bytes", all.clone()).await?;
+    let path = f.path("bytes");
+    sandbox.files().write(&path, all.clone()).await?;
     let output = f
-        .shell(&sandbox, "cat /tmp/bytes; cat /tmp/bytes >&2")
+        .shell(&sandbox, &format!("cat {path}; cat {path} >&2"))
         .await?;
     same_bytes(&output.stdout, &all, "standard output")?;
     same_bytes(&output.stderr, &all, "standard error")
@@ -99,12 +100,14 @@ async fn slow_reader(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let files = sandbox.files();
     let part = pattern(1 << 20);
-    files.write("/tmp/part", part.clone()).await?;
-    let line = format!("cat{} && echo x > /tmp/written", " /tmp/part".repeat(TIMES));
+    let (path, written) = (f.path("part"), f.path("written"));
+    files.write(&path, part.clone()).await?;
+    let parts = format!(" {path}").repeat(TIMES);
+    let line = format!("cat{parts} && echo x > {written}");
     let mut process = sandbox.shell(&line).start().await?;
     tokio::time::sleep(ms(400)).await;
     ensure!(
-        !files.exists("/tmp/written").await?,
+        !files.exists(&written).await?,
         "the command wrote {TIMES} MiB that nobody had read, expected it to wait"
     );
     let (mut at, mut end) = (0, None);
@@ -126,7 +129,7 @@ async fn slow_reader(f: &Fixture) -> Checked {
     ensure_eq!(at, TIMES * part.len(), "the bytes that arrived");
     ensure_eq!(end, Some(code(0)), "the end");
     ensure!(
-        files.exists("/tmp/written").await?,
+        files.exists(&written).await?,
         "the command did not go on when it was read"
     );
     Ok(())
@@ -160,8 +163,9 @@ async fn stalled_reader(f: &Fixture) -> Checked {
 async fn truncated(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let part = pattern(500_000);
-    sandbox.files().write("/tmp/part", part.clone()).await?;
-    let line = "cat /tmp/part /tmp/part; echo small >&2; exit 3";
+    let path = f.path("part");
+    sandbox.files().write(&path, part.clone()).await?;
+    let line = &format!("cat {path} {path}; echo small >&2; exit 3");
     for most in [1000, 0] {
         let output = sandbox.shell(line).max_output(most).output().await?;
         same_bytes(&output.stdout, &part[..most], "what is kept")?;
@@ -197,9 +201,10 @@ async fn cancel_safe(f: &Fixture) -> Checked {
 async fn once_and_last(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let part = pattern(1_500_000);
-    sandbox.files().write("/tmp/part", part.clone()).await?;
+    let path = f.path("part");
+    sandbox.files().write(&path, part.clone()).await?;
     // More than a reader who has taken nothing is sent.
-    let line = "cat /tmp/part; echo b >&2; exit 3";
+    let line = &format!("cat {path}; echo b >&2; exit 3");
     let mut process = sandbox.shell(line).start().await?;
     tokio::time::sleep(ms(300)).await;
     let seen = follow(&mut process).await?;

@@ -36,11 +36,12 @@ async fn size(f: &Fixture) -> Checked {
 async fn tty_declined(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     if !f.claims().exec_tty {
-        let mut spec = ExecSpec::shell("echo x > /tmp/ran");
+        let path = f.path("ran");
+        let mut spec = ExecSpec::shell(format!("echo x > {path}"));
         spec.tty = Some(SIZE);
         let call = f.provider().exec(f.context(), sandbox.id(), &spec);
         declined(f, &sandbox, "a command with a terminal", call).await?;
-        let ran = sandbox.shell("cat /tmp/ran").output().await?;
+        let ran = sandbox.exec(["cat", &path]).output().await?;
         ensure!(!ran.status.success(), "what was refused ran");
     }
     Ok(())
@@ -119,14 +120,17 @@ async fn no_term(f: &Fixture) -> Checked {
 
 async fn dropped(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let line = "trap '' HUP; (sleep 1; echo x >> /tmp/late) & \
-                (setsid sh -c 'sleep 1; echo x >> /tmp/late' &); echo ready; sleep 30";
+    let path = f.path("late");
+    let line = format!(
+        "trap '' HUP; (sleep 1; echo x >> {path}) & \
+         (setsid sh -c 'sleep 1; echo x >> {path}' &); echo ready; sleep 30"
+    );
     let mut process = sandbox.shell(line).tty(SIZE).start().await?;
     until(&mut process, "ready\r\n").await?;
     drop(process);
     tokio::time::sleep(ms(1400)).await;
     let late = f
-        .shell(&sandbox, "cat /tmp/late 2> /dev/null; true")
+        .shell(&sandbox, &format!("cat {path} 2> /dev/null; true"))
         .await?;
     ensure_eq!(late.stdout_text(), "", "what lived on");
     Ok(())

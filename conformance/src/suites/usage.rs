@@ -127,9 +127,12 @@ async fn disk(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let used = async || of(&sandbox, "bytes on the disk", |usage| usage.disk_bytes).await;
     let before = used().await?;
-    sandbox.files().write("/tmp/a", vec![7_u8; 8 << 20]).await?;
+    sandbox
+        .files()
+        .write(f.path("a"), vec![7_u8; 8 << 20])
+        .await?;
     holds_soon!("8 MiB more are counted", used().await? >= before + SIZE);
-    sandbox.files().remove("/tmp/a").await?;
+    sandbox.files().remove(f.path("a")).await?;
     holds_soon!("they are counted no more", used().await? < before + SIZE);
     Ok(())
 }

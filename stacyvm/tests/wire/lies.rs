@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use futures_util::StreamExt as _;
+use stacyvm::error::Retry;
+use stacyvm::id::SnapshotId;
 use stacyvm::provider::Provider;
 use stacyvm::providers::http::{HttpConfig, HttpProvider};
 use stacyvm::sandbox::files::{GuestPath, ReadRequest, WatchRequest, WriteMode, WriteRequest};
@@ -113,6 +115,11 @@ async fn replies_about_something_else_are_refused() {
         let error = provider.list(&cx, Some(&after), 2).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{ids:?}");
     }
+    let body = r#"{"id":"p2","memory":false}"#;
+    let provider = liar(json("200 OK", body), false).await;
+    let asked = SnapshotId::new("p1").unwrap();
+    let error = provider.snapshot(&cx, &id(), &asked).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "another snapshot");
     let body = format!(r#"{{"sandboxes":[{other},{}]}}"#, other.replace("s2", "s3"));
     let provider = liar(json("200 OK", &body), false).await;
     let error = provider.list(&cx, None, 1).await.unwrap_err();
@@ -141,6 +148,8 @@ async fn what_is_no_server_of_this_api_is_told_as_such() {
         let error = provider.inspect(&cx, &id()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{text}: {error:?}");
         assert!(!error.to_string().contains('\x1b'));
+        let again = matches!(error.retryable(), Retry::Maybe { .. });
+        assert_eq!(again, kind == ErrorKind::Unavailable, "{text}");
     }
 }
 
@@ -185,9 +194,20 @@ async fn a_session_is_believed_within_its_bounds() {
         let error = provider.exec(&cx, &id(), &spec).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error:?}");
     }
-    let provider = liar(json("200 OK", "{}"), true).await;
-    let error = provider.exec(&cx, &id(), &spec).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Protocol, "no switch: {error:?}");
+    let head = |status: &str, protocol: &str| {
+        format!("HTTP/1.1 {status}\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n")
+    };
+    let all = [own.clone(), exited.clone()].concat();
+    let switch = |head: String| [head.as_bytes(), &all].concat();
+    for lie in [
+        json("200 OK", "{}"),
+        switch(head("200 OK", "stacyvm-exec/1")),
+        switch(head("101 Switching Protocols", "stacyvm-exec/2")),
+    ] {
+        let provider = liar(lie, true).await;
+        let error = provider.exec(&cx, &id(), &spec).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "no switch: {error:?}");
+    }
 
     let much = frame(16, &vec![b'x'; 1 << 20]);
     let lies: Vec<(&str, ErrorKind, Vec<Vec<u8>>, bool)> = vec![

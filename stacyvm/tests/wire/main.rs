@@ -7,6 +7,7 @@
 
 mod clients;
 mod infer;
+mod kept;
 mod lies;
 mod openapi;
 mod requests;
