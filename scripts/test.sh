@@ -196,6 +196,7 @@ if lacking=$(scripts/vm/image.sh); then
 else
     not_run "tests in a virtual machine: $lacking"
 fi
+run "the example provider" libtest scripts/example.sh
 run "packages" scripts/package-test.sh
 
 step "summary"

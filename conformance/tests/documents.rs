@@ -3,10 +3,58 @@
 use stacyvm_conformance::CASES;
 use stacyvm_conformance::store::STORE_CASES;
 
+fn read(path: &str) -> String {
+    let path = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).expect(&path)
+}
+
+/// The contents of the fenced blocks of this language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let (mut found, mut inside, mut block) = (Vec::new(), None, String::new());
+    for line in text.lines() {
+        match (line.strip_prefix("```"), inside) {
+            (Some(info), None) => inside = Some(info),
+            (Some(_), Some(info)) => {
+                let whole = std::mem::take(&mut block);
+                found.extend((info == language).then_some(whole));
+                inside = None;
+            }
+            (None, Some(_)) => block = block + line + "\n",
+            (None, None) => {}
+        }
+    }
+    found
+}
+
+/// Parts of a file stand on a page without the indentation that they have in it.
+fn flush_left(text: &str) -> String {
+    let lines = text.lines().map(|line| line.trim_start().to_owned() + "\n");
+    lines.collect()
+}
+
+#[test]
+fn the_page_for_authors_of_providers_shows_the_example_s_files() {
+    let page = read("docs/write-a-provider.md");
+    let example = |file: &str| read(&format!("conformance/examples/processes/{file}"));
+    let (provider, harness) = (example("src/lib.rs"), example("tests/conformance.rs"));
+    assert_eq!(blocks(&page, "toml"), [example("Cargo.toml")]);
+    let mut shown = blocks(&page, "rust");
+    assert!(shown.contains(&harness), "the page shows another harness");
+    shown.retain(|block| *block != harness);
+    assert!(!shown.is_empty(), "no part of the provider is shown");
+    for part in shown {
+        let there = flush_left(&provider).contains(&flush_left(&part));
+        assert!(there, "the provider has no such part:\n{part}");
+    }
+    let lines = provider.lines().count();
+    assert!(lines < 200, "{lines} lines");
+    let said = page.contains(&format!("in {lines} lines"));
+    assert!(said, "the page does not say that it has {lines} lines");
+}
+
 #[test]
 fn every_complaint_has_a_case_that_exists_or_a_reason() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conformance.md");
-    let text = std::fs::read_to_string(path).expect("the document");
+    let text = read("docs/conformance.md");
     let (_, table) = text.split_once("## Complaints").expect("the section");
     let mut numbers = Vec::new();
     for line in table.lines().filter(|line| line.starts_with("| ")) {

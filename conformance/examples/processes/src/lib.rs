@@ -18,7 +18,7 @@ type Room = (CreateRequest, TempDir, BTreeMap<ExecId, ExecInfo>);
 
 /// The provider: its sandboxes end with its process.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Processes(Arc<Mutex<BTreeMap<SandboxId, Room>>>);
+pub struct Processes(Arc<Mutex<BTreeMap<SandboxId, Room>>>);
 
 /// Kills what has this mark in its environment; whether there was anything. Who clears
 /// the environment is not found: no isolation is claimed.
