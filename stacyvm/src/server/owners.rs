@@ -138,3 +138,29 @@ pub(super) async fn own(mut call: Call) -> Result<Response<Body>> {
         }),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_is_one_living_owner_s() {
+        let owners = Owners::default();
+        let [first, second, gone] = [(); 3].map(|()| OwnerId::random());
+        for living in [&first, &second] {
+            owners.all().insert(living.clone(), Owned::new());
+        }
+        let (context, sandbox) = (Context::default(), SandboxId::random());
+        let give = |owner| owners.give(owner, &sandbox, &context);
+        assert!(matches!(give(&gone), Given::OwnerGone));
+        assert!(owners.check(&gone).is_err() && owners.check(&first).is_ok());
+        assert!(matches!(give(&first), Given::Done));
+        // The same again is a repeated request.
+        assert!(matches!(give(&first), Given::Done));
+        for other in [&second, &gone] {
+            assert!(matches!(give(other), Given::Anothers));
+        }
+        owners.forget(&sandbox);
+        assert!(matches!(give(&second), Given::Done));
+    }
+}
