@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stacyvm::context::Context;
 use stacyvm::id::TenantId;
-use stacyvm::provider::{Capabilities, Provider, Reach};
+use stacyvm::provider::{Capabilities, Leftover, Provider, Reach};
 use stacyvm::{Engine, ErrorKind, Output, Sandbox, SandboxId, SandboxSpec};
 
 use crate::case::{Checked, Failure};
@@ -24,8 +24,31 @@ pub struct Fixture {
     case: &'static str,
     subject: Subject,
     context: Context,
-    /// In this order, noted before it is made: what a case gives up is found again.
-    made: Mutex<Vec<SandboxId>>,
+    made: Arc<Made>,
+    /// The leftovers of no known sandbox that were there before; none where they
+    /// could not be told.
+    before: Option<BTreeSet<String>>,
+}
+
+/// The sandboxes of a case in their order, noted before they are made: what a case
+/// gives up is found again.
+#[derive(Debug, Default)]
+pub(crate) struct Made(Mutex<Vec<SandboxId>>);
+
+impl Made {
+    fn all(&self) -> Vec<SandboxId> {
+        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.clone()
+    }
+
+    /// A text in which the case's sandboxes are called by their order: two runs of the
+    /// same say the same.
+    pub(crate) fn without_ids(&self, text: &str) -> String {
+        let all = self.all().into_iter().enumerate();
+        all.fold(text.to_owned(), |text, (n, id)| {
+            text.replace(id.as_str(), &format!("sandbox-{}", n + 1))
+        })
+    }
 }
 
 impl fmt::Debug for Fixture {
@@ -38,15 +61,26 @@ impl fmt::Debug for Fixture {
 }
 
 impl Fixture {
-    pub(crate) fn new(harness: Arc<dyn Harness>, case: &'static str, subject: Subject) -> Self {
+    pub(crate) async fn open(
+        harness: Arc<dyn Harness>,
+        case: &'static str,
+        subject: Subject,
+    ) -> Self {
         let context = Context::new(TenantId::default());
+        let left = subject.provider().leftovers(&context, Reach::Own).await;
+        let before = left.map(|left| strangers(&left));
         Self {
             harness,
             case,
             subject,
             context,
-            made: Mutex::default(),
+            made: Arc::default(),
+            before: before.ok(),
         }
+    }
+
+    pub(crate) fn names(&self) -> Arc<Made> {
+        Arc::clone(&self.made)
     }
 
     /// The id of the case.
@@ -114,19 +148,9 @@ impl Fixture {
     /// after the case.
     pub fn mint(&self) -> SandboxId {
         let id = SandboxId::random();
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made.0.lock().unwrap_or_else(PoisonError::into_inner);
         made.push(id.clone());
         id
-    }
-
-    /// A text in which the case's sandboxes are called by their order: two runs of the
-    /// same say the same.
-    pub(crate) fn without_ids(&self, text: &str) -> String {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = made.iter().enumerate();
-        all.fold(text.to_owned(), |text, (n, id)| {
-            text.replace(id.as_str(), &format!("sandbox-{}", n + 1))
-        })
     }
 
     /// Runs a command line and expects it to succeed.
@@ -143,12 +167,7 @@ impl Fixture {
 
     /// Ends what the case made, and looks for what is left.
     pub(crate) async fn end(&self) -> Checked {
-        let ids = self
-            .made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let ids: BTreeSet<SandboxId> = ids.into_iter().collect();
+        let ids: BTreeSet<SandboxId> = self.made.all().into_iter().collect();
         // One that cannot be ended keeps no other.
         let mut ended = Ok(());
         for id in &ids {
@@ -187,27 +206,50 @@ impl Fixture {
         }
     }
 
+    /// Of what is left of no known sandbox, that counts which came while the case ran and
+    /// does not go: a case that ran meanwhile may be the one that left it.
     async fn nothing_is_left(&self, ids: &BTreeSet<SandboxId>) -> Checked {
         let until = tokio::time::Instant::now() + SETTLES;
+        let mut stays: Option<BTreeSet<String>> = None;
         loop {
             let left = match self.provider().leftovers(&self.context, Reach::Own).await {
                 Ok(left) => left,
                 Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
+            let mut new = match &self.before {
+                Some(before) => &strangers(&left) - before,
+                None => BTreeSet::new(),
+            };
+            if let Some(seen) = stays.take() {
+                new = &new & &seen;
+            }
             let ours = left
                 .into_iter()
                 .filter(|one| one.sandbox.as_ref().is_some_and(|id| ids.contains(id)));
             let names: Vec<String> = ours.map(|one| one.id).collect();
-            if names.is_empty() {
+            if names.is_empty() && new.is_empty() {
                 return Ok(());
             }
             if tokio::time::Instant::now() > until {
                 ensure_eq!(names, Vec::<String>::new(), "residue");
+                return Err(Failure::broken(format!(
+                    "residue of no known sandbox, which came while the case ran: {new:?}"
+                )));
             }
+            stays = Some(new);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// What is left of no known sandbox. What its owner still watches is kept on purpose, as
+/// something that was made ahead.
+fn strangers(left: &[Leftover]) -> BTreeSet<String> {
+    let unknown = left
+        .iter()
+        .filter(|one| one.sandbox.is_none() && !one.owner_lives);
+    unknown.map(|one| one.id.clone()).collect()
 }
 
 /// Expects an error of one of these kinds, and gives it.

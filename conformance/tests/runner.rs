@@ -3,15 +3,20 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::{DECLINED, FAILS, HANGS, NO_TWIN, Opens, OverMock, PANICS, PASSES, UNTRIED, reported};
+use futures_util::FutureExt as _;
 use stacyvm::context::Context;
 use stacyvm::id::TenantId;
 use stacyvm::provider::Provider;
-use stacyvm::{ErrorKind, SandboxId};
+use stacyvm::providers::mock::Mock;
+use stacyvm::{Engine, ErrorKind, Filter, Result, SandboxId, SandboxSpec};
 use stacyvm_conformance::mutants::Lie;
-use stacyvm_conformance::{CASES, Case, CaseReport, Deviation, Outcome, Report, Selection};
+use stacyvm_conformance::{
+    CASES, Case, CaseReport, Deviation, Harness, Options, Outcome, Report, Selection, Subject,
+};
 
 fn one<'a>(report: &'a Report, id: &str) -> &'a CaseReport {
     let found = report.cases.iter().find(|case| case.id == id);
@@ -102,7 +107,8 @@ async fn a_harness_that_does_not_open_is_told_and_runs_nothing() {
     for (opens, outcome, evidence) in [
         (Opens::Fails, Outcome::Failed, "no daemon answers"),
         (Opens::Panics, Outcome::Failed, "the harness is broken"),
-        (Opens::Unsupported, Outcome::NotRun, "no such kernel"),
+        (Opens::Unsupported, Outcome::Failed, "no such kernel"),
+        (Opens::Absent, Outcome::NotRun, "no such machine"),
     ] {
         let harness = OverMock {
             opens,
@@ -153,4 +159,68 @@ fn a_selection_of_nothing_and_an_unknown_suite_are_refused_by_name() {
     assert_eq!(of(&[], &[]).expect("all"), CASES.len());
     let some = of(&["exec"], &["*.argv*", "*.env*"]).expect("some");
     assert!((2..20).contains(&some), "{some}");
+}
+
+/// A provider that is not the default one of its engine.
+struct Second;
+
+#[async_trait::async_trait]
+impl Harness for Second {
+    fn name(&self) -> &'static str {
+        "second"
+    }
+
+    async fn open(&self) -> Result<Subject> {
+        let engine = Engine::builder()
+            .provider("first", Arc::new(Mock::default()))
+            .provider("second", Arc::new(Mock::default()))
+            .default_provider("first")
+            .reconcile_every(Duration::ZERO)
+            .build()
+            .await?;
+        let spec = SandboxSpec::image("scratch");
+        let subject = Subject::of_engine(engine.clone(), "second", spec).await?;
+        Ok(subject.keep(Touched(engine)))
+    }
+}
+
+/// Looks, when a case is over, whether it touched another provider.
+struct Touched(Engine);
+
+/// What was made by another provider than the one under test.
+static OTHERS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Drop for Touched {
+    fn drop(&mut self) {
+        let filter = Filter {
+            all: true,
+            ..Filter::default()
+        };
+        // Records are in memory: nothing is waited for.
+        let listed = self.0.list(filter).now_or_never();
+        let made = listed.expect("a list at once").expect("a list");
+        let others = made.into_iter().filter(|one| one.provider != "second");
+        let mut touched = OTHERS.lock().expect("a list");
+        touched.extend(others.map(|one| format!("{one:?}")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cases_try_the_provider_under_test_alone() {
+    let suites = ["lifecycle", "labels", "concurrency", "errors", "honesty"];
+    let selection = Selection {
+        suites: suites.map(str::to_owned).into(),
+        patterns: Vec::new(),
+    };
+    let cases = selection.of(&CASES).expect("cases");
+    let harness: Arc<dyn Harness> = Arc::new(Second);
+    let report = stacyvm_conformance::run(&harness, &cases, &Options::default()).await;
+    let failed: Vec<&CaseReport> = report
+        .cases
+        .iter()
+        .filter(|case| case.outcome == Outcome::Failed)
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let touched = OTHERS.lock().expect("a list").clone();
+    assert_eq!(touched, Vec::<String>::new());
 }
