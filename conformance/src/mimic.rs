@@ -45,7 +45,7 @@ pub fn provider_main_without(harness: impl Harness, without: &[&str]) -> ExitCod
         };
         trial(case.id, judged)
     });
-    main(trials.collect(), &deviations, absent)
+    main(trials.collect(), &deviations, absent.as_deref())
 }
 
 /// Runs a case: what came of it, and why it did not pass.
@@ -69,7 +69,7 @@ where
 pub(crate) fn main(
     trials: Vec<OneTrial>,
     deviations: &[Deviation],
-    absent: Option<String>,
+    absent: Option<&str>,
 ) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a case is waiting.
@@ -88,7 +88,7 @@ pub(crate) fn main(
     let tally = Arc::new(Mutex::new(Tally::default()));
     let trials = trials.into_iter().map(|OneTrial { id, judge }| {
         let (runtime, tally) = (runtime.handle().clone(), Arc::clone(&tally));
-        let absent = absent.clone();
+        let absent = absent.map(str::to_owned);
         Trial::ignorable_test(id, move || {
             let (outcome, evidence) = match absent {
                 Some(fact) => (Outcome::NotRun, fact),

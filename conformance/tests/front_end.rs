@@ -52,7 +52,7 @@ impl Harness for Role {
 #[expect(clippy::disallowed_methods, reason = "a thread is blocked")]
 fn forever() {
     loop {
-        std::thread::sleep(std::time::Duration::from_mins(60));
+        std::thread::sleep(std::time::Duration::from_hours(1));
     }
 }
 
@@ -112,8 +112,8 @@ fn a_blocked_thread_does_not_hold_up_the_end() {
 }
 
 fn main() -> ExitCode {
-    if let Ok(role) = std::env::var(ROLE) {
-        return provider_main(Role(role));
+    if let Some(role) = std::env::var_os(ROLE) {
+        return provider_main(Role(role.to_string_lossy().into_owned()));
     }
     let tests: [(&str, fn()); 6] = [
         ("what_cannot_be_opened_fails", what_cannot_be_opened_fails),
