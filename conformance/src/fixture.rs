@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stacyvm::context::Context;
 use stacyvm::id::TenantId;
-use stacyvm::provider::{Capabilities, Provider, Reach};
+use stacyvm::provider::{Capabilities, Leftover, Provider, Reach};
 use stacyvm::{Engine, ErrorKind, Output, Sandbox, SandboxId, SandboxSpec};
 
 use crate::case::{Checked, Failure};
@@ -22,12 +22,47 @@ const SETTLES: Duration = Duration::from_secs(5);
 pub struct Fixture {
     harness: Arc<dyn Harness>,
     case: &'static str,
-    /// What no other case and no other run calls its files.
-    mark: String,
     subject: Subject,
     context: Context,
-    /// In this order, noted before it is made: what a case gives up is found again.
-    made: Mutex<Vec<SandboxId>>,
+    made: Arc<Made>,
+    /// The leftovers of no known sandbox that were there before; none where they
+    /// could not be told.
+    before: Option<BTreeSet<String>>,
+}
+
+/// The sandboxes of a case in their order, noted before they are made: what a case
+/// gives up is found again.
+#[derive(Debug)]
+pub(crate) struct Made {
+    ids: Mutex<Vec<SandboxId>>,
+    /// What no other case and no other run calls its files.
+    mark: String,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self {
+            ids: Mutex::default(),
+            mark: SandboxId::random().to_string(),
+        }
+    }
+}
+
+impl Made {
+    fn all(&self) -> Vec<SandboxId> {
+        let made = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        made.clone()
+    }
+
+    /// A text in which the case's sandboxes are called by their order: two runs of the
+    /// same say the same.
+    pub(crate) fn without_ids(&self, text: &str) -> String {
+        let all = self.all().into_iter().enumerate();
+        let text = text.replace(&self.mark, "case");
+        all.fold(text, |text, (n, id)| {
+            text.replace(id.as_str(), &format!("sandbox-{}", n + 1))
+        })
+    }
 }
 
 impl fmt::Debug for Fixture {
@@ -40,16 +75,26 @@ impl fmt::Debug for Fixture {
 }
 
 impl Fixture {
-    pub(crate) fn new(harness: Arc<dyn Harness>, case: &'static str, subject: Subject) -> Self {
+    pub(crate) async fn open(
+        harness: Arc<dyn Harness>,
+        case: &'static str,
+        subject: Subject,
+    ) -> Self {
         let context = Context::new(TenantId::default());
+        let left = subject.provider().leftovers(&context, Reach::Own).await;
+        let before = left.map(|left| strangers(&left));
         Self {
             harness,
             case,
-            mark: SandboxId::random().to_string(),
             subject,
             context,
-            made: Mutex::default(),
+            made: Arc::default(),
+            before: before.ok(),
         }
+    }
+
+    pub(crate) fn names(&self) -> Arc<Made> {
+        Arc::clone(&self.made)
     }
 
     /// The id of the case.
@@ -117,7 +162,7 @@ impl Fixture {
     /// after the case.
     pub fn mint(&self) -> SandboxId {
         let id = SandboxId::random();
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made.ids.lock().unwrap_or_else(PoisonError::into_inner);
         made.push(id.clone());
         id
     }
@@ -125,18 +170,7 @@ impl Fixture {
     /// A path inside for a file of this name. Sandboxes without isolation may share
     /// a directory, so that it is the case's own; its sandboxes call it the same.
     pub fn path(&self, name: &str) -> String {
-        format!("/tmp/{}-{name}", self.mark)
-    }
-
-    /// A text in which the case's sandboxes are called by their order: two runs of the
-    /// same say the same.
-    pub(crate) fn without_ids(&self, text: &str) -> String {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = made.iter().enumerate();
-        let text = text.replace(&self.mark, "case");
-        all.fold(text, |text, (n, id)| {
-            text.replace(id.as_str(), &format!("sandbox-{}", n + 1))
-        })
+        format!("/tmp/{}-{name}", self.made.mark)
     }
 
     /// Runs a command line and expects it to succeed.
@@ -153,12 +187,7 @@ impl Fixture {
 
     /// Ends what the case made, and looks for what is left.
     pub(crate) async fn end(&self) -> Checked {
-        let ids = self
-            .made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let ids: BTreeSet<SandboxId> = ids.into_iter().collect();
+        let ids: BTreeSet<SandboxId> = self.made.all().into_iter().collect();
         // One that cannot be ended keeps no other.
         let mut ended = Ok(());
         for id in &ids {
@@ -197,27 +226,50 @@ impl Fixture {
         }
     }
 
+    /// Of what is left of no known sandbox, that counts which came while the case ran and
+    /// does not go: a case that ran meanwhile may be the one that left it.
     async fn nothing_is_left(&self, ids: &BTreeSet<SandboxId>) -> Checked {
         let until = tokio::time::Instant::now() + SETTLES;
+        let mut stays: Option<BTreeSet<String>> = None;
         loop {
             let left = match self.provider().leftovers(&self.context, Reach::Own).await {
                 Ok(left) => left,
                 Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
+            let mut new = match &self.before {
+                Some(before) => &strangers(&left) - before,
+                None => BTreeSet::new(),
+            };
+            if let Some(seen) = stays.take() {
+                new = &new & &seen;
+            }
             let ours = left
                 .into_iter()
                 .filter(|one| one.sandbox.as_ref().is_some_and(|id| ids.contains(id)));
             let names: Vec<String> = ours.map(|one| one.id).collect();
-            if names.is_empty() {
+            if names.is_empty() && new.is_empty() {
                 return Ok(());
             }
             if tokio::time::Instant::now() > until {
                 ensure_eq!(names, Vec::<String>::new(), "residue");
+                return Err(Failure::broken(format!(
+                    "residue of no known sandbox, which came while the case ran: {new:?}"
+                )));
             }
+            stays = Some(new);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// What is left of no known sandbox. What its owner still watches is kept on purpose, as
+/// something that was made ahead.
+fn strangers(left: &[Leftover]) -> BTreeSet<String> {
+    let unknown = left
+        .iter()
+        .filter(|one| one.sandbox.is_none() && !one.owner_lives);
+    unknown.map(|one| one.id.clone()).collect()
 }
 
 /// Expects an error of one of these kinds, and gives it.

@@ -150,7 +150,15 @@ pub trait Harness: Send + Sync + 'static {
     /// What reports name the subject.
     fn name(&self) -> &str;
 
-    /// Opens the provider for one case. It may be the same one each time.
+    /// What this machine lacks, so that the provider cannot be there: each case is
+    /// `not run` with it. None where the provider has to be there.
+    fn absent(&self) -> Option<String> {
+        None
+    }
+
+    /// Opens the provider for one case. It may be the same one each time. Whatever
+    /// error it gives fails the case; what may be missing is told by
+    /// [`absent`](Self::absent).
     async fn open(&self) -> Result<Subject>;
 
     /// Opens the provider once more while the first is open, as another process
@@ -167,7 +175,8 @@ pub trait Harness: Send + Sync + 'static {
         first.over(Arc::clone(first.provider())).await
     }
 
-    /// The cases that are known to fail. One that passes fails the run.
+    /// The cases that are known to fail. One that passes fails the run; what panics,
+    /// hangs or leaves something fails it all the same.
     fn deviations(&self) -> &[Deviation] {
         &[]
     }

@@ -18,7 +18,9 @@ mod harness;
 mod mimic;
 pub mod mutants;
 mod report;
+mod report_file;
 mod runner;
+mod stage;
 pub mod store;
 pub mod suites;
 
@@ -29,5 +31,6 @@ pub use fixture::{Fixture, eventually, refused};
 pub use harness::{Deviation, Harness, Subject};
 pub use mimic::{provider_main, provider_main_without};
 pub use report::{CaseReport, Outcome, Report, SCHEMA, SubjectReport};
-pub use runner::{Options, Selection, judge, run, write_file};
+pub use report_file::ReportFile;
+pub use runner::{Options, Selection, judge, run};
 pub use suites::CASES;

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stacyvm::provider::{Capabilities, ProviderInfo};
+use tokio::runtime::Handle;
 
 use crate::case::{Case, Level};
 use crate::harness::Harness;
+use crate::stage::bounded;
 
 /// The version of the report's form.
 pub const SCHEMA: u32 = 1;
@@ -89,24 +92,47 @@ impl CaseReport {
 pub struct SubjectReport {
     /// The harness.
     pub harness: String,
-    /// The provider and its runtime; none where it could not be opened.
+    /// The provider and its runtime; none where it could not be opened or does not tell.
     pub provider: Option<ProviderInfo>,
     /// What it claims.
     pub capabilities: Capabilities,
 }
 
 impl SubjectReport {
-    pub(crate) async fn of(harness: &Arc<dyn Harness>) -> Self {
+    /// What a harness that panics or hangs tells is left out. On the clock.
+    pub(crate) async fn of(runtime: &Handle, harness: &Arc<dyn Harness>, limit: Duration) -> Self {
+        let named = {
+            let harness = Arc::clone(harness);
+            async move { harness.name().to_owned() }
+        };
+        let named = bounded(runtime, "its name", limit, named).await;
         let opening = {
             let harness = Arc::clone(harness);
-            tokio::spawn(async move { harness.open().await })
+            async move {
+                if harness.absent().is_some() {
+                    return None;
+                }
+                let subject = harness.open().await.ok()?;
+                let provider = subject.provider();
+                let told = catch_unwind(AssertUnwindSafe(|| provider.info()));
+                let claims = catch_unwind(AssertUnwindSafe(|| subject.capabilities()));
+                Some((told.ok(), claims.unwrap_or_default()))
+            }
         };
-        let opened = tokio::time::timeout(Duration::from_secs(30), opening).await;
-        let subject = opened.ok().and_then(Result::ok).and_then(Result::ok);
+        let opened = bounded(runtime, "opening the provider", limit, opening).await;
+        let (provider, capabilities) = opened.ok().flatten().unwrap_or_default();
         Self {
-            harness: harness.name().to_owned(),
-            provider: subject.as_ref().map(|s| s.provider().info()),
-            capabilities: subject.map(|s| s.capabilities()).unwrap_or_default(),
+            harness: named.unwrap_or_else(|why| format!("nameless ({why})")),
+            provider,
+            capabilities,
+        }
+    }
+
+    pub(crate) fn unknown() -> Self {
+        Self {
+            harness: "nameless".to_owned(),
+            provider: None,
+            capabilities: Capabilities::default(),
         }
     }
 }

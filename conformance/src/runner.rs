@@ -1,19 +1,21 @@
 //! Runs cases, each in bounded time, and says what came of each.
 
-use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stacyvm::{Error, ErrorKind};
+use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 
-use crate::case::{Case, Checked, Failure};
+use crate::case::{Case, CaseFn, Checked, Failure};
 use crate::fixture::Fixture;
 use crate::harness::{Deviation, Harness};
 use crate::report::{CaseReport, Outcome, Report, SubjectReport};
+use crate::stage::{bounded, clock};
+use crate::suites::CASES;
 
-/// How long opening the provider, and taking away what a case left, may take.
+/// How long taking away what a case left may take; opening the provider too, and no
+/// longer than a case.
 const AROUND: Duration = Duration::from_secs(30);
 
 /// Held by each case that runs in this process; by one that runs alone, for itself.
@@ -110,56 +112,102 @@ fn matches(pattern: &str, text: &str) -> bool {
 /// # Behavior
 ///
 /// - A case that panics or does not end in time fails, and the run goes on. What
-///   it made is taken away all the same.
+///   it made is taken away all the same. Deadlines hold for a harness and a provider
+///   that block their threads too, as long as the runtime of the caller has a thread
+///   left for others.
 /// - A case that leaves something fails.
+/// - Where the harness declares a deviation of a case that there is not, nothing is
+///   run and every case fails.
 pub async fn run(harness: &Arc<dyn Harness>, cases: &[&Case], options: &Options) -> Report {
+    let runtime = Handle::current();
+    let known: Vec<&'static str> = cases.iter().map(|case| case.id).collect();
+    let refusal = {
+        let (runtime, harness) = (runtime.clone(), Arc::clone(harness));
+        let work = async move { undeclarable(&*harness, &known) };
+        let limit = options.deadline.min(AROUND);
+        let asked = async move { bounded(&runtime, "its deviations", limit, work).await };
+        match clock().spawn(asked).await {
+            Ok(asked) => asked.unwrap_or_else(Some),
+            Err(error) => Some(error.to_string()),
+        }
+    };
     let places = Arc::new(Semaphore::new(options.jobs.max(1)));
     let mut running = Vec::new();
     for case in cases {
         let (harness, case, deadline) = (Arc::clone(harness), **case, options.deadline);
-        let places = Arc::clone(&places);
-        running.push(tokio::spawn(async move {
+        let (places, runtime, refusal) = (Arc::clone(&places), runtime.clone(), refusal.clone());
+        running.push(clock().spawn(async move {
+            if let Some(refusal) = refusal {
+                return CaseReport::new(&case, Outcome::Failed, &refusal, Duration::ZERO);
+            }
             // It is never closed.
             let _place = places.acquire_owned().await;
-            judge(&harness, &case, deadline).await
+            judged(&runtime, &harness, &case, deadline).await
         }));
     }
     let mut reports = Vec::new();
     for (task, case) in running.into_iter().zip(cases) {
-        let done = task.await;
-        reports.push(done.unwrap_or_else(|error| {
-            CaseReport::new(case, Outcome::Failed, &panic_text(error), Duration::ZERO)
-        }));
+        reports.push(task.await.unwrap_or_else(|error| broken(case, &error)));
     }
-    Report::new(SubjectReport::of(harness).await, reports)
+    let subject = {
+        let (harness, runtime) = (Arc::clone(harness), runtime.clone());
+        let limit = options.deadline.min(AROUND);
+        clock().spawn(async move { SubjectReport::of(&runtime, &harness, limit).await })
+    };
+    let subject = subject.await.unwrap_or_else(|_| SubjectReport::unknown());
+    Report::new(subject, reports)
+}
+
+/// A case of which this runner lost hold.
+fn broken(case: &Case, error: &tokio::task::JoinError) -> CaseReport {
+    CaseReport::new(case, Outcome::Failed, &error.to_string(), Duration::ZERO)
+}
+
+/// Why these declarations cannot be meant, if so: one names neither a case of the suite
+/// nor one that is run.
+fn undeclarable(harness: &dyn Harness, known: &[&str]) -> Option<String> {
+    let mut declared = harness.deviations().iter().map(|one| one.case);
+    let names = |id: &str| known.contains(&id) || CASES.iter().any(|case| case.id == id);
+    declared.find(|id| !names(id)).map(names_no_case)
+}
+
+/// What is said of a deviation that names no case.
+pub(crate) fn names_no_case(id: &str) -> String {
+    format!("the deviation `{id}` names no case; correct `Harness::deviations`")
 }
 
 /// Runs one case and what belongs to it.
 pub async fn judge(harness: &Arc<dyn Harness>, case: &Case, deadline: Duration) -> CaseReport {
+    let judging = {
+        let (runtime, harness, case) = (Handle::current(), Arc::clone(harness), *case);
+        clock().spawn(async move { judged(&runtime, &harness, &case, deadline).await })
+    };
+    judging.await.unwrap_or_else(|error| broken(case, &error))
+}
+
+async fn judged(
+    runtime: &Handle,
+    harness: &Arc<dyn Harness>,
+    case: &Case,
+    deadline: Duration,
+) -> CaseReport {
     let (_shared, _alone) = if case.alone {
         (None, Some(TURN.write().await))
     } else {
         (Some(TURN.read().await), None)
     };
     let begun = Instant::now();
-    let (outcome, text) = match try_case(harness, case, deadline).await {
-        Ok(None) => (Outcome::Passed, String::new()),
-        Ok(Some(unmet)) => (Outcome::Declined, unmet),
-        Err(Failure::Broken(text)) => (Outcome::Failed, text),
-        Err(Failure::NotRun(fact)) => (Outcome::NotRun, fact),
-    };
-    let (outcome, text) = deviated(harness.deviations(), case.id, outcome, text);
+    let (outcome, text) = try_case(runtime, harness, case, deadline).await;
     CaseReport::new(case, outcome, &text, begun.elapsed())
 }
 
 /// What an outcome means where the case is declared to deviate.
 pub(crate) fn deviated(
-    declared: &[Deviation],
-    case: &str,
+    declared: Option<&Deviation>,
     outcome: Outcome,
     text: String,
 ) -> (Outcome, String) {
-    let Some(Deviation { reason, .. }) = declared.iter().find(|one| one.case == case) else {
+    let Some(Deviation { reason, .. }) = declared else {
         return (outcome, text);
     };
     match outcome {
@@ -172,88 +220,105 @@ pub(crate) fn deviated(
     }
 }
 
-/// Runs a case or its twin; gives what is not claimed where it was the twin.
+/// A case that can be tried.
+struct Opened {
+    fixture: Arc<Fixture>,
+    work: CaseFn,
+    /// What is not claimed: the work is the twin.
+    unmet: Vec<&'static str>,
+    declared: Option<Deviation>,
+}
+
+/// Opens the provider for a case; or tells what comes of the case without it.
+async fn open(harness: Arc<dyn Harness>, case: Case) -> Result<Opened, (Outcome, String)> {
+    if let Some(fact) = harness.absent() {
+        return Err((Outcome::NotRun, fact));
+    }
+    let mut declared = harness.deviations().iter();
+    let declared = declared.find(|one| one.case == case.id).copied();
+    let subject = harness.open().await.map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::Unsupported => "; what a machine lacks is told by `Harness::absent`",
+            _ => "",
+        };
+        let text = format!("the provider could not be opened: {error}{hint}");
+        (Outcome::Failed, text)
+    })?;
+    let unmet = case.unmet(&subject.capabilities());
+    let work = match (unmet.is_empty(), case.declined) {
+        (true, _) => case.run,
+        (false, Some(declined)) => declined,
+        (false, None) => {
+            let fact = format!("the provider does not claim {}", unmet.join(", "));
+            return Err((Outcome::NotRun, fact));
+        }
+    };
+    Ok(Opened {
+        fixture: Arc::new(Fixture::open(harness, case.id, subject).await),
+        work,
+        unmet,
+        declared,
+    })
+}
+
+/// Runs a case or its twin, and looks for what it left.
 async fn try_case(
+    runtime: &Handle,
     harness: &Arc<dyn Harness>,
     case: &Case,
     deadline: Duration,
-) -> Checked<Option<String>> {
-    let opening = {
-        let harness = Arc::clone(harness);
-        tokio::spawn(async move { harness.open().await })
+) -> (Outcome, String) {
+    let opening = open(Arc::clone(harness), *case);
+    let limit = deadline.min(AROUND);
+    let opened = match bounded(runtime, "opening the provider", limit, opening).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(end)) => return end,
+        Err(stuck) => return (Outcome::Failed, stuck),
     };
-    let subject = bounded("opening the provider", AROUND, opening).await?;
-    let subject = subject.map_err(|error| match error.kind() {
-        ErrorKind::Unsupported => Failure::NotRun(error.to_string()),
-        _ => Failure::broken(format!("the provider could not be opened: {error}")),
-    })?;
-    let unmet = case.unmet(&subject.capabilities());
-    let (work, declines) = match (unmet.is_empty(), case.declined) {
-        (true, _) => (case.run, false),
-        (false, Some(declined)) => (declined, true),
-        (false, None) => {
-            let fact = format!("the provider does not claim {}", unmet.join(", "));
-            return Err(Failure::NotRun(fact));
-        }
-    };
-    let fixture = Arc::new(Fixture::new(Arc::clone(harness), case.id, subject));
+    let Opened { fixture, work, .. } = opened;
+    let names = fixture.names();
+    // Whatever it holds is dropped on threads of the harness, the last one here.
     let running = {
         let fixture = Arc::clone(&fixture);
-        tokio::spawn(async move { work(&fixture).await })
+        async move { work(&fixture).await }
     };
-    let done = bounded("the case", deadline, running).await;
-    let ending = {
-        let fixture = Arc::clone(&fixture);
-        tokio::spawn(async move { fixture.end().await })
-    };
-    let ended = bounded("taking away what the case left", AROUND, ending).await;
-    let whole = done.flatten().and(ended.flatten());
-    whole.map_err(|failure| match failure {
-        Failure::Broken(text) => Failure::Broken(fixture.without_ids(&text)),
-        Failure::NotRun(fact) => Failure::NotRun(fixture.without_ids(&fact)),
-    })?;
-    Ok(declines.then(|| unmet.join(", ")))
+    let done = bounded(runtime, "the case", deadline, running).await;
+    let ending = async move { fixture.end().await };
+    let ended = bounded(runtime, "taking away what the case left", AROUND, ending).await;
+    let (outcome, text) = verdict(done, ended, opened.declared.as_ref(), &opened.unmet);
+    (outcome, names.without_ids(&text))
 }
 
-/// Waits for a task, at most so long; then it is given up.
-pub(crate) async fn bounded<T>(
-    what: &str,
-    limit: Duration,
-    mut task: tokio::task::JoinHandle<T>,
-) -> Checked<T> {
-    if let Ok(done) = tokio::time::timeout(limit, &mut task).await {
-        return done.map_err(|error| Failure::broken(format!("{what}: {}", panic_text(error))));
-    }
-    task.abort();
-    let seconds = limit.as_secs_f64();
-    Err(Failure::broken(format!(
-        "{what} did not end within {seconds} s"
-    )))
-}
-
-fn panic_text(error: tokio::task::JoinError) -> String {
-    let mut text = "it panicked".to_owned();
-    if let Ok(panic) = error.try_into_panic() {
-        let said = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-        if let Some(said) = said {
-            // Writing to a text cannot fail.
-            let _ = write!(text, ": {said}");
+/// What came of a case that ended so and left so. What panicked, hung or left something
+/// has failed, whatever the case itself told and whatever is declared.
+fn verdict(
+    done: Result<Checked, String>,
+    ended: Result<Checked, String>,
+    declared: Option<&Deviation>,
+    unmet: &[&str],
+) -> (Outcome, String) {
+    let left = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(failure)) => Some(failure.to_string()),
+        Err(stuck) => Some(stuck),
+    };
+    let is_stuck = done.is_err();
+    let (outcome, text) = match done {
+        Ok(Ok(())) if unmet.is_empty() => (Outcome::Passed, String::new()),
+        Ok(Ok(())) => (Outcome::Declined, unmet.join(", ")),
+        Ok(Err(Failure::NotRun(fact))) => (Outcome::NotRun, fact),
+        Ok(Err(Failure::Broken(text))) | Err(text) => (Outcome::Failed, text),
+    };
+    match (left, outcome) {
+        (Some(left), Outcome::Failed) => (Outcome::Failed, format!("{text}; {left}")),
+        (Some(left), Outcome::NotRun) => {
+            let text = format!("{left}; the case itself was not run: {text}");
+            (Outcome::Failed, text)
         }
+        (Some(left), _) => (Outcome::Failed, left),
+        (None, _) if is_stuck => (outcome, text),
+        (None, _) => deviated(declared, outcome, text),
     }
-    text
-}
-
-/// Writes a file through a new one beside it, so that no half of it is there.
-///
-/// # Errors
-///
-/// Those of the file system.
-pub fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    std::fs::write(&beside, text)?;
-    std::fs::rename(&beside, path)
 }
 
 #[cfg(test)]

@@ -26,9 +26,8 @@ mod wire {
             let mut command = Command::new("python3");
             command.arg(SCRIPT);
             let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            let child = piped.spawn().map_err(|error| match error.kind() {
-                Io::NotFound => Error::unsupported("`python3` is not there, which runs the server"),
-                _ => Error::new(ErrorKind::Internal, "python3 does not start").source(error),
+            let child = piped.spawn().map_err(|error| {
+                Error::new(ErrorKind::Internal, "python3 does not start").source(error)
             })?;
             let mut server = Self(child);
             let mut url = String::new();
@@ -67,6 +66,12 @@ mod wire {
     impl Harness for Served {
         fn name(&self) -> &'static str {
             "http-python"
+        }
+
+        fn absent(&self) -> Option<String> {
+            let looked = Command::new("python3").arg("--version").output();
+            let is_missing = looked.is_err_and(|error| error.kind() == Io::NotFound);
+            is_missing.then(|| "`python3` is not there, which runs the server".to_owned())
         }
 
         async fn open(&self) -> Result<Subject> {

@@ -4,15 +4,19 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::{DECLINED, FAILS, HANGS, NO_TWIN, Opens, OverMock, PANICS, PASSES, UNTRIED, reported};
+use futures_util::FutureExt as _;
 use stacyvm::context::Context;
 use stacyvm::id::TenantId;
 use stacyvm::provider::Provider;
-use stacyvm::{ErrorKind, SandboxId};
+use stacyvm::providers::mock::Mock;
+use stacyvm::{Engine, ErrorKind, Filter, Result, SandboxId, SandboxSpec};
 use stacyvm_conformance::mutants::Lie;
 use stacyvm_conformance::{
-    CASES, Case, CaseReport, Deviation, Failure, Outcome, Report, Selection,
+    CASES, Case, CaseReport, Deviation, Failure, Harness, Options, Outcome, Report, Selection,
+    Subject,
 };
 
 fn one<'a>(report: &'a Report, id: &str) -> &'a CaseReport {
@@ -104,7 +108,8 @@ async fn a_harness_that_does_not_open_is_told_and_runs_nothing() {
     for (opens, outcome, evidence) in [
         (Opens::Fails, Outcome::Failed, "no daemon answers"),
         (Opens::Panics, Outcome::Failed, "the harness is broken"),
-        (Opens::Unsupported, Outcome::NotRun, "no such kernel"),
+        (Opens::Unsupported, Outcome::Failed, "no such kernel"),
+        (Opens::Absent, Outcome::NotRun, "no such machine"),
     ] {
         let harness = OverMock {
             opens,
@@ -178,4 +183,68 @@ async fn paths_are_of_one_run_of_a_case_and_told_alike() {
     }
     let paths = PATHS.lock().expect("no test panics with it").clone();
     assert!(paths.len() == 2 && paths[0] != paths[1], "{paths:?}");
+}
+
+/// A provider that is not the default one of its engine.
+struct Second;
+
+#[async_trait::async_trait]
+impl Harness for Second {
+    fn name(&self) -> &'static str {
+        "second"
+    }
+
+    async fn open(&self) -> Result<Subject> {
+        let engine = Engine::builder()
+            .provider("first", Arc::new(Mock::default()))
+            .provider("second", Arc::new(Mock::default()))
+            .default_provider("first")
+            .reconcile_every(Duration::ZERO)
+            .build()
+            .await?;
+        let spec = SandboxSpec::image("scratch");
+        let subject = Subject::of_engine(engine.clone(), "second", spec).await?;
+        Ok(subject.keep(Touched(engine)))
+    }
+}
+
+/// Looks, when a case is over, whether it touched another provider.
+struct Touched(Engine);
+
+/// What was made by another provider than the one under test.
+static OTHERS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl Drop for Touched {
+    fn drop(&mut self) {
+        let filter = Filter {
+            all: true,
+            ..Filter::default()
+        };
+        // Records are in memory: nothing is waited for.
+        let listed = self.0.list(filter).now_or_never();
+        let made = listed.expect("a list at once").expect("a list");
+        let others = made.into_iter().filter(|one| one.provider != "second");
+        let mut touched = OTHERS.lock().expect("a list");
+        touched.extend(others.map(|one| format!("{one:?}")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cases_try_the_provider_under_test_alone() {
+    let suites = ["lifecycle", "labels", "concurrency", "errors", "honesty"];
+    let selection = Selection {
+        suites: suites.map(str::to_owned).into(),
+        patterns: Vec::new(),
+    };
+    let cases = selection.of(&CASES).expect("cases");
+    let harness: Arc<dyn Harness> = Arc::new(Second);
+    let report = stacyvm_conformance::run(&harness, &cases, &Options::default()).await;
+    let failed: Vec<&CaseReport> = report
+        .cases
+        .iter()
+        .filter(|case| case.outcome == Outcome::Failed)
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let touched = OTHERS.lock().expect("a list").clone();
+    assert_eq!(touched, Vec::<String>::new());
 }

@@ -149,7 +149,7 @@ pub(crate) struct ConformanceArgs {
     /// How many cases run at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: u16,
-    /// How long a case may take (30s, 5m)
+    /// How long a case, and opening the provider, may take (30s, 5m)
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub(crate) deadline: String,
     /// Write the report as JUnit to a file

@@ -56,21 +56,26 @@ pub(crate) fn line(text: &str) -> std::io::Result<()> {
 }
 
 /// Writes rows in aligned columns under a heading. Cells come from sandboxes
-/// and labels, so control characters are shown escaped.
+/// and labels, so control characters are shown escaped, and long ones are cut.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
-    std::io::stdout()
-        .lock()
-        .write_all(render(heading, rows).as_bytes())
+    const WIDEST: usize = 60;
+    let text = render(heading, rows, WIDEST);
+    std::io::stdout().lock().write_all(text.as_bytes())
 }
 
-fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
-    const WIDEST: usize = 60;
+/// The same with every cell whole, for whoever reads on with a program.
+pub(crate) fn whole_table(heading: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
+    let text = render(heading, rows, usize::MAX);
+    std::io::stdout().lock().write_all(text.as_bytes())
+}
+
+fn render(heading: &[&str], rows: &[Vec<String>], widest: usize) -> String {
     let clean = |cell: &str| {
         let text = stacyvm::error::escape(cell);
-        if text.chars().count() <= WIDEST {
+        if text.chars().count() <= widest {
             return text;
         }
-        let cut: String = text.chars().take(WIDEST - 1).collect();
+        let cut: String = text.chars().take(widest - 1).collect();
         cut + "…"
     };
     let rows: Vec<Vec<String>> = std::iter::once(heading.iter().map(|h| (*h).to_owned()).collect())
@@ -173,7 +178,7 @@ mod tests {
     #[test]
     fn guest_text_cannot_drive_the_terminal_or_add_a_row() {
         let rows = vec![vec!["id".into(), "x\x1b]0;evil\x07\ny\u{9b}31m".into()]];
-        let text = render(&["ID", "COMMAND"], &rows);
+        let text = render(&["ID", "COMMAND"], &rows, 60);
         assert_eq!(text.lines().count(), 2);
         assert!(
             !text.contains(|c: char| c.is_control() && c != '\n'),

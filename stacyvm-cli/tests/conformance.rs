@@ -69,6 +69,10 @@ fn what_there_is_not_is_refused_by_name() {
         (&["--case", "exec.nothing*"], "exec.nothing*"),
         (&["--provider", "nowhere"], "nowhere"),
         (&["--deadline", "soon"], "soon"),
+        (&["--deadline", "0s"], "more than no time"),
+        (&["--junit", "/nosuch/r.xml"], "/nosuch/r.xml"),
+        (&["--json", "/nosuch/r.json"], "/nosuch/r.json"),
+        (&["--junit", "/"], "written to /"),
         (&["--jobs", "0"], "0"),
     ] {
         let output = cli.run(&[&["conformance", "run"], arguments].concat());
@@ -77,4 +81,120 @@ fn what_there_is_not_is_refused_by_name() {
         assert!(text.contains(told), "{arguments:?}: {text}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+fn two_reports_in_one_file_are_refused_before_the_run() {
+    let cli = cli();
+    let file = cli.state.path().join("r");
+    let file = file.to_str().unwrap();
+    let output = cli.run(&["conformance", "run", "--junit", file, "--json", file]);
+    assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("one report would be lost"), "{text}");
+    assert!(!std::path::Path::new(file).exists());
+}
+
+#[test]
+fn a_report_leaves_a_device_what_it_is() {
+    use std::os::unix::fs::FileTypeExt as _;
+
+    let (cli, home) = (cli(), tempfile::tempdir().unwrap());
+    let link = home.path().join("null");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    let arguments = ["conformance", "run", "--case", "exec.code*", "--junit"];
+    let output = cli.run(&[&arguments[..], &[link.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    assert!(link.is_symlink());
+    let null = std::fs::metadata("/dev/null").unwrap().file_type();
+    assert!(null.is_char_device());
+}
+
+#[test]
+fn a_reader_that_has_had_enough_ends_the_list() {
+    for arguments in [
+        &["conformance", "list"][..],
+        &["conformance", "list", "--json"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = cli().command();
+        let output = command.args(arguments).stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+        assert!(output.stderr.is_empty(), "{}", shown(&output));
+    }
+}
+
+#[test]
+fn evidence_is_whole_where_nobody_watches() {
+    let cli = cli();
+    let arguments = ["conformance", "run", "--case", "exec.code*"];
+    let image = format!("/nosuch/{}", "x".repeat(80));
+    let output = cli.run(&[&arguments[..], &["--image", &image]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&image) && !text.contains('…'), "{text}");
+}
+
+#[test]
+fn a_second_engine_is_opened_and_probes_are_cases() {
+    let cli = cli();
+    let list = cli.ok(&["conformance", "list"]);
+    assert!(list.lines().any(|line| line.starts_with("probes.")));
+    let case = "reattach.another_engine_ends_it";
+    let output = cli.run(&["conformance", "run", "--case", case]);
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+/// A configuration with these settings.
+fn configured(home: &tempfile::TempDir, settings: &str) -> String {
+    let path = home.path().join("stacyvm.yaml");
+    std::fs::write(&path, settings).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_by_name() {
+    let (cli, home) = (cli(), tempfile::tempdir().unwrap());
+    // Nobody accepts; the kernel connects all the same.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let settings = format!("providers:\n  h:\n    kind: http\n    url: {url}\n");
+    let config = configured(&home, &settings);
+    let output = cli.run(&[
+        "--config",
+        &config,
+        "conformance",
+        "run",
+        "--provider",
+        "h",
+        "--deadline",
+        "1s",
+    ]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("within 1 s") && text.contains(&url), "{text}");
+    assert!(text.contains("--deadline"), "{text}");
+}
+
+#[test]
+fn a_directory_that_the_policy_forbids_is_a_fact_that_is_missing() {
+    let (cli, home) = (cli(), tempfile::tempdir().unwrap());
+    let roots = home.path().join("roots");
+    std::fs::create_dir(&roots).unwrap();
+    let settings = format!("policy:\n  mount_roots: [{}]\n", roots.display());
+    let config = configured(&home, &settings);
+    let case = "mounts.a_host_directory_is_seen_as_it_is";
+    let output = cli.run(&["--config", &config, "conformance", "run", "--case", case]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    if text.contains("1 declined") {
+        return;
+    }
+    assert_eq!(output.status.code(), Some(4), "{}", shown(&output));
+    assert!(
+        text.contains("not_run") && text.contains("policy.mount_roots"),
+        "{text}"
+    );
 }

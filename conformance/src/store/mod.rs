@@ -20,12 +20,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stacyvm::Result;
 use stacyvm::store::Store;
+use tokio::runtime::Handle;
 
 use crate::case::{Checked, Failure, Running};
 use crate::harness::Deviation;
 use crate::mimic;
 use crate::report::Outcome;
-use crate::runner::{bounded, deviated};
+use crate::runner::deviated;
+use crate::stage::{bounded, clock};
 
 pub use versions::fill;
 
@@ -223,12 +225,22 @@ const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Runs one case, and tells what came of it and why it did not pass.
 pub async fn judge_store(harness: &Arc<dyn StoreHarness>, case: &StoreCase) -> (Outcome, String) {
-    let (outcome, text) = match try_case(harness, case).await {
-        Ok(()) => (Outcome::Passed, String::new()),
-        Err(Failure::Broken(text)) => (Outcome::Failed, text),
-        Err(Failure::NotRun(fact)) => (Outcome::NotRun, fact),
+    let judging = {
+        let (runtime, harness, case) = (Handle::current(), Arc::clone(harness), *case);
+        let work = async move { try_case(&harness, &case).await };
+        clock().spawn(async move { bounded(&runtime, "the case", DEADLINE, work).await })
     };
-    deviated(harness.deviations(), case.id, outcome, text)
+    let done = judging.await.unwrap_or_else(|error| Err(error.to_string()));
+    let (outcome, text) = match done {
+        Ok(Ok(())) => (Outcome::Passed, String::new()),
+        Ok(Err(Failure::Broken(text))) => (Outcome::Failed, text),
+        Ok(Err(Failure::NotRun(fact))) => (Outcome::NotRun, fact),
+        // Neither a panic nor a hang is what is declared.
+        Err(stuck) => return (Outcome::Failed, stuck),
+    };
+    let mut declared = harness.deviations().iter();
+    let declared = declared.find(|one| one.case == case.id);
+    deviated(declared, outcome, text)
 }
 
 async fn try_case(harness: &Arc<dyn StoreHarness>, case: &StoreCase) -> Checked {
@@ -236,9 +248,8 @@ async fn try_case(harness: &Arc<dyn StoreHarness>, case: &StoreCase) -> Checked 
         let fact = "the store ends with its process".to_owned();
         return Err(Failure::NotRun(fact));
     }
-    let (fixture, run) = (StoreFixture::new(harness)?, case.run);
-    let running = tokio::spawn(async move { run(&fixture).await });
-    bounded("the case", DEADLINE, running).await?
+    let fixture = StoreFixture::new(harness)?;
+    (case.run)(&fixture).await
 }
 
 /// Runs every case on this harness's store, as `cargo test` runs tests. What
@@ -254,7 +265,7 @@ pub fn store_main(harness: impl StoreHarness) -> ExitCode {
         let judged = move || async move { judge_store(&harness, case).await };
         mimic::trial(case.id, judged)
     });
-    mimic::main(trials.collect(), &deviations)
+    mimic::main(trials.collect(), &deviations, None)
 }
 
 /// The `main` of a test target with `harness = false` that runs the contract of stores

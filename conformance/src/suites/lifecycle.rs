@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use stacyvm::engine::Create;
 use stacyvm::sandbox::state::ObservedState;
-use stacyvm::{ErrorKind, Filter, Phase, SandboxId};
+use stacyvm::{ErrorKind, Filter, Phase, SandboxId, SandboxSpec};
 
 use super::cases;
 use crate::case::{Case, Checked, Failure, Level};
@@ -53,7 +54,7 @@ async fn a_command_runs(f: &Fixture) -> Checked {
 async fn callers_id(f: &Fixture) -> Checked {
     let id = f.mint();
     let create = f.engine().create(f.spec()).id(id.clone());
-    let sandbox = create.await?;
+    let sandbox = create.provider(f.provider_name()).await?;
     ensure_eq!(*sandbox.id(), id, "the id");
     let seen = f.provider().inspect(f.context(), &id).await?;
     ensure_eq!(seen.id, id, "the id that the provider sees");
@@ -264,6 +265,7 @@ async fn dropped_create(f: &Fixture) -> Checked {
     for wait in [0, 1, 5, 20] {
         let id = f.mint();
         let create = f.engine().create(f.spec()).id(id.clone());
+        let create = create.provider(f.provider_name());
         let limit = Duration::from_millis(wait);
         // Either is fine: made in time, or given up.
         drop(tokio::time::timeout(limit, create.into_future()).await);
@@ -278,34 +280,24 @@ async fn dropped_create(f: &Fixture) -> Checked {
     Ok(())
 }
 
+/// A create with a key, of the provider under test.
+fn keyed(f: &Fixture, spec: SandboxSpec, key: &str) -> Create {
+    let create = f.engine().create(spec).id(f.mint());
+    create.provider(f.provider_name()).idempotency_key(key)
+}
+
 async fn same_key(f: &Fixture) -> Checked {
     let key = SandboxId::random().to_string();
-    let one = f
-        .engine()
-        .create(f.spec())
-        .id(f.mint())
-        .idempotency_key(&key)
-        .await?;
-    let two = f.engine().create(f.spec()).idempotency_key(&key).await?;
+    let one = keyed(f, f.spec(), &key).await?;
+    let two = keyed(f, f.spec(), &key).await?;
     ensure_eq!(two.id(), one.id(), "the sandbox of the second call");
     Ok(())
 }
 
 async fn other_spec(f: &Fixture) -> Checked {
     let key = SandboxId::random().to_string();
-    let one = f
-        .engine()
-        .create(f.spec())
-        .id(f.mint())
-        .idempotency_key(&key)
-        .await?;
-    let other = f.spec().label("case", "other");
-    let two = f
-        .engine()
-        .create(other)
-        .id(f.mint())
-        .idempotency_key(&key)
-        .await;
+    let one = keyed(f, f.spec(), &key).await?;
+    let two = keyed(f, f.spec().label("case", "other"), &key).await;
     refused(
         two,
         &[ErrorKind::Conflict],
@@ -317,14 +309,7 @@ async fn other_spec(f: &Fixture) -> Checked {
 
 async fn keys_at_once(f: &Fixture) -> Checked {
     let key = SandboxId::random().to_string();
-    let calls = (0..4).map(|_| {
-        let create = f
-            .engine()
-            .create(f.spec())
-            .id(f.mint())
-            .idempotency_key(&key);
-        create.into_future()
-    });
+    let calls = (0..4).map(|_| keyed(f, f.spec(), &key).into_future());
     let mut ids = Vec::new();
     for made in futures_util::future::join_all(calls).await {
         ids.push(made?.id().clone());

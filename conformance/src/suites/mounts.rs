@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use stacyvm::provider::TidyRequest;
 use stacyvm::sandbox::spec::{Mount, MountSource, SandboxSpec};
-use stacyvm::{ErrorKind, SandboxId};
+use stacyvm::{ErrorKind, Sandbox, SandboxId};
 
 use super::cases;
 use super::common::{make_or_not_run, run_as, spec_declined, spec_refused, users};
@@ -112,9 +112,21 @@ impl Drop for HostDirectory {
     }
 }
 
+/// Makes a sandbox with a directory of the host; not run where the policy of the
+/// engine, or of a server behind the provider, lets none of this one's be mounted.
+async fn host_or_not_run(f: &Fixture, spec: SandboxSpec) -> Checked<Sandbox> {
+    let made = make_or_not_run(f, spec).await;
+    made.map_err(|failure| match failure {
+        Failure::Broken(text) if text.contains("policy.mount_roots") => Failure::NotRun(format!(
+            "a directory that the policy lets be mounted (its roots have to hold the temporary directory): {text}"
+        )),
+        other => other,
+    })
+}
+
 async fn host_is_seen(f: &Fixture) -> Checked {
     let host = HostDirectory::new()?;
-    let sandbox = make_or_not_run(f, host.spec(f, false)).await?;
+    let sandbox = host_or_not_run(f, host.spec(f, false)).await?;
     let output = f.shell(&sandbox, "cat /srv/host/a").await?;
     ensure_eq!(output.stdout_text(), "of the host", "the file");
     // It is the directory, not a copy of what it was.
@@ -136,7 +148,7 @@ async fn host_declined(f: &Fixture) -> Checked {
 
 async fn host_read_only(f: &Fixture) -> Checked {
     let host = HostDirectory::new()?;
-    let sandbox = make_or_not_run(f, host.spec(f, false)).await?;
+    let sandbox = host_or_not_run(f, host.spec(f, false)).await?;
     for user in users(f) {
         for line in [
             "echo x > /srv/host/new",
@@ -161,7 +173,7 @@ async fn host_read_only(f: &Fixture) -> Checked {
 
 async fn host_writable(f: &Fixture) -> Checked {
     let host = HostDirectory::new()?;
-    let sandbox = make_or_not_run(f, host.spec(f, true)).await?;
+    let sandbox = host_or_not_run(f, host.spec(f, true)).await?;
     f.shell(&sandbox, "umask 022; echo of the sandbox > /srv/host/new")
         .await?;
     ensure_eq!(host.read("new"), "of the sandbox\n", "the file on the host");
@@ -183,7 +195,7 @@ async fn host_links(f: &Fixture) -> Checked {
         &host.0.join("relative"),
     )?;
     link(&outside.0, &host.0.join("directory"))?;
-    let sandbox = make_or_not_run(f, host.spec(f, true)).await?;
+    let sandbox = host_or_not_run(f, host.spec(f, true)).await?;
     for user in users(f) {
         for path in ["absolute", "relative", "directory/a"] {
             let output = run_as(&sandbox, *user, &format!("cat /srv/host/{path}")).await?;
@@ -214,7 +226,7 @@ fn link(target: &Path, path: &Path) -> Checked {
 
 async fn host_outlives(f: &Fixture) -> Checked {
     let host = HostDirectory::new()?;
-    let sandbox = make_or_not_run(f, host.spec(f, true)).await?;
+    let sandbox = host_or_not_run(f, host.spec(f, true)).await?;
     f.shell(&sandbox, "mkdir /srv/host/d && echo x > /srv/host/d/new")
         .await?;
     sandbox.kill().await?;
@@ -226,7 +238,7 @@ async fn host_outlives(f: &Fixture) -> Checked {
 
 async fn host_options(f: &Fixture) -> Checked {
     let host = HostDirectory::new()?;
-    let sandbox = make_or_not_run(f, host.spec(f, true)).await?;
+    let sandbox = host_or_not_run(f, host.spec(f, true)).await?;
     let output = f.shell(&sandbox, "cat /proc/self/mounts").await?;
     let text = output.stdout_text();
     let line = text.lines().find(|line| line.contains(" /srv/host "));

@@ -24,6 +24,7 @@ pub(crate) enum Opens {
     Fails,
     Panics,
     Unsupported,
+    Absent,
 }
 
 /// One mock for all cases, so that what is left shows.
@@ -59,9 +60,13 @@ impl Harness for OverMock {
         self.name
     }
 
+    fn absent(&self) -> Option<String> {
+        (self.opens == Opens::Absent).then(|| "there is no such machine".to_owned())
+    }
+
     async fn open(&self) -> Result<Subject> {
         match self.opens {
-            Opens::Well => {}
+            Opens::Well | Opens::Absent => {}
             Opens::Fails => return Err(Error::new(ErrorKind::Unavailable, "no daemon answers")),
             Opens::Panics => panic!("the harness is broken"),
             Opens::Unsupported => return Err(Error::unsupported("there is no such kernel")),

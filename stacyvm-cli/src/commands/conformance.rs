@@ -1,15 +1,20 @@
 //! `conformance`: the suite that every provider is run against.
 
-use std::path::Path;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use stacyvm::config::Config;
 use stacyvm::engine::Engine;
+use stacyvm::provider::Capabilities;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::units::parse_duration;
 use stacyvm::{Error, ErrorKind, Result, SandboxSpec};
-use stacyvm_conformance::{CASES, Harness, Level, Options, Outcome, Report, Selection, Subject};
+use stacyvm_conformance::{
+    CASES, Harness, Level, Options, Outcome, Report, ReportFile, Selection, Subject,
+};
 
 use crate::args::ConformanceArgs;
 use crate::{exit, output};
@@ -17,6 +22,8 @@ use crate::{exit, output};
 /// A provider as it is configured.
 struct Configured {
     engine: Engine,
+    /// What a second engine over the same state is opened with.
+    config: Config,
     provider: String,
     spec: SandboxSpec,
 }
@@ -29,6 +36,11 @@ impl Harness for Configured {
 
     async fn open(&self) -> Result<Subject> {
         Subject::of_engine(self.engine.clone(), &self.provider, self.spec.clone()).await
+    }
+
+    async fn reopen(&self, _: &Subject) -> Result<Subject> {
+        let engine = Engine::open(self.config.clone()).await?;
+        Subject::of_engine(engine, &self.provider, self.spec.clone()).await
     }
 }
 
@@ -52,34 +64,34 @@ pub(crate) async fn run(
     };
     let cases = selection.of(&CASES)?;
     let options = Options {
-        deadline: parse_duration("deadline", &args.deadline)?,
+        deadline: deadline(&args.deadline)?,
         jobs: usize::from(args.jobs),
     };
+    let reports = Reports::open(args)?;
     let provider = args.provider.clone();
     let provider = provider.unwrap_or_else(|| config.default_provider.clone());
     // One that cannot be opened fails the run once, and not each of its cases.
-    let claims = engine.provider(&provider).await?.capabilities();
+    let claims = opened(engine, config, &provider, options.deadline).await?;
     let mut spec = SandboxSpec::image(&args.image);
     if claims.attached_lifetime {
         spec = spec.lifetime(Lifetime::Attached);
     }
     let harness: Arc<dyn Harness> = Arc::new(Configured {
         engine: engine.clone(),
+        config: config.clone(),
         provider,
         spec,
     });
     let report = stacyvm_conformance::run(&harness, &cases, &options).await;
-    if let Some(file) = &args.junit {
-        write(file, &report.to_junit())?;
+    let is_kept = reports.json.is_some();
+    let written = reports.write(&report);
+    // What could not be written is told all the same.
+    match (is_kept, json) {
+        (true, _) => told(output::line(&sum(&report)))?,
+        (false, true) => told(output::json(&report))?,
+        (false, false) => told(show(&report))?,
     }
-    match &args.report {
-        Some(file) => {
-            write(file, &report.to_json())?;
-            super::printed(output::line(&sum(&report)))?;
-        }
-        None if json => super::printed(output::json(&report))?,
-        None => super::printed(show(&report))?,
-    }
+    written?;
     Ok(if report.count(Outcome::Failed) > 0 {
         exit::FIRED
     } else if !report.fulfils() || report.count(Outcome::NotRun) > 0 {
@@ -89,24 +101,109 @@ pub(crate) async fn run(
     })
 }
 
-fn write(file: &Path, text: &str) -> Result<()> {
-    stacyvm_conformance::write_file(file, text).map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-            std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-            _ => ErrorKind::Internal,
+/// How long a case may take.
+fn deadline(text: &str) -> Result<Duration> {
+    let deadline = parse_duration("deadline", text)?;
+    if deadline.is_zero() {
+        return Err(Error::invalid(
+            "deadline",
+            text,
+            "more than no time",
+            "say how long a case may take, such as 60s",
+        ));
+    }
+    Ok(deadline)
+}
+
+/// What the provider claims; it is given up when it is not there in time.
+async fn opened(
+    engine: &Engine,
+    config: &Config,
+    provider: &str,
+    within: Duration,
+) -> Result<Capabilities> {
+    let opening = tokio::time::timeout(within, engine.provider(provider));
+    let opened = opening.await.map_err(|_| {
+        let seconds = within.as_secs_f64();
+        let text = format!("the provider {provider} could not be opened within {seconds} s");
+        let configured = config.providers.get(provider);
+        let url = configured.and_then(|one| one.url.clone());
+        Error::new(ErrorKind::Timeout, text)
+            .context("url", url.unwrap_or_default())
+            .context(
+                "remedy",
+                "see whether what is behind it answers, or give it longer with --deadline",
+            )
+    })?;
+    Ok(opened?.capabilities())
+}
+
+/// Where reports go: tried before the run.
+struct Reports {
+    junit: Option<(PathBuf, ReportFile)>,
+    json: Option<(PathBuf, ReportFile)>,
+}
+
+impl Reports {
+    fn open(args: &ConformanceArgs) -> Result<Self> {
+        let open = |path: &Option<PathBuf>| match path {
+            Some(path) => {
+                let file = ReportFile::open(path).map_err(|error| unwritten(path, error))?;
+                Ok(Some((path.clone(), file)))
+            }
+            None => Ok(None),
         };
-        Error::new(
-            kind,
-            format!("the report could not be written to {}", file.display()),
-        )
+        let reports = Self {
+            junit: open(&args.junit)?,
+            json: open(&args.report)?,
+        };
+        if let (Some((path, one)), Some((_, other))) = (&reports.junit, &reports.json)
+            && one.is_same(other)
+        {
+            return Err(Error::invalid(
+                "--junit",
+                path.display(),
+                "another file than that of --json: one report would be lost",
+                "name two files",
+            ));
+        }
+        Ok(reports)
+    }
+
+    /// Writes each of them, whatever becomes of the other.
+    fn write(self, report: &Report) -> Result<()> {
+        let write = |to: Option<(PathBuf, ReportFile)>, text: &dyn Fn() -> String| match to {
+            Some((path, file)) => file.write(&text()).map_err(|error| unwritten(&path, error)),
+            None => Ok(()),
+        };
+        let junit = write(self.junit, &|| report.to_junit());
+        write(self.json, &|| report.to_json()).and(junit)
+    }
+}
+
+fn unwritten(file: &Path, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        std::io::ErrorKind::IsADirectory => ErrorKind::InvalidArgument,
+        _ => ErrorKind::Internal,
+    };
+    let text = format!("the report cannot be written to {}", file.display());
+    Error::new(kind, text)
         .context(
             "remedy",
             "name a file in a directory that is there and can be written",
         )
         .source(error)
-    })
+}
+
+/// What was written to standard output; whoever reads no further has read enough.
+fn told(written: std::io::Result<()>) -> Result<()> {
+    super::printed(written.or_else(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    }))
 }
 
 fn show(report: &Report) -> std::io::Result<()> {
@@ -120,7 +217,12 @@ fn show(report: &Report) -> std::io::Result<()> {
         ]
     };
     let rows: Vec<Vec<String>> = report.cases.iter().map(row).collect();
-    output::table(&["ID", "LEVEL", "OUTCOME", "TOOK", "EVIDENCE"], &rows)?;
+    let heading = ["ID", "LEVEL", "OUTCOME", "TOOK", "EVIDENCE"];
+    if std::io::stdout().is_terminal() {
+        output::table(&heading, &rows)?;
+    } else {
+        output::whole_table(&heading, &rows)?;
+    }
     output::line(&sum(report))
 }
 
@@ -149,13 +251,14 @@ pub(crate) fn list(json: bool) -> Result<u8> {
                 })
             })
             .collect();
-        super::printed(output::json(&rows))?;
+        told(output::json(&rows))?;
         return Ok(0);
     }
-    for case in CASES.iter() {
+    let lines = CASES.iter().map(|case| {
         let needs: Vec<&str> = case.needs.iter().map(|need| need.name).collect();
         let line = format!("{} {} {}", case.id, level(case.level), needs.join(" "));
-        super::printed(output::line(line.trim_end()))?;
-    }
+        line.trim_end().to_owned()
+    });
+    told(output::line(&lines.collect::<Vec<_>>().join("\n")))?;
     Ok(0)
 }

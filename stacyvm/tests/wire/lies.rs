@@ -369,3 +369,34 @@ async fn a_stream_that_is_cut_is_never_a_short_success() {
         .await;
     assert!(seen[0].is_ok() && seen[1].is_err(), "{seen:?}");
 }
+
+#[tokio::test]
+async fn a_server_that_answers_without_end_is_given_up() {
+    for (first, then) in [
+        (&b""[..], &b""[..]),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b" "),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            request(&mut stream).await;
+            stream.write_all(first).await.unwrap();
+            // Until the client has gone.
+            while stream.write_all(then).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+        let mut config = HttpConfig::new(&url);
+        config.answer_within = std::time::Duration::from_millis(200);
+        let opening = HttpProvider::open(config);
+        let limit = std::time::Duration::from_secs(20);
+        let opened = tokio::time::timeout(limit, opening).await;
+        let error = opened.expect("an end").expect_err("no provider");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains(&url), "{error}");
+        assert!(error.fact("remedy").is_some(), "{error:?}");
+        server.abort();
+    }
+}

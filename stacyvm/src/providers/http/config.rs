@@ -14,6 +14,10 @@ pub struct HttpConfig {
     pub url: String,
     /// The longest time that connecting may take.
     pub connect_within: Duration,
+    /// The longest time that the whole answer to a question may take (`GET`: what the
+    /// provider can do, what is there). Calls that do something take as long as that
+    /// takes.
+    pub answer_within: Duration,
 }
 
 /// A checked URL.
@@ -31,6 +35,7 @@ impl HttpConfig {
         Self {
             url: url.into(),
             connect_within: Duration::from_secs(10),
+            answer_within: Duration::from_mins(1),
         }
     }
 

@@ -43,6 +43,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Transport {
     place: Place,
     connect_within: Duration,
+    answer_within: Duration,
     kept: Mutex<Vec<Kept>>,
 }
 
@@ -98,6 +99,7 @@ impl Transport {
         Ok(Self {
             place: config.place()?,
             connect_within: config.connect_within,
+            answer_within: config.answer_within,
             kept: Mutex::default(),
         })
     }
@@ -129,11 +131,29 @@ impl Transport {
             .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a request").source(e))
     }
 
-    /// A call that says nothing, and whose answer is read whole.
+    /// A call that says nothing, and whose answer is read whole; of a question in
+    /// bounded time.
     pub(super) async fn ask<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T> {
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let is_question = call.method == Method::GET;
         let request = self.request(call, body, None, None)?;
-        self.read(self.send(request).await?).await
+        let answer = async { self.read(self.send(request).await?).await };
+        if !is_question {
+            return answer.await;
+        }
+        let answer = tokio::time::timeout(self.answer_within, answer).await;
+        answer.unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    fn silent(&self) -> Error {
+        let (authority, seconds) = (&self.place.authority, self.answer_within.as_secs_f64());
+        let text = format!("the server at http://{authority} did not answer within {seconds} s");
+        Error::new(ErrorKind::Unavailable, text)
+            .context(
+                "remedy",
+                "see whether `stacyvm serve` is alive there and start it again, or correct `url`",
+            )
+            .retry(Retry::Maybe { after: AGAIN })
     }
 
     /// A call in JSON whose answer is read whole.
