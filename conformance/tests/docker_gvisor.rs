@@ -7,7 +7,8 @@ mod docker_engine;
 /// capabilities too, and Linux does not: the agent's variables (`PATH`, `HOME` and those of
 /// the image), addresses, and where its descriptors lead. Pipes of other commands can be
 /// opened by it; the agent's memory, program, directories and channel cannot.
-const OF_ROOT: &str = "gVisor tells root inside, who has no capabilities, of all processes of root's";
+const OF_ROOT: &str =
+    "gVisor tells root inside, who has no capabilities, of all processes of root's";
 
 fn main() -> std::process::ExitCode {
     // A gibibyte there and back takes about the minute that a case has, and a start, on
