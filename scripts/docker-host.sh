@@ -119,10 +119,11 @@ start_engine() {
 }
 
 # gVisor as `runsc`, where it is new enough; its own network stack refuses to start
-# in the root network namespace of newer kernels, and loopback needs none.
+# in the root network namespace of newer kernels, and loopback needs none. Without
+# --oci-seccomp it leaves filters of system calls out.
 runtimes() {
     if have runsc && [[ $(runsc help run 2>&1) == *-pass-fd* ]]; then
-        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none"]}}}\n' "$(command -v runsc)"
+        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none", "--oci-seccomp"]}}}\n' "$(command -v runsc)"
     else
         printf '{}\n'
     fi

@@ -18,13 +18,26 @@ const ALLOW: &str = "SCMP_ACT_ALLOW";
 const ERROR: &str = "SCMP_ACT_ERRNO";
 const MASKED_EQUAL: &str = "SCMP_CMP_MASKED_EQ";
 
+/// The bits of a mode that say what kind of file it is.
+const KIND: u32 = 0o170_000;
+/// None, a regular file, a pipe, a socket.
+const NOT_DEVICES: [u32; 4] = [0, 0o100_000, 0o010_000, 0o140_000];
+/// The calls that make nodes, with the argument that is the mode.
+const MAKES_NODE: [(&str, usize); 2] = [("mknod", 1), ("mknodat", 2)];
+/// The calls that signal the process or thread of their first argument.
+const SIGNALS: [&str; 3] = ["kill", "tkill", "tgkill"];
+/// Two more, which hardly any program makes: with conditions for them as well gVisor's
+/// filter would be longer than the 4096 instructions that it may have.
+const RARE_SIGNALS: [&str; 2] = ["rt_sigqueueinfo", "rt_tgsigqueueinfo"];
+
 /// Argument number, the bits that are looked at, and what they must be.
 type Condition = (usize, u32, u32);
 
 /// The profile for this machine, also without set-id bits, or for a kernel of
 /// its own. gVisor answers `EPERM` whatever number a rule asks for, for which no
 /// C library looks for another way to make threads; so there `clone3` is
-/// allowed, with namespaces that are of that kernel alone.
+/// allowed, with namespaces that are of that kernel alone. What Linux refuses by
+/// itself and gVisor does not is refused: device nodes, and signals to process 1.
 pub(crate) fn profile(no_set_id: bool, own_kernel: bool) -> Value {
     let mut plain = Vec::new();
     let mut rules = Vec::new();
@@ -34,10 +47,10 @@ pub(crate) fn profile(no_set_id: bool, own_kernel: bool) -> Value {
         } else {
             row.1
         };
-        if number < 0 {
+        if number < 0 || (own_kernel && RARE_SIGNALS.contains(&row.0)) {
             continue;
         }
-        match conditions(row.0, no_set_id) {
+        match conditions(row.0, no_set_id, own_kernel) {
             None => plain.push(row.0),
             Some(alternatives) => {
                 let alternatives = alternatives.iter();
@@ -74,8 +87,20 @@ pub(crate) fn profile(no_set_id: bool, own_kernel: bool) -> Value {
 
 /// The alternatives under which a call is allowed, each of conditions that
 /// hold together; `None` where it always is.
-fn conditions(name: &str, no_set_id: bool) -> Option<Vec<Vec<Condition>>> {
+fn conditions(name: &str, no_set_id: bool, own_kernel: bool) -> Option<Vec<Vec<Condition>>> {
     let one = |condition| vec![condition];
+    if own_kernel && let Some((_, mode)) = MAKES_NODE.iter().find(|row| row.0 == name) {
+        let set_id = if no_set_id { SET_ID } else { 0 };
+        let kinds = NOT_DEVICES.iter();
+        return Some(
+            kinds
+                .map(|kind| one((*mode, KIND | set_id, *kind)))
+                .collect(),
+        );
+    }
+    if own_kernel && SIGNALS.contains(&name) {
+        return Some(not_1().map(|(mask, bits)| one((0, mask, bits))).collect());
+    }
     if no_set_id && let Some((_, mode, flags)) = SET_MODE.iter().find(|row| row.0 == name) {
         let mut all = vec![one((*mode as usize, SET_ID, 0))];
         all.extend(flags.map(|flags| one((flags as usize, MAKES_FILE, 0))));
@@ -96,6 +121,12 @@ fn conditions(name: &str, no_set_id: bool) -> Option<Vec<Vec<Condition>>> {
             .collect(),
         _ => return None,
     })
+}
+
+/// Masks and bits of which a value fulfils at least one just if it is not 1.
+fn not_1() -> impl Iterator<Item = (u32, u32)> {
+    let others = (1..32).map(|n| (1 << n, 1 << n));
+    others.chain(std::iter::once((ALL, 0)))
 }
 
 /// Masks and bits of which a value fulfils at least one just if it is neither
@@ -157,6 +188,38 @@ mod tests {
     fn a_kernel_of_its_own_lets_threads_be_made() {
         let allows = |own_kernel| allows(&profile(false, own_kernel), "clone3", [0; 3]);
         assert!(allows(true) && !allows(false));
+    }
+
+    #[test]
+    fn a_kernel_of_its_own_makes_no_device_and_signals_no_process_1() {
+        let high = 0xFFFF_FFFF_0000_0000;
+        for no_set_id in [false, true] {
+            let own = profile(no_set_id, true);
+            for name in SIGNALS {
+                assert!(!allows(&own, name, [1, 9, 0]), "{name}");
+                assert!(!allows(&own, name, [high | 1, 9, 0]), "{name}");
+                for other in [0, 2, 3, 4097, u64::MAX, high | 2, 0xFFFF_FFFF] {
+                    assert!(allows(&own, name, [other, 9, 0]), "{name} {other}");
+                }
+                assert!(allows(&profile(no_set_id, false), name, [1, 9, 0]));
+            }
+            for name in RARE_SIGNALS {
+                assert!(!allows(&own, name, [2, 9, 0]), "{name}");
+            }
+            for (kind, expected) in [
+                (0, true),
+                (0o100_000, true),
+                (0o010_000, true),
+                (0o140_000, true),
+                (0o020_000, false),
+                (0o060_000, false),
+            ] {
+                let mode = kind | 0o644;
+                assert_eq!(allows(&own, "mknodat", [0, 0, mode]), expected, "{kind:o}");
+                let with_set_id = allows(&own, "mknodat", [0, 0, kind | 0o4755]);
+                assert_eq!(with_set_id, expected && !no_set_id, "{kind:o}");
+            }
+        }
     }
 
     #[test]
@@ -243,7 +306,7 @@ mod tests {
             let profile = profile(no_set_id, false);
             for rule in rules(&profile) {
                 let free = rule["args"].is_null();
-                let all_free = |n: &str| conditions(n, no_set_id).is_none();
+                let all_free = |n: &str| conditions(n, no_set_id, false).is_none();
                 assert!(!free || names(rule).all(all_free));
             }
         }

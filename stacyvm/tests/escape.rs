@@ -427,7 +427,7 @@ async fn others_answer_while_a_sandbox_is_bombed() {
     };
     let answers = async {
         loop {
-            let answer = soon(subject.neighbour().exec(["true"]).output())
+            let answer = soon(subject.neighbour().unwrap().exec(["true"]).output())
                 .await
                 .unwrap();
             assert!(answer.status.success());

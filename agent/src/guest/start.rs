@@ -33,6 +33,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     fault_point!("agent.begun");
     if from_stdin {
         sys::drop_bounding_early();
+        take_devices_away();
         let config = config_from_stdin()?;
         let listener = listen(&config)?;
         make_workdir(&config);
@@ -59,6 +60,14 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     agent.commands = commands;
     agent.run();
     Ok(())
+}
+
+/// Takes away what gVisor has in every `/dev`, and no engine puts there unasked:
+/// file systems and network interfaces of one's own. Elsewhere they are not there.
+fn take_devices_away() {
+    for node in ["/dev/fuse", "/dev/net/tun"] {
+        let _ = std::fs::remove_file(node);
+    }
 }
 
 fn config_from_stdin() -> io::Result<AgentConfig> {

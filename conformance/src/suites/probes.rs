@@ -49,6 +49,7 @@ fn of(need: certify::Need) -> Need {
         met: enforced!(
             need,
             Users,
+            LinuxKernel,
             RootMapped,
             MemoryLimit,
             CpuLimit,
@@ -62,12 +63,13 @@ fn of(need: certify::Need) -> Need {
 /// Tries the probe that the case is named for.
 async fn probe(f: &Fixture) -> Checked {
     let id = f.case().strip_prefix("probes.").unwrap_or_default();
-    let all = probes::all();
-    let Some(check) = all.iter().find(|check| check.id() == id) else {
+    let mut checks = probes::all();
+    checks.retain(|check| check.id() == id);
+    let Some(check) = checks.first() else {
         return Err(Failure::broken(format!("there is no probe {id}")));
     };
     let name = Some(f.provider_name());
-    let mut subject = Subject::open(f.engine(), name, f.spec()).await?;
+    let mut subject = Subject::open_for(f.engine(), name, f.spec(), &checks).await?;
     let judged = tokio::time::timeout(PATIENCE, judge(&mut subject, check.as_ref())).await;
     let closed = subject.close().await;
     judged.map_err(|_| Failure::broken(format!("not within {} s", PATIENCE.as_secs())))??;

@@ -24,7 +24,7 @@ pub(crate) async fn probe(engine: &Engine, args: &ProbeArgs, json: bool) -> Resu
     }
     let mut spec = SandboxSpec::image(&args.image);
     spec.privileges = crate::spec::privileges(args.privileges.as_deref())?;
-    let mut subject = Subject::open(engine, args.provider.as_deref(), spec).await?;
+    let mut subject = Subject::open_for(engine, args.provider.as_deref(), spec, &checks).await?;
     let judged = async {
         let control = HostControl::open(subject.facts()).await?;
         subject.tell(control.facts());

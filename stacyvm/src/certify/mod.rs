@@ -37,7 +37,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::provider::{Capabilities, Level, Users};
+use crate::provider::{Capabilities, Isolation, Level, Users};
 use crate::sandbox::handle::Sandbox;
 
 pub use answer::{Answer, AttackVerdict, Attempt};
@@ -78,6 +78,8 @@ impl CheckLevel {
 pub enum Need {
     /// Commands have users of their own, so that the kernel keeps them from the agent.
     Users,
+    /// What answers system calls is Linux, not a program that behaves as it does.
+    LinuxKernel,
     /// Root inside is nobody outside.
     RootMapped,
     /// Memory is limited.
@@ -97,6 +99,7 @@ impl Need {
     pub fn met(self, claims: &Capabilities) -> bool {
         let level = match self {
             Self::Users => return claims.users == Users::Many,
+            Self::LinuxKernel => return claims.isolation != Isolation::UserKernel,
             Self::RootMapped => claims.root_mapped,
             Self::MemoryLimit => claims.memory_limit,
             Self::CpuLimit => claims.cpu_limit,
@@ -111,6 +114,7 @@ impl Need {
     pub fn name(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::LinuxKernel => "linux_kernel",
             Self::RootMapped => "root_mapped",
             Self::MemoryLimit => "memory_limit",
             Self::CpuLimit => "cpu_limit",

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::answer::{Attempt, MOST};
 use super::bait::{self, Facts};
-use super::{Place, User, flood};
+use super::{Check, Place, User, flood};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Capabilities, Level, Users};
@@ -48,9 +48,9 @@ pub struct Subject {
     sandbox: Sandbox,
     /// What it is made from, and it: a bomb may end it.
     small: SandboxSpec,
-    limited: tokio::sync::Mutex<Sandbox>,
-    neighbour: Sandbox,
-    _bait: Mutex<Process>,
+    limited: Option<tokio::sync::Mutex<Sandbox>>,
+    neighbour: Option<Sandbox>,
+    _bait: Option<Mutex<Process>>,
     facts: Facts,
 }
 
@@ -83,6 +83,31 @@ impl Subject {
     /// Those of create; `unavailable` where this build carries no program of
     /// attacks. What was made ends with this process at the latest.
     pub async fn open(engine: &Engine, provider: Option<&str>, spec: SandboxSpec) -> Result<Self> {
+        Self::make(engine, provider, spec, |_| true).await
+    }
+
+    /// As [`open`](Self::open), for these checks alone: a neighbour is made for those
+    /// of the family `neighbour`, and a sandbox with small limits for those of `limits`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_for(
+        engine: &Engine,
+        provider: Option<&str>,
+        spec: SandboxSpec,
+        checks: &[Box<dyn Check>],
+    ) -> Result<Self> {
+        let wanted = |family: &str| checks.iter().any(|check| check.family() == family);
+        Self::make(engine, provider, spec, wanted).await
+    }
+
+    async fn make(
+        engine: &Engine,
+        provider: Option<&str>,
+        spec: SandboxSpec,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         if stacyvm_agent::PROBE.is_empty() {
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -109,14 +134,21 @@ impl Subject {
             provider,
         };
         let sandbox = maker.make(spec.clone()).await?;
-        let neighbour = maker.make(spec).await?;
-        let limited = maker.make(small.clone()).await?;
         let mut facts = Facts::default();
-        let marker = bait::marker()?;
-        facts.set("other_marker", &marker);
-        let (bait, port) = lay(&neighbour, &marker).await?;
-        facts.set("other_port", port);
-        limits(&mut facts, &limited).await?;
+        let (mut neighbour, mut laid, mut limited) = (None, None, None);
+        if wanted("neighbour") {
+            let other = maker.make(spec).await?;
+            let marker = bait::marker()?;
+            facts.set("other_marker", &marker);
+            let (bait, port) = lay(&other, &marker).await?;
+            facts.set("other_port", port);
+            (neighbour, laid) = (Some(other), Some(Mutex::new(bait)));
+        }
+        if wanted("limits") {
+            let bombed = maker.make(small.clone()).await?;
+            limits(&mut facts, &bombed).await?;
+            limited = Some(tokio::sync::Mutex::new(bombed));
+        }
         let users = match claims.users {
             Users::Many => vec![User::Default, User::Root],
             Users::One => vec![User::Default],
@@ -129,9 +161,9 @@ impl Subject {
             users,
             sandbox,
             small,
-            limited: tokio::sync::Mutex::new(limited),
+            limited,
             neighbour,
-            _bait: Mutex::new(bait),
+            _bait: laid,
             facts,
         })
     }
@@ -161,9 +193,10 @@ impl Subject {
         &self.maker.engine
     }
 
-    /// The sandbox beside the one that is attacked from.
-    pub fn neighbour(&self) -> &Sandbox {
-        &self.neighbour
+    /// The sandbox beside the one that is attacked from, where it was opened for
+    /// checks that need one.
+    pub fn neighbour(&self) -> Option<&Sandbox> {
+        self.neighbour.as_ref()
     }
 
     /// What attacks are told to look for; a control adds what it lays out.
@@ -180,13 +213,12 @@ impl Subject {
     ///
     /// # Errors
     ///
-    /// The first of those of [`Sandbox::kill`]; all three are tried.
+    /// The first of those of [`Sandbox::kill`]; all are tried.
     pub async fn close(self) -> Result<()> {
-        let ended = [
-            self.sandbox.kill().await,
-            self.limited.into_inner().kill().await,
-            self.neighbour.kill().await,
-        ];
+        let limited = self.limited.map(tokio::sync::Mutex::into_inner);
+        let all = [Some(self.sandbox), limited, self.neighbour];
+        let all = all.iter().flatten().map(Sandbox::kill);
+        let ended = futures_util::future::join_all(all).await;
         ended.into_iter().collect()
     }
 
@@ -203,7 +235,13 @@ impl Subject {
 
     /// A bomb in the sandbox with small limits. One that it ends is made again.
     async fn bomb(&self, attack: &str, user: User) -> Result<Attempt> {
-        let mut limited = self.limited.lock().await;
+        let limited = self.limited.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "no sandbox with small limits was made for these checks",
+            )
+        })?;
+        let mut limited = limited.lock().await;
         let output = self.exec(&limited, attack, user, &[]).output().await;
         if let Ok(output) = &output
             && output.status != ExitStatus::SandboxGone

@@ -1,8 +1,11 @@
 //! Checks of what the kernel lets a command do.
 
-use super::table::{Group, needing, row};
+use super::table::{Group, of_linux, row, with_needs};
 use crate::certify::CheckLevel::{Hardening, Inside, Isolation};
 use crate::certify::Need;
+
+/// Of gVisor's cgroups.
+const OWN_CGROUPS: &str = "gVisor keeps cgroups of its own, in its memory: what is written there reaches no cgroup of the host, and those hold gVisor as a whole";
 
 pub(super) const GROUPS: &[Group] = &[
     Group {
@@ -134,9 +137,10 @@ pub(super) const GROUPS: &[Group] = &[
                 "seccomp.clone_mount",
                 "a process in a mount namespace, with `clone`",
             ),
-            row(
+            of_linux(
                 "seccomp.clone3_user",
                 "a process in a user namespace, with `clone3`, whose flags no filter sees",
+                "a filter cannot tell gVisor's programs that there is no `clone3`, so they are let; the namespace is gVisor's own, and rights in it reach no kernel but gVisor's",
             ),
         ],
     },
@@ -203,7 +207,11 @@ pub(super) const GROUPS: &[Group] = &[
                 "kernel_files.poweroff_cmd",
                 "the program that is started to power off",
             ),
-            row("kernel_files.sysrq_trigger", "the emergency key"),
+            of_linux(
+                "kernel_files.sysrq_trigger",
+                "the emergency key",
+                "gVisor's file can be opened by root, and each write to it fails",
+            ),
             row("kernel_files.sysrq", "what the emergency key may do"),
             row("kernel_files.panic", "what follows a panic"),
             row("kernel_files.randomize", "whether addresses are random"),
@@ -244,10 +252,14 @@ pub(super) const GROUPS: &[Group] = &[
                 "cgroup.release_agent",
                 "the program that is started for an empty cgroup",
             ),
-            row("cgroup.move_processes", "a process moved out of its limits"),
-            row("cgroup.memory_limit", "the limit of memory"),
-            row("cgroup.device_rules", "the rules for devices"),
-            row("cgroup.make", "a cgroup of its own"),
+            of_linux(
+                "cgroup.move_processes",
+                "a process moved out of its limits",
+                OWN_CGROUPS,
+            ),
+            of_linux("cgroup.memory_limit", "the limit of memory", OWN_CGROUPS),
+            of_linux("cgroup.device_rules", "the rules for devices", OWN_CGROUPS),
+            of_linux("cgroup.make", "a cgroup of its own", OWN_CGROUPS),
             row("cgroup.mount_v1", "the cgroups of version 1, mounted"),
             row("cgroup.mount_v2", "the cgroups of version 2, mounted"),
         ],
@@ -348,16 +360,23 @@ pub(super) const GROUPS: &[Group] = &[
                 "whether a Linux capability is held, or could be gained, that is not one over users and files",
             ),
             row("capabilities.inheritable", "whether one would be inherited"),
-            row("capabilities.priority", "a priority above others'"),
+            of_linux(
+                "capabilities.priority",
+                "a priority above others'",
+                "gVisor remembers the number and does nothing by it; the host's threads keep theirs",
+            ),
             row("capabilities.realtime", "running before all others"),
             row(
                 "capabilities.lock_memory",
                 "memory that is never given back",
             ),
-            needing(
-                "identity.user_namespace",
-                "whether root inside is root of the host",
-                &[Need::RootMapped],
+            with_needs(
+                of_linux(
+                    "identity.user_namespace",
+                    "whether root inside is root of the host",
+                    "gVisor tells the map of its own first namespace; to the host all inside is gVisor's one user",
+                ),
+                &[Need::RootMapped, Need::LinuxKernel],
             ),
         ],
     },

@@ -65,6 +65,17 @@ pub fn document() -> String {
             cells[0], cells[1], cells[2], cells[3]
         );
     }
+    text.push_str(
+        "\n## On a kernel that is not Linux\n\n\
+         These need `linux_kernel`, which gVisor is not: there they are `not run`, since \
+         what they ask for is gVisor's likeness of it.\n\n| id | why it is harmless there |\n|---|---|\n",
+    );
+    let mut rows: Vec<&Row> = groups().flat_map(|group| group.rows).collect();
+    rows.retain(|row| !row.elsewhere.is_empty());
+    rows.sort_by_key(|row| row.id);
+    for row in rows {
+        let _ = writeln!(text, "| `{}` | {} |", row.id, row.elsewhere);
+    }
     text
 }
 

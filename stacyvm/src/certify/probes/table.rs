@@ -16,6 +16,8 @@ pub(super) struct Row {
     pub(super) needs: &'static [Need],
     /// Who it is tried as; `Root` only where there is one.
     pub(super) users: &'static [User],
+    /// Why a kernel that is not Linux is not asked; empty where it is.
+    pub(super) elsewhere: &'static str,
 }
 
 /// A check that every combination can be held to.
@@ -31,7 +33,25 @@ pub(super) const fn needing(id: &'static str, tries: &'static str, needs: &'stat
         tries,
         needs,
         users,
+        elsewhere: "",
     }
+}
+
+/// With these needs in place of its own.
+pub(super) const fn with_needs(mut row: Row, needs: &'static [Need]) -> Row {
+    row.needs = needs;
+    row
+}
+
+/// A check of a mechanism of Linux, of which another kernel has a harmless likeness.
+pub(super) const fn of_linux(
+    id: &'static str,
+    tries: &'static str,
+    elsewhere: &'static str,
+) -> Row {
+    let mut row = needing(id, tries, &[Need::LinuxKernel]);
+    row.elsewhere = elsewhere;
+    row
 }
 
 /// A check that says nothing when root tries it.

@@ -1,6 +1,6 @@
 //! Checks of what a command reaches of others.
 
-use super::table::{Group, needing, not_as_root, row};
+use super::table::{Group, needing, not_as_root, of_linux, row, with_needs};
 use crate::certify::CheckLevel::{Hardening, Isolation};
 use crate::certify::Need;
 
@@ -30,14 +30,18 @@ pub(super) const GROUPS: &[Group] = &[
                 "agent.limits",
                 "PID 1's limit of open files, set to what it is",
             ),
-            needing(
-                "agent.processors",
-                "PID 1's processors, set to what they are",
-                &[Need::Users],
+            with_needs(
+                of_linux(
+                    "agent.processors",
+                    "PID 1's processors, set to what they are",
+                    "gVisor remembers the set and does nothing by it; the host's threads keep theirs",
+                ),
+                &[Need::Users, Need::LinuxKernel],
             ),
-            row(
+            of_linux(
                 "agent.out_of_memory",
                 "whether PID 1 dies first when memory runs out",
+                "gVisor remembers the number and ends nobody by it: where memory runs out, the host's kernel ends gVisor",
             ),
             row(
                 "agent.trace_supervisor",

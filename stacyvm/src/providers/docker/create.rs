@@ -203,7 +203,7 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
 fn security_options(facts: &Facts) -> Vec<String> {
     let mut options = vec!["no-new-privileges:true".to_owned()];
     if facts.own_filter() {
-        let profile = crate::syscall_filter::profile(false, false);
+        let profile = crate::syscall_filter::profile(false, facts.own_kernel());
         options.push(format!("{OWN_FILTER}{profile}"));
     }
     options

@@ -108,10 +108,11 @@ impl Facts {
         )
     }
 
-    /// Whether containers are given our own filter of system calls. Runtimes with
-    /// a kernel of their own ignore it, and kernels without filters refuse it.
+    /// Whether containers are given our own filter of system calls. gVisor heeds it
+    /// where it is registered with `--oci-seccomp`, virtual machines ignore it, and
+    /// kernels without filters refuse it.
     pub(super) fn own_filter(&self) -> bool {
-        self.seccomp && !self.own_kernel()
+        self.seccomp && self.isolation != Isolation::VirtualMachine
     }
 
     /// What can be promised. What is left out cannot.
