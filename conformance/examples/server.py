@@ -559,8 +559,9 @@ class Handler(BaseHTTPRequestHandler):
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise Failed("command_not_found", "the command did not start: not found") from error
             except OSError as error:
-                fault = error.errno in (errno.EACCES, errno.EISDIR, errno.ENOEXEC)
-                kind = "command_not_executable" if fault else "resource_exhausted"
+                fault = error.errno in (errno.EACCES, errno.EISDIR, errno.ENOEXEC, errno.ENAMETOOLONG)
+                rest = "invalid_argument" if error.errno == errno.E2BIG else "resource_exhausted"
+                kind = "command_not_executable" if fault else rest
                 raise Failed(kind, f"the command did not start: {error.strerror}") from error
             room.execs[running.name] = running
             return running
