@@ -234,6 +234,10 @@ impl Provider for Liar {
             Lie::RunsOneAtATime => Some(Arc::clone(&self.busy).lock_owned().await),
             _ => None,
         };
+        if self.is(Lie::RenewsWithUse) && self.inner.inspect(cx, id).await?.ends.is_some() {
+            let ends = SystemTime::now() + std::time::Duration::from_mins(5);
+            self.inner.set_deadline(cx, id, Some(ends)).await?;
+        }
         let id = self.meant(id);
         let mut asked = exec::asked(self.lie, spec);
         if self.is(Lie::SharesDescriptors) {

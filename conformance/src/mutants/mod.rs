@@ -160,6 +160,7 @@ lies! {
     PassesEnvironment "the variables of the host's process reach commands";
     IgnoresIdleness "an idle timeout is ignored";
     EndsInUse "a sandbox in use ends as an idle one";
+    RenewsWithUse "each command moves the end of its sandbox";
     ClaimsNoEnds "moving an end is not claimed and done";
     ClaimsOneUser "one user is claimed and others are had";
     ClaimsOneSignal "SIGKILL alone is claimed and others are sent";

@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = cases! {
     Must "honesty.idleness_ends_it" [] needs(IDLE) else idle_declined => idle;
     Must "honesty.use_is_no_idleness" [] needs(IDLE) else idle_declined => used;
     Must "honesty.an_end_is_seen_or_refused" [] needs(TTL) else ttl_declined => ttl;
+    Must "honesty.another_handle_moves_no_end" [] needs(TTL) else ttl_declined => handles;
     Must "honesty.another_user_is_had_or_refused" [] needs(USERS) else users_declined => users;
     Must "honesty.any_signal_is_sent_or_refused" [] needs(SIGNALS) else signals_declined => signals;
     Must "honesty.what_does_not_wait_is_not_claimed" [] needs(CLAIM) else claim_declined => claim;
@@ -73,6 +74,20 @@ async fn ttl(f: &Fixture) -> Checked {
         left > Duration::from_mins(1) && left <= Duration::from_mins(2),
         "it ends in {left:?}, expected at most two minutes"
     );
+    Ok(())
+}
+
+async fn handles(f: &Fixture) -> Checked {
+    let sandbox = f.make(f.spec().ttl(Duration::from_mins(2))).await?;
+    let ends = async || -> Checked<Option<SystemTime>> {
+        let seen = f.provider().inspect(f.context(), sandbox.id()).await?;
+        Ok(seen.ends)
+    };
+    let before = ends().await?;
+    let again = f.engine().get(sandbox.id()).await?;
+    f.shell(&again, "true").await?;
+    again.info().await?;
+    ensure_eq!(ends().await?, before, "the end after a second handle");
     Ok(())
 }
 
