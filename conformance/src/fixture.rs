@@ -18,6 +18,15 @@ use crate::{ensure, ensure_eq};
 /// How long what was begun may still be going after its end.
 const SETTLES: Duration = Duration::from_secs(5);
 
+/// The ids of every case of this process: other sandboxes are nobody's.
+static MINTED: Mutex<BTreeSet<SandboxId>> = Mutex::new(BTreeSet::new());
+
+/// Whether a case of this process asked for the sandbox.
+pub(crate) fn is_minted(id: &SandboxId) -> bool {
+    let minted = MINTED.lock().unwrap_or_else(PoisonError::into_inner);
+    minted.contains(id)
+}
+
 /// The provider, and what a case made with it.
 pub struct Fixture {
     harness: Arc<dyn Harness>,
@@ -162,6 +171,9 @@ impl Fixture {
     /// after the case.
     pub fn mint(&self) -> SandboxId {
         let id = SandboxId::random();
+        let mut minted = MINTED.lock().unwrap_or_else(PoisonError::into_inner);
+        minted.insert(id.clone());
+        drop(minted);
         let mut made = self.made.ids.lock().unwrap_or_else(PoisonError::into_inner);
         made.push(id.clone());
         id

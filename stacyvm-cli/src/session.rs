@@ -63,6 +63,31 @@ impl Stream {
     }
 }
 
+/// Bytes of live output that did not arrive.
+#[derive(Debug, Default)]
+struct Lost {
+    stdout: u64,
+    stderr: u64,
+}
+
+impl Lost {
+    fn add(&mut self, stdout: u64, stderr: u64) {
+        self.stdout = self.stdout.saturating_add(stdout);
+        self.stderr = self.stderr.saturating_add(stderr);
+    }
+
+    /// One line for each stream that is not whole.
+    fn lines(&self) -> Vec<String> {
+        let streams = [("stdout", self.stdout), ("stderr", self.stderr)];
+        let told = streams.iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| {
+            format!(
+                "{bytes} bytes of {name} were lost: the command wrote faster than they could be passed on"
+            )
+        });
+        told.collect()
+    }
+}
+
 /// Follows a command to its end with this process's input, output and signals.
 ///
 /// The first interrupt goes to the command, the second kills its whole tree, a
@@ -84,6 +109,7 @@ pub(crate) async fn follow(
     let mut stderr = Sink::start("standard error", std::io::stderr());
     let control = process.control();
     let mut pending: Option<Pending> = None;
+    let mut lost = Lost::default();
     let mut kills = 0;
     let mut hung_up = false;
     let mut patience = std::pin::pin!(tokio::time::sleep(Duration::MAX));
@@ -99,11 +125,12 @@ pub(crate) async fn follow(
                     kept.stderr.add(&bytes, DEFAULT_MAX_OUTPUT);
                 }
                 (Some(ExecEvent::Lost { stdout, stderr }), Out::Kept(kept)) => {
-                    kept.stdout.truncated += stdout;
-                    kept.stderr.truncated += stderr;
+                    // A server may tell any number.
+                    kept.stdout.truncated = kept.stdout.truncated.saturating_add(stdout);
+                    kept.stderr.truncated = kept.stderr.truncated.saturating_add(stderr);
                 }
-                (Some(ExecEvent::Lost { .. }), Out::Live)
-                | (Some(ExecEvent::Stdout(_) | ExecEvent::Stderr(_) | ExecEvent::Lost { .. }), Out::Gone) => {}
+                (Some(ExecEvent::Lost { stdout, stderr }), Out::Live) => lost.add(stdout, stderr),
+                (Some(ExecEvent::Stdout(_) | ExecEvent::Stderr(_) | ExecEvent::Lost { .. }), Out::Gone) => {}
                 (Some(ExecEvent::Exited(status)), _) => break Outcome::Ended(status),
                 (None, _) => {
                     let text = "the command's events stopped before its end";
@@ -158,6 +185,9 @@ pub(crate) async fn follow(
         () = signals.interrupted() => Ok(false),
     };
     drop(raw);
+    for line in lost.lines() {
+        crate::output::remark(&line);
+    }
     let written = written?;
     // A terminal that has closed cannot be read either, which is told already.
     if !hung_up && let Some(error) = unread.get() {
@@ -393,5 +423,20 @@ mod tests {
         stream.add(b"abc", 4);
         stream.add(b"def", 4);
         assert_eq!((&stream.bytes[..], stream.truncated), (&b"abcd"[..], 2));
+    }
+
+    #[test]
+    fn live_output_that_was_lost_is_told_once_for_each_stream() {
+        let mut lost = Lost::default();
+        assert_eq!(lost.lines(), Vec::<String>::new());
+        lost.add(3, 0);
+        lost.add(4, 0);
+        let lines = lost.lines();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("7 bytes of stdout were lost"));
+        lost.add(u64::MAX, u64::MAX);
+        let lines = lost.lines();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with(&format!("{} bytes of stderr were lost", u64::MAX)));
     }
 }

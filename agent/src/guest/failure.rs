@@ -16,10 +16,14 @@ pub(super) fn failure(kind: FailureKind, message: impl Into<String>) -> Failure 
     }
 }
 
-/// A failure about `subject`.
+/// The most bytes of a subject: it travels in one message of a supervisor.
+const MAX_SUBJECT: usize = 8192;
+
+/// A failure about `subject`, of which the beginning is told.
 pub(super) fn about(kind: FailureKind, message: impl Into<String>, subject: &[u8]) -> Failure {
+    let told = subject[..subject.len().min(MAX_SUBJECT)].to_vec();
     Failure {
-        subject: Some(ByteVec::from(subject.to_vec())),
+        subject: Some(ByteVec::from(told)),
         ..failure(kind, message)
     }
 }

@@ -423,4 +423,14 @@ mod tests {
             assert_eq!(Report::decode(&report.encode()), Some(report));
         }
     }
+
+    #[test]
+    fn a_failure_about_a_long_name_fits_in_one_message() {
+        let name = vec![b'x'; 200_000];
+        let failure =
+            super::super::failure::about(message::FailureKind::Invalid, "too long", &name);
+        let bytes = Report::Failed(failure.clone()).encode();
+        assert!(bytes.len() <= MAX_MESSAGE, "{} bytes", bytes.len());
+        assert_eq!(Report::decode(&bytes), Some(Report::Failed(failure)));
+    }
 }

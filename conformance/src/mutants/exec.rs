@@ -32,6 +32,15 @@ pub(super) fn asked(lie: Lie, spec: &ExecSpec) -> ExecSpec {
         Lie::IgnoresArguments => spec.argv.truncate(2),
         Lie::OpensStdin => spec.stdin = true,
         Lie::IgnoresExecId => spec.exec = stacyvm::ExecId::random(),
+        Lie::PassesEnvironment => {
+            let host = std::env::vars_os();
+            let text = host.filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            });
+            let known: Vec<String> = spec.env.iter().map(|(name, _)| name.clone()).collect();
+            let new = text.filter(|(name, _)| name != "PATH" && !known.contains(name));
+            spec.env.extend(new);
+        }
         Lie::LeaksDescriptors => through(&mut spec, "exec 9</dev/null; exec \"$@\""),
         Lie::EndsWithOutput => through(
             &mut spec,
@@ -73,6 +82,9 @@ pub(super) fn started(
         {
             Ok(ended(spec, ExitStatus::Code { code: 0 }))
         }
+        (Lie::HidesLongNames, Err(_)) if spec.argv.iter().any(|word| word.len() >= 65_536) => Err(
+            stacyvm::Error::new(ErrorKind::Internal, "the supervisor ended early"),
+        ),
         _ => result,
     }
 }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use stacyvm::Result;
+use tokio::sync::OnceCell;
 
 use super::{Liar, Lie};
 use crate::case::Case;
@@ -67,6 +68,9 @@ pub struct Hunt {
     lies: usize,
     /// Cases of one lie that are run at once.
     jobs: usize,
+    /// The cases that do not fail when the truth is told, in the time and the
+    /// company that they have under a lie.
+    honest: OnceCell<BTreeSet<String>>,
 }
 
 impl fmt::Debug for Hunt {
@@ -91,6 +95,7 @@ impl Hunt {
             suites: suites.collect(),
             lies: 4,
             jobs: 32,
+            honest: OnceCell::new(),
         }
     }
 
@@ -100,15 +105,19 @@ impl Hunt {
         self
     }
 
-    async fn reported(&self, lie: Option<Lie>, cases: &[Case]) -> Vec<CaseReport> {
+    async fn reported(
+        &self,
+        lie: Option<Lie>,
+        deadline: Duration,
+        cases: &[Case],
+    ) -> Vec<CaseReport> {
         if cases.is_empty() {
             return Vec::new();
         }
         let inner = Arc::clone(&self.inner);
         let harness: Arc<dyn Harness> = Arc::new(Lying::new(inner, lie));
         let options = Options {
-            // The honest one may take its time.
-            deadline: lie.map_or(Options::default().deadline, |_| HANGS),
+            deadline,
             jobs: self.jobs,
         };
         let cases: Vec<&Case> = cases.iter().collect();
@@ -116,9 +125,26 @@ impl Hunt {
     }
 
     async fn killers(&self, lie: Lie, cases: &[Case]) -> BTreeSet<String> {
-        let reports = self.reported(Some(lie), cases).await.into_iter();
+        let honest = self.honest().await;
+        let reports = self.reported(Some(lie), HANGS, cases).await.into_iter();
         let failed = reports.filter(|case| case.outcome == Outcome::Failed);
-        failed.map(|case| case.id).collect()
+        let ids = failed.map(|case| case.id);
+        ids.filter(|id| honest.contains(id)).collect()
+    }
+
+    /// What can find a lie out: a case that is too slow for the time that it has
+    /// there would find out every one.
+    async fn honest(&self) -> &BTreeSet<String> {
+        let look = async || {
+            let mut honest = BTreeSet::new();
+            for suite in &self.suites {
+                let reports = self.reported(None, HANGS, suite).await.into_iter();
+                let passed = reports.filter(|case| case.outcome != Outcome::Failed);
+                honest.extend(passed.map(|case| case.id));
+            }
+            honest
+        };
+        self.honest.get_or_init(look).await
     }
 
     /// What the provider fails when it tells the truth: such a case would find out
@@ -126,7 +152,9 @@ impl Hunt {
     pub async fn failed_honestly(&self) -> Vec<CaseReport> {
         let mut failed = Vec::new();
         for suite in &self.suites {
-            let reports = self.reported(None, suite).await.into_iter();
+            // The honest one may take its time.
+            let deadline = Options::default().deadline;
+            let reports = self.reported(None, deadline, suite).await.into_iter();
             failed.extend(reports.filter(|case| case.outcome == Outcome::Failed));
         }
         failed

@@ -116,7 +116,12 @@ impl Provider for Liar {
             }
             lie => world::asked(lie, &mut request),
         }
+        world::keep_secrets(self.lie, &self.memory, &request);
         let mut made = self.inner.create(cx, &request).await?;
+        if self.is(Lie::MakesTwo) {
+            request.id = SandboxId::random();
+            self.inner.create(cx, &request).await?;
+        }
         self.memory.made(&made.id);
         world::observed(self.lie, &mut made);
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,11 +130,17 @@ impl Provider for Liar {
     }
 
     async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
+        if self.is(Lie::TellsOneOrigin) {
+            return Ok("always the same".to_owned());
+        }
         self.inner.origin(cx, spec).await
     }
 
     async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
-        self.inner.claim(cx, id, request).await
+        match self.lie {
+            Lie::GivesAllAway => Ok(()),
+            _ => self.inner.claim(cx, id, request).await,
+        }
     }
 
     async fn inspect(&self, cx: &Context, id: &SandboxId) -> Result<Observed> {
@@ -137,6 +148,7 @@ impl Provider for Liar {
         let mut seen = self.inner.inspect(cx, id).await;
         if let Ok(seen) = &mut seen {
             world::observed(self.lie, seen);
+            self.memory.tell_secrets(seen);
         }
         let gone =
             |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SandboxGone);
@@ -204,6 +216,7 @@ impl Provider for Liar {
                 .unwrap_or_else(PoisonError::into_inner);
             destroyed.insert(id.clone())
         };
+        self.memory.ended(id);
         match self.lie {
             Lie::DestroysNothing => Ok(()),
             Lie::DestroysOnce if !new => {
@@ -221,6 +234,10 @@ impl Provider for Liar {
             Lie::RunsOneAtATime => Some(Arc::clone(&self.busy).lock_owned().await),
             _ => None,
         };
+        if self.is(Lie::RenewsWithUse) && self.inner.inspect(cx, id).await?.ends.is_some() {
+            let ends = SystemTime::now() + std::time::Duration::from_mins(5);
+            self.inner.set_deadline(cx, id, Some(ends)).await?;
+        }
         let id = self.meant(id);
         let mut asked = exec::asked(self.lie, spec);
         if self.is(Lie::SharesDescriptors) {
@@ -471,7 +488,11 @@ impl Provider for Liar {
     }
 
     async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
-        self.inner.leftovers(cx, reach).await
+        let mut all = self.inner.leftovers(cx, reach).await?;
+        if self.is(Lie::LeavesUnowned) {
+            all.extend(self.memory.left());
+        }
+        Ok(all)
     }
 
     async fn remove_leftover(&self, cx: &Context, id: &str) -> Result<()> {

@@ -151,5 +151,25 @@ lies! {
     SharesDescriptors "each command leaves fewer descriptors for the next";
     EndsWithOutput "a command is told to have ended when its output ends";
     TrustsTitles "the title of a process changes what else is told of it";
+    ForgetsSecrets "secrets are thrown away";
+    TellsSecrets "the value of a secret is told by a look";
+    MakesTwo "each create makes a sandbox that nobody asked for";
+    TellsOneOrigin "every source has one origin";
+    TellsOtherTenants "a sandbox is told to be another tenant's";
+    LeavesUnowned "a destroy leaves something of which no sandbox is known";
+    PassesEnvironment "the variables of the host's process reach commands";
+    IgnoresIdleness "an idle timeout is ignored";
+    EndsInUse "a sandbox in use ends as an idle one";
+    RenewsWithUse "each command moves the end of its sandbox";
+    ClaimsNoEnds "moving an end is not claimed and done";
+    ClaimsOneUser "one user is claimed and others are had";
+    ClaimsOneSignal "SIGKILL alone is claimed and others are sent";
+    ClaimsNoClaims "claims are not claimed and answered";
+    GivesAllAway "a sandbox that does not wait is claimed";
+    AcceptsDirectories "a root directory is accepted and another one given";
+    AcceptsPorts "published ports are claimed and not published";
+    ClaimsFilters "a filter of system calls is claimed and not there";
+    ClaimsMappedRoot "root is claimed to be mapped and is not";
+    HidesLongNames "a command whose name is too long is an internal error";
     ClaimsFullNetworks "a full network is claimed and not given";
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use stacyvm::provider::{Capabilities, CreateRequest, Level};
+use stacyvm::provider::{Capabilities, CreateRequest, Leftover, Level, Secrets, Signals, Users};
 use stacyvm::sandbox::exec::ExecSpec;
 use stacyvm::sandbox::spec::{MountSource, Privileges, Source};
 use stacyvm::sandbox::state::{Effective, Observed, Usage};
@@ -21,6 +21,14 @@ pub(super) fn claimed(lie: Lie, claims: &mut Capabilities) {
         Lie::AcceptsAllowLists => claims.network_allow = Level::Enforced,
         Lie::ClaimsFullNetworks => claims.network_full = true,
         Lie::IgnoresCpus => claims.cpu_limit = Level::Enforced,
+        Lie::ClaimsNoEnds => claims.ttl = Level::Absent,
+        Lie::ClaimsOneUser => claims.users = Users::One,
+        Lie::ClaimsOneSignal => claims.signals = Signals::Kill,
+        Lie::ClaimsNoClaims => claims.claim = false,
+        Lie::AcceptsDirectories => claims.image_directory = true,
+        Lie::AcceptsPorts => claims.publish_ports = true,
+        Lie::ClaimsFilters => claims.syscall_filter = Level::Enforced,
+        Lie::ClaimsMappedRoot => claims.root_mapped = Level::Enforced,
         Lie::ShowsOtherLimits => {
             claims.memory_limit = Level::Enforced;
             claims.pids_limit = Level::Enforced;
@@ -55,6 +63,15 @@ pub(super) fn asked(lie: Lie, request: &mut CreateRequest) {
             spec.resources.memory_mib = None;
             spec.resources.pids = None;
         }
+        Lie::ForgetsSecrets => request.secrets = Secrets::default(),
+        Lie::IgnoresIdleness => spec.idle_timeout = None,
+        Lie::EndsInUse => {
+            if let Some(idle) = spec.idle_timeout.take() {
+                request.ends = Some(std::time::SystemTime::now() + idle);
+            }
+        }
+        Lie::AcceptsDirectories => spec.source = Source::Image("scratch".to_owned()),
+        Lie::AcceptsPorts => spec.ports.clear(),
         Lie::GivesRights => spec.privileges = Privileges::NamespacedRoot,
         Lie::ForgetsSavedFiles => {
             if let Source::Snapshot(_) = spec.source {
@@ -80,7 +97,16 @@ pub(super) fn observed(lie: Lie, seen: &mut Observed) {
             tell("memory_limit", "1 MiB");
             tell("pids_limit", "1");
         }
+        Lie::TellsOtherTenants => seen.tenant = "another".parse().ok(),
         _ => {}
+    }
+}
+
+/// Has the values of secrets told by every look at a sandbox.
+pub(super) fn keep_secrets(lie: Lie, memory: &Memory, request: &CreateRequest) {
+    if lie == Lie::TellsSecrets {
+        let values = request.secrets.expose().values().cloned().collect();
+        lock(&memory.secrets).insert(request.id.clone(), values);
     }
 }
 
@@ -92,6 +118,8 @@ pub(super) struct Memory {
     /// How many commands a sandbox was asked for.
     commands: Mutex<HashMap<SandboxId, u64>>,
     usage: Mutex<HashMap<SandboxId, Usage>>,
+    secrets: Mutex<HashMap<SandboxId, Vec<String>>>,
+    ended: Mutex<Vec<SandboxId>>,
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -137,6 +165,36 @@ impl Memory {
         let before = all.entry(id.clone()).or_default();
         *before += 1;
         64_u64.saturating_sub(16 * (*before - 1))
+    }
+
+    /// Tells what is known of the secrets of a sandbox.
+    pub(super) fn tell_secrets(&self, seen: &mut Observed) {
+        let known = lock(&self.secrets).get(&seen.id).cloned();
+        for value in known.into_iter().flatten() {
+            let level = Level::Enforced;
+            let effective = Effective { level, value };
+            seen.effective.insert("secrets".to_owned(), effective);
+        }
+    }
+
+    pub(super) fn ended(&self, id: &SandboxId) {
+        lock(&self.ended).push(id.clone());
+    }
+
+    /// Something is left of each that ended, whose sandbox is not known.
+    pub(super) fn left(&self) -> Vec<Leftover> {
+        let of = |id: &SandboxId| Leftover {
+            id: format!("process:{id}"),
+            kind: "process".to_owned(),
+            name: format!("of {id}"),
+            instance: None,
+            state_dir: None,
+            sandbox: None,
+            owner_lives: false,
+            evidence: "it has the mark of a sandbox".to_owned(),
+            remedy: "end it".to_owned(),
+        };
+        lock(&self.ended).iter().map(of).collect()
     }
 
     /// What was told of a sandbox first, where the lie is that nothing moves.

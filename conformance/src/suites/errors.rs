@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = cases! {
     Must "errors.a_call_past_its_deadline_is_a_timeout" [] => past_deadline;
     Must "errors.a_call_that_was_cancelled_says_so" [] => cancelled;
     Must "errors.text_of_a_sandbox_forges_no_line" [] => no_forged_line;
+    Must "errors.a_name_that_is_too_long_is_the_caller_s_fault" [] => long_names;
     Must "errors.an_unknown_file_is_not_found" [] needs(FILES) else files_declined => unknown_file;
     Must "errors.a_signal_that_there_is_not_is_refused" [] => bad_signal;
     Should "errors.errors_name_the_provider" [] => provider_named;
@@ -140,6 +141,29 @@ async fn no_forged_line(f: &Fixture) -> Checked {
         !text.contains(['\n', '\x1b']),
         "the error has control characters: {text:?}"
     );
+    Ok(())
+}
+
+async fn long_names(f: &Fixture) -> Checked {
+    let sandbox = f.sandbox().await?;
+    let kinds = [
+        ErrorKind::CommandNotExecutable,
+        ErrorKind::CommandNotFound,
+        ErrorKind::InvalidArgument,
+    ];
+    for length in [5000, 20_000, 65_536, 200_000] {
+        for command in ["x".repeat(length), format!("/{}", "x/".repeat(length / 2))] {
+            let ended = sandbox.exec([command]).output().await;
+            let what = format!("a command whose name has {length} bytes");
+            refused(ended.map(|output| output.status), &kinds, &what)?;
+        }
+        let path = format!("/tmp/{}", "x".repeat(length));
+        let ended = sandbox.shell("true").workdir(path).output().await;
+        let kinds = [ErrorKind::NotFound, ErrorKind::InvalidArgument];
+        let what = format!("a command in a directory whose name has {length} bytes");
+        refused(ended.map(|output| output.status), &kinds, &what)?;
+    }
+    f.shell(&sandbox, "true").await?;
     Ok(())
 }
 

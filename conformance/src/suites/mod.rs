@@ -1,6 +1,7 @@
 //! The cases, by suite.
 
 mod background;
+mod claims;
 mod common;
 mod concurrency;
 mod errors;
@@ -19,6 +20,7 @@ mod kill;
 mod labels;
 mod lifecycle;
 mod limits;
+mod made;
 mod mounts;
 mod needs;
 mod network;
@@ -64,6 +66,8 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         errors::CASES,
         concurrency::CASES,
         honesty::CASES,
+        made::CASES,
+        claims::CASES,
         kill::CASES,
         background::CASES,
         tty::CASES,

@@ -48,5 +48,12 @@ needs! {
     LIMITS_VISIBLE "limits_visible" |c| c.limits_visible;
     ISOLATION "isolation" |c| c.isolation != Isolation::None;
     PORTS "dial, listen" |c| c.dial && c.listen;
+    IDLE "idle_timeout" |c| c.idle_timeout >= Level::BestEffort;
+    CLAIM "claim" |c| c.claim;
+    IMAGE_HOST "image_host" |c| c.image_host;
+    IMAGE_DIRECTORY "image_directory" |c| c.image_directory;
+    PUBLISH "publish_ports" |c| c.publish_ports;
+    ROOT_MAPPED "root_mapped" |c| c.root_mapped >= Level::BestEffort;
+    SYSCALL_FILTER "syscall_filter" |c| c.syscall_filter >= Level::BestEffort;
     NO_NEW_PRIVILEGES "no_new_privileges" |c| c.no_new_privileges >= Level::BestEffort;
 }

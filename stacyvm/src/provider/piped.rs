@@ -67,7 +67,10 @@ impl Piped {
         use std::io::ErrorKind as Io;
         let kind = match error.kind() {
             Io::NotFound => ErrorKind::CommandNotFound,
-            Io::PermissionDenied | Io::IsADirectory => ErrorKind::CommandNotExecutable,
+            Io::PermissionDenied | Io::IsADirectory | Io::InvalidFilename => {
+                ErrorKind::CommandNotExecutable
+            }
+            Io::ArgumentListTooLong => ErrorKind::InvalidArgument,
             _ => ErrorKind::ResourceExhausted,
         };
         Error::new(kind, "the command did not start").source(error)
