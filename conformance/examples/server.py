@@ -27,7 +27,8 @@ EXEC = {"exec": str, "argv": list, "env": list, "workdir": str, "timeout_us": in
 HEAD, STDOUT, STDERR, EXITED, CREDIT, DONE = 1, 16, 17, 19, 36, 37  # frames
 LONGEST, LONGEST_BODY, EVENT = 1 << 20, 4 << 20, 64  # bytes of a frame, of a body, of an event beside its output
 NOT_STARTED = {errno.ENOENT: "command_not_found", errno.ENOTDIR: "command_not_found", errno.E2BIG: "invalid_argument",
-               **dict.fromkeys((errno.EACCES, errno.EISDIR, errno.ENOEXEC, errno.ENAMETOOLONG), "command_not_executable")}
+               **dict.fromkeys((errno.EACCES, errno.EISDIR, errno.ENOEXEC, errno.ENAMETOOLONG),
+                               "command_not_executable")}
 ROOMS = Named()  # sandboxes
 
 
