@@ -66,6 +66,7 @@ pub(super) struct Connection {
     pub(super) heard_ms: u64,
     pub(super) streams: BTreeMap<u32, Stream>,
     pub(super) next_stream: u32,
+    /// Somebody was refused room for the sake of what waits.
     pub(super) over: bool,
     input: Vec<u8>,
     consumed: usize,
@@ -98,9 +99,14 @@ impl Connection {
         self.tail - self.head
     }
 
-    /// Bytes of data that may be sent on a stream now.
-    pub(super) fn room(&self, stream: u32) -> usize {
-        if self.waiting() >= HIGH || self.closing {
+    /// Bytes of data that may be sent on a stream now. Who gets none for the sake
+    /// of what waits is pumped again when that is written.
+    pub(super) fn room(&mut self, stream: u32) -> usize {
+        if self.waiting() >= HIGH {
+            // What is written before anybody looks would not show any more.
+            self.over = true;
+        }
+        if self.over || self.closing {
             return 0;
         }
         let credit = self.streams.get(&stream).map_or(0, |stream| stream.send);

@@ -85,11 +85,11 @@ impl Agent {
                 if blocked || rest == 0 {
                     break;
                 }
-                let live = match (follower, &mut connection) {
+                let mut live = match (follower, &mut connection) {
                     (Some(follower), Some(connection)) => Some((follower, connection)),
                     _ => None,
                 };
-                let room = match &live {
+                let room = match &mut live {
                     Some((follower, connection)) => connection.room(follower.to.1).min(rest),
                     None => rest,
                 };
