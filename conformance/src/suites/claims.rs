@@ -110,17 +110,15 @@ async fn ttl_declined(f: &Fixture) -> Checked {
 
 async fn users(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    let numbers = [None, Some("root")].map(|user| {
-        let exec = sandbox.exec(["id", "-u"]);
-        match user {
-            Some(user) => exec.user(user).output(),
-            None => exec.output(),
-        }
-    });
-    let [one, root] = numbers;
-    let (one, root) = (one.await?.stdout_text(), root.await?.stdout_text());
-    ensure_eq!(root, "0\n", "root's number");
-    ensure!(one != root, "there is one user, whose number is {one:?}");
+    // By number, as an image need not name anybody else; its own user may be root.
+    for number in ["0", "1234"] {
+        let output = sandbox.exec(["id", "-u"]).user(number).output().await?;
+        ensure_eq!(
+            output.stdout_text(),
+            format!("{number}\n"),
+            "the user's number"
+        );
+    }
     Ok(())
 }
 

@@ -25,6 +25,14 @@ impl Life {
         let Some(mut ticket) = self.tickets.find(id)? else {
             return Err(gone(ErrorKind::NotFound).context("sandbox", id));
         };
+        if !ticket.waits {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the sandbox does not wait to be claimed",
+            )
+            .context("sandbox", id));
+        }
+        ticket.waits = false;
         ticket.ends_ms = request.ends.and_then(epoch_ms);
         ticket.attached = request.lifetime == Lifetime::Attached;
         // First, so that a renewal of the lease that comes between is corrected.

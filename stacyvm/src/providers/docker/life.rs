@@ -124,7 +124,8 @@ impl Life {
         self.agent_at_hand(image).await?;
         let ends_ms = request.ends.and_then(epoch_ms);
         let attached = request.spec.lifetime == Lifetime::Attached;
-        let ticket = Ticket::mint(ends_ms, attached)?;
+        let mut ticket = Ticket::mint(ends_ms, attached)?;
+        ticket.waits = request.waits;
         let owner = Owner {
             instance: &request.instance,
             tenant,

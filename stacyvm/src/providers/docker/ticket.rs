@@ -29,6 +29,9 @@ pub(super) struct Ticket {
     pub(super) ends_ms: Option<u64>,
     /// Whether it ends with its owner.
     pub(super) attached: bool,
+    /// Whether it waits to be claimed.
+    #[serde(default)]
+    pub(super) waits: bool,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -58,6 +61,7 @@ impl Ticket {
             program: format!("/.stacyvm-{}/stacyvm-agent", hex(place)),
             ends_ms,
             attached,
+            waits: false,
         })
     }
 
