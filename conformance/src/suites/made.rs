@@ -192,6 +192,10 @@ async fn origin(f: &Fixture) -> Checked {
         })
     };
     let first = told(&a).await?;
+    if first.is_empty() && a.is_err() {
+        // It knows an image by what it has of it.
+        return Err(Failure::NotRun("an image that the provider has".to_owned()));
+    }
     ensure_eq!(told(&a).await?, first, "the origin of the same source");
     ensure!(told(&b).await? != first, "two sources have one origin");
     if let (Ok(a_path), Ok(b_path)) = (&a, &b) {
