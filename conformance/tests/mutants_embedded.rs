@@ -100,6 +100,20 @@ mod linux {
                 Lie::ClaimsNoDials,
             ],
         ),
+        (
+            "honesty",
+            &[
+                Lie::ForgetsSecrets,
+                Lie::TellsSecrets,
+                Lie::MakesTwo,
+                Lie::TellsOneOrigin,
+                Lie::TellsOtherTenants,
+                Lie::RenewsWithUse,
+                Lie::ClaimsOneSignal,
+                Lie::ClaimsNoEnds,
+                Lie::GivesAllAway,
+            ],
+        ),
     ];
 
     #[tokio::test(flavor = "multi_thread")]
