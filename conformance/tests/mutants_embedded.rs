@@ -106,6 +106,7 @@ mod linux {
                 Lie::ForgetsSecrets,
                 Lie::TellsSecrets,
                 Lie::MakesTwo,
+                Lie::DuplicatesOnRetry,
                 Lie::TellsOneOrigin,
                 Lie::TellsOtherTenants,
                 Lie::RenewsWithUse,

@@ -117,8 +117,9 @@ impl Provider for Liar {
             lie => world::asked(lie, &mut request),
         }
         world::keep_secrets(self.lie, &self.memory, &request);
+        let is_repeated = self.memory.has_made(&request.id);
         let mut made = self.inner.create(cx, &request).await?;
-        if self.is(Lie::MakesTwo) {
+        if self.is(Lie::MakesTwo) || (is_repeated && self.is(Lie::DuplicatesOnRetry)) {
             request.id = SandboxId::random();
             self.inner.create(cx, &request).await?;
         }

@@ -154,6 +154,7 @@ lies! {
     ForgetsSecrets "secrets are thrown away";
     TellsSecrets "the value of a secret is told by a look";
     MakesTwo "each create makes a sandbox that nobody asked for";
+    DuplicatesOnRetry "a create that is repeated makes another sandbox";
     TellsOneOrigin "every source has one origin";
     TellsOtherTenants "a sandbox is told to be another tenant's";
     LeavesUnowned "a destroy leaves something of which no sandbox is known";

@@ -131,6 +131,10 @@ impl Memory {
         lock(&self.made).insert(id.clone());
     }
 
+    pub(super) fn has_made(&self, id: &SandboxId) -> bool {
+        lock(&self.made).contains(id)
+    }
+
     /// Fails where the lie is that a sandbox is not there, or works no more.
     pub(super) fn known(&self, lie: Lie, id: &SandboxId) -> Result<()> {
         let attacked = lock(&self.attacked).contains(id);

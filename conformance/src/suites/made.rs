@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stacyvm::provider::{Leftover, Reach};
+use stacyvm::provider::{CreateRequest, Leftover, Reach, Secrets};
 use stacyvm::sandbox::spec::{SandboxSpec, SecretReference, Source};
 use stacyvm::sandbox::state::Observed;
 use stacyvm::{ErrorKind, Filter, SandboxId};
@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = cases! {
     Must "honesty.secrets_reach_commands" [] needs(ENV) else env_declined => secrets_arrive;
     Must "honesty.secrets_are_told_nowhere" ["S1.7"] needs(ENV) else env_declined => secrets_untold;
     Must "honesty.a_create_makes_one_sandbox" [] => makes_one;
+    Must "honesty.a_repeated_create_makes_no_second_sandbox" [] => repeated;
     Must "honesty.what_is_left_has_a_sandbox" [] => nothing_unowned;
     Must "honesty.an_origin_stays_with_its_source" [] => origin;
     Must "honesty.the_tenant_is_the_one_that_asked" [] => tenant;
@@ -127,6 +128,40 @@ async fn makes_one(f: &Fixture) -> Checked {
     }
     Err(Failure::broken(format!(
         "each of {ROUNDS} creates left {} sandboxes that nobody asked for",
+        strangers.len()
+    )))
+}
+
+/// Of the provider itself: an engine would ask it once for one key.
+async fn repeated(f: &Fixture) -> Checked {
+    let mut strangers = Vec::new();
+    for _ in 0..ROUNDS {
+        let request = CreateRequest {
+            id: f.mint(),
+            instance: f.engine().instance().clone(),
+            spec: f.spec(),
+            open_files_preferred: false,
+            ends: None,
+            secrets: Secrets::default(),
+            waits: false,
+        };
+        f.provider().create(f.context(), &request).await?;
+        let before = ids(f).await?;
+        match f.provider().create(f.context(), &request).await {
+            Ok(found) => ensure_eq!(found.id, request.id, "the sandbox of a repeated create"),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
+        let after = ids(f).await?;
+        let new = after.difference(&before);
+        strangers = new.filter(|id| !is_minted(id)).cloned().collect();
+        f.provider().destroy(f.context(), &request.id).await?;
+        if strangers.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(Failure::broken(format!(
+        "each of {ROUNDS} repeated creates left {} sandboxes that nobody asked for",
         strangers.len()
     )))
 }

@@ -121,6 +121,12 @@ impl Engine {
         &self.0.default_provider
     }
 
+    /// The random name of the store's contents: part of the ownership of everything
+    /// that is made under it.
+    pub fn instance(&self) -> &InstanceId {
+        &self.0.instance
+    }
+
     /// A sandbox to make; await it.
     ///
     /// # Behavior
