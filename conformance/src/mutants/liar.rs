@@ -117,9 +117,13 @@ impl Provider for Liar {
             lie => world::asked(lie, &mut request),
         }
         world::keep_secrets(self.lie, &self.memory, &request);
-        let is_repeated = self.memory.has_made(&request.id);
+        if self.is(Lie::DuplicatesOnRetry) && self.memory.has_made(&request.id) {
+            let id = std::mem::replace(&mut request.id, SandboxId::random());
+            let made = self.inner.create(cx, &request).await?;
+            return Ok(Observed { id, ..made });
+        }
         let mut made = self.inner.create(cx, &request).await?;
-        if self.is(Lie::MakesTwo) || (is_repeated && self.is(Lie::DuplicatesOnRetry)) {
+        if self.is(Lie::MakesTwo) {
             request.id = SandboxId::random();
             self.inner.create(cx, &request).await?;
         }
