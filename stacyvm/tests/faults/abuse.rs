@@ -336,7 +336,7 @@ async fn a_tree_that_resists_ends_its_sandbox_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_crowd_that_is_dropped_at_once_ends_and_its_sandbox_lives() {
-    let Some(ground) = ground().await else {
+    let Some(ground) = ground_with_cgroups().await else {
         return;
     };
     let spec = SandboxSpec::host().pids(4000).lifetime(Lifetime::Attached);
