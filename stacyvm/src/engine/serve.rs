@@ -108,13 +108,17 @@ impl Engine {
         image: &crate::provider::PullRequest,
     ) -> Result<()> {
         let policy = &self.0.policy;
-        policy.resolve_source(&image.source).await?;
         if policy.pull == Pull::Never && image.when == Pull::Missing {
             // What is missing is told by the create.
             return Ok(());
         }
         policy.pull(Some(image.when), &image.source)?;
-        provider.pull(context, image).await
+        // What was checked is what is opened.
+        let image = crate::provider::PullRequest {
+            source: policy.resolve_source(&image.source).await?,
+            ..image.clone()
+        };
+        provider.pull(context, &image).await
     }
 
     /// Makes a sandbox of this id, or finds the one that an earlier call with
@@ -158,21 +162,27 @@ impl Engine {
         Ok(Some(self.handle(provider, record.id, context.clone())))
     }
 
-    /// Ends a sandbox, and writes that down where it is on record.
+    /// Ends a sandbox of this tenant, and writes that down where it is on record.
+    /// Gives whether it was this tenant's: another one's is absent, which is success.
     pub(crate) async fn destroy_served(
         &self,
         context: &Context,
         provider: &Arc<Layered>,
         id: &SandboxId,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if let Some(sandbox) = self.served(context, provider, id).await? {
-            return sandbox.kill().await;
+            sandbox.kill().await?;
+            return Ok(true);
         }
+        // Without a record it is theirs only where the provider says so.
         match provider.inspect(context, id).await {
-            Ok(seen) if seen.tenant.as_ref().is_some_and(|t| *t != context.tenant) => Ok(()),
-            Ok(_) => provider.destroy(context, id).await,
+            Ok(seen) if seen.tenant.as_ref() == Some(&context.tenant) => {
+                provider.destroy(context, id).await?;
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
             Err(error) => match error.kind() {
-                ErrorKind::NotFound | ErrorKind::SandboxGone => Ok(()),
+                ErrorKind::NotFound | ErrorKind::SandboxGone => Ok(false),
                 _ => Err(error),
             },
         }

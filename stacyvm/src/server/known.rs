@@ -1,6 +1,6 @@
 //! Whose sandboxes are.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::route::Call;
@@ -10,13 +10,14 @@ use crate::id::{SandboxId, TenantId};
 /// The most that are kept.
 const MOST: usize = 16_384;
 
-/// Sandboxes that were found on record as their tenant's. An id never becomes
-/// another tenant's, so what is here holds; what is not is looked up.
+/// Sandboxes that were found on record, and whose each is. What is not here is
+/// looked up. An id whose record was pruned may be minted again, so that the newest
+/// create says whose it is.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashSet<(TenantId, SandboxId)>>);
+pub(super) struct Known(Mutex<HashMap<SandboxId, TenantId>>);
 
 impl Known {
-    fn all(&self) -> MutexGuard<'_, HashSet<(TenantId, SandboxId)>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<SandboxId, TenantId>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -26,11 +27,16 @@ impl Known {
         if all.len() >= MOST {
             all.clear();
         }
-        all.insert((tenant.clone(), sandbox.clone()));
+        all.insert(sandbox.clone(), tenant.clone());
+    }
+
+    /// Forgets a sandbox that was ended.
+    pub(super) fn forget(&self, sandbox: &SandboxId) {
+        self.all().remove(sandbox);
     }
 
     fn has(&self, tenant: &TenantId, sandbox: &SandboxId) -> bool {
-        self.all().contains(&(tenant.clone(), sandbox.clone()))
+        self.all().get(sandbox) == Some(tenant)
     }
 }
 
@@ -53,4 +59,22 @@ pub(super) async fn check(call: &Call, id: &SandboxId) -> Result<()> {
         return Ok(());
     }
     Err(crate::store::no_sandbox(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_is_the_newest_maker_s_alone() {
+        let known = Known::default();
+        let [first, second] = ["first", "second"].map(|id| TenantId::new(id).unwrap());
+        let id = SandboxId::random();
+        known.note(&first, &id);
+        assert!(known.has(&first, &id) && !known.has(&second, &id));
+        known.note(&second, &id);
+        assert!(known.has(&second, &id) && !known.has(&first, &id));
+        known.forget(&id);
+        assert!(!known.has(&second, &id));
+    }
 }

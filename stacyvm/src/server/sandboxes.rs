@@ -106,8 +106,11 @@ pub(super) async fn create(call: Call) -> Result<Response<Body>> {
 
 pub(super) async fn destroy(call: &Call, id: &SandboxId) -> Result<Response<Body>> {
     let (engine, provider) = (&call.state.engine, &call.state.provider);
-    engine.destroy_served(&call.context, provider, id).await?;
-    call.state.owners.forget(id);
+    // What is another tenant's stays, and stays its owner's.
+    if engine.destroy_served(&call.context, provider, id).await? {
+        call.state.owners.forget(id);
+        call.state.known.forget(id);
+    }
     answer::json(&DoneReply {})
 }
 

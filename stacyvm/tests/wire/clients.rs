@@ -1,23 +1,25 @@
 //! Clients that come and go, and servers that do.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use stacyvm::id::TenantId;
 use stacyvm::layer::{Call, Layer, Next};
-use stacyvm::provider::{CreateRequest, Provider, Secrets};
+use stacyvm::provider::{Capabilities, CreateRequest, Provider, ProviderInfo, Secrets};
 use stacyvm::providers::http::{HttpConfig, HttpProvider};
 use stacyvm::providers::mock::Mock;
 use stacyvm::sandbox::exec::ExecSpec;
 use stacyvm::sandbox::files::{GuestPath, ReadRequest, WriteMode, WriteRequest};
 use stacyvm::sandbox::spec::Lifetime;
+use stacyvm::sandbox::state::Observed;
 use stacyvm::store::{MemoryStore, Store as _};
 use stacyvm::{Context, Engine, Error, ErrorKind, Phase, SandboxId, SandboxSpec};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::served::{Served, serve, served};
+use crate::served::{Served, request, serve, served};
 
 fn scratch() -> SandboxSpec {
     SandboxSpec::image("scratch")
@@ -30,18 +32,6 @@ async fn engine_of(served: &Served) -> Engine {
         .build()
         .await
         .unwrap()
-}
-
-fn request(spec: SandboxSpec) -> CreateRequest {
-    CreateRequest {
-        id: SandboxId::random(),
-        instance: stacyvm::id::InstanceId::random(),
-        spec,
-        open_files_preferred: false,
-        ends: None,
-        secrets: Secrets::default(),
-        waits: false,
-    }
 }
 
 /// Looks again until it holds, for at most ten seconds.
@@ -219,6 +209,65 @@ async fn tenants_are_kept_apart_where_the_provider_does_not() {
     assert_eq!(client.list(&one, None, 2).await.unwrap().len(), 2);
 }
 
+/// A provider that keeps no tenants at all.
+#[derive(Debug, Default)]
+struct Tenantless(Mutex<BTreeSet<SandboxId>>);
+
+#[async_trait::async_trait]
+impl Provider for Tenantless {
+    fn info(&self) -> ProviderInfo {
+        ProviderInfo::new("tenantless", "host")
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            image_host: true,
+            ..Capabilities::default()
+        }
+    }
+
+    async fn create(&self, _: &Context, request: &CreateRequest) -> Result<Observed, Error> {
+        self.0.lock().unwrap().insert(request.id.clone());
+        Ok(Observed::running(request.id.clone()))
+    }
+
+    async fn inspect(&self, _: &Context, id: &SandboxId) -> Result<Observed, Error> {
+        let found = self.0.lock().unwrap().contains(id);
+        let found = found.then(|| Observed::running(id.clone()));
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, "it is not there"))
+    }
+
+    async fn destroy(&self, _: &Context, id: &SandboxId) -> Result<(), Error> {
+        self.0.lock().unwrap().remove(id);
+        Ok(())
+    }
+
+    stacyvm::unsupported! {
+        probe, pull, origin, claim, list, set_deadline, pause, resume, exec, attach, read_log,
+        list_execs, signal_exec, file, read_file, write_file, watch, export_tar, import_tar, dial,
+        listen, endpoint, processes, usage, snapshot, delete_snapshot, leftovers, remove_leftover,
+        disk_use, tidy,
+    }
+}
+
+#[tokio::test]
+async fn what_no_provider_knows_a_tenant_of_is_ended_by_its_own_alone() {
+    let engine = Engine::builder()
+        .provider("tenantless", Arc::new(Tenantless::default()))
+        .reconcile_every(Duration::ZERO)
+        .build();
+    let served = serve(engine.await.unwrap()).await;
+    let client = served.client().await;
+    let one = Context::new(TenantId::new("one").unwrap());
+    let two = Context::new(TenantId::new("two").unwrap());
+    let made = request(SandboxSpec::host());
+    client.create(&one, &made).await.unwrap();
+    client.destroy(&two, &made.id).await.unwrap();
+    client.inspect(&one, &made.id).await.unwrap();
+    client.destroy(&one, &made.id).await.unwrap();
+    client.inspect(&one, &made.id).await.unwrap_err();
+}
+
 #[tokio::test]
 async fn an_owner_takes_nobody_else_s_sandbox_along() {
     let served = served().await;
@@ -238,6 +287,9 @@ async fn an_owner_takes_nobody_else_s_sandbox_along() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let own = request(scratch().lifetime(Lifetime::Attached));
     second.create(&cx, &own).await.unwrap();
+    // Nor does an end that another tenant asks for take it from its owner.
+    let other = Context::new(TenantId::new("other").unwrap());
+    first.destroy(&other, &own.id).await.unwrap();
     drop(second);
     soon!("what the second one owned is gone", {
         first.inspect(&cx, &own.id).await.is_err()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use stacyvm::error::Retry;
-use stacyvm::provider::{CreateRequest, OperationKind, Provider as _, Secrets};
+use stacyvm::provider::{OperationKind, Provider as _, Secrets};
 use stacyvm::providers::http::HttpProvider;
 use stacyvm::providers::mock::{Fault, FaultPlan, Mock, When};
 use stacyvm::sandbox::exec::TtySize;
@@ -15,7 +15,7 @@ use stacyvm::sandbox::spec::SecretReference;
 use stacyvm::wire::error::{ErrorBody, status};
 use stacyvm::{Context, ErrorKind, ExecEvent, ExecSpec, ExitStatus, SandboxId, SandboxSpec};
 
-use crate::served::{Served, engine, serve, with_body};
+use crate::served::{Served, engine, request, serve, with_body};
 
 const FRAMES: &str = "application/vnd.stacyvm.frames";
 
@@ -26,18 +26,6 @@ async fn made(mock: Mock) -> (Served, Arc<HttpProvider>, SandboxId) {
     let request = request(SandboxSpec::image("scratch"));
     client.create(&Context::default(), &request).await.unwrap();
     (served, client, request.id)
-}
-
-fn request(spec: SandboxSpec) -> CreateRequest {
-    CreateRequest {
-        id: SandboxId::random(),
-        instance: stacyvm::id::InstanceId::random(),
-        spec,
-        open_files_preferred: false,
-        ends: None,
-        secrets: Secrets::default(),
-        waits: false,
-    }
 }
 
 /// Within ten seconds.

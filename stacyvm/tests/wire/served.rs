@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use stacyvm::Engine;
+use stacyvm::id::InstanceId;
+use stacyvm::provider::{CreateRequest, Secrets};
 use stacyvm::providers::http::{HttpConfig, HttpProvider};
 use stacyvm::providers::mock::Mock;
 use stacyvm::server::Server;
+use stacyvm::{Engine, SandboxId, SandboxSpec};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -45,6 +47,19 @@ pub(crate) async fn serve(engine: Engine) -> Served {
 
 pub(crate) async fn served() -> Served {
     serve(engine(Arc::new(Mock::default())).await).await
+}
+
+/// A create of this spec, under an id of its own.
+pub(crate) fn request(spec: SandboxSpec) -> CreateRequest {
+    CreateRequest {
+        id: SandboxId::random(),
+        instance: InstanceId::random(),
+        spec,
+        open_files_preferred: false,
+        ends: None,
+        secrets: Secrets::default(),
+        waits: false,
+    }
 }
 
 impl Served {

@@ -374,6 +374,7 @@ mod tests {
         };
         let facts = Facts {
             seccomp: true,
+            heeds_filters: true,
             ..Facts::default()
         };
         body(request, &owner, &facts, "volume", ticket).unwrap()

@@ -23,6 +23,9 @@ pub(super) struct Facts {
     /// Whether the host's kernel filters system calls, whatever the engine's
     /// default is: containers are given a filter of ours.
     pub(super) seccomp: bool,
+    /// Whether the runtime heeds a container's filter: gVisor does where it is
+    /// registered with `--oci-seccomp`, virtual machines never do.
+    pub(super) heeds_filters: bool,
     pub(super) apparmor: bool,
     pub(super) user_namespace: bool,
     pub(super) cgroup_namespace: bool,
@@ -49,8 +52,13 @@ impl Facts {
             .to_owned();
         let runtimes = info.runtimes.clone().unwrap_or_default();
         // A name with a dot is a containerd shim, which no list of the engine shows.
-        let Some(path) = runtimes
-            .get(&name)
+        let registered = runtimes.get(&name);
+        let arguments = registered.and_then(|r| r.runtime_args.as_deref());
+        let oci_seccomp = arguments.unwrap_or_default().iter().any(|argument| {
+            let argument = argument.trim_start_matches('-');
+            matches!(argument, "oci-seccomp" | "oci-seccomp=true")
+        });
+        let Some(path) = registered
             .map(|r| r.path.clone().unwrap_or_default())
             .or_else(|| name.contains('.').then(|| name.clone()))
         else {
@@ -75,6 +83,11 @@ impl Facts {
             server: info.server_version.clone().unwrap_or_default(),
             kernel: info.kernel_version.clone().unwrap_or_default(),
             isolation: isolation(&path),
+            heeds_filters: match isolation(&path) {
+                Isolation::UserKernel => oci_seccomp,
+                Isolation::VirtualMachine => false,
+                _ => true,
+            },
             runtime: name,
             memory: yes(info.memory_limit),
             swap: yes(info.swap_limit),
@@ -108,11 +121,10 @@ impl Facts {
         )
     }
 
-    /// Whether containers are given our own filter of system calls. gVisor heeds it
-    /// where it is registered with `--oci-seccomp`, virtual machines ignore it, and
-    /// kernels without filters refuse it.
+    /// Whether containers are given our own filter of system calls: not where it
+    /// would be ignored, and kernels without filters refuse it.
     pub(super) fn own_filter(&self) -> bool {
-        self.seccomp && self.isolation != Isolation::VirtualMachine
+        self.seccomp && self.heeds_filters
     }
 
     /// What can be promised. What is left out cannot.
@@ -221,6 +233,22 @@ mod tests {
         assert_eq!(of("runsc"), Isolation::UserKernel);
         assert_eq!(of("kata"), Isolation::Namespaces);
         assert_eq!(of("io.containerd.kata.v2"), Isolation::VirtualMachine);
+    }
+
+    #[test]
+    fn a_filter_that_would_be_ignored_is_not_given() {
+        let of = |runtime: &str, argument: Option<&str>| {
+            let mut info = info();
+            let registered = info.runtimes.as_mut().and_then(|all| all.get_mut(runtime));
+            if let Some(registered) = registered {
+                registered.runtime_args = argument.map(|text| vec![text.to_owned()]);
+            }
+            Facts::new(&info, Some(runtime)).unwrap().own_filter()
+        };
+        assert!(of("runc", None));
+        assert!(of("runsc", Some("--oci-seccomp")) && of("runsc", Some("-oci-seccomp=true")));
+        assert!(!of("runsc", None) && !of("runsc", Some("--oci-seccomp=false")));
+        assert!(!of("io.containerd.runsc.v1", None) && !of("io.containerd.kata.v2", None));
     }
 
     #[test]
