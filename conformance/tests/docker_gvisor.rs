@@ -3,12 +3,10 @@
 
 mod docker_engine;
 
-/// What gVisor tells of a process to everybody of its user, root inside without
-/// capabilities too, and Linux does not: the agent's variables (`PATH`, `HOME` and those of
-/// the image), addresses, and where its descriptors lead. Pipes of other commands can be
-/// opened by it; the agent's memory, program, directories and channel cannot.
-const OF_ROOT: &str =
-    "gVisor tells root inside, who has no capabilities, of all processes of root's";
+/// The agent's variables (`PATH`, `HOME` and those of the image), addresses, and where its
+/// descriptors lead. Pipes of other commands can be opened by it; the agent's memory,
+/// program, directories and channel cannot, nor can it be signalled.
+const TO_ALL: &str = "gVisor tells every process inside of every other one";
 
 fn main() -> std::process::ExitCode {
     // A gibibyte there and back takes about the minute that a case has, and a start, on
@@ -49,11 +47,11 @@ fn main() -> std::process::ExitCode {
                 "probes.limits.processors",
                 "gVisor's times count waiting for a processor; by the host's cgroup the share holds",
             ),
-            ("probes.agent.environment", OF_ROOT),
-            ("probes.agent.maps", OF_ROOT),
-            ("probes.agent.descriptors", OF_ROOT),
-            ("probes.agent.namespaces", OF_ROOT),
-            ("probes.agent.supervisor_descriptors", OF_ROOT),
+            ("probes.agent.environment", TO_ALL),
+            ("probes.agent.maps", TO_ALL),
+            ("probes.agent.descriptors", TO_ALL),
+            ("probes.agent.namespaces", TO_ALL),
+            ("probes.agent.supervisor_descriptors", TO_ALL),
         ],
     )
 }

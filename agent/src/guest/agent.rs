@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{Timespec, epoll, poll};
 use rustix::net::AddressFamily;
@@ -14,6 +15,7 @@ use super::exec::Exec;
 use super::exec::spare::Spares;
 use super::handshake;
 use super::port::{Listener, Socket};
+use super::reserve::Reserve;
 use super::sys::{self, Reaped};
 use super::worker::Worker;
 use crate::protocol::control::ControlMessage;
@@ -155,6 +157,8 @@ pub(super) struct Agent {
     pub(super) counter: Option<OwnedFd>,
     /// The files through which commands enter their cgroups.
     pub(super) commands: Vec<OwnedFd>,
+    /// Memory for workers, where the sandbox sees its limit.
+    pub(super) reserve: Option<Reserve>,
     pub(super) scratch: Vec<u8>,
     pub(super) deadline: Option<u64>,
     pub(super) control: Option<OwnedFd>,
@@ -213,6 +217,7 @@ impl Agent {
             listeners: BTreeMap::new(),
             counter,
             commands: Vec::new(),
+            reserve: Reserve::of(Path::new("/sys/fs/cgroup")),
             scratch: Vec::new(),
             deadline,
             control,

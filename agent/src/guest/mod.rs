@@ -26,6 +26,8 @@ mod port;
 #[cfg(feature = "guest")]
 mod process;
 #[cfg(feature = "guest")]
+mod reserve;
+#[cfg(feature = "guest")]
 mod ring;
 #[cfg(feature = "guest")]
 mod sink;

@@ -37,6 +37,10 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
         let config = config_from_stdin()?;
         let listener = listen(&config)?;
         make_workdir(&config);
+        keep_commands_off(&config)?;
+        if config.owns_proc_files() {
+            sys::own_proc_files()?;
+        }
         let mut agent = Agent::new(config, signals, None, Some(listener), None)?;
         agent.run();
         return Ok(());
@@ -53,12 +57,23 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
         sys::drop_bounding_early();
     }
     make_workdir(&config);
+    keep_commands_off(&config)?;
     fault_point!("agent.configured");
     let commands = fds.split_off(fds.len().saturating_sub(usize::from(commands)));
     let counter = fds.pop();
     let mut agent = Agent::new(config, signals, Some(control), None, counter)?;
     agent.commands = commands;
     agent.run();
+    Ok(())
+}
+
+/// Where commands may be root as the agent is, it becomes somebody whom no command
+/// is. Whatever it forks is out of their reach from its first moment, and so is the
+/// agent itself where no process 1 is spared (gVisor).
+fn keep_commands_off(config: &AgentConfig) -> io::Result<()> {
+    if config.can_switch_user && !config.has_namespaced_root() {
+        sys::become_apart(config.supervisor_uid)?;
+    }
     Ok(())
 }
 

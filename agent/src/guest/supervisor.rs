@@ -199,10 +199,7 @@ fn prepare(config: &AgentConfig, groups: &[OwnedFd], enter: bool) -> Result<Prep
         sys::yield_memory();
     }
     if config.can_switch_user {
-        // Where root may become other users, a filter keeps this one from all, and
-        // the agent is that user already.
-        let user = (!config.has_namespaced_root()).then_some(config.supervisor_uid);
-        sys::become_supervisor(user).map_err(|error| system("user of the supervisor", &error))?;
+        sys::become_supervisor().map_err(|error| system("rights of the supervisor", &error))?;
     }
     let child = spawn::wait(groups, enter);
     Ok(Prepared { signals, child })
@@ -226,6 +223,10 @@ fn supervise(
         }
         Ok((first, signals)) => {
             tell(&channel, &Report::Started(first));
+            if config.owns_proc_files() {
+                // Its child, which shared its memory, has undone it by becoming another user.
+                let _ = sys::own_proc_files();
+            }
             let mut supervisor = Supervisor {
                 channel,
                 first,

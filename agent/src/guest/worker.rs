@@ -238,6 +238,9 @@ impl Agent {
         rustix::io::ioctl_fionbio(&reply, true).map_err(call)?;
         rustix::io::ioctl_fionbio(&own, true).map_err(call)?;
         let agent = i32::try_from(std::process::id()).unwrap_or(0);
+        if let Some(reserve) = &mut self.reserve {
+            reserve.adjust();
+        }
         let forked = match sys::fork() {
             Err(error) if busy && error.raw_os_error() == Some(libc::EAGAIN) => {
                 worker.job = Some(job);
@@ -250,6 +253,10 @@ impl Agent {
             Fork::Child => {
                 let mut keep = [reply_end.as_raw_fd(), data.as_raw_fd()];
                 sys::close_all_but(&mut keep);
+                if self.commands.is_empty() {
+                    // As a supervisor does: the agent is to outlive it.
+                    sys::yield_memory();
+                }
                 let mut reply_end = std::fs::File::from(reply_end);
                 let mut reply = |kind: Kind, payload: &[u8]| {
                     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::stdio;
@@ -46,8 +47,13 @@ impl Agent {
                 token,
             },
         );
-        if !sent {
-            return self.answer_signal(to, libc::EAGAIN);
+        if let Err(error) = sent {
+            let errno = match error {
+                // Its end is about to be noticed here.
+                Errno::PIPE | Errno::CONNRESET => libc::ESRCH,
+                other => other.raw_os_error(),
+            };
+            return self.answer_signal(to, errno);
         }
         exec.answers.push((token, to));
     }
@@ -83,14 +89,16 @@ impl Agent {
     }
 }
 
-pub(super) fn order(channel: &OwnedFd, order: Order) -> bool {
+fn order(channel: &OwnedFd, order: Order) -> Result<(), Errno> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let sent = rustix::net::send(channel, &order.encode(), flags).is_ok();
-    if !sent && order == Order::Kill {
+    rustix::net::send(channel, &order.encode(), flags).map(|_| ())
+}
+
+pub(super) fn order_kill(channel: &OwnedFd) {
+    if order(channel, Order::Kill).is_err() {
         // The end of the channel says the same.
         let _ = rustix::net::shutdown(channel, rustix::net::Shutdown::Write);
     }
-    sent
 }
 
 pub(super) fn no_exec(id: &str) -> Failure {

@@ -1,9 +1,8 @@
 //! Why a command is stopped: its deadline, its host's wish, its host's absence.
 
-use super::control::order;
+use super::control::order_kill;
 use crate::guest::agent::Agent;
 use crate::guest::clock::now_ms;
-use crate::guest::supervisor::Order;
 use crate::protocol::message::{EndReason, Exited};
 
 /// Milliseconds that a tree has to die.
@@ -45,7 +44,7 @@ impl Agent {
             };
             if let Some(channel) = &exec.channel {
                 exec.kill_by = Some(now_ms() + KILL_MS);
-                order(channel, Order::Kill);
+                order_kill(channel);
                 places -= 1;
             }
         }

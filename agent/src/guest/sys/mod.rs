@@ -4,6 +4,7 @@
     reason = "fork, clone, capabilities and signal masks have no safe wrapper"
 )]
 
+mod kept;
 pub(super) mod spawn;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, c_ulong, pid_t};
 
+pub(super) use self::kept::Kept;
 use crate::filter;
 
 /// Which side of a [`fork`] runs on.
@@ -304,20 +306,27 @@ fn set_capabilities(caps: u64) -> io::Result<()> {
     check_long(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
-/// Takes the uid that no command has, and of the capabilities only those that
-/// starting and killing commands needs, and reading what names users.
-///
-/// `None` where this process has it.
-pub(super) fn become_supervisor(uid: Option<u32>) -> io::Result<()> {
-    if let Some(uid) = uid {
-        prctl(libc::PR_SET_KEEPCAPS, 1)?;
-        // SAFETY: integers only; one thread, so the kernel's view is the process's.
-        check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
-    }
-    set_capabilities(capabilities()? & (SUPERVISOR_CAPS | 1 << CAP_DAC_OVERRIDE))?;
+/// Takes the uid that no command has, and keeps all rights.
+pub(super) fn become_apart(uid: u32) -> io::Result<()> {
+    prctl(libc::PR_SET_KEEPCAPS, 1)?;
+    // SAFETY: integers only; one thread, so the kernel's view is the process's.
+    check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+    // They are kept, and not in force until they are asked for again.
+    set_capabilities(capabilities()?)?;
     prctl(libc::PR_SET_KEEPCAPS, 0)?;
     // A change of credentials may have reset it.
     hide()
+}
+
+/// Gives this process's files in `/proc` to its own user, where nobody else is that.
+pub(super) fn own_proc_files() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 1)
+}
+
+/// Keeps of the capabilities only those that starting and killing commands needs,
+/// and reading what names users. The user stays the agent's, whom no command is.
+pub(super) fn become_supervisor() -> io::Result<()> {
+    set_capabilities(capabilities()? & (SUPERVISOR_CAPS | 1 << CAP_DAC_OVERRIDE))
 }
 
 /// Gives up what a supervisor needs until it knows its command's user.
@@ -345,7 +354,7 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
 /// `/proc` are its own then: those of a hidden process are root's.
 pub(super) fn become_bridge(uid: u32) -> io::Result<()> {
     become_user(uid, uid, &[])?;
-    prctl(libc::PR_SET_DUMPABLE, 1)
+    own_proc_files()
 }
 
 /// Makes this process and its descendants die before others where memory runs out.

@@ -183,10 +183,11 @@ pub struct AgentConfig {
     /// Limits of open files of every command; absent keeps the agent's.
     #[n(7)]
     pub open_files: Option<u64>,
-    /// The user that supervisors run as, which no command may use.
+    /// The user that the agent and supervisors run as, which no command may use.
     #[n(8)]
     pub supervisor_uid: u32,
-    /// Whether the agent may take other users than its own.
+    /// Whether commands may be of other users than the agent, which then takes
+    /// `supervisor_uid` itself before the first of them.
     #[n(9)]
     pub can_switch_user: bool,
     /// A directory owned by root for sockets of bridges; absent where connections are handed over.
@@ -205,7 +206,8 @@ pub struct AgentConfig {
     #[n(13)]
     pub waits: Option<bool>,
     /// Whether root's programs, and set-id programs, get what the bounding set has.
-    /// Then the agent runs as `supervisor_uid` and leaves that set alone; absent is no.
+    /// Then the agent is `supervisor_uid` from its start and leaves that set alone; absent
+    /// is no.
     #[n(14)]
     pub namespaced_root: Option<bool>,
 }
@@ -214,6 +216,12 @@ impl AgentConfig {
     /// Whether [`namespaced_root`](Self::namespaced_root) says so.
     pub fn has_namespaced_root(&self) -> bool {
         self.namespaced_root == Some(true)
+    }
+
+    /// Whether the agent's files in `/proc` are its own user's. Those of a hidden process
+    /// are root's, who is a command's user where the engine has no user namespace.
+    pub fn owns_proc_files(&self) -> bool {
+        self.can_switch_user && self.socket.is_some()
     }
 }
 
