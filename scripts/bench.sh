@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures stacyvm beside its peers in one run and prints ratios.
 #
-#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire]...
+#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire|docker]...
 #   scripts/bench.sh unpack          the import of an image beside skopeo and umoci
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing
@@ -20,6 +20,17 @@ fi
 if [ -n "${DOCKER_HOST:-}" ] && docker version >/dev/null 2>&1; then
     export STACYVM_BENCH_IMAGE=${STACYVM_BENCH_IMAGE:-stacyvm-test/busybox}
 fi
+case " $* " in
+    *" docker "*)
+        # Client libraries of other languages, by the package managers of their languages.
+        peers=$PWD/target/bench-peers
+        if [ ! -x "$peers/py/bin/python" ]; then python3 -m venv "$peers/py"; fi
+        if "$peers/py/bin/pip" install --quiet docker==7.2.0 llm-sandbox==0.3.46 &&
+            npm install --silent --no-fund --no-audit --prefix "$peers/js" dockerode@5.0.1; then
+            export STACYVM_BENCH_PEERS=$peers
+        fi
+        ;;
+esac
 STACYVM_STATE_DIR=$(mktemp -d)
 export STACYVM_STATE_DIR
 # A helper that was parked last is still going when the program ends.

@@ -2,12 +2,14 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire]...
+//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire|docker]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
 mod abuse;
 mod crowd;
+#[cfg(feature = "docker")]
+mod docker;
 #[cfg(feature = "image")]
 mod image;
 mod measures;

@@ -30,6 +30,8 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("abuse", |plan| Box::pin(crate::abuse::abuse(plan))),
     #[cfg(all(feature = "http", feature = "server"))]
     ("wire", |plan| Box::pin(crate::wire::wire(plan))),
+    #[cfg(feature = "docker")]
+    ("docker", |plan| Box::pin(crate::docker::docker(plan))),
     ("rootless", |plan| {
         Box::pin(async { crate::rootless::rootless(plan) })
     }),
