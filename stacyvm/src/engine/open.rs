@@ -151,9 +151,9 @@ impl ProviderFactory for Configured {
         &self.kind
     }
 
-    async fn open(&self, _name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>> {
         // A build without providers asks nothing of it.
-        let _ = around;
+        let _ = (name, around);
         match self.kind.as_str() {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
@@ -167,12 +167,27 @@ impl ProviderFactory for Configured {
             }
             #[cfg(feature = "docker")]
             "docker" => {
-                use crate::providers::docker::{DockerConfig, DockerProvider};
-                let mut config =
-                    DockerConfig::new(around.directory("docker")?, around.instance.clone());
-                if let Some(host) = &self.settings.host {
-                    config = config.host(host);
-                }
+                use crate::providers::docker::{DockerConfig, DockerProvider, DockerTls};
+                let directory = around.directory("docker")?;
+                let instance = around.instance.clone();
+                let certs = self.settings.certs.as_ref();
+                let mut config = match (&self.settings.host, certs) {
+                    (None, None) => DockerConfig::discover(directory, instance)?,
+                    (None, Some(_)) => {
+                        return Err(Error::invalid(
+                            format!("providers.{name}.certs"),
+                            "set",
+                            "a host beside it",
+                            "name the engine that they are of as `host`",
+                        ));
+                    }
+                    (Some(host), None) => DockerConfig::new(directory, instance)
+                        .host(host)
+                        .environment_tls()?,
+                    (Some(host), Some(certs)) => DockerConfig::new(directory, instance)
+                        .host(host)
+                        .tls(DockerTls::directory(certs)?),
+                };
                 if let Some(runtime) = &self.settings.runtime {
                     config = config.runtime(runtime);
                 }
