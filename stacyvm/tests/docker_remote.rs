@@ -24,7 +24,8 @@ const IMAGE: &str = "stacyvm-test/busybox";
 
 /// The socket of the engine.
 fn engine() -> Option<String> {
-    let engine = std::env::var("STACYVM_TEST_DOCKER_HOST").ok();
+    let engine = std::env::var_os("STACYVM_TEST_DOCKER_HOST");
+    let engine = engine.and_then(|engine| engine.into_string().ok());
     let socket = engine.and_then(|engine| Some(engine.strip_prefix("unix://")?.to_owned()));
     if socket.is_none() {
         println!("not run: no docker engine at a local socket");

@@ -92,6 +92,7 @@ fn factory(
         ));
     };
     check_url(name, settings)?;
+    check_certs(name, settings)?;
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
@@ -126,6 +127,26 @@ fn check_url(name: &str, settings: &ProviderConfig) -> Result<()> {
     Err(Error::invalid(field, value, expected, remedy))
 }
 
+/// Certificates are of a Docker engine that is named beside them.
+fn check_certs(name: &str, settings: &ProviderConfig) -> Result<()> {
+    let Some(certs) = &settings.certs else {
+        return Ok(());
+    };
+    let (expected, remedy) = match (settings.kind.as_str(), &settings.host) {
+        ("docker", Some(_)) => return Ok(()),
+        ("docker", None) => (
+            "a host beside it",
+            "name the engine that they are of as `host`",
+        ),
+        _ => (
+            "none: it is of kind `docker` alone",
+            "remove it, or correct the kind",
+        ),
+    };
+    let field = format!("providers.{name}.certs");
+    Err(Error::invalid(field, certs.display(), expected, remedy))
+}
+
 /// A provider as it stands in the settings.
 #[derive(Debug)]
 #[cfg_attr(
@@ -151,9 +172,9 @@ impl ProviderFactory for Configured {
         &self.kind
     }
 
-    async fn open(&self, name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>> {
+    async fn open(&self, _name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>> {
         // A build without providers asks nothing of it.
-        let _ = (name, around);
+        let _ = around;
         match self.kind.as_str() {
             #[cfg(all(feature = "oci", target_os = "linux"))]
             "oci" => {
@@ -172,15 +193,7 @@ impl ProviderFactory for Configured {
                 let instance = around.instance.clone();
                 let certs = self.settings.certs.as_ref();
                 let mut config = match (&self.settings.host, certs) {
-                    (None, None) => DockerConfig::discover(directory, instance)?,
-                    (None, Some(_)) => {
-                        return Err(Error::invalid(
-                            format!("providers.{name}.certs"),
-                            "set",
-                            "a host beside it",
-                            "name the engine that they are of as `host`",
-                        ));
-                    }
+                    (None, _) => DockerConfig::discover(directory, instance)?,
                     (Some(host), None) => DockerConfig::new(directory, instance)
                         .host(host)
                         .environment_tls()?,

@@ -7,13 +7,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A server that gives each connection the same answer, and the requests it had.
-async fn server(answer: Vec<u8>) -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
+async fn server(answer: Vec<u8>) -> (String, tokio::sync::mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (asked, requests) = tokio::sync::mpsc::unbounded_channel();
+    let (asked, requests) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let _ = asked.send(serve(stream, &answer).await);
+            let _ = asked.send(serve(stream, &answer).await).await;
         }
     });
     (address, requests)

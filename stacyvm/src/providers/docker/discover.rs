@@ -157,9 +157,10 @@ impl Surroundings {
             return Err(absent());
         };
         let certs = contexts.join("tls").join(&digest).join("docker");
-        let tls = match certs.is_dir() {
-            true => Some(DockerTls::directory(&certs)?),
-            false => None,
+        let tls = if certs.is_dir() {
+            Some(DockerTls::directory(&certs)?)
+        } else {
+            None
         };
         if endpoint.skip_tls_verify {
             return Err(Error::invalid(

@@ -2,7 +2,6 @@
 
 use super::*;
 use bollard::models::Runtime;
-use std::collections::HashMap;
 
 use Isolation::{Namespaces, UserKernel, VirtualMachine};
 
@@ -121,16 +120,17 @@ fn a_virtual_machine_is_told_by_its_kernel_and_never_without_a_comparison() {
 
 #[test]
 fn what_is_compared_with_is_a_runtime_that_shares_its_kernel() {
+    let registered = |(name, path): &(&str, &str)| {
+        let path = Some((*path).to_owned());
+        let runtime = Runtime {
+            path,
+            ..Runtime::default()
+        };
+        ((*name).to_owned(), runtime)
+    };
     let info = |runtimes: &[(&str, &str)], default: &str| SystemInfo {
         default_runtime: Some(default.to_owned()),
-        runtimes: Some(HashMap::from_iter(runtimes.iter().map(|(name, path)| {
-            let path = Some((*path).to_owned());
-            let runtime = Runtime {
-                path,
-                ..Runtime::default()
-            };
-            ((*name).to_owned(), runtime)
-        }))),
+        runtimes: Some(runtimes.iter().map(registered).collect()),
         ..SystemInfo::default()
     };
     let of = |runtimes: &[(&str, &str)], default| plain_runtime(&info(runtimes, default));

@@ -54,20 +54,17 @@ impl DockerTls {
         let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(internal)?;
-        let builder = match &self.ca {
-            Some(ca) => {
-                let mut roots = rustls::RootCertStore::empty();
-                for certificate in certificates(ca)? {
-                    roots.add(certificate).map_err(|e| unfit(ca, e))?;
-                }
-                builder.with_root_certificates(roots)
+        let builder = if let Some(ca) = &self.ca {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in certificates(ca)? {
+                roots.add(certificate).map_err(|e| unfit(ca, e))?;
             }
-            None => {
-                let system = rustls_platform_verifier::Verifier::new(provider).map_err(internal)?;
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(system))
-            }
+            builder.with_root_certificates(roots)
+        } else {
+            let system = rustls_platform_verifier::Verifier::new(provider).map_err(internal)?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(system))
         };
         let Some((cert, key)) = &self.client else {
             return Ok(builder.with_no_client_auth());
