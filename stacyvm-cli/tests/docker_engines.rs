@@ -1,4 +1,5 @@
 //! Which Docker engine the command line uses where nobody names one.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod support;
 
