@@ -28,7 +28,7 @@ absent() {
 present() {
     local package=$1 arguments=$2 name=$3
     # shellcheck disable=SC2086
-    cargo tree -p "$package" $arguments -e normal --target all --prefix none --format '{lib}' | tr _ - | grep -qx -- "$name" ||
+    cargo tree -p "$package" $arguments -e normal --target all --prefix none --format '{lib}' | tr _ - | grep -x -- "$name" >/dev/null ||
         die "$package $arguments does not depend on $name: the checks above may look for the wrong names"
 }
 

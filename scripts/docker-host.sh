@@ -13,7 +13,10 @@
 # containers therefore reach no network beyond their own bridge, and process
 # numbers that it reports are those of its namespace.
 #
-# Its own engine has the runtime `runsc` (gVisor) where that program is installed.
+# Its own engine has the runtimes `runsc` (gVisor) and `kata` where they are
+# installed. For the tests of what must be refused it has `kata-containers`,
+# `false-kata` and `false-gvisor`, which are runc; `kata-gvisor`, which is gVisor;
+# and `absent`, which has no program.
 #
 # Images: stacyvm-test/busybox from the system's static busybox, and with
 # --debian stacyvm-test/debian (minimal, with python3) by debootstrap from
@@ -118,15 +121,35 @@ start_engine() {
     die "dockerd did not come up"
 }
 
-# gVisor as `runsc`, where it is new enough; its own network stack refuses to start
-# in the root network namespace of newer kernels, and loopback needs none. Without
-# --oci-seccomp it leaves filters of system calls out.
+# Beside runc: gVisor as `runsc` and Kata as `kata`, where they are installed, and
+# runtimes that are not what they are called, which must be refused.
 runtimes() {
+    local runc runsc all=()
+    add() { all+=("$(printf '"%s": {"path": "%s"%s}' "$1" "$2" "${3:-}")"); }
+    # Its own network stack refuses to start in the root network namespace of newer
+    # kernels, and loopback needs none. Without --oci-seccomp it leaves filters of
+    # system calls out.
+    local arguments=', "runtimeArgs": ["--platform=systrap", "--network=none", "--oci-seccomp"]'
     if have runsc && [[ $(runsc help run 2>&1) == *-pass-fd* ]]; then
-        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none", "--oci-seccomp"]}}}\n' "$(command -v runsc)"
-    else
-        printf '{}\n'
+        runsc=$(command -v runsc)
+        add runsc "$runsc" "$arguments"
+        add kata-gvisor "$runsc" "$arguments"
     fi
+    if have containerd-shim-kata-v2; then
+        # Engines before 23.0 know no shims.
+        all+=('"kata": {"runtimeType": "io.containerd.kata.v2"}')
+    fi
+    if runc=$(command -v runc); then
+        mkdir -p "$dir/false"
+        ln -sfn "$runc" "$dir/false/kata-runtime"
+        ln -sfn "$runc" "$dir/false/runsc"
+        add kata-containers "$runc"
+        add false-kata "$dir/false/kata-runtime"
+        add false-gvisor "$dir/false/runsc"
+    fi
+    add absent "$dir/false/absent"
+    local IFS=,
+    printf '{"runtimes": {%s}}\n' "${all[*]}"
 }
 
 # The first process of the namespaces. When it ends, the kernel ends the rest.

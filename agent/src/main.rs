@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             let path = arguments.next().unwrap_or_default();
             stacyvm_agent::guest::bridge(&path)
         }
+        Some(word) if word == "boot-id" => stacyvm_agent::guest::boot_id(),
         Some(word) if word == "--stdin" => stacyvm_agent::guest::main(true),
         _ => stacyvm_agent::guest::main(false),
     }

@@ -85,6 +85,21 @@ fn produced() -> String {
             generation: 1,
             proof: vec![2],
             can_switch_user: true,
+            kernel: None,
+        },
+    );
+    line(
+        &mut out,
+        "Welcome",
+        &Welcome {
+            generation: 3,
+            proof: vec![2],
+            can_switch_user: true,
+            kernel: Some(Kernel {
+                version: "v".into(),
+                boot_id: "b".into(),
+                gvisor: true,
+            }),
         },
     );
     line(

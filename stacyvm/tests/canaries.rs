@@ -216,6 +216,7 @@ async fn open(state: &Path) -> Engine {
             kind: "docker".into(),
             runtime: None,
             host: Some(host),
+            certs: None,
             url: None,
         };
         config.providers.insert("docker".into(), docker);

@@ -96,6 +96,7 @@ async fn engine(address: &str, state: &Path) -> Engine {
         kind: "docker".into(),
         runtime: None,
         host: Some(address.to_owned()),
+        certs: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

@@ -200,6 +200,7 @@ async fn what_fires_on_docker_is_known() {
         kind: "docker".into(),
         runtime: None,
         host: Some(engine.into_string().unwrap()),
+        certs: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

@@ -82,5 +82,6 @@ pub(super) fn judge(
         generation,
         proof,
         can_switch_user: config.can_switch_user,
+        kernel: keyed.then(super::kernel::seen),
     })
 }

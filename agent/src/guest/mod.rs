@@ -20,6 +20,8 @@ pub mod files;
 #[cfg(feature = "guest")]
 mod handshake;
 #[cfg(feature = "guest")]
+mod kernel;
+#[cfg(feature = "guest")]
 mod launch;
 #[cfg(feature = "guest")]
 mod port;
@@ -67,6 +69,17 @@ pub fn main(from_stdin: bool) -> ExitCode {
 /// Copies between its standard streams and the agent's socket at `path`.
 pub fn bridge(path: &std::ffi::OsStr) -> ExitCode {
     match bridge::run(path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(feature = "guest")]
+/// Writes which start of a kernel this is to standard output.
+pub fn boot_id() -> ExitCode {
+    use std::io::Write as _;
+    let line = format!("{}\n", kernel::seen().boot_id);
+    match std::io::stdout().write_all(line.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -60,6 +60,7 @@ pub struct ConnectOptions {
 pub struct AgentClient {
     pub(super) owner: Arc<Owner>,
     can_switch_user: bool,
+    kernel: Option<Arc<message::Kernel>>,
 }
 
 impl AgentClient {
@@ -93,12 +94,19 @@ impl AgentClient {
         Ok(Self {
             owner: Arc::new(Owner(shared)),
             can_switch_user: agreed.can_switch_user,
+            kernel: agreed.kernel.map(Arc::new),
         })
     }
 
     /// Whether commands can run as another user than the agent's own.
     pub fn can_switch_user(&self) -> bool {
         self.can_switch_user
+    }
+
+    /// The kernel that the sandbox runs on, where the agent told it: on keyed
+    /// connections, if it is not older than that.
+    pub fn kernel(&self) -> Option<&message::Kernel> {
+        self.kernel.as_deref()
     }
 
     /// Whether the connection ended.

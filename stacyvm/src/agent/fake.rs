@@ -56,6 +56,7 @@ impl Fake {
             generation,
             proof: Vec::new(),
             can_switch_user: true,
+            kernel: None,
         };
         self.send(0, Kind::Welcome, &welcome).await;
     }

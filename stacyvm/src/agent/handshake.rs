@@ -19,6 +19,7 @@ const LONGEST: u32 = 4096;
 pub(super) struct Agreed {
     pub(super) generation: u32,
     pub(super) can_switch_user: bool,
+    pub(super) kernel: Option<message::Kernel>,
     /// Bytes that were read beyond the handshake.
     pub(super) rest: BytesMut,
 }
@@ -66,6 +67,7 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(Agreed {
         generation,
         can_switch_user: welcome.can_switch_user,
+        kernel: welcome.kernel,
         rest: buffer,
     })
 }

@@ -478,6 +478,7 @@ async fn keys_are_proved_both_ways() {
                 generation: GENERATION,
                 proof: theirs.agent_proof(&answer.nonce, &nonce),
                 can_switch_user: false,
+                kernel: None,
             };
             fake.send(0, Kind::Welcome, &welcome).await;
         });

@@ -69,6 +69,10 @@ pub struct ProviderConfig {
     /// The address of its daemon or service, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// The directory with `ca.pem`, and `cert.pem` with `key.pem`, of a Docker
+    /// engine at `tcp://` or `https://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certs: Option<PathBuf>,
     /// The URL of the server, of a provider of kind `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -144,6 +148,7 @@ impl Config {
             kind: kind.to_owned(),
             runtime: None,
             host: None,
+            certs: None,
             url: None,
         };
         Self {
@@ -383,6 +388,9 @@ impl Config {
                 if let Some(given) = given {
                     value = format!("{value} {key}={given}");
                 }
+            }
+            if let Some(certs) = &provider.certs {
+                value = format!("{value} certs={}", certs.display());
             }
             values.push((format!("providers.{name}"), value));
         }

@@ -92,6 +92,7 @@ fn factory(
         ));
     };
     check_url(name, settings)?;
+    check_certs(name, settings)?;
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
@@ -124,6 +125,26 @@ fn check_url(name: &str, settings: &ProviderConfig) -> Result<()> {
     let field = format!("providers.{name}.url");
     let value = settings.url.as_deref().unwrap_or("none");
     Err(Error::invalid(field, value, expected, remedy))
+}
+
+/// Certificates are of a Docker engine that is named beside them.
+fn check_certs(name: &str, settings: &ProviderConfig) -> Result<()> {
+    let Some(certs) = &settings.certs else {
+        return Ok(());
+    };
+    let (expected, remedy) = match (settings.kind.as_str(), &settings.host) {
+        ("docker", Some(_)) => return Ok(()),
+        ("docker", None) => (
+            "a host beside it",
+            "name the engine that they are of as `host`",
+        ),
+        _ => (
+            "none: it is of kind `docker` alone",
+            "remove it, or correct the kind",
+        ),
+    };
+    let field = format!("providers.{name}.certs");
+    Err(Error::invalid(field, certs.display(), expected, remedy))
 }
 
 /// A provider as it stands in the settings.
@@ -167,12 +188,19 @@ impl ProviderFactory for Configured {
             }
             #[cfg(feature = "docker")]
             "docker" => {
-                use crate::providers::docker::{DockerConfig, DockerProvider};
-                let mut config =
-                    DockerConfig::new(around.directory("docker")?, around.instance.clone());
-                if let Some(host) = &self.settings.host {
-                    config = config.host(host);
-                }
+                use crate::providers::docker::{DockerConfig, DockerProvider, DockerTls};
+                let directory = around.directory("docker")?;
+                let instance = around.instance.clone();
+                let certs = self.settings.certs.as_ref();
+                let mut config = match (&self.settings.host, certs) {
+                    (None, _) => DockerConfig::discover(directory, instance)?,
+                    (Some(host), None) => DockerConfig::new(directory, instance)
+                        .host(host)
+                        .environment_tls()?,
+                    (Some(host), Some(certs)) => DockerConfig::new(directory, instance)
+                        .host(host)
+                        .tls(DockerTls::directory(certs)?),
+                };
                 if let Some(runtime) = &self.settings.runtime {
                     config = config.runtime(runtime);
                 }

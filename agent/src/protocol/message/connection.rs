@@ -42,6 +42,24 @@ pub struct Welcome {
     /// Whether commands can run as another user than the agent's own.
     #[n(2)]
     pub can_switch_user: bool,
+    /// The kernel that the sandbox runs on; absent where the connection is not keyed.
+    #[n(3)]
+    pub kernel: Option<Kernel>,
+}
+
+/// A kernel, as it tells of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Kernel {
+    /// `/proc/version`.
+    #[n(0)]
+    pub version: String,
+    /// What each start of a kernel has of its own, and all its containers share.
+    #[n(1)]
+    pub boot_id: String,
+    /// Whether it has what gVisor's kernel alone has.
+    #[n(2)]
+    pub gvisor: bool,
 }
 
 /// Moves the end of the sandbox's life.

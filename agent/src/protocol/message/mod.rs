@@ -13,7 +13,8 @@ mod watch;
 use minicbor::{Decode, Encode};
 
 pub use connection::{
-    AgentConfig, Credit, DeadlineRequest, EnvironmentRequest, Failure, FailureKind, Hello, Welcome,
+    AgentConfig, Credit, DeadlineRequest, EnvironmentRequest, Failure, FailureKind, Hello, Kernel,
+    Welcome,
 };
 pub use exec::{
     AttachRequest, EndReason, ExecInfo, ExecRequest, Execs, Exited, LogRequest, Lost,

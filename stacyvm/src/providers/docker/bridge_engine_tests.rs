@@ -29,7 +29,7 @@ async fn an_engine_that_starts_no_bridge_is_told_from_one_who_imitates_it() {
     let state = tempfile::tempdir().unwrap();
     let config =
         DockerConfig::new(state.path(), InstanceId::random()).host(host.into_string().unwrap());
-    let docker = config.client().unwrap().negotiate_version().await.unwrap();
+    let docker = super::super::connect::connect(&config).await.unwrap();
     let body = ContainerCreateBody {
         image: Some("stacyvm-test/busybox".to_owned()),
         cmd: Some(vec!["sleep".to_owned(), "60".to_owned()]),

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use super::discover::Surroundings;
+use super::host::Target;
+use super::tls::DockerTls;
+use crate::error::Result;
 use crate::id::InstanceId;
 
 /// The socket of an engine that was installed the usual way.
@@ -13,10 +16,15 @@ pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DockerConfig {
-    /// The engine, in the form of `DOCKER_HOST`: `unix:///path`, or
-    /// `tcp://address:port` for one that is reached without TLS, which only a
-    /// protected network may offer.
+    /// The engine, in the form of `DOCKER_HOST`: `unix:///path`,
+    /// `tcp://address:port`, `http://address:port`, `https://address:port`. What
+    /// is reached without TLS only a protected network may offer.
     pub host: String,
+    /// The certificates of an engine at `tcp://` or `https://`. `tcp://` without
+    /// them is no TLS, `https://` without them trusts what the system trusts.
+    pub tls: Option<DockerTls>,
+    /// What named the engine, where it was found.
+    pub(super) found_by: Option<String>,
     /// The runtime by the name that the engine has it under; the engine's
     /// default if none.
     pub runtime: Option<String>,
@@ -42,6 +50,8 @@ impl DockerConfig {
     pub fn new(state: impl Into<PathBuf>, instance: InstanceId) -> Self {
         Self {
             host: DEFAULT_HOST.to_owned(),
+            tls: None,
+            found_by: None,
             runtime: None,
             state: state.into(),
             instance,
@@ -50,10 +60,52 @@ impl DockerConfig {
         }
     }
 
-    /// Takes another engine.
+    /// The engine that the docker command line would use, else a local one:
+    /// `DOCKER_HOST`, else `DOCKER_CONTEXT`, else the current context of
+    /// `config.json` in `DOCKER_CONFIG` or `~/.docker`, else the first of the
+    /// sockets `/var/run/docker.sock`, `docker.sock` and `podman/podman.sock` in
+    /// `XDG_RUNTIME_DIR`, and `/run/podman/podman.sock` that there is. With
+    /// `DOCKER_TLS_VERIFY` the files of `DOCKER_CERT_PATH` are its certificates.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where there is none, with all the places that were looked
+    /// at; `invalid_argument` for a context or certificates that cannot be used.
+    pub fn discover(state: impl Into<PathBuf>, instance: InstanceId) -> Result<Self> {
+        let found = Surroundings::read().find()?;
+        Ok(Self {
+            host: found.host,
+            tls: found.tls,
+            found_by: Some(found.by),
+            ..Self::new(state, instance)
+        })
+    }
+
+    /// Takes another engine, without certificates.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = host.into();
+        self.tls = None;
+        self.found_by = None;
         self
+    }
+
+    /// Takes these certificates.
+    pub fn tls(mut self, tls: DockerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Takes the certificates that the environment has for `tcp://` and
+    /// `https://`, as the docker command line does for a host that it is given:
+    /// with `DOCKER_TLS_VERIFY` those of `DOCKER_CERT_PATH`.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for certificates that cannot be used, and for
+    /// `DOCKER_TLS` alone, which would not verify the engine.
+    pub fn environment_tls(mut self) -> Result<Self> {
+        self.tls = Surroundings::read().tls(&self.host)?;
+        Ok(self)
     }
 
     /// Takes another runtime.
@@ -68,54 +120,9 @@ impl DockerConfig {
         self
     }
 
+    /// A client of the engine that has said nothing yet.
     pub(super) fn client(&self) -> Result<bollard::Docker> {
-        let seconds = self.answer_within.as_secs().max(1);
-        let connected = match self.host.split_once("://") {
-            #[cfg(unix)]
-            Some(("unix", path)) if path.starts_with('/') => {
-                bollard::Docker::connect_with_socket(path, seconds, bollard::API_DEFAULT_VERSION)
-            }
-            #[cfg(windows)]
-            Some(("npipe", path)) => {
-                bollard::Docker::connect_with_socket(path, seconds, bollard::API_DEFAULT_VERSION)
-            }
-            Some(("tcp" | "http", address)) if !address.is_empty() => {
-                bollard::Docker::connect_with_http(address, seconds, bollard::API_DEFAULT_VERSION)
-            }
-            _ => {
-                return Err(Error::invalid(
-                    "docker.host",
-                    &self.host,
-                    "unix:///path or tcp://address:port",
-                    "forward an engine behind TLS or SSH to a local socket",
-                ));
-            }
-        };
-        connected.map_err(super::error::map)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::ErrorKind;
-
-    #[tokio::test]
-    async fn only_hosts_that_can_be_reached_are_taken() {
-        let config = |host: &str| DockerConfig::new("/s", InstanceId::random()).host(host);
-        for bad in [
-            "",
-            "unix://",
-            "unix://x",
-            "ssh://a",
-            "https://a:1",
-            "tcp://",
-        ] {
-            let error = config(bad).client().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{bad}");
-        }
-        config("tcp://127.0.0.1:1").client().unwrap();
-        let error = config("unix:///absent.sock").client().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let target = Target::new(&self.host, self.tls.as_ref())?;
+        super::connect::client(&target, self.answer_within)
     }
 }

@@ -80,7 +80,7 @@ fn transport(error: Docker) -> Error {
         Some(io::ErrorKind::PermissionDenied) => Error::new(
             ErrorKind::PermissionDenied,
             "this user may not use the docker engine, expected write access to its socket; \
-             add the user to the socket's group",
+             add the user to the socket's group, `docker`",
         ),
         Some(_) => unavailable("the docker engine cannot be reached").source(error),
         None => Error::new(
@@ -95,7 +95,7 @@ fn unavailable(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unavailable, message).retry(soon())
 }
 
-fn soon() -> Retry {
+pub(super) fn soon() -> Retry {
     Retry::Maybe {
         after: Duration::from_millis(200),
     }
@@ -103,7 +103,7 @@ fn soon() -> Retry {
 
 /// The kind of the first system error among the causes. A connection that the
 /// engine closed counts as broken.
-fn io_kind(error: &Docker) -> Option<io::ErrorKind> {
+pub(super) fn io_kind(error: &Docker) -> Option<io::ErrorKind> {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(io) = current.downcast_ref::<io::Error>() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bollard::models::SystemInfo;
 
+use super::identity::{claimed, promised};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Capabilities, Isolation, KillScope, Level, ProviderInfo, Signals, Users};
 
@@ -16,6 +17,8 @@ pub(super) struct Facts {
     pub(super) kernel: String,
     pub(super) runtime: String,
     pub(super) isolation: Isolation,
+    /// What the runtime claims to be, which every create checks from inside.
+    pub(super) claim: Isolation,
     pub(super) memory: bool,
     pub(super) swap: bool,
     pub(super) cpu: bool,
@@ -82,8 +85,9 @@ impl Facts {
             engine: info.id.clone().unwrap_or_default(),
             server: info.server_version.clone().unwrap_or_default(),
             kernel: info.kernel_version.clone().unwrap_or_default(),
-            isolation: isolation(&path),
-            heeds_filters: match isolation(&path) {
+            isolation: promised(&name, &path),
+            claim: claimed(&name, &path),
+            heeds_filters: match promised(&name, &path) {
                 Isolation::UserKernel => oci_seccomp,
                 Isolation::VirtualMachine => false,
                 _ => true,
@@ -183,19 +187,6 @@ fn rust_name(architecture: &str) -> &str {
         "amd64" => "x86_64",
         "arm64" => "aarch64",
         other => other,
-    }
-}
-
-/// Judged by the program that the engine starts, not by the name somebody
-/// registered it under: `runc` under the name `kata` shares the host's kernel.
-fn isolation(path: &str) -> Isolation {
-    let program = path.rsplit('/').next().unwrap_or_default();
-    if program.starts_with("runsc") || path.contains("containerd.runsc") {
-        Isolation::UserKernel
-    } else if program.starts_with("kata") || path.contains("containerd.kata") {
-        Isolation::VirtualMachine
-    } else {
-        Isolation::Namespaces
     }
 }
 

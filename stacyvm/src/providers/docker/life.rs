@@ -31,7 +31,7 @@ use crate::sandbox::spec::Lifetime;
 use crate::sandbox::state::{Observed, ObservedState};
 
 /// How long a container that has started may take until its agent answers.
-const AGENT_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const AGENT_WITHIN: Duration = Duration::from_secs(20);
 /// How long the engine may take until a removed container is gone.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How much of what a dying agent says is kept.
@@ -44,7 +44,7 @@ pub(super) struct Life {
     pub(super) config: DockerConfig,
     pub(super) facts: Facts,
     pub(super) tickets: Tickets,
-    volume: AgentVolume,
+    pub(super) volume: AgentVolume,
     /// Held while the volume is looked at, so that it is filled once.
     volume_checked: tokio::sync::Mutex<bool>,
     pub(super) pool: AgentPool,
@@ -55,7 +55,7 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) async fn open(config: DockerConfig) -> Result<Self> {
-        let docker = config.client()?.negotiate_version().await.map_err(map)?;
+        let docker = super::connect::connect(&config).await?;
         let info = docker.info().await.map_err(map)?;
         let facts = Facts::new(&info, config.runtime.as_deref())?;
         Ok(Self {
@@ -150,11 +150,18 @@ impl Life {
             Err(e) => {
                 // No answer does not mean that nothing was made.
                 self.undo(&request.id).await;
-                return Err(map(e));
+                return Err(self.not_started(e));
             }
         };
         match self.start(&made, &ticket, &greeting).await {
-            Ok(client) => self.pool.put(&request.id, client),
+            Ok(client) => {
+                let checked = self.check_identity(client.kernel(), image, &ticket).await;
+                if let Err(error) = checked {
+                    self.undo(&request.id).await;
+                    return Err(error);
+                }
+                self.pool.put(&request.id, client);
+            }
             Err(error) => {
                 // The agent's file may be what is wrong.
                 *self.volume_checked.lock().await = false;
@@ -227,7 +234,7 @@ impl Life {
         Ok(())
     }
 
-    async fn agent_at_hand(&self, image: &str) -> Result<()> {
+    pub(super) async fn agent_at_hand(&self, image: &str) -> Result<()> {
         let mut checked = self.volume_checked.lock().await;
         if !*checked {
             let instance = self.config.instance.as_str();
@@ -264,7 +271,7 @@ impl Life {
         self.docker
             .start_container(made, None::<StartContainerOptions>)
             .await
-            .map_err(map)?;
+            .map_err(|e| self.not_started(e))?;
         let until = Instant::now() + AGENT_WITHIN;
         let told = async {
             standard.write_all(greeting).await?;

@@ -3,14 +3,19 @@
 mod bridge;
 mod claim;
 mod config;
+mod connect;
 mod create;
+mod discover;
 mod error;
 mod facts;
+mod host;
+mod identity;
 mod lease;
 mod life;
 mod observe;
 mod refuse;
 mod ticket;
+mod tls;
 mod volume;
 
 use std::sync::Arc;
@@ -21,6 +26,7 @@ use bollard::query_parameters::{ListContainersOptions, StatsOptions};
 use futures_util::{StreamExt, pin_mut};
 
 pub use config::{DEFAULT_HOST, DockerConfig};
+pub use tls::DockerTls;
 
 use self::life::Life;
 use crate::agent::AgentClient;

@@ -17,7 +17,7 @@ async fn a_volume_is_filled_once_and_mended_when_it_is_doubted() {
     let state = tempfile::tempdir().unwrap();
     let config =
         DockerConfig::new(state.path(), InstanceId::random()).host(host.into_string().unwrap());
-    let docker = config.client().unwrap().negotiate_version().await.unwrap();
+    let docker = super::super::connect::connect(&config).await.unwrap();
     let tickets = Tickets::open(state.path()).unwrap();
     // Of this run alone, so that nobody else's volume is touched.
     let bytes: &'static [u8] =
