@@ -13,7 +13,8 @@
 # containers therefore reach no network beyond their own bridge, and process
 # numbers that it reports are those of its namespace.
 #
-# Its own engine has the runtime `runsc` (gVisor) where that program is installed.
+# Its own engine has the runtime `runsc` (gVisor) where that program is installed, and
+# `runsc-hostnet`, the same with the network of its container.
 #
 # Images: stacyvm-test/busybox from the system's static busybox, and with
 # --debian stacyvm-test/debian (minimal, with python3) by debootstrap from
@@ -123,7 +124,16 @@ start_engine() {
 # --oci-seccomp it leaves filters of system calls out.
 runtimes() {
     if have runsc && [[ $(runsc help run 2>&1) == *-pass-fd* ]]; then
-        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none", "--oci-seccomp"]}}}\n' "$(command -v runsc)"
+        local network separator='' name
+        printf '{"runtimes": {'
+        for network in none host; do
+            name=runsc
+            [[ $network == none ]] || name=runsc-${network}net
+            printf '%s"%s": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=%s", "--oci-seccomp"]}' \
+                "$separator" "$name" "$(command -v runsc)" "$network"
+            separator=', '
+        done
+        printf '}}\n'
     else
         printf '{}\n'
     fi

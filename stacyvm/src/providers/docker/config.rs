@@ -68,6 +68,11 @@ impl DockerConfig {
         self
     }
 
+    /// The engine's socket, where it is one of this host.
+    pub(super) fn socket(&self) -> Option<&str> {
+        self.host.strip_prefix("unix://")
+    }
+
     pub(super) fn client(&self) -> Result<bollard::Docker> {
         let seconds = self.answer_within.as_secs().max(1);
         let connected = match self.host.split_once("://") {

@@ -1,0 +1,117 @@
+//! What sandboxes and volumes take on the engine's disk, and removing volumes.
+
+use std::collections::HashSet;
+
+use bollard::models::{ContainerSummary, Volume};
+use bollard::query_parameters::{ListContainersOptions, ListVolumesOptions, RemoveVolumeOptions};
+
+use super::create::{INSTANCE, SANDBOX};
+use super::error::{is_absent, map, status};
+use super::life::Life;
+use super::mounts::{VOLUME, name_of};
+use crate::error::Result;
+use crate::provider::{DiskUse, NotRemoved, Tidied, TidyRequest};
+
+impl Life {
+    /// What the writable layers of this store's sandboxes take, and which volumes
+    /// there are; how large these are only `docker system df` tells of every engine.
+    pub(super) async fn disk_use(&self) -> Result<Vec<DiskUse>> {
+        let sandboxes = self.containers(true).await?;
+        let mut all: Vec<DiskUse> = sandboxes
+            .iter()
+            .filter_map(|seen| {
+                let name = seen.labels.as_ref()?.get(SANDBOX)?.clone();
+                let bytes = seen.size_rw.and_then(|bytes| u64::try_from(bytes).ok());
+                Some(DiskUse {
+                    kind: "sandbox".to_owned(),
+                    name,
+                    bytes: bytes.unwrap_or_default(),
+                    // The engine leaves it out where nothing was written.
+                    complete: true,
+                })
+            })
+            .collect();
+        let volumes = self.volumes().await?;
+        let names = volumes.iter();
+        all.extend(names.filter_map(|volume| {
+            name_of(volume, &self.config.instance).map(|name| of_volume(name))
+        }));
+        Ok(all)
+    }
+
+    async fn containers(&self, size: bool) -> Result<Vec<ContainerSummary>> {
+        let label = format!("{INSTANCE}={}", self.config.instance);
+        let options = ListContainersOptions {
+            all: true,
+            size,
+            filters: Some([("label".to_owned(), vec![label])].into()),
+            ..ListContainersOptions::default()
+        };
+        let seen = self.docker.list_containers(Some(options)).await;
+        seen.map_err(map)
+    }
+
+    /// The named volumes of this store.
+    async fn volumes(&self) -> Result<Vec<Volume>> {
+        let labels = vec![
+            format!("{INSTANCE}={}", self.config.instance),
+            VOLUME.to_owned(),
+        ];
+        let options = ListVolumesOptions {
+            filters: Some([("label".to_owned(), labels)].into()),
+        };
+        let seen = self.docker.list_volumes(Some(options)).await;
+        Ok(seen.map_err(map)?.volumes.unwrap_or_default())
+    }
+
+    /// Removes the volumes that no container has. The engine refuses to remove one
+    /// that has come to be used meanwhile.
+    pub(super) async fn tidy_volumes(&self, request: &TidyRequest) -> Result<Tidied> {
+        let mut tidied = Tidied::default();
+        if !request.volumes {
+            return Ok(tidied);
+        }
+        let containers = self.containers(false).await?;
+        let mounts = containers
+            .iter()
+            .flat_map(|seen| seen.mounts.iter().flatten());
+        let used: HashSet<&str> = mounts.filter_map(|mount| mount.name.as_deref()).collect();
+        for volume in self.volumes().await? {
+            let Some(name) = name_of(&volume, &self.config.instance) else {
+                continue;
+            };
+            let asked = match &request.only_volumes {
+                Some(only) => only.contains(name),
+                None => true,
+            };
+            if !asked || used.contains(volume.name.as_str()) {
+                continue;
+            }
+            if request.dry_run {
+                tidied.gone.push(of_volume(name));
+                continue;
+            }
+            let options = None::<RemoveVolumeOptions>;
+            match self.docker.remove_volume(&volume.name, options).await {
+                Ok(()) => tidied.gone.push(of_volume(name)),
+                // Somebody uses it by now, or was faster.
+                Err(e) if status(&e) == Some(409) || is_absent(&e) => {}
+                Err(e) => tidied.failed.push(NotRemoved {
+                    kind: "volume".to_owned(),
+                    name: name.clone(),
+                    reason: map(e).to_string(),
+                }),
+            }
+        }
+        Ok(tidied)
+    }
+}
+
+fn of_volume(name: &str) -> DiskUse {
+    DiskUse {
+        kind: "volume".to_owned(),
+        name: name.to_owned(),
+        bytes: 0,
+        complete: false,
+    }
+}
