@@ -49,6 +49,11 @@ fn main() -> std::process::ExitCode {
                 "probes.limits.processors",
                 "gVisor's times count waiting for a processor; by the host's cgroup the share holds",
             ),
+            (
+                "mounts.a_host_directory_gives_no_devices_and_no_set_id",
+                "the engine has no nosuid and nodev for what may be written; gVisor gives no \
+                 rights by set-id files and opens no devices of the host",
+            ),
             ("probes.agent.environment", OF_ROOT),
             ("probes.agent.maps", OF_ROOT),
             ("probes.agent.descriptors", OF_ROOT),

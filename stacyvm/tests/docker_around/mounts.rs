@@ -131,6 +131,56 @@ async fn a_host_directory_gives_no_set_id_and_no_devices_either_way() {
 }
 
 #[tokio::test]
+async fn gvisor_empties_no_file_that_is_only_read() {
+    let Some(host) = Host::with_runtime(Some("runsc")).await else {
+        return;
+    };
+    let place = directory();
+    let file = place.path().join("a");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+    let volume = MountSource::Volume("data".to_owned());
+    let id = host.sandbox(of_volume("data", true)).await;
+    host.says(&id, "echo kept > /srv/volume/a; chmod 666 /srv/volume/a")
+        .await;
+    let both = of_host(place.path(), false).mount(mount("/srv/volume", volume, false));
+    let other = host.sandbox(both).await;
+    for path in ["/srv/host", "/srv/volume"] {
+        for user in ["0", "1000"] {
+            // Its gofer emptied what the sandbox had seen before.
+            for line in [
+                "cat @/a && echo x > @/a",
+                "cat @/a && : > @/a",
+                "echo x >> @/a",
+                "rm @/a",
+                "touch @/b",
+            ] {
+                let line = line.replace('@', path);
+                let (status, said) = host.sh_as(&other, user, &line).await;
+                assert!(!status.success(), "{user}: {line}: {said}");
+            }
+        }
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "of the host");
+    assert_eq!(host.says(&id, "cat /srv/volume/a").await, "kept");
+    let seen = host
+        .provider
+        .inspect(&cx(), &other)
+        .await
+        .unwrap()
+        .effective;
+    assert!(seen.contains_key("host_directories"), "{seen:?}");
+
+    // A volume that is only read is used as well.
+    host.provider.destroy(&cx(), &id).await.unwrap();
+    let tidied = host.provider.tidy(&cx(), &only(&["data"])).await.unwrap();
+    assert!(tidied.gone.is_empty(), "{tidied:?}");
+    host.provider.destroy(&cx(), &other).await.unwrap();
+    let tidied = host.provider.tidy(&cx(), &only(&["data"])).await.unwrap();
+    assert_eq!(tidied.gone.len(), 1);
+    host.end(&[]).await;
+}
+
+#[tokio::test]
 async fn what_is_mounted_is_what_was_asked_for() {
     let Some(host) = Host::open().await else {
         return;

@@ -1,12 +1,14 @@
 //! Networks and ports.
 
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use stacyvm::config::Config;
 use stacyvm::id::SandboxId;
 use stacyvm::provider::{Level, Provider, Reach};
 use stacyvm::sandbox::spec::{Network, Port, SandboxSpec};
-use stacyvm::{Engine, ErrorKind, ExecSpec};
+use stacyvm::{Engine, ErrorKind, ExecSpec, Filter};
 
 use super::{Host, IMAGE, container, cx};
 
@@ -293,19 +295,21 @@ async fn what_a_create_left_goes_by_its_labels_and_nothing_else_does() {
     host.end(&[&id]).await;
 }
 
+async fn engine(docker: &str, state: &Path) -> Engine {
+    let mut config = Config::for_state_dir(state);
+    config.providers.get_mut("docker").unwrap().host = Some(docker.to_owned());
+    "docker".clone_into(&mut config.default_provider);
+    Engine::open(config).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_reconcile_takes_the_network_of_what_ended_unseen() {
     let Some(host) = Host::open().await else {
         return;
     };
-    let mut config = Config::for_state_dir(host.state.path().join("engine"));
-    config.providers.get_mut("docker").unwrap().host = Some(host.engine.clone());
-    "docker".clone_into(&mut config.default_provider);
-    let engine = Engine::open(config).await.unwrap();
-    let sandbox = engine
-        .create(full().ttl(Duration::from_mins(10)))
-        .await
-        .unwrap();
+    let engine = engine(&host.engine, &host.state.path().join("engine")).await;
+    let spec = full().ttl(Duration::from_mins(10));
+    let sandbox = engine.create(spec).await.unwrap();
     let label = format!("label=stacyvm.sandbox={}", sandbox.id());
     let networks = ["network", "ls", "-q", "--filter", label.as_str()];
     assert_eq!(host.docker(&networks).await.lines().count(), 1);
@@ -314,5 +318,68 @@ async fn a_reconcile_takes_the_network_of_what_ended_unseen() {
     let done = engine.reconcile().await.unwrap();
     assert_eq!(done.ended, [sandbox.id().clone()]);
     assert_eq!(host.docker(&networks).await, "");
+    host.end(&[]).await;
+}
+
+/// Where the host process that is killed has its state.
+const MAKES_IN: &str = "STACYVM_TEST_MAKES_IN";
+
+/// Makes and ends sandboxes with networks until it is killed; nothing by itself.
+#[tokio::test]
+async fn a_host_process_that_makes_networks() {
+    let (Some(state), Some(docker)) = (
+        std::env::var_os(MAKES_IN),
+        std::env::var("STACYVM_TEST_DOCKER_HOST").ok(),
+    ) else {
+        println!("not run: this is the other process of another test");
+        return;
+    };
+    let engine = engine(&docker, Path::new(&state)).await;
+    loop {
+        let sandbox = engine.create(full()).await.unwrap();
+        sandbox.kill().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_host_process_that_is_killed_leaves_no_network() {
+    let Some(host) = Host::open().await else {
+        return;
+    };
+    let state = host.state.path().join("engine");
+    // With the agent in its place, as that is of all stores.
+    let first = engine(&host.engine, &state).await;
+    let sandbox = first.create(full()).await.unwrap();
+    sandbox.kill().await.unwrap();
+    drop((first, sandbox));
+    // Whatever it was at: making the network, the container, or ending both.
+    for after in [
+        300, 450, 600, 750, 900, 1050, 1200, 1350, 1500, 1650, 1800, 1950,
+    ] {
+        let mut other = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "network::a_host_process_that_makes_networks"])
+            .env(MAKES_IN, &state)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        other.kill().await.unwrap();
+        // What the engine was asked for comes to be all the same.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let engine = engine(&host.engine, &state).await;
+        engine.reconcile().await.unwrap();
+        // One that was whole outlives its maker, and is the records'.
+        for info in engine.list(Filter::default()).await.unwrap() {
+            engine.get(&info.id).await.unwrap().kill().await.unwrap();
+        }
+        let host = Host {
+            instance: engine.instance().clone(),
+            state: tempfile::tempdir().unwrap(),
+            engine: host.engine.clone(),
+            provider: host.provider.clone(),
+        };
+        let left = host.held().await;
+        assert_eq!(left, Vec::<String>::new(), "after {after} ms");
+    }
     host.end(&[]).await;
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::{
     Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType, MountVolumeOptions,
-    Volume, VolumeCreateRequest,
+    MountVolumeOptionsDriverConfig, Volume, VolumeCreateRequest,
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -37,6 +37,19 @@ const LONGEST_LIST: usize = 4 << 20;
 /// The engine's name of a volume.
 pub(super) fn volume_name(instance: &InstanceId, name: &str) -> String {
     format!("stacyvm-{instance}-{name}")
+}
+
+/// What tells that something is a sandbox's.
+pub(super) fn labels(
+    id: &SandboxId,
+    instance: &InstanceId,
+    tenant: &TenantId,
+) -> HashMap<String, String> {
+    HashMap::from([
+        (INSTANCE.to_owned(), instance.to_string()),
+        (SANDBOX.to_owned(), id.to_string()),
+        (TENANT.to_owned(), tenant.to_string()),
+    ])
 }
 
 /// A target in the form in which two of them can be compared.
@@ -98,17 +111,76 @@ pub(super) fn mounts(
             target: Some(target.clone()),
             typ: Some(MountType::VOLUME),
             volume_options: Some(MountVolumeOptions {
-                labels: Some(HashMap::from([
-                    (INSTANCE.to_owned(), instance.to_string()),
-                    (SANDBOX.to_owned(), id.to_string()),
-                    (TENANT.to_owned(), tenant.to_string()),
-                ])),
+                labels: Some(labels(id, instance, tenant)),
                 ..MountVolumeOptions::default()
             }),
             ..Mount::default()
         });
     }
     all
+}
+
+/// Makes the host's kernel keep read-only what is mounted so: gVisor of July 2024
+/// empties a file that is opened for writing through a read-only mount before it
+/// refuses. The engine's own driver mounts a directory read-only as an unnamed volume,
+/// which has the sandbox's labels and goes with it; what a runtime binds of that is
+/// read-only whatever it does.
+pub(super) fn held_by_kernel(
+    mounts: &mut [Mount],
+    volumes: &HashMap<String, Volume>,
+    labels: &HashMap<String, String>,
+) {
+    for mount in mounts.iter_mut().filter(|m| m.read_only == Some(true)) {
+        let Some(source) = mount.source.take() else {
+            continue;
+        };
+        let mut labels = labels.clone();
+        let device = match volumes.get(&source) {
+            Some(volume) => {
+                // It is in use, which the engine does not know.
+                let name = volume.labels.get(VOLUME).cloned().unwrap_or_default();
+                labels.insert(VOLUME.to_owned(), name);
+                volume.mountpoint.clone()
+            }
+            None => source,
+        };
+        let option = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        *mount = Mount {
+            target: mount.target.take(),
+            typ: Some(MountType::VOLUME),
+            volume_options: Some(MountVolumeOptions {
+                no_copy: Some(true),
+                labels: Some(labels),
+                driver_config: Some(MountVolumeOptionsDriverConfig {
+                    name: Some("local".to_owned()),
+                    options: Some(HashMap::from([
+                        option("type", "none"),
+                        option("o", "bind,ro,nosuid,nodev"),
+                        option("device", &device),
+                    ])),
+                }),
+                ..MountVolumeOptions::default()
+            }),
+            ..Mount::default()
+        };
+    }
+}
+
+/// Whether a mount of a container shows a directory of the host, and may be written.
+pub(super) fn of_host(mount: &Mount) -> Option<bool> {
+    if mount.typ == Some(MountType::BIND) {
+        return Some(mount.read_only != Some(true));
+    }
+    let options = mount.volume_options.as_ref()?;
+    options
+        .driver_config
+        .as_ref()?
+        .options
+        .as_ref()?
+        .get("device")?;
+    let labels = options.labels.as_ref();
+    let volume = labels.is_some_and(|labels| labels.contains_key(VOLUME));
+    (!volume).then_some(false)
 }
 
 /// Refuses host directories that this engine could not mount as they are, or that
@@ -178,8 +250,9 @@ pub(super) fn check_host(spec: &SandboxSpec, engine: &[&Path]) -> Result<()> {
 }
 
 impl Life {
-    /// Makes the named volumes of a spec, unless they are there.
-    pub(super) async fn make_volumes(&self, spec: &SandboxSpec) -> Result<()> {
+    /// Makes the named volumes of a spec, unless they are there; by the engine's names.
+    pub(super) async fn make_volumes(&self, spec: &SandboxSpec) -> Result<HashMap<String, Volume>> {
+        let mut all = HashMap::new();
         for (index, mount) in spec.mounts.iter().enumerate() {
             let MountSource::Volume(name) = &mount.source else {
                 continue;
@@ -207,8 +280,9 @@ impl Life {
                 .context("field", format!("mounts[{index}].source.volume"))
                 .context("value", name));
             }
+            all.insert(made.name.clone(), made);
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Lets everybody inside write to new volumes, and looks whether the directories
@@ -397,6 +471,48 @@ mod tests {
             .unwrap();
         assert_eq!(labels.len(), 3);
         assert!(!labels.contains_key(VOLUME), "it is no named volume");
+    }
+
+    #[test]
+    fn what_is_read_only_is_so_for_the_host_where_the_runtime_cannot_be_trusted_with_it() {
+        let spec = SandboxSpec::image("a")
+            .mount(asked("/a", MountSource::Host("/srv".into()), false))
+            .mount(asked("/b", MountSource::Host("/srv".into()), true))
+            .mount(asked("/c", MountSource::Volume("v".into()), false));
+        let mut all = made(&spec, &["/data"]);
+        let before = all.clone();
+        assert_eq!(
+            [of_host(&all[0]), of_host(&all[1])],
+            [Some(false), Some(true)]
+        );
+        let name = all[2].source.clone().unwrap();
+        let volume = Volume {
+            name: name.clone(),
+            mountpoint: "/engine/v/_data".to_owned(),
+            labels: HashMap::from([(VOLUME.to_owned(), "v".to_owned())]),
+            ..Volume::default()
+        };
+        let own = labels(
+            &SandboxId::random(),
+            &InstanceId::random(),
+            &TenantId::default(),
+        );
+        held_by_kernel(&mut all, &HashMap::from([(name, volume)]), &own);
+        assert_eq!(all[1], before[1], "it is written");
+        assert_eq!(all[3], before[3], "it is the sandbox's own");
+        for (at, device) in [(0, "/srv"), (2, "/engine/v/_data")] {
+            assert_eq!((&all[at].source, all[at].read_only), (&None, None));
+            assert_eq!(all[at].target, before[at].target);
+            let options = all[at].volume_options.as_ref().unwrap();
+            let driver = options.driver_config.as_ref().unwrap();
+            let driver = driver.options.as_ref().unwrap();
+            assert_eq!(driver["device"], device);
+            assert!(driver["o"].split(',').any(|option| option == "ro"));
+            let marked = options.labels.as_ref().unwrap().contains_key(VOLUME);
+            assert_eq!(marked, at == 2);
+        }
+        let of_host: Vec<_> = all.iter().map(of_host).collect();
+        assert_eq!(of_host, [Some(false), Some(true), None, None]);
     }
 
     #[test]

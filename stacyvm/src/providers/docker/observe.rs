@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerStatsResponse, ContainerSummary,
-    ContainerSummaryStateEnum, HostConfig, Mount, MountType,
+    ContainerSummaryStateEnum, HostConfig,
 };
 
 use super::create::{INSTANCE, OWN_FILTER, SANDBOX, TENANT};
@@ -247,15 +247,15 @@ fn around(
     if let Some(ports) = super::network::published(seen) {
         put("ports", Level::Enforced, ports);
     }
-    let mut mounts = host.mounts.iter().flatten();
-    if mounts.any(|mount| mount.typ == Some(MountType::BIND)) {
+    let mounts = host.mounts.iter().flatten();
+    let of_host: Vec<bool> = mounts.filter_map(super::mounts::of_host).collect();
+    if !of_host.is_empty() {
         let owner = if facts.user_namespace {
             "root is a user of the engine's range"
         } else {
             "root is the host's root"
         };
-        let no_bits = facts.own_filter() && host.mounts.iter().flatten().any(is_written);
-        let value = if no_bits {
+        let value = if facts.own_filter() && of_host.contains(&true) {
             format!("{owner}, no set-id bits")
         } else {
             owner.to_owned()
@@ -266,10 +266,6 @@ fn around(
         put("disk_limit", Level::Enforced, format!("{size} bytes"));
     }
     all
-}
-
-fn is_written(mount: &Mount) -> bool {
-    mount.typ == Some(MountType::BIND) && mount.read_only != Some(true)
 }
 
 /// What the engine measures of a container.

@@ -76,7 +76,13 @@ impl Life {
         request: &CreateRequest,
         owner: &Owner<'_>,
     ) -> Result<()> {
-        self.make_volumes(&request.spec).await?;
+        let volumes = self.make_volumes(&request.spec).await?;
+        if self.facts.own_kernel() {
+            let host = body.host_config.get_or_insert_default();
+            let mounts = host.mounts.as_deref_mut().unwrap_or_default();
+            let labels = mounts::labels(&request.id, owner.instance, owner.tenant);
+            mounts::held_by_kernel(mounts, &volumes, &labels);
+        }
         if request.spec.network == Some(Network::Full) {
             let bridge = self.make_bridge(&request.id, owner).await?;
             body.host_config.get_or_insert_default().network_mode = Some(bridge);
@@ -144,7 +150,7 @@ pub(super) fn explained(error: Error, spec: &SandboxSpec) -> Error {
         .context("value", mib)
         .source(error);
     }
-    if has("bind source path does not exist") {
+    if has("bind source path does not exist") || has("failed to mount local volume") {
         return Error::new(
             ErrorKind::NotFound,
             "a directory of the host is not there for the docker engine, expected one that the \

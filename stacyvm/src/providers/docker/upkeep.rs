@@ -76,15 +76,19 @@ impl Life {
             .iter()
             .flat_map(|seen| seen.mounts.iter().flatten());
         let used: HashSet<&str> = mounts.filter_map(|mount| mount.name.as_deref()).collect();
-        for volume in self.volumes().await? {
-            let Some(name) = name_of(&volume, &self.config.instance) else {
+        let volumes = self.volumes().await?;
+        // Shown to sandboxes by unnamed ones, which go with these.
+        let shown = volumes.iter().filter(|v| v.labels.contains_key(SANDBOX));
+        let shown: HashSet<&String> = shown.filter_map(|v| v.labels.get(VOLUME)).collect();
+        for volume in &volumes {
+            let Some(name) = name_of(volume, &self.config.instance) else {
                 continue;
             };
             let asked = match &request.only_volumes {
                 Some(only) => only.contains(name),
                 None => true,
             };
-            if !asked || used.contains(volume.name.as_str()) {
+            if !asked || shown.contains(name) || used.contains(volume.name.as_str()) {
                 continue;
             }
             if request.dry_run {
