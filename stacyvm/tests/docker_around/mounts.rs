@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stacyvm::id::InstanceId;
-use stacyvm::provider::{Provider, TidyRequest};
+use stacyvm::provider::{Provider, Reach, TidyRequest};
 use stacyvm::providers::docker::{DockerConfig, DockerProvider};
 use stacyvm::sandbox::spec::{Mount, MountSource, Network, Port, SandboxSpec};
 use stacyvm::{ErrorKind, ExitStatus};
 use tokio::net::{TcpListener, UnixStream};
 
-use super::{Host, IMAGE, cx};
+use super::{Host, IMAGE, container, cx};
 
 fn mount(target: &str, source: MountSource, writable: bool) -> Mount {
     Mount {
@@ -174,6 +174,11 @@ async fn gvisor_empties_no_file_that_is_only_read() {
     host.provider.destroy(&cx(), &id).await.unwrap();
     let tidied = host.provider.tidy(&cx(), &only(&["data"])).await.unwrap();
     assert!(tidied.gone.is_empty(), "{tidied:?}");
+    // What shows them goes too where the sandbox ended unseen, and is named before.
+    host.docker(&["rm", "-f", &container(&other)]).await;
+    let left = host.provider.leftovers(&cx(), Reach::Own).await.unwrap();
+    let kinds: Vec<_> = left.iter().map(|left| left.kind.as_str()).collect();
+    assert_eq!(kinds, ["volume", "volume"], "{left:?}");
     host.provider.destroy(&cx(), &other).await.unwrap();
     let tidied = host.provider.tidy(&cx(), &only(&["data"])).await.unwrap();
     assert_eq!(tidied.gone.len(), 1);

@@ -20,6 +20,7 @@ use super::create::{self, Owner, REQUEST, SOCKET};
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
 use super::lease;
+use super::mounts;
 use super::observe;
 use super::surround;
 use super::ticket::{Ticket, Tickets};
@@ -462,10 +463,12 @@ impl Life {
         let until = Instant::now() + GONE_WITHIN;
         // Of a container that is not there any more nobody knows.
         let mut networked = None;
+        let mut held = self.facts.own_kernel();
         while let Some(seen) = self.look(id).await? {
             let mode = seen.host_config.as_ref();
             let mode = mode.and_then(|host| host.network_mode.as_deref());
             networked = Some(mode != Some("none"));
+            held = seen.host_config.as_ref().is_some_and(mounts::has_held);
             // By its own id: the name may come to mean another container.
             let container = seen.id.unwrap_or_else(|| create::container(id));
             let options = RemoveContainerOptions {
@@ -495,6 +498,9 @@ impl Life {
         }
         if networked != Some(false) {
             self.remove_bridge(id).await?;
+        }
+        if held {
+            self.remove_volumes_of(id).await?;
         }
         self.pool.end(id);
         self.tickets.forget(id)

@@ -7,6 +7,7 @@ mod create;
 mod error;
 mod facts;
 mod lease;
+mod left;
 mod life;
 mod mounts;
 mod network;
@@ -449,6 +450,7 @@ impl Provider for DockerProvider {
                 .filter_map(|seen| observe::leftover(seen, now))
                 .collect();
             all.extend(self.life.left_networks(reach, &seen, now).await?);
+            all.extend(self.life.left_volumes(reach, &seen, now).await?);
             Ok(all)
         };
         self.outside(cx, OperationKind::Leftovers, work).await
@@ -470,8 +472,10 @@ impl Provider for DockerProvider {
             ));
         }
         let work = async {
-            if leftover.kind == "network" {
-                return self.life.remove_left_network(&leftover).await;
+            match leftover.kind.as_str() {
+                "network" => return self.life.remove_left_network(&leftover).await,
+                "volume" => return self.life.remove_left_volume(&leftover).await,
+                _ => {}
             }
             let options = RemoveContainerOptions {
                 // With the unnamed volumes that its image declares.

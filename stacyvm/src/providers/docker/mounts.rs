@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
-    Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType, MountVolumeOptions,
-    MountVolumeOptionsDriverConfig, Volume, VolumeCreateRequest,
+    HostConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    MountVolumeOptions, MountVolumeOptionsDriverConfig, Volume, VolumeCreateRequest,
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
 
-use super::create::{INSTANCE, SANDBOX, TENANT};
+use super::create::{self, INSTANCE, SANDBOX, TENANT};
 use super::error::map;
 use super::life::Life;
 use super::origin;
@@ -122,15 +122,17 @@ pub(super) fn mounts(
 
 /// Makes the host's kernel keep read-only what is mounted so: gVisor of July 2024
 /// empties a file that is opened for writing through a read-only mount before it
-/// refuses. The engine's own driver mounts a directory read-only as an unnamed volume,
-/// which has the sandbox's labels and goes with it; what a runtime binds of that is
-/// read-only whatever it does.
+/// refuses. The engine's own driver mounts a directory read-only as a volume, which has
+/// the sandbox's labels and goes with it; what a runtime binds of that is read-only
+/// whatever it does. A volume without a name could not be told to be read-only inside.
 pub(super) fn held_by_kernel(
+    id: &SandboxId,
     mounts: &mut [Mount],
     volumes: &HashMap<String, Volume>,
     labels: &HashMap<String, String>,
 ) {
-    for mount in mounts.iter_mut().filter(|m| m.read_only == Some(true)) {
+    let read_only = mounts.iter_mut().filter(|m| m.read_only == Some(true));
+    for (index, mount) in read_only.enumerate() {
         let Some(source) = mount.source.take() else {
             continue;
         };
@@ -147,7 +149,9 @@ pub(super) fn held_by_kernel(
         let option = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         *mount = Mount {
             target: mount.target.take(),
+            source: Some(format!("{}-{index}", create::container(id))),
             typ: Some(MountType::VOLUME),
+            read_only: Some(true),
             volume_options: Some(MountVolumeOptions {
                 no_copy: Some(true),
                 labels: Some(labels),
@@ -164,6 +168,15 @@ pub(super) fn held_by_kernel(
             ..Mount::default()
         };
     }
+}
+
+/// Whether a container has volumes that [`held_by_kernel`] made.
+pub(super) fn has_held(host: &HostConfig) -> bool {
+    let mut mounts = host.mounts.iter().flatten();
+    mounts.any(|mount| {
+        let options = mount.volume_options.as_ref();
+        options.is_some_and(|options| options.driver_config.is_some())
+    })
 }
 
 /// Whether a mount of a container shows a directory of the host, and may be written.
@@ -497,11 +510,15 @@ mod tests {
             &InstanceId::random(),
             &TenantId::default(),
         );
-        held_by_kernel(&mut all, &HashMap::from([(name, volume)]), &own);
+        let id = SandboxId::random();
+        held_by_kernel(&id, &mut all, &HashMap::from([(name, volume)]), &own);
+        assert_ne!(all[0].source, all[2].source);
         assert_eq!(all[1], before[1], "it is written");
         assert_eq!(all[3], before[3], "it is the sandbox's own");
         for (at, device) in [(0, "/srv"), (2, "/engine/v/_data")] {
-            assert_eq!((&all[at].source, all[at].read_only), (&None, None));
+            let source = all[at].source.as_deref().unwrap();
+            assert!(source.starts_with(&format!("stacyvm-{id}-")), "{source}");
+            assert_eq!(all[at].read_only, Some(true));
             assert_eq!(all[at].target, before[at].target);
             let options = all[at].volume_options.as_ref().unwrap();
             let driver = options.driver_config.as_ref().unwrap();

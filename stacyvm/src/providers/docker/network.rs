@@ -17,18 +17,16 @@ use tokio::time::{Instant, sleep};
 
 use super::create::{self, INSTANCE, Owner, SANDBOX, TENANT};
 use super::error::{is_absent, map, status};
+use super::left::Left;
 use super::life::{GONE_WITHIN, Life};
 use super::ticket;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{InstanceId, SandboxId, TenantId};
+use crate::id::SandboxId;
 use crate::provider::{Endpoint, Leftover, Reach};
 use crate::sandbox::spec::Port;
-use crate::units::parse_time;
 
 /// The address on the engine's host that ports are published on.
 const LOOPBACK: &str = "127.0.0.1";
-/// How long a bridge may wait for its container.
-const BEGINNING: Duration = Duration::from_mins(2);
 
 /// The name of a bridge on the engine's host: at most 15 bytes.
 fn interface(id: &SandboxId) -> String {
@@ -200,6 +198,7 @@ impl Life {
         containers: &[ContainerSummary],
         now: SystemTime,
     ) -> Result<Vec<Leftover>> {
+        let left = Left { containers, now };
         let label = match reach {
             Reach::Own => format!("{INSTANCE}={}", self.config.instance),
             Reach::Host => INSTANCE.to_owned(),
@@ -207,7 +206,7 @@ impl Life {
         let seen = self.networks(vec![label]).await?;
         Ok(seen
             .iter()
-            .filter_map(|network| leftover(network, containers, now))
+            .filter_map(|network| leftover(network, &left))
             .collect())
     }
 
@@ -217,88 +216,18 @@ impl Life {
     }
 }
 
-/// A bridge of stacyvm: one that has all of its labels, with sensible values.
-fn leftover(seen: &Network, containers: &[ContainerSummary], now: SystemTime) -> Option<Leftover> {
-    let labels = seen.labels.as_ref()?;
-    TenantId::new(labels.get(TENANT)?.as_str()).ok()?;
-    let sandbox = SandboxId::new(labels.get(SANDBOX)?.as_str()).ok()?;
-    let instance = InstanceId::new(labels.get(INSTANCE)?.as_str()).ok()?;
-    let name = seen.id.clone()?;
-    let has = |container: &ContainerSummary, key: &str| {
-        let labels = container.labels.as_ref();
-        labels.and_then(|l| l.get(key)).cloned()
-    };
-    let used = containers.iter().any(|container| {
-        has(container, SANDBOX).as_deref() == Some(sandbox.as_str())
-            && has(container, INSTANCE).as_deref() == Some(instance.as_str())
-    });
-    // Somebody may be about to make its container.
-    let begins = || {
-        let made = seen.created.as_deref().and_then(time_with_zone);
-        made.is_none_or(|at| now.duration_since(at).map_or(true, |age| age < BEGINNING))
-    };
-    let lives = used || begins();
-    Some(Leftover {
-        id: format!("network:{name}"),
-        kind: "network".to_owned(),
-        remedy: if lives {
-            "none: it goes with its sandbox".to_owned()
-        } else {
-            "remove it by its id".to_owned()
-        },
-        name,
-        instance: Some(instance),
-        state_dir: None,
-        sandbox: Some(sandbox),
-        owner_lives: lives,
-        evidence: "it has the labels of instance, tenant and sandbox".to_owned(),
-    })
-}
-
-/// A time as engines tell it of networks: in the zone of their host.
-fn time_with_zone(text: &str) -> Option<SystemTime> {
-    let Some((local, zone)) = text
-        .len()
-        .checked_sub(6)
-        .and_then(|at| text.split_at_checked(at))
-    else {
-        return parse_time(text);
-    };
-    let Some(east) = zone.strip_prefix('+').or(zone.strip_prefix('-')) else {
-        return parse_time(text);
-    };
-    let (hours, minutes) = east.split_once(':')?;
-    let minutes = hours.parse::<u64>().ok()? * 60 + minutes.parse::<u64>().ok()?;
-    let (at, offset) = (
-        parse_time(&format!("{local}Z"))?,
-        Duration::from_mins(minutes),
-    );
-    if zone.starts_with('+') {
-        at.checked_sub(offset)
-    } else {
-        at.checked_add(offset)
-    }
+/// A bridge of stacyvm.
+fn leftover(seen: &Network, left: &Left<'_>) -> Option<Leftover> {
+    let made = seen.created.as_deref();
+    left.judge("network", seen.id.clone()?, seen.labels.as_ref()?, made)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{InstanceId, TenantId};
+    use crate::units::parse_time;
     use bollard::models::NetworkSettings;
-
-    #[test]
-    fn times_of_any_zone_are_read() {
-        let at = time_with_zone("2000-03-01T00:00:00Z").unwrap();
-        for same in [
-            "2000-03-01T01:30:00+01:30",
-            "2000-02-29T19:00:00.000000000-05:00",
-            "2000-03-01T00:00:00+00:00",
-        ] {
-            assert_eq!(time_with_zone(same), Some(at), "{same}");
-        }
-        for bad in ["", "x", "2000-03-01T00:00:00", "2000-03-01T00:00:00+xx:00"] {
-            assert_eq!(time_with_zone(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_bridge_has_the_labels_of_its_sandbox_and_a_name_that_the_kernel_takes() {
@@ -371,7 +300,9 @@ mod tests {
         };
         let lives = |containers: &[ContainerSummary], age| {
             let now = made + Duration::from_secs(age);
-            leftover(&network, containers, now).unwrap().owner_lives
+            leftover(&network, &Left { containers, now })
+                .unwrap()
+                .owner_lives
         };
         assert!(lives(&[], 60));
         assert!(!lives(&[], 180));
@@ -380,10 +311,14 @@ mod tests {
         other.insert(INSTANCE.to_owned(), InstanceId::random().to_string());
         assert!(!lives(&[container(&other)], 180));
         // A near miss is somebody else's.
+        let left = Left {
+            containers: &[],
+            now: made,
+        };
         for missing in [INSTANCE, SANDBOX, TENANT] {
             let mut network = network.clone();
             network.labels.as_mut().unwrap().remove(missing);
-            assert_eq!(leftover(&network, &[], made), None);
+            assert_eq!(leftover(&network, &left), None);
         }
     }
 }

@@ -81,7 +81,7 @@ impl Life {
             let host = body.host_config.get_or_insert_default();
             let mounts = host.mounts.as_deref_mut().unwrap_or_default();
             let labels = mounts::labels(&request.id, owner.instance, owner.tenant);
-            mounts::held_by_kernel(mounts, &volumes, &labels);
+            mounts::held_by_kernel(&request.id, mounts, &volumes, &labels);
         }
         if request.spec.network == Some(Network::Full) {
             let bridge = self.make_bridge(&request.id, owner).await?;
