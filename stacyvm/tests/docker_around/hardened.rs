@@ -60,15 +60,9 @@ async fn a_container_is_hardened_as_the_engine_tells_it() {
     let of = &seen["HostConfig"];
 
     assert_eq!(of["CapDrop"], json!(["ALL"]));
-    let mut added: Vec<&str> = of["CapAdd"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
-    added
-        .iter_mut()
-        .for_each(|name| *name = name.trim_start_matches("CAP_"));
+    let names = of["CapAdd"].as_array().unwrap().iter();
+    let names = names.filter_map(Value::as_str);
+    let mut added: Vec<&str> = names.map(|name| name.trim_start_matches("CAP_")).collect();
     added.sort_unstable();
     let agents = [
         "CHOWN",
@@ -117,7 +111,7 @@ async fn a_container_is_hardened_as_the_engine_tells_it() {
     assert_eq!(of["Memory"], 128 << 20);
     assert_eq!(of["MemorySwap"], of["Memory"], "no swap on top");
     assert_eq!(of["NanoCpus"], 500_000_000);
-    assert_eq!(of["OomKillDisable"].as_bool().unwrap_or_default(), false);
+    assert!(!of["OomKillDisable"].as_bool().unwrap_or_default());
     assert_eq!(
         of["Ulimits"],
         json!([{"Name": "core", "Hard": 1, "Soft": 1}])

@@ -329,11 +329,12 @@ const MAKES_IN: &str = "STACYVM_TEST_MAKES_IN";
 async fn a_host_process_that_makes_networks() {
     let (Some(state), Some(docker)) = (
         std::env::var_os(MAKES_IN),
-        std::env::var("STACYVM_TEST_DOCKER_HOST").ok(),
+        std::env::var_os("STACYVM_TEST_DOCKER_HOST"),
     ) else {
         println!("not run: this is the other process of another test");
         return;
     };
+    let docker = docker.into_string().unwrap();
     let engine = engine(&docker, Path::new(&state)).await;
     loop {
         let sandbox = engine.create(full()).await.unwrap();
