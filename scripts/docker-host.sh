@@ -14,7 +14,8 @@
 # numbers that it reports are those of its namespace.
 #
 # Its own engine has the runtimes `runsc` (gVisor) and `kata` where they are
-# installed. For the tests of what must be refused it has `kata-containers`,
+# installed, and `runsc-hostnet`, which is gVisor with the network of its container.
+# For the tests of what must be refused it has `kata-containers`,
 # `false-kata` and `false-gvisor`, which are runc; `kata-gvisor`, which is gVisor;
 # and `absent`, which has no program.
 #
@@ -134,6 +135,7 @@ runtimes() {
         runsc=$(command -v runsc)
         add runsc "$runsc" "$arguments"
         add kata-gvisor "$runsc" "$arguments"
+        add runsc-hostnet "$runsc" "${arguments/=none/=host}"
     fi
     if have containerd-shim-kata-v2; then
         # Engines before 23.0 know no shims.

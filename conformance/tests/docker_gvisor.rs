@@ -47,6 +47,11 @@ fn main() -> std::process::ExitCode {
                 "probes.limits.processors",
                 "gVisor's times count waiting for a processor; by the host's cgroup the share holds",
             ),
+            (
+                "mounts.a_host_directory_gives_no_devices_and_no_set_id",
+                "the engine has no nosuid and nodev for what may be written; gVisor gives no \
+                 rights by set-id files and opens no devices of the host",
+            ),
             ("probes.agent.environment", TO_ALL),
             ("probes.agent.maps", TO_ALL),
             ("probes.agent.descriptors", TO_ALL),

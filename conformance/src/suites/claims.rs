@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use stacyvm::provider::{ClaimRequest, Isolation};
-use stacyvm::sandbox::spec::{Port, SandboxSpec, Source};
+use stacyvm::sandbox::spec::{Network, Port, SandboxSpec, Source};
 use stacyvm::sandbox::state::ObservedState;
 use stacyvm::{ErrorKind, ExecSpec, Sandbox, SandboxId, SignalScope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -225,6 +225,8 @@ async fn directory_declined(f: &Fixture) -> Checked {
 fn publishes(f: &Fixture, host: u16) -> SandboxSpec {
     let mut spec = f.spec();
     spec.ports.push(Port { guest: 8080, host });
+    // Where there are networks a port may need one.
+    spec.network = f.claims().network_full.then_some(Network::Full);
     spec
 }
 

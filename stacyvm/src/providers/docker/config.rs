@@ -120,6 +120,11 @@ impl DockerConfig {
         self
     }
 
+    /// The engine's socket, where it is one of this host.
+    pub(super) fn socket(&self) -> Option<&str> {
+        self.host.strip_prefix("unix://")
+    }
+
     /// A client of the engine that has said nothing yet.
     pub(super) fn client(&self) -> Result<bollard::Docker> {
         let target = Target::new(&self.host, self.tls.as_ref())?;

@@ -32,6 +32,17 @@ pub(super) struct Facts {
     pub(super) apparmor: bool,
     pub(super) user_namespace: bool,
     pub(super) cgroup_namespace: bool,
+    /// Whether the engine is this host's own, by its socket: the paths and the
+    /// loopback address of the one are those of the other.
+    pub(super) local: bool,
+    /// Whether the engine's kernel is this one, and not that of a virtual machine.
+    pub(super) same_kernel: bool,
+    /// The directory of the engine's data.
+    pub(super) data: Option<String>,
+    /// Whether the engine's disk may hold a limit for each container.
+    pub(super) disk: bool,
+    /// Why a sandbox with this runtime has no network, if so.
+    pub(super) no_network: Option<&'static str>,
 }
 
 impl Facts {
@@ -81,7 +92,13 @@ impl Facts {
                 .find(|o| o.split(',').any(|part| part == format!("name={name}")))
         };
         let yes = |value: Option<bool>| value.unwrap_or(false);
+        let no_network = no_network(isolation(&path), arguments.unwrap_or_default());
         Ok(Self {
+            local: false,
+            same_kernel: same_kernel(info.kernel_version.as_deref()),
+            data: info.docker_root_dir.clone(),
+            disk: holds_disk_limits(info),
+            no_network,
             engine: info.id.clone().unwrap_or_default(),
             server: info.server_version.clone().unwrap_or_default(),
             kernel: info.kernel_version.clone().unwrap_or_default(),
@@ -131,6 +148,11 @@ impl Facts {
         self.seccomp && self.heeds_filters
     }
 
+    /// Whether ports can be published where callers of this host reach them.
+    pub(super) fn publishes(&self) -> bool {
+        self.local && self.no_network.is_none()
+    }
+
     /// What can be promised. What is left out cannot.
     pub(super) fn capabilities(&self) -> Capabilities {
         let enforced = |yes: bool| if yes { Level::Enforced } else { Level::Absent };
@@ -158,6 +180,8 @@ impl Facts {
             usage: true,
             image_registry: true,
             mount_tmpfs: true,
+            mount_host: self.local,
+            mount_volume: self.local,
             read_only_root: Level::Enforced,
             isolation: self.isolation,
             root_mapped: enforced(self.user_namespace || own_kernel),
@@ -174,11 +198,44 @@ impl Facts {
             pids_limit: enforced(self.pids && self.isolation != Isolation::UserKernel),
             open_files_limit: Level::Enforced,
             network_none: Level::Enforced,
+            network_full: self.no_network.is_none(),
+            publish_ports: self.publishes(),
+            endpoint: self.publishes(),
+            disk_limit: enforced(self.disk),
             env: true,
             labels: true,
             ..Capabilities::default()
         }
     }
+}
+
+/// Why a runtime gives no network. gVisor's own network stack does not reach the name
+/// service of a bridge, and was never seen at work here; of virtual machines nothing
+/// was seen.
+fn no_network(isolation: Isolation, arguments: &[String]) -> Option<&'static str> {
+    let mut arguments = arguments.iter().map(|a| a.trim_start_matches('-'));
+    match isolation {
+        Isolation::UserKernel if arguments.any(|a| a == "network=host") => None,
+        Isolation::UserKernel => {
+            Some("gVisor has one where it is registered with `--network=host`")
+        }
+        Isolation::VirtualMachine => Some("it was not tried with virtual machines"),
+        _ => None,
+    }
+}
+
+/// Whether the engine keeps containers where it takes limits. It refuses one where
+/// the disk is mounted without project quotas, before anything is made.
+fn holds_disk_limits(info: &SystemInfo) -> bool {
+    let mut status = info.driver_status.iter().flatten();
+    info.driver.as_deref() == Some("overlay2")
+        && status.any(|row| matches!(row.as_slice(), [name, on, ..] if name == "Backing Filesystem" && on == "xfs"))
+}
+
+/// Whether a kernel is the one that this process runs on.
+fn same_kernel(version: Option<&str>) -> bool {
+    let own = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    own.is_ok_and(|own| Some(own.trim()) == version)
 }
 
 /// The kernel's name of an architecture as the compiler names it.
@@ -265,6 +322,56 @@ mod tests {
         let weak = Facts::new(&weak, None).unwrap().capabilities();
         assert_eq!(weak.memory_limit, Level::BestEffort);
         assert_eq!(weak.syscall_filter, Level::Absent);
+    }
+
+    #[test]
+    fn a_network_is_promised_where_the_runtime_has_one_and_ports_where_they_are_reached() {
+        let of = |runtime: &str, argument: &str, local: bool| {
+            let mut info = info();
+            let registered = info.runtimes.as_mut().and_then(|all| all.get_mut(runtime));
+            if let Some(registered) = registered {
+                registered.runtime_args = Some(vec![argument.to_owned()]);
+            }
+            let facts = Facts {
+                local,
+                ..Facts::new(&info, Some(runtime)).unwrap()
+            };
+            let can = facts.capabilities();
+            (can.network_full, can.publish_ports, can.mount_host)
+        };
+        assert_eq!(of("runc", "", true), (true, true, true));
+        assert_eq!(of("runc", "", false), (true, false, false));
+        assert_eq!(of("runsc", "--network=none", true), (false, false, true));
+        assert_eq!(
+            of("runsc", "--platform=systrap", true),
+            (false, false, true)
+        );
+        assert_eq!(of("runsc", "--network=host", true), (true, true, true));
+        assert_eq!(of("runsc", "--network=host", false), (true, false, false));
+        assert!(!of("io.containerd.kata.v2", "", true).0);
+    }
+
+    #[test]
+    fn a_limit_of_disk_is_promised_on_xfs_alone() {
+        let of = |driver: &str, backing: &str| {
+            let row = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+            let info = SystemInfo {
+                driver: Some(driver.into()),
+                driver_status: Some(vec![
+                    row("Backing Filesystem", backing),
+                    row("Supports d_type", "true"),
+                ]),
+                ..info()
+            };
+            Facts::new(&info, None).unwrap().capabilities().disk_limit
+        };
+        assert_eq!(of("overlay2", "xfs"), Level::Enforced);
+        assert_eq!(of("overlay2", "extfs"), Level::Absent);
+        assert_eq!(of("vfs", "xfs"), Level::Absent);
+        assert_eq!(
+            Facts::new(&info(), None).unwrap().capabilities().disk_limit,
+            Level::Absent
+        );
     }
 
     #[test]

@@ -20,7 +20,9 @@ use super::create::{self, Owner, REQUEST, SOCKET};
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
 use super::lease;
+use super::mounts;
 use super::observe;
+use super::surround;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{AgentVolume, no_image};
 use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
@@ -33,7 +35,7 @@ use crate::sandbox::state::{Observed, ObservedState};
 /// How long a container that has started may take until its agent answers.
 pub(super) const AGENT_WITHIN: Duration = Duration::from_secs(20);
 /// How long the engine may take until a removed container is gone.
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How much of what a dying agent says is kept.
 const LAST_WORDS: u64 = 1024;
 
@@ -57,7 +59,10 @@ impl Life {
     pub(super) async fn open(config: DockerConfig) -> Result<Self> {
         let docker = super::connect::connect(&config).await?;
         let info = docker.info().await.map_err(map)?;
-        let facts = Facts::new(&info, config.runtime.as_deref())?;
+        let facts = Facts {
+            local: config.socket().is_some(),
+            ..Facts::new(&info, config.runtime.as_deref())?
+        };
         Ok(Self {
             tickets: Tickets::open(&config.state)?,
             volume: AgentVolume::new(stacyvm_agent::AGENT),
@@ -93,7 +98,7 @@ impl Life {
         let held = life.alone(&request.id).await;
         let (answer, asked) = oneshot::channel();
         tokio::spawn(async move {
-            let made = life.make_or_undo(&request, &tenant).await;
+            let made = Box::pin(life.make_or_undo(&request, &tenant)).await;
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
                 lease::hold(&life, request.id.clone());
             }
@@ -130,13 +135,18 @@ impl Life {
             instance: &request.instance,
             tenant,
         };
-        let body = create::body(request, &owner, &self.facts, &self.volume.name, &ticket)?;
+        let mut body = create::body(request, &owner, &self.facts, &self.volume.name, &ticket)?;
+        self.surround(&mut body, request, &owner, &image_config)?;
         let ends = self.told(&ticket);
         let config =
             create::agent_config(request, &image_config, &ticket, ends, SystemTime::now())?;
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
+        if let Err(error) = self.prepare(&mut body, request, &owner).await {
+            self.undo(&request.id).await;
+            return Err(error);
+        }
         let options = CreateContainerOptions {
             name: Some(create::container(&request.id)),
             ..CreateContainerOptions::default()
@@ -144,16 +154,21 @@ impl Life {
         let made = match self.docker.create_container(Some(options), body).await {
             Ok(made) => made.id,
             Err(e) if is_absent(&e) => {
-                self.tickets.forget(&request.id)?;
+                self.undo(&request.id).await;
                 return Err(no_image(image));
             }
             Err(e) => {
                 // No answer does not mean that nothing was made.
                 self.undo(&request.id).await;
-                return Err(self.not_started(e));
+                return Err(surround::explained(self.not_started(e), &request.spec));
             }
         };
-        match self.start(&made, &ticket, &greeting).await {
+        let started = async {
+            let client = self.start(&made, &ticket, &greeting).await?;
+            self.settle_mounts(&client, &request.spec).await?;
+            Ok(client)
+        };
+        match started.await {
             Ok(client) => {
                 let checked = self.check_identity(client.kernel(), image, &ticket).await;
                 if let Err(error) = checked {
@@ -167,7 +182,7 @@ impl Life {
                 *self.volume_checked.lock().await = false;
                 self.volume.doubt(&self.tickets);
                 self.undo(&request.id).await;
-                return Err(error);
+                return Err(surround::explained(error, &request.spec));
             }
         }
         self.observe(&request.id).await
@@ -365,7 +380,7 @@ impl Life {
 
     /// The container of a sandbox of this store. One of the same name that
     /// is not ours is as good as none, and is never touched.
-    async fn look(&self, id: &SandboxId) -> Result<Option<ContainerInspectResponse>> {
+    pub(super) async fn look(&self, id: &SandboxId) -> Result<Option<ContainerInspectResponse>> {
         let name = create::container(id);
         let seen = match self
             .docker
@@ -449,10 +464,18 @@ impl Life {
         self.remove(id).await
     }
 
-    /// Removes a container with its unnamed volumes and waits until it is gone.
+    /// Removes a container with its unnamed volumes and its bridge, and waits until
+    /// all is gone.
     async fn remove(&self, id: &SandboxId) -> Result<()> {
         let until = Instant::now() + GONE_WITHIN;
+        // Of a container that is not there any more nobody knows.
+        let mut networked = None;
+        let mut held = self.facts.own_kernel();
         while let Some(seen) = self.look(id).await? {
+            let mode = seen.host_config.as_ref();
+            let mode = mode.and_then(|host| host.network_mode.as_deref());
+            networked = Some(mode != Some("none"));
+            held = seen.host_config.as_ref().is_some_and(mounts::has_held);
             // By its own id: the name may come to mean another container.
             let container = seen.id.unwrap_or_else(|| create::container(id));
             let options = RemoveContainerOptions {
@@ -479,6 +502,12 @@ impl Life {
                 )
                 .context("container", container));
             }
+        }
+        if networked != Some(false) {
+            self.remove_bridge(id).await?;
+        }
+        if held {
+            self.remove_volumes_of(id).await?;
         }
         self.pool.end(id);
         self.tickets.forget(id)

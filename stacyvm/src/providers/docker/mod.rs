@@ -11,18 +11,24 @@ mod facts;
 mod host;
 mod identity;
 mod lease;
+mod left;
 mod life;
+mod mounts;
+mod network;
 mod observe;
+mod origin;
 mod refuse;
+mod surround;
 mod ticket;
 mod tls;
+mod upkeep;
 mod volume;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use bollard::query_parameters::{ListContainersOptions, StatsOptions};
+use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions, StatsOptions};
 use futures_util::{StreamExt, pin_mut};
 
 pub use config::{DEFAULT_HOST, DockerConfig};
@@ -170,7 +176,7 @@ impl Provider for DockerProvider {
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         let operation = OperationKind::Create;
-        refuse::refuse(&request.spec).map_err(|e| named(e, operation))?;
+        refuse::refuse(&request.spec, &self.life.facts).map_err(|e| named(e, operation))?;
         let making = Life::make(&self.life, request.clone(), cx.tenant.clone());
         self.outside(cx, operation, making).await
     }
@@ -384,11 +390,13 @@ impl Provider for DockerProvider {
         .await
     }
 
-    async fn endpoint(&self, _: &Context, _: &SandboxId, _: u16) -> Result<Endpoint> {
-        unsupported(
-            OperationKind::Endpoint,
-            "addresses of ports; dial them instead",
-        )
+    async fn endpoint(&self, cx: &Context, id: &SandboxId, port: u16) -> Result<Endpoint> {
+        let operation = OperationKind::Endpoint;
+        if !self.life.facts.publishes() {
+            return unsupported(operation, "addresses of ports here; dial them instead");
+        }
+        let work = self.life.published_at(id, port);
+        self.outside(cx, operation, work).await
     }
 
     async fn processes(&self, cx: &Context, id: &SandboxId) -> Result<Vec<ProcessInfo>> {
@@ -443,10 +451,13 @@ impl Provider for DockerProvider {
             let seen = docker.list_containers(Some(options)).await;
             let seen = seen.map_err(error::map)?;
             let now = SystemTime::now();
-            Ok(seen
+            let mut all: Vec<Leftover> = seen
                 .iter()
                 .filter_map(|seen| observe::leftover(seen, now))
-                .collect())
+                .collect();
+            all.extend(self.life.left_networks(reach, &seen, now).await?);
+            all.extend(self.life.left_volumes(reach, &seen, now).await?);
+            Ok(all)
         };
         self.outside(cx, OperationKind::Leftovers, work).await
     }
@@ -460,17 +471,27 @@ impl Provider for DockerProvider {
             return Err(named(
                 Error::new(
                     ErrorKind::Conflict,
-                    format!("{id} runs, expected a container that has ended"),
+                    format!("{id} is used, expected one whose sandbox has ended"),
                 )
                 .context("remedy", &leftover.remedy),
                 OperationKind::RemoveLeftover,
             ));
         }
         let work = async {
+            match leftover.kind.as_str() {
+                "network" => return self.life.remove_left_network(&leftover).await,
+                "volume" => return self.life.remove_left_volume(&leftover).await,
+                _ => {}
+            }
+            let options = RemoveContainerOptions {
+                // With the unnamed volumes that its image declares.
+                v: true,
+                ..RemoveContainerOptions::default()
+            };
             let removed = self
                 .life
                 .docker
-                .remove_container(&leftover.name, None)
+                .remove_container(&leftover.name, Some(options))
                 .await;
             match removed.map_err(error::map) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -480,16 +501,15 @@ impl Provider for DockerProvider {
         self.outside(cx, OperationKind::RemoveLeftover, work).await
     }
 
-    async fn disk_use(&self, _cx: &Context) -> Result<Vec<DiskUse>> {
-        unsupported(
-            OperationKind::DiskUse,
-            "what containers take on the engine's disk; `docker system df` tells it",
-        )
+    async fn disk_use(&self, cx: &Context) -> Result<Vec<DiskUse>> {
+        self.outside(cx, OperationKind::DiskUse, self.life.disk_use())
+            .await
     }
 
-    /// The engine removes what ended by itself; nothing is cached.
-    async fn tidy(&self, _cx: &Context, _request: &TidyRequest) -> Result<Tidied> {
-        Ok(Tidied::default())
+    /// The engine removes containers that ended by itself, and nothing is cached.
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied> {
+        let work = self.life.tidy_volumes(request);
+        self.outside(cx, OperationKind::Tidy, work).await
     }
 
     async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {

@@ -62,7 +62,11 @@ pub(super) fn inspected(
         effective: seen
             .host_config
             .as_ref()
-            .map(|host| effective(host, facts))
+            .map(|host| {
+                let mut all = effective(host, facts);
+                all.extend(around(seen, host, facts));
+                all
+            })
             .unwrap_or_default(),
     }
 }
@@ -184,7 +188,11 @@ fn effective(host: &HostConfig, facts: &Facts) -> BTreeMap<String, Effective> {
         } else {
             Level::Absent
         },
-        network,
+        if network == "none" {
+            network
+        } else {
+            "a bridge of its own".to_owned()
+        },
     );
     let read_only = host.readonly_rootfs == Some(true);
     put(
@@ -218,6 +226,45 @@ fn effective(host: &HostConfig, facts: &Facts) -> BTreeMap<String, Effective> {
         (Level::Absent, "none")
     };
     put("apparmor", apparmor.0, apparmor.1.to_owned());
+    all
+}
+
+/// What was let in or out on request.
+fn around(
+    seen: &ContainerInspectResponse,
+    host: &HostConfig,
+    facts: &Facts,
+) -> BTreeMap<String, Effective> {
+    let mut all = BTreeMap::new();
+    let mut put = |name: &str, level: Level, value: String| {
+        all.insert(name.to_owned(), Effective { level, value });
+    };
+    let network = match host.network_mode.as_deref() {
+        Some("none") => "none",
+        _ => "full, by a bridge of its own",
+    };
+    put("network", Level::Enforced, network.to_owned());
+    if let Some(ports) = super::network::published(seen) {
+        put("ports", Level::Enforced, ports);
+    }
+    let mounts = host.mounts.iter().flatten();
+    let of_host: Vec<bool> = mounts.filter_map(super::mounts::of_host).collect();
+    if !of_host.is_empty() {
+        let owner = if facts.user_namespace {
+            "root is a user of the engine's range"
+        } else {
+            "root is the host's root"
+        };
+        let value = if facts.own_filter() && of_host.contains(&true) {
+            format!("{owner}, no set-id bits")
+        } else {
+            owner.to_owned()
+        };
+        put("host_directories", Level::BestEffort, value);
+    }
+    if let Some(size) = host.storage_opt.as_ref().and_then(|opt| opt.get("size")) {
+        put("disk_limit", Level::Enforced, format!("{size} bytes"));
+    }
     all
 }
 

@@ -1,5 +1,6 @@
 //! What this provider does not serve.
 
+use super::facts::Facts;
 use crate::error::{Error, Result};
 use crate::provider::Pull;
 use crate::sandbox::spec::{MountSource, Network, Privileges, SandboxSpec, Source};
@@ -19,7 +20,7 @@ pub(super) fn pull(when: Pull) -> Result<()> {
 
 /// Refuses what this provider cannot do, before any effect. A new field does
 /// not compile until it is decided here.
-pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
+pub(super) fn refuse(spec: &SandboxSpec, facts: &Facts) -> Result<()> {
     let SandboxSpec {
         source,
         env: _,
@@ -59,8 +60,11 @@ pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
     if *privileges != Privileges::None {
         return no("privileges", "root with privileges inside");
     }
-    if resources.disk_mib.is_some() {
-        return no("disk_mib", "a limit of writable disk");
+    if resources.disk_mib.is_some() && !facts.disk {
+        return no(
+            "disk_mib",
+            "a limit of writable disk on this engine, which holds one with overlay2 on xfs alone",
+        );
     }
     for (index, mount) in mounts.iter().enumerate() {
         if let Some(mib) = mount.size_mib {
@@ -71,18 +75,49 @@ pub(super) fn refuse(spec: &SandboxSpec) -> Result<()> {
             .context("value", mib));
         }
         match mount.source {
-            MountSource::Tmpfs { .. } => {}
-            MountSource::Host(_) => return no("mounts", "directories of the host"),
-            MountSource::Volume(_) => return no("mounts", "volumes"),
+            MountSource::Host(_) if !facts.local => {
+                return no(
+                    "mounts",
+                    "directories of the host on an engine that is reached by network, whose host is another one; copy the files instead",
+                );
+            }
+            MountSource::Volume(_) if !facts.local => {
+                return no(
+                    "mounts",
+                    "volumes on an engine that is reached by network, whose disk is another host's; copy the files instead",
+                );
+            }
+            MountSource::Tmpfs { .. } | MountSource::Host(_) | MountSource::Volume(_) => {}
         }
     }
     match network {
         None | Some(Network::None) => {}
         Some(Network::Allow(_)) => return no("network", "an egress allow-list"),
-        Some(Network::Full) => return no("network", "a network"),
+        Some(Network::Full) => {
+            if let Some(why) = facts.no_network {
+                return no("network", &format!("a network with this runtime: {why}"));
+            }
+        }
     }
     if !ports.is_empty() {
-        return no("ports", "published ports; dial them through the sandbox");
+        if !facts.local {
+            return no(
+                "ports",
+                "published ports on an engine that is reached by network, whose loopback address is another host's; dial them through the sandbox",
+            );
+        }
+        if let Some(why) = facts.no_network {
+            return no(
+                "ports",
+                &format!("published ports with this runtime: {why}; dial them through the sandbox"),
+            );
+        }
+        if *network != Some(Network::Full) {
+            return no(
+                "ports",
+                "published ports without a network; ask for `network: full`, or dial them through the sandbox",
+            );
+        }
     }
     if idle_timeout.is_some() {
         return no("idle_timeout", "an idle timeout");
@@ -114,21 +149,12 @@ mod tests {
             (SandboxSpec::image("/root"), "image"),
             (image().disk_mib(64), "disk_mib"),
             (
-                image().mount(mount(MountSource::Host("/etc".into()))),
-                "mounts",
-            ),
-            (
-                image().mount(mount(MountSource::Volume("v".into()))),
-                "mounts",
-            ),
-            (
                 image().mount(Mount {
                     size_mib: Some(64),
                     ..mount(MountSource::Volume("v".into()))
                 }),
                 "mounts[0].size_mib",
             ),
-            (image().network(Network::Full), "network"),
             (image().network(Network::Allow(vec![])), "network"),
         ];
         let with = |change: fn(&mut SandboxSpec)| {
@@ -163,7 +189,7 @@ mod tests {
             ),
         ]);
         for (spec, field) in table {
-            let error = refuse(&spec).unwrap_err();
+            let error = refuse(&spec, &here()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{field}");
             assert_eq!(error.fact("field"), Some(field));
         }
@@ -176,6 +202,60 @@ mod tests {
             .lifetime(Lifetime::Attached)
             .mount(mount(MountSource::Tmpfs { size_mib: 4 }))
             .profile(Profile::Strict);
-        refuse(&served).unwrap();
+        refuse(&served, &here()).unwrap();
+        refuse(&served, &Facts::default()).unwrap();
+    }
+
+    /// An engine of this host, with networks.
+    fn here() -> Facts {
+        Facts {
+            local: true,
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn what_the_engine_decides_is_refused_by_field_and_reason() {
+        let image = || SandboxSpec::image("a");
+        let mount = |source| {
+            image().mount(Mount {
+                target: "/x".into(),
+                source,
+                writable: false,
+                size_mib: None,
+            })
+        };
+        let mut published = image().network(Network::Full);
+        published.ports.push(Port { guest: 1, host: 0 });
+        let remote = Facts::default();
+        let silent = Facts {
+            no_network: Some("for a reason"),
+            ..here()
+        };
+        let disk = Facts {
+            disk: true,
+            ..here()
+        };
+        let host = mount(MountSource::Host("/srv".into()));
+        let volume = mount(MountSource::Volume("v".into()));
+        let full = image().network(Network::Full);
+        for (spec, facts, field, why) in [
+            (&host, &remote, "mounts", "another"),
+            (&volume, &remote, "mounts", "another"),
+            (&published, &remote, "ports", "another"),
+            (&full, &silent, "network", "for a reason"),
+            (&published, &silent, "network", "for a reason"),
+            (&image().disk_mib(64), &here(), "disk_mib", "xfs"),
+        ] {
+            let error = refuse(spec, facts).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{field}");
+            assert_eq!(error.fact("field"), Some(field));
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        for spec in [&host, &volume, &full, &published] {
+            refuse(spec, &here()).unwrap();
+        }
+        refuse(&image().disk_mib(64), &disk).unwrap();
+        refuse(&full, &remote).unwrap();
     }
 }

@@ -210,7 +210,9 @@ pub(super) fn no_image(image: &str) -> Error {
 async fn remove(docker: &Docker, container: &str) -> Result<()> {
     let options = RemoveContainerOptions {
         force: true,
-        ..RemoveContainerOptions::default()
+        // The unnamed ones that the image declares; named ones stay.
+        v: true,
+        link: false,
     };
     match docker.remove_container(container, Some(options)).await {
         Err(e) if !is_absent(&e) => Err(map(e)),
