@@ -13,7 +13,8 @@
 # containers therefore reach no network beyond their own bridge, and process
 # numbers that it reports are those of its namespace.
 #
-# Its own engine has the runtime `runsc` (gVisor) where that program is installed.
+# Its own engine has the runtimes `runsc` and `runsc-disk` (gVisor) where that program
+# is installed.
 #
 # Images: stacyvm-test/busybox from the system's static busybox, and with
 # --debian stacyvm-test/debian (minimal, with python3) by debootstrap from
@@ -120,10 +121,14 @@ start_engine() {
 
 # gVisor as `runsc`, where it is new enough; its own network stack refuses to start
 # in the root network namespace of newer kernels, and loopback needs none. Without
-# --oci-seccomp it leaves filters of system calls out.
+# --oci-seccomp it leaves filters of system calls out. As `runsc-disk` it writes to
+# the container's own layer, which snapshots are made of, and not to a file of memory.
 runtimes() {
     if have runsc && [[ $(runsc help run 2>&1) == *-pass-fd* ]]; then
-        printf '{"runtimes": {"runsc": {"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none", "--oci-seccomp"]}}}\n' "$(command -v runsc)"
+        local one='{"path": "%s", "runtimeArgs": ["--platform=systrap", "--network=none", "--oci-seccomp"%s]}'
+        # shellcheck disable=SC2059
+        printf "{\"runtimes\": {\"runsc\": $one, \"runsc-disk\": $one}}\n" \
+            "$(command -v runsc)" "" "$(command -v runsc)" ', "--overlay2=none"'
     else
         printf '{}\n'
     fi

@@ -19,8 +19,10 @@ use super::config::DockerConfig;
 use super::create::{self, Owner, REQUEST, SOCKET};
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
+use super::images::Images;
 use super::lease;
 use super::observe;
+use super::snapshot;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{AgentVolume, no_image};
 use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
@@ -48,6 +50,7 @@ pub(super) struct Life {
     /// Held while the volume is looked at, so that it is filled once.
     volume_checked: tokio::sync::Mutex<bool>,
     pub(super) pool: AgentPool,
+    pub(super) images: Images,
     /// One making or ending of a sandbox at a time. Commands and files never
     /// wait for it.
     busy: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
@@ -63,6 +66,7 @@ impl Life {
             volume: AgentVolume::new(stacyvm_agent::AGENT),
             volume_checked: tokio::sync::Mutex::new(false),
             pool: AgentPool::new(),
+            images: Images::default(),
             busy: Mutex::new(HashMap::new()),
             docker,
             config,
@@ -115,13 +119,8 @@ impl Life {
             return Ok(there);
         }
         self.affordable(request)?;
-        let image = create::image(&request.spec)?;
-        let image_config = match self.docker.inspect_image(image).await {
-            Ok(seen) => seen.config.unwrap_or_default(),
-            Err(e) if is_absent(&e) => return Err(no_image(image)),
-            Err(e) => return Err(map(e)),
-        };
-        self.agent_at_hand(image).await?;
+        let base = self.base(&request.spec, tenant).await?;
+        self.agent_at_hand(&base.name).await?;
         let ends_ms = request.ends.and_then(epoch_ms);
         let attached = request.spec.lifetime == Lifetime::Attached;
         let mut ticket = Ticket::mint(ends_ms, attached)?;
@@ -130,10 +129,10 @@ impl Life {
             instance: &request.instance,
             tenant,
         };
-        let body = create::body(request, &owner, &self.facts, &self.volume.name, &ticket)?;
-        let ends = self.told(&ticket);
-        let config =
-            create::agent_config(request, &image_config, &ticket, ends, SystemTime::now())?;
+        let volume = &self.volume.name;
+        let body = create::body(request, &base, &owner, &self.facts, volume, &ticket)?;
+        let ends = self.told(&request.id, &ticket);
+        let config = create::agent_config(request, &base.config, &ticket, ends, SystemTime::now())?;
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
@@ -145,7 +144,7 @@ impl Life {
             Ok(made) => made.id,
             Err(e) if is_absent(&e) => {
                 self.tickets.forget(&request.id)?;
-                return Err(no_image(image));
+                return Err(no_image(&base.name));
             }
             Err(e) => {
                 // No answer does not mean that nothing was made.
@@ -358,7 +357,7 @@ impl Life {
 
     /// The container of a sandbox of this store. One of the same name that
     /// is not ours is as good as none, and is never touched.
-    async fn look(&self, id: &SandboxId) -> Result<Option<ContainerInspectResponse>> {
+    pub(super) async fn look(&self, id: &SandboxId) -> Result<Option<ContainerInspectResponse>> {
         let name = create::container(id);
         let seen = match self
             .docker
@@ -388,7 +387,7 @@ impl Life {
             return Err(gone(ErrorKind::NotFound).context("sandbox", id));
         };
         ticket.ends_ms = ends.and_then(epoch_ms);
-        client.set_deadline(self.told(&ticket)).await?;
+        client.set_deadline(self.told(id, &ticket)).await?;
         self.tickets.keep(id, &ticket)
     }
 
@@ -399,22 +398,28 @@ impl Life {
             return Ok(false);
         };
         let client = self.client(id).await?;
-        client.set_deadline(self.told(&ticket)).await?;
+        client.set_deadline(self.told(id, &ticket)).await?;
         // Whoever claims it meanwhile has changed the ticket before it told the
         // agent an end, which must not be undone by that of a lease.
         match self.tickets.find(id)? {
             Some(now) if now == ticket => Ok(true),
             Some(now) => {
-                client.set_deadline(self.told(&now)).await?;
+                client.set_deadline(self.told(id, &now)).await?;
                 Ok(now.attached)
             }
             None => Ok(false),
         }
     }
 
-    /// The end that the agent is told now.
-    pub(super) fn told(&self, ticket: &Ticket) -> Option<SystemTime> {
-        let lease = ticket.attached.then_some(self.config.lease);
+    /// The end that the agent is told now. A sandbox stands still while it is saved,
+    /// and its lease cannot be renewed.
+    pub(super) fn told(&self, id: &SandboxId, ticket: &Ticket) -> Option<SystemTime> {
+        let still = if self.images.is_saved(id) {
+            self.config.answer_within
+        } else {
+            Duration::ZERO
+        };
+        let lease = ticket.attached.then_some(self.config.lease + still);
         lease::end(ticket.ends(), lease, SystemTime::now())
     }
 
@@ -445,9 +450,11 @@ impl Life {
     /// Removes a container with its unnamed volumes and waits until it is gone.
     async fn remove(&self, id: &SandboxId) -> Result<()> {
         let until = Instant::now() + GONE_WITHIN;
+        let mut source = None;
         while let Some(seen) = self.look(id).await? {
             // By its own id: the name may come to mean another container.
-            let container = seen.id.unwrap_or_else(|| create::container(id));
+            let container = seen.id.clone().unwrap_or_else(|| create::container(id));
+            source = snapshot::source(&seen);
             let options = RemoveContainerOptions {
                 force: true,
                 v: true,
@@ -474,6 +481,9 @@ impl Life {
             }
         }
         self.pool.end(id);
+        if let Some(image) = source {
+            Box::pin(self.forget_source(&image)).await;
+        }
         self.tickets.forget(id)
     }
 }

@@ -6,10 +6,14 @@ mod config;
 mod create;
 mod error;
 mod facts;
+mod images;
 mod lease;
 mod life;
 mod observe;
+mod pull;
+mod pull_error;
 mod refuse;
+mod snapshot;
 mod ticket;
 mod volume;
 
@@ -39,7 +43,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::spec::{SandboxSpec, Source};
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
 /// Sandboxes as containers of a Docker Engine. See the [module](self).
@@ -158,21 +162,25 @@ impl Provider for DockerProvider {
         })
     }
 
-    async fn pull(&self, _cx: &Context, request: &PullRequest) -> Result<()> {
-        refuse::pull(request.when).map_err(|e| named(e, OperationKind::Pull))
+    async fn pull(&self, cx: &Context, request: &PullRequest) -> Result<()> {
+        self.outside(cx, OperationKind::Pull, self.life.pull(request))
+            .await
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         let operation = OperationKind::Create;
         refuse::refuse(&request.spec).map_err(|e| named(e, operation))?;
+        if let Source::Snapshot(_) = request.spec.source {
+            let can = self.life.facts.snapshots();
+            can.map_err(|e| named(e, operation))?;
+        }
         let making = Life::make(&self.life, request.clone(), cx.tenant.clone());
         self.outside(cx, operation, making).await
     }
 
     async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
-        let image = create::image(spec)?;
-        self.outside(cx, OperationKind::Origin, self.life.image_id(image))
-            .await
+        let work = async { Ok(self.life.base(spec, &cx.tenant).await?.id) };
+        self.outside(cx, OperationKind::Origin, work).await
     }
 
     async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
@@ -418,8 +426,14 @@ impl Provider for DockerProvider {
         .await
     }
 
-    async fn snapshot(&self, _: &Context, _: &SandboxId, _: &SnapshotId) -> Result<SnapshotInfo> {
-        unsupported(OperationKind::Snapshot, "snapshots")
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        snapshot: &SnapshotId,
+    ) -> Result<SnapshotInfo> {
+        let saving = Life::snapshot(&self.life, id.clone(), snapshot.clone());
+        self.outside(cx, OperationKind::Snapshot, saving).await
     }
 
     async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
@@ -437,10 +451,11 @@ impl Provider for DockerProvider {
             let seen = docker.list_containers(Some(options)).await;
             let seen = seen.map_err(error::map)?;
             let now = SystemTime::now();
-            Ok(seen
-                .iter()
-                .filter_map(|seen| observe::leftover(seen, now))
-                .collect())
+            let containers = seen.iter();
+            let containers = containers.filter_map(|seen| observe::leftover(seen, now));
+            let mut all: Vec<Leftover> = containers.collect();
+            all.extend(self.life.left_of_snapshots(reach, &seen).await?);
+            Ok(all)
         };
         self.outside(cx, OperationKind::Leftovers, work).await
     }
@@ -461,6 +476,9 @@ impl Provider for DockerProvider {
             ));
         }
         let work = async {
+            if leftover.kind == "snapshot" {
+                return self.life.remove_left_snapshot(&leftover.name).await;
+            }
             let removed = self
                 .life
                 .docker
@@ -481,13 +499,24 @@ impl Provider for DockerProvider {
         )
     }
 
-    /// The engine removes what ended by itself; nothing is cached.
-    async fn tidy(&self, _cx: &Context, _request: &TidyRequest) -> Result<Tidied> {
-        Ok(Tidied::default())
+    /// The engine removes containers that ended by itself, and nothing is cached;
+    /// what is left of snapshots is removed.
+    async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied> {
+        if !request.dead {
+            return Ok(Tidied::default());
+        }
+        let work = self.life.sweep_snapshots(request.dry_run);
+        self.outside(cx, OperationKind::Tidy, work).await
     }
 
-    async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {
-        unsupported(OperationKind::DeleteSnapshot, "snapshots")
+    async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()> {
+        let operation = OperationKind::DeleteSnapshot;
+        self.life
+            .facts
+            .snapshots()
+            .map_err(|e| named(e, operation))?;
+        let work = self.life.delete_snapshot(snapshot, &cx.tenant);
+        self.outside(cx, operation, work).await
     }
 }
 
