@@ -1,6 +1,6 @@
 //! Snapshots of the Docker provider, on a real engine with runc and, where its disk is
 //! saved, with gVisor.
-#![cfg(all(target_os = "linux", feature = "docker"))]
+#![cfg(all(target_os = "linux", feature = "docker", feature = "image"))]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -20,7 +20,6 @@ use bollard::query_parameters::CommitContainerOptions;
 use bytes::Bytes;
 use docker_common::{Host, IMAGE, SOON, cx, eventually};
 use futures_util::TryStreamExt as _;
-use sha2::Digest as _;
 use stacyvm::id::{SandboxId, SnapshotId, TenantId};
 use stacyvm::provider::{CreateRequest, Provider, Reach, Secrets, SnapshotInfo, TidyRequest};
 use stacyvm::sandbox::spec::{Lifetime, SandboxSpec, Source};
@@ -392,7 +391,8 @@ async fn what_a_process_that_died_left_is_told_and_swept_and_nothing_else() {
         let all = all.into_iter().filter(|one| one.kind == "snapshot");
         all.map(|one| one.name).collect::<Vec<_>>()
     };
-    assert_eq!(told(Reach::Own).await, [old.clone()]);
+    let only = vec![old.clone()];
+    assert_eq!(told(Reach::Own).await, only);
     let host_wide = told(Reach::Host).await;
     assert!(host_wide.contains(&foreign) && !host_wide.contains(&decoy));
     let tidy = async |dry_run| {
@@ -409,9 +409,9 @@ async fn what_a_process_that_died_left_is_told_and_swept_and_nothing_else() {
             .map(|gone| gone.name)
             .collect::<Vec<_>>()
     };
-    assert_eq!(tidy(true).await, [old.clone()]);
+    assert_eq!(tidy(true).await, only);
     assert!(host.has_image(&old).await);
-    assert_eq!(tidy(false).await, [old.clone()]);
+    assert_eq!(tidy(false).await, only);
     assert!(!host.has_image(&old).await);
     assert_eq!(told(Reach::Own).await, Vec::<String>::new());
     // Another store's only by its id.
@@ -430,13 +430,7 @@ async fn what_a_process_that_died_left_is_told_and_swept_and_nothing_else() {
 /// Has the engine load an image with these labels that was made then.
 async fn load(host: &Host, at: &str, labels: &serde_json::Value, name: Option<&str>) -> String {
     let layer = archive::archive(&[("made", at.as_bytes())]);
-    let hex = |bytes: &[u8]| {
-        let digest = sha2::Sha256::digest(bytes);
-        digest
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>()
-    };
+    let hex = |bytes: &[u8]| stacyvm::image::Digest::of(bytes).hex();
     let config = serde_json::json!({
         "os": "linux", "architecture": "amd64", "created": at, "config": {"Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},

@@ -33,7 +33,7 @@ impl Made {
         let second = [b'b', seed];
         let layers = [
             archive(&[("bin/a", &long)]),
-            archive(&[("etc/b", &second[..1 + usize::from(seed > 0)])]),
+            archive(&[("etc/b", &second[..=usize::from(seed > 0)])]),
         ];
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
         let config = json!({

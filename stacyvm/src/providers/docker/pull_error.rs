@@ -341,7 +341,8 @@ mod tests {
     fn secrets_of_addresses_are_not_told() {
         let said = "Get \"https://ann:hush@cdn.io/blob/1?X-Signature=hush&b=hush\": bad";
         assert_eq!(told(said), "Get \"https://cdn.io/blob/1\": bad");
-        assert_eq!(told(&"é ".repeat(900)).chars().count(), MOST - 1);
+        let long = told(&"é ".repeat(900)).chars().count();
+        assert!(long > MOST / 2 && long <= MOST, "{long}");
         let asked = Asked {
             image: "a",
             registry: "x.io",
