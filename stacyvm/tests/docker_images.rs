@@ -394,10 +394,17 @@ async fn a_pull_that_is_given_up_ends_in_the_engine_and_leaves_nothing() {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     let asked = world.server.count("/blobs/");
     assert!(asked > 0, "nothing was under way");
+    // Long before the engine would be given up for its silence.
+    let given_up = Instant::now();
     eventually("the engine hangs up", async || {
         world.left.load(Ordering::Relaxed) > 0
     })
     .await;
+    assert!(
+        given_up.elapsed() < SOON / 4,
+        "only after {:?}",
+        given_up.elapsed()
+    );
     assert!(!world.host.has_image(&image).await);
 
     // Dropped, and cancelled.
