@@ -190,6 +190,10 @@ impl Asked<'_> {
             .context("field", "image")
             .context("value", self.image)
             .context("registry", self.registry)
+            .context(
+                "instead",
+                "bring the image to the engine with `docker load` or `docker import`",
+            )
     }
 }
 
