@@ -14,7 +14,8 @@
 # numbers that it reports are those of its namespace.
 #
 # Its own engine has the runtimes `runsc` (gVisor) and `kata` where they are
-# installed, and `runsc-hostnet`, which is gVisor with the network of its container.
+# installed; `runsc-hostnet`, which is gVisor with the network of its container, and
+# `runsc-disk`, which is gVisor that writes to the container's layer.
 # For the tests of what must be refused it has `kata-containers`,
 # `false-kata` and `false-gvisor`, which are runc; `kata-gvisor`, which is gVisor;
 # and `absent`, which has no program.
@@ -136,6 +137,9 @@ runtimes() {
         add runsc "$runsc" "$arguments"
         add kata-gvisor "$runsc" "$arguments"
         add runsc-hostnet "$runsc" "${arguments/=none/=host}"
+        # It writes to the container's own layer, which snapshots are made of, and not to
+        # a file of memory.
+        add runsc-disk "$runsc" "${arguments/%]/, \"--overlay2=none\"]}"
     fi
     if have containerd-shim-kata-v2; then
         # Engines before 23.0 know no shims.

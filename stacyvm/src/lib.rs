@@ -50,6 +50,8 @@ pub mod certify;
 pub mod clock;
 pub mod config;
 pub mod context;
+#[cfg(any(feature = "docker", all(feature = "registry", target_os = "linux")))]
+mod credentials;
 pub mod engine;
 pub mod error;
 #[cfg(feature = "faults")]

@@ -19,6 +19,10 @@ pub(super) const CASES: &[Case] = cases! {
     Must "snapshots.of_what_ended_is_refused" ["N1.1"] needs(SNAPSHOT) => of_the_ended;
 };
 
+/// Files on the disk, which `/workspace` is: a provider may have `/tmp` in memory.
+const A: &str = "/workspace/a";
+const B: &str = "/workspace/b";
+
 fn from(f: &Fixture, snapshot: &SnapshotId) -> SandboxSpec {
     let mut spec = f.spec();
     spec.source = Source::Snapshot(snapshot.to_string());
@@ -31,21 +35,21 @@ async fn delete(f: &Fixture, snapshot: &SnapshotId) -> Checked {
 
 async fn as_saved(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    sandbox.files().write("/tmp/a", "saved").await?;
+    sandbox.files().write(A, "saved").await?;
     let saved = sandbox.snapshot().await?;
     ensure_eq!(
         saved.memory,
         f.claims().snapshot_memory,
         "whether the memory is saved"
     );
-    sandbox.files().write("/tmp/a", "later").await?;
-    sandbox.files().write("/tmp/b", "later").await?;
+    sandbox.files().write(A, "later").await?;
+    sandbox.files().write(B, "later").await?;
     let restored = f.make(from(f, &saved.id)).await?;
-    let read = restored.files().read("/tmp/a").await?;
+    let read = restored.files().read(A).await?;
     ensure_eq!(&read[..], b"saved", "the file in what was restored");
-    let read = restored.files().read("/tmp/b").await;
+    let read = restored.files().read(B).await;
     refused(read, &[ErrorKind::NotFound], "a file that came later")?;
-    let read = sandbox.files().read("/tmp/a").await?;
+    let read = sandbox.files().read(A).await?;
     ensure_eq!(&read[..], b"later", "the file in what was saved");
     delete(f, &saved.id).await
 }
@@ -59,11 +63,11 @@ async fn take_declined(f: &Fixture) -> Checked {
 
 async fn outlives(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
-    sandbox.files().write("/tmp/a", "saved").await?;
+    sandbox.files().write(A, "saved").await?;
     let saved = sandbox.snapshot().await?;
     sandbox.kill().await?;
     let restored = f.make(from(f, &saved.id)).await?;
-    let read = restored.files().read("/tmp/a").await?;
+    let read = restored.files().read(A).await?;
     ensure_eq!(&read[..], b"saved", "the file");
     f.shell(&restored, "true").await?;
     delete(f, &saved.id).await
@@ -75,8 +79,8 @@ async fn apart(f: &Fixture) -> Checked {
         f.make(from(f, &saved.id)).await?,
         f.make(from(f, &saved.id)).await?,
     );
-    one.files().write("/tmp/a", "one").await?;
-    let read = two.files().read("/tmp/a").await;
+    one.files().write(A, "one").await?;
+    let read = two.files().read(A).await;
     refused(
         read,
         &[ErrorKind::NotFound],

@@ -54,13 +54,22 @@ pub(crate) async fn run(
 /// Entrypoint and command of the image that a sandbox was made of.
 async fn command_of(sandbox: &Sandbox, config: &Config, name: &str) -> Result<Vec<OsString>> {
     let info = sandbox.info().await?;
-    // A provider with images of its own does not say what they run.
+    let told = info.effective.get("image_command");
+    if let Some(words) = told.and_then(|told| serde_json::from_str::<Vec<String>>(&told.value).ok())
+        && !words.is_empty()
+    {
+        return Ok(words.into_iter().map(Into::into).collect());
+    }
+    // Of one that is too long to be told the store knows.
     let Some(digest) = info.effective.get("image") else {
         return Err(no_command(name));
     };
     let store = Images::open(&config.state_dir.join("images"))?;
     let store = store.with_caps(Caps::of(&config.images))?;
-    let image = store.find(&digest.value)?;
+    let image = match store.find(&digest.value) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(no_command(name)),
+        found => found?,
+    };
     let command: Vec<OsString> = image.config.command().into_iter().map(Into::into).collect();
     if command.is_empty() {
         return Err(no_command(name));

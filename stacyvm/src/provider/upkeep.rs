@@ -22,7 +22,7 @@ pub struct Leftover {
     /// What removal names it by: its kind and its name.
     pub id: String,
     /// `directory`, `process`, `cgroup`, `loop_device`, `mount`, `container`,
-    /// `network`, `volume`, `sandbox`.
+    /// `network`, `volume`, `sandbox`, `snapshot`.
     pub kind: String,
     /// A path, a process number, an id.
     pub name: String,

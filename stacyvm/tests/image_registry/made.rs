@@ -17,15 +17,24 @@ pub(crate) struct Made {
 
 impl Made {
     pub(crate) fn of(architecture: &str) -> Self {
+        Self::with(architecture, 0)
+    }
+
+    /// One whose layers are others for each seed.
+    pub(crate) fn with(architecture: &str, seed: u8) -> Self {
         // Bytes that are no pattern, longer than what sockets hold.
-        let mut state = 1_u32;
+        let mut state = 1 + 2 * u32::from(seed);
         let long: Vec<u8> = (0..6_000_000)
             .map(|_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 state.to_be_bytes()[0]
             })
             .collect();
-        let layers = [archive(&[("bin/a", &long)]), archive(&[("etc/b", b"b")])];
+        let second = [b'b', seed];
+        let layers = [
+            archive(&[("bin/a", &long)]),
+            archive(&[("etc/b", &second[..=usize::from(seed > 0)])]),
+        ];
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
         let config = json!({
             "os": "linux", "architecture": architecture,

@@ -39,7 +39,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(made: &Made, answer: Answer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), made, answer)
+    }
+
+    /// Serves whoever comes there.
+    pub(crate) fn on(listener: TcpListener, made: &Made, answer: Answer) -> Self {
         let host = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut content: HashMap<String, Vec<u8>> = HashMap::new();

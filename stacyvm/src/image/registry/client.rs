@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 use super::blob::{WITHIN, in_time};
 use super::connect::Place;
 use super::error::{Asked, tls};
-use super::secret::Credentials;
-use super::{PullOptions, connect, credentials, token};
+use super::{PullOptions, connect, token};
 use crate::context::Context;
+use crate::credentials::{self, Credentials};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::image::caps;
 use crate::image::digest::Digest;
@@ -62,7 +62,7 @@ impl Client {
             match (&options.credentials, file) {
                 // Those that were given are the registry's own.
                 (Some(given), _) if !place.is_mirror => Ok(given.clone()),
-                (_, Some(file)) => credentials::find(&file, asked).await,
+                (_, Some(file)) => credentials::find(&file, host, asked.repository()).await,
                 _ => Ok(Credentials::Anonymous),
             }
         };

@@ -7,9 +7,7 @@
 mod blob;
 mod client;
 mod connect;
-mod credentials;
 mod error;
-mod secret;
 mod tally;
 mod token;
 
@@ -28,7 +26,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{PullObserver, PullProgress};
 
-pub use secret::{Credentials, Secret};
+pub use crate::credentials::{Credentials, Secret};
 
 use client::Client;
 use tally::Tally;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::client::{Client, bounded};
 use super::error::Asked;
-use super::secret::Credentials;
+use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest answer with a token.

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use super::error::{is_absent, map};
 use super::life::{Life, epoch_ms, gone};
-use super::volume::no_image;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::provider::ClaimRequest;
@@ -42,7 +40,7 @@ impl Life {
             if !env.is_empty() {
                 client.set_environment(env).await?;
             }
-            client.set_deadline(self.told(&ticket)).await
+            client.set_deadline(self.told(id, &ticket)).await
         };
         match tokio::time::timeout(PATIENCE, told).await {
             Ok(told) => told,
@@ -52,15 +50,6 @@ impl Life {
             )
             .context("sandbox", id)
             .source(late)),
-        }
-    }
-
-    /// Which image a name stands for now.
-    pub(super) async fn image_id(&self, image: &str) -> Result<String> {
-        match self.docker.inspect_image(image).await {
-            Ok(seen) => Ok(seen.id.unwrap_or_default()),
-            Err(e) if is_absent(&e) => Err(no_image(image)),
-            Err(e) => Err(map(e)),
         }
     }
 }

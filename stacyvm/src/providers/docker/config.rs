@@ -39,6 +39,10 @@ pub struct DockerConfig {
     /// How long a sandbox with an attached lifetime goes on after its owner is
     /// gone. A host that stands still for longer loses it too.
     pub lease: Duration,
+    /// A file of credentials of registries as Docker and Podman write it; without one
+    /// `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
+    /// The engine is given what it needs for a pull, and keeps none of it.
+    pub auth_file: Option<PathBuf>,
 }
 
 /// With the time that an engine takes to remove a container, less than the ten
@@ -57,6 +61,7 @@ impl DockerConfig {
             instance,
             answer_within: Duration::from_mins(2),
             lease: LEASE,
+            auth_file: None,
         }
     }
 
@@ -117,6 +122,12 @@ impl DockerConfig {
     /// Takes another time that an attached sandbox outlives its owner by.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// Takes the credentials of registries from another file.
+    pub fn auth_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.auth_file = Some(file.into());
         self
     }
 

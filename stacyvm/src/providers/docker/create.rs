@@ -13,11 +13,13 @@ use stacyvm_agent::confinement::{MASKED, MASKED_SYS, READ_ONLY};
 use stacyvm_agent::protocol::message::{AgentConfig, Variable};
 
 use super::facts::Facts;
+use super::images::Base;
+use super::snapshot::SNAPSHOT;
 use super::ticket::{self, Ticket};
 use crate::error::{Error, Result};
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::CreateRequest;
-use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
+use crate::sandbox::spec::{MountSource, SandboxSpec};
 
 /// The label of the store.
 pub(super) const INSTANCE: &str = "stacyvm.instance";
@@ -28,12 +30,14 @@ pub(super) const TENANT: &str = "stacyvm.tenant";
 /// The label that tells one request from another: a keyed digest, so that
 /// nothing can be learned of the values.
 pub(super) const REQUEST: &str = "stacyvm.request";
+/// The label that tells what the image would run.
+pub(super) const IMAGE_COMMAND: &str = "stacyvm.image-command";
 
 /// The agent's socket inside, in a memory file system of its own.
 pub(super) const SOCKET: &str = "/run/stacyvm/agent.sock";
 const SOCKET_DIRECTORY: &str = "/run/stacyvm";
-/// The directory of commands that name none.
-const WORKDIR: &str = "/workspace";
+/// The directory of commands that name none, where the image names none either.
+pub(super) const WORKDIR: &str = "/workspace";
 /// What the agent has, and drops before each command.
 const CAPABILITIES: [&str; 7] = [
     "SETUID",
@@ -78,16 +82,6 @@ pub(super) fn container(id: &SandboxId) -> String {
     format!("stacyvm-{id}")
 }
 
-/// The image that a spec names.
-pub(super) fn image(spec: &SandboxSpec) -> Result<&str> {
-    match &spec.source {
-        Source::Image(name) => Ok(name),
-        Source::Template(_) | Source::Snapshot(_) => Err(Error::unsupported(
-            "the docker provider makes sandboxes of images alone",
-        )),
-    }
-}
-
 /// The digest of a request under the sandbox's key.
 pub(super) fn fingerprint(request: &CreateRequest, ticket: &Ticket) -> Result<String> {
     let text = serde_json::to_vec(&(&request.spec, &request.instance, request.secrets.expose()))
@@ -114,24 +108,23 @@ pub(super) struct Owner<'a> {
 /// The container that serves a request.
 pub(super) fn body(
     request: &CreateRequest,
+    base: &Base,
     owner: &Owner<'_>,
     facts: &Facts,
     volume: &str,
     ticket: &Ticket,
 ) -> Result<ContainerCreateBody> {
     let spec = &request.spec;
-    let Source::Image(image) = &spec.source else {
-        return Err(Error::unsupported(
-            "the docker provider makes sandboxes of images alone",
-        ));
-    };
     let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
     labels.insert(INSTANCE.to_owned(), owner.instance.to_string());
     labels.insert(SANDBOX.to_owned(), request.id.to_string());
     labels.insert(TENANT.to_owned(), owner.tenant.to_string());
     labels.insert(REQUEST.to_owned(), fingerprint(request, ticket)?);
+    // Whatever an image has under these names.
+    labels.insert(IMAGE_COMMAND.to_owned(), base.command());
+    labels.insert(SNAPSHOT.to_owned(), base.snapshot());
     Ok(ContainerCreateBody {
-        image: Some(image.to_owned()),
+        image: Some(base.name.clone()),
         hostname: Some(request.id.to_string()),
         // The agent is root whatever the image says; commands take their user.
         user: Some("0:0".to_owned()),
@@ -289,7 +282,17 @@ pub(super) fn agent_config(
         env.retain(|(existing, _)| existing != name);
         env.push((name.clone(), value.clone()));
     }
-    let image_user = image.user.clone().filter(|user| !user.is_empty());
+    let of_image = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let image_user = of_image(&image.user);
+    let image_workdir = of_image(&image.working_dir);
+    if let Some(workdir) = image_workdir.as_ref().filter(|w| !w.starts_with('/')) {
+        return Err(Error::invalid(
+            "image.config.working_dir",
+            workdir,
+            "an absolute path",
+            "the image was built wrong; build it again",
+        ));
+    }
     Ok(AgentConfig {
         user: spec
             .user
@@ -298,10 +301,10 @@ pub(super) fn agent_config(
             .unwrap_or_else(|| "0".to_owned()),
         workdir: spec
             .workdir
-            .as_deref()
-            .unwrap_or(WORKDIR)
-            .as_bytes()
-            .to_vec()
+            .clone()
+            .or(image_workdir)
+            .unwrap_or_else(|| WORKDIR.to_owned())
+            .into_bytes()
             .into(),
         env: env
             .into_iter()
@@ -377,7 +380,15 @@ mod tests {
             heeds_filters: true,
             ..Facts::default()
         };
-        body(request, &owner, &facts, "volume", ticket).unwrap()
+        let base = Base {
+            name: "a".into(),
+            config: ImageConfig {
+                cmd: Some(vec!["sh".into()]),
+                ..ImageConfig::default()
+            },
+            ..Base::default()
+        };
+        body(request, &base, &owner, &facts, "volume", ticket).unwrap()
     }
 
     #[test]
@@ -388,6 +399,9 @@ mod tests {
             &ticket,
         );
         let host = body.host_config.unwrap();
+        let labels = body.labels.unwrap();
+        assert_eq!(labels[IMAGE_COMMAND], r#"["sh"]"#);
+        assert_eq!(labels[SNAPSHOT], "");
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.cap_add.unwrap().len(), 7);
         let options = host.security_opt.unwrap();
@@ -488,6 +502,7 @@ mod tests {
         let image = ImageConfig {
             env: Some(vec!["PATH=/image".into(), "A=image".into(), "odd".into()]),
             user: Some("app".into()),
+            working_dir: Some("/srv".into()),
             ..ImageConfig::default()
         };
         let ticket = Ticket::mint(None, false).unwrap();
@@ -506,11 +521,24 @@ mod tests {
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(env, [pair("PATH", "/image"), pair("A", "spec")]);
         assert_eq!(config.user, "app");
+        assert_eq!(config.workdir, b"/srv".to_vec().into());
         assert_eq!(config.deadline_ms, Some(1500));
         request.spec.user = Some("1000".into());
+        request.spec.workdir = Some("/spec".into());
         let ends = Some(now - Duration::from_secs(1));
         let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
         assert_eq!(config.user, "1000");
+        assert_eq!(config.workdir, b"/spec".to_vec().into());
+        let relative = ImageConfig {
+            working_dir: Some("srv".into()),
+            ..ImageConfig::default()
+        };
+        request.spec.workdir = None;
+        let error = agent_config(&request, &relative, &ticket, None, now).unwrap_err();
+        assert_eq!(error.fact("field"), Some("image.config.working_dir"));
+        let none = ImageConfig::default();
+        let config = agent_config(&request, &none, &ticket, ends, now).unwrap();
+        assert_eq!(config.workdir, WORKDIR.as_bytes().to_vec().into());
         assert_eq!(config.deadline_ms, Some(1));
     }
 }

@@ -29,6 +29,9 @@ pub(super) struct Facts {
     /// Whether the runtime heeds a container's filter: gVisor does where it is
     /// registered with `--oci-seccomp`, virtual machines never do.
     pub(super) heeds_filters: bool,
+    /// Whether what a sandbox writes lies in the container's own layer: not in gVisor's
+    /// overlay of its own, nor seen yet of virtual machines.
+    pub(super) saves_disk: bool,
     pub(super) apparmor: bool,
     pub(super) user_namespace: bool,
     pub(super) cgroup_namespace: bool,
@@ -72,6 +75,7 @@ impl Facts {
             let argument = argument.trim_start_matches('-');
             matches!(argument, "oci-seccomp" | "oci-seccomp=true")
         });
+        let no_overlay = flag(arguments.unwrap_or_default(), "overlay2") == Some("none");
         let Some(path) = registered
             .map(|r| r.path.clone().unwrap_or_default())
             .or_else(|| name.contains('.').then(|| name.clone()))
@@ -106,6 +110,11 @@ impl Facts {
             claim: claimed(&name, &path),
             heeds_filters: match promised(&name, &path) {
                 Isolation::UserKernel => oci_seccomp,
+                Isolation::VirtualMachine => false,
+                _ => true,
+            },
+            saves_disk: match isolation(&path) {
+                Isolation::UserKernel => no_overlay,
                 Isolation::VirtualMachine => false,
                 _ => true,
             },
@@ -179,6 +188,7 @@ impl Facts {
             processes: true,
             usage: true,
             image_registry: true,
+            snapshot_disk: self.saves_disk,
             mount_tmpfs: true,
             mount_host: self.local,
             mount_volume: self.local,
@@ -213,9 +223,8 @@ impl Facts {
 /// service of a bridge, and was never seen at work here; of virtual machines nothing
 /// was seen.
 fn no_network(isolation: Isolation, arguments: &[String]) -> Option<&'static str> {
-    let mut arguments = arguments.iter().map(|a| a.trim_start_matches('-'));
     match isolation {
-        Isolation::UserKernel if arguments.any(|a| a == "network=host") => None,
+        Isolation::UserKernel if flag(arguments, "network") == Some("host") => None,
         Isolation::UserKernel => {
             Some("gVisor has one where it is registered with `--network=host`")
         }
@@ -238,8 +247,23 @@ fn same_kernel(version: Option<&str>) -> bool {
     own.is_ok_and(|own| Some(own.trim()) == version)
 }
 
+/// The value of a flag: the last one counts, and it may be an argument of its own.
+fn flag<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    let mut found = None;
+    let mut all = arguments.iter().peekable();
+    while let Some(argument) = all.next() {
+        let argument = argument.trim_start_matches('-');
+        match argument.split_once('=') {
+            Some((key, value)) if key == name => found = Some(value),
+            None if argument == name => found = all.peek().map(|next| next.as_str()),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// The kernel's name of an architecture as the compiler names it.
-fn rust_name(architecture: &str) -> &str {
+pub(super) fn rust_name(architecture: &str) -> &str {
     match architecture {
         "amd64" => "x86_64",
         "arm64" => "aarch64",
@@ -297,6 +321,36 @@ mod tests {
         assert!(of("runsc", Some("--oci-seccomp")) && of("runsc", Some("-oci-seccomp=true")));
         assert!(!of("runsc", None) && !of("runsc", Some("--oci-seccomp=false")));
         assert!(!of("io.containerd.runsc.v1", None) && !of("io.containerd.kata.v2", None));
+    }
+
+    #[test]
+    fn disks_are_saved_where_they_lie_in_the_containers_layer() {
+        let of = |runtime: &str, arguments: &[&str]| {
+            let mut info = info();
+            let registered = info.runtimes.as_mut().and_then(|all| all.get_mut(runtime));
+            if let Some(registered) = registered {
+                let arguments = arguments.iter().map(|text| (*text).to_owned());
+                registered.runtime_args = Some(arguments.collect());
+            }
+            let facts = Facts::new(&info, Some(runtime)).unwrap();
+            assert_eq!(
+                facts.capabilities().snapshot_disk,
+                facts.snapshots().is_ok()
+            );
+            facts.snapshots().is_ok()
+        };
+        assert!(of("runc", &[]) && of("kata", &[]));
+        assert!(of("runsc", &["--overlay2=none"]) && of("runsc", &["-overlay2", "none"]));
+        for other in [
+            &[][..],
+            &["--overlay2=root:self"],
+            &["--overlay2=none", "--overlay2=root:memory"],
+            &["--overlay2"],
+            &["--overlay2-x=none"],
+        ] {
+            assert!(!of("runsc", other), "{other:?}");
+        }
+        assert!(!of("io.containerd.kata.v2", &[]) && !of("io.containerd.runsc.v1", &[]));
     }
 
     #[test]

@@ -19,9 +19,11 @@ use super::config::DockerConfig;
 use super::create::{self, Owner, REQUEST, SOCKET};
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
+use super::images::Images;
 use super::lease;
 use super::mounts;
 use super::observe;
+use super::snapshot;
 use super::surround;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{AgentVolume, no_image};
@@ -50,6 +52,7 @@ pub(super) struct Life {
     /// Held while the volume is looked at, so that it is filled once.
     volume_checked: tokio::sync::Mutex<bool>,
     pub(super) pool: AgentPool,
+    pub(super) images: Images,
     /// One making or ending of a sandbox at a time. Commands and files never
     /// wait for it.
     busy: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
@@ -68,6 +71,7 @@ impl Life {
             volume: AgentVolume::new(stacyvm_agent::AGENT),
             volume_checked: tokio::sync::Mutex::new(false),
             pool: AgentPool::new(),
+            images: Images::default(),
             busy: Mutex::new(HashMap::new()),
             docker,
             config,
@@ -120,13 +124,8 @@ impl Life {
             return Ok(there);
         }
         self.affordable(request)?;
-        let image = create::image(&request.spec)?;
-        let image_config = match self.docker.inspect_image(image).await {
-            Ok(seen) => seen.config.unwrap_or_default(),
-            Err(e) if is_absent(&e) => return Err(no_image(image)),
-            Err(e) => return Err(map(e)),
-        };
-        self.agent_at_hand(image).await?;
+        let base = self.base(&request.spec, tenant).await?;
+        self.agent_at_hand(&base.name).await?;
         let ends_ms = request.ends.and_then(epoch_ms);
         let attached = request.spec.lifetime == Lifetime::Attached;
         let mut ticket = Ticket::mint(ends_ms, attached)?;
@@ -135,11 +134,11 @@ impl Life {
             instance: &request.instance,
             tenant,
         };
-        let mut body = create::body(request, &owner, &self.facts, &self.volume.name, &ticket)?;
-        self.surround(&mut body, request, &owner, &image_config)?;
-        let ends = self.told(&ticket);
-        let config =
-            create::agent_config(request, &image_config, &ticket, ends, SystemTime::now())?;
+        let volume = &self.volume.name;
+        let mut body = create::body(request, &base, &owner, &self.facts, volume, &ticket)?;
+        self.surround(&mut body, request, &owner, &base.config)?;
+        let ends = self.told(&request.id, &ticket);
+        let config = create::agent_config(request, &base.config, &ticket, ends, SystemTime::now())?;
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
@@ -155,7 +154,7 @@ impl Life {
             Ok(made) => made.id,
             Err(e) if is_absent(&e) => {
                 self.undo(&request.id).await;
-                return Err(no_image(image));
+                return Err(no_image(&base.name));
             }
             Err(e) => {
                 // No answer does not mean that nothing was made.
@@ -170,7 +169,7 @@ impl Life {
         };
         match started.await {
             Ok(client) => {
-                let checked = self.check_identity(client.kernel(), image, &ticket).await;
+                let checked = self.check_identity(client.kernel(), &base.name, &ticket).await;
                 if let Err(error) = checked {
                     self.undo(&request.id).await;
                     return Err(error);
@@ -410,7 +409,7 @@ impl Life {
             return Err(gone(ErrorKind::NotFound).context("sandbox", id));
         };
         ticket.ends_ms = ends.and_then(epoch_ms);
-        client.set_deadline(self.told(&ticket)).await?;
+        client.set_deadline(self.told(id, &ticket)).await?;
         self.tickets.keep(id, &ticket)
     }
 
@@ -421,22 +420,28 @@ impl Life {
             return Ok(false);
         };
         let client = self.client(id).await?;
-        client.set_deadline(self.told(&ticket)).await?;
+        client.set_deadline(self.told(id, &ticket)).await?;
         // Whoever claims it meanwhile has changed the ticket before it told the
         // agent an end, which must not be undone by that of a lease.
         match self.tickets.find(id)? {
             Some(now) if now == ticket => Ok(true),
             Some(now) => {
-                client.set_deadline(self.told(&now)).await?;
+                client.set_deadline(self.told(id, &now)).await?;
                 Ok(now.attached)
             }
             None => Ok(false),
         }
     }
 
-    /// The end that the agent is told now.
-    pub(super) fn told(&self, ticket: &Ticket) -> Option<SystemTime> {
-        let lease = ticket.attached.then_some(self.config.lease);
+    /// The end that the agent is told now. A sandbox stands still while it is saved,
+    /// and its lease cannot be renewed.
+    pub(super) fn told(&self, id: &SandboxId, ticket: &Ticket) -> Option<SystemTime> {
+        let still = if self.images.is_saved(id) {
+            self.config.answer_within
+        } else {
+            Duration::ZERO
+        };
+        let lease = ticket.attached.then_some(self.config.lease + still);
         lease::end(ticket.ends(), lease, SystemTime::now())
     }
 
@@ -471,13 +476,15 @@ impl Life {
         // Of a container that is not there any more nobody knows.
         let mut networked = None;
         let mut held = self.facts.own_kernel();
+        let mut source = None;
         while let Some(seen) = self.look(id).await? {
             let mode = seen.host_config.as_ref();
             let mode = mode.and_then(|host| host.network_mode.as_deref());
             networked = Some(mode != Some("none"));
             held = seen.host_config.as_ref().is_some_and(mounts::has_held);
             // By its own id: the name may come to mean another container.
-            let container = seen.id.unwrap_or_else(|| create::container(id));
+            let container = seen.id.clone().unwrap_or_else(|| create::container(id));
+            source = snapshot::source(&seen);
             let options = RemoveContainerOptions {
                 force: true,
                 v: true,
@@ -510,6 +517,9 @@ impl Life {
             self.remove_volumes_of(id).await?;
         }
         self.pool.end(id);
+        if let Some(image) = source {
+            Box::pin(self.forget_source(&image)).await;
+        }
         self.tickets.forget(id)
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod facts;
 mod host;
 mod identity;
+mod images;
 mod lease;
 mod left;
 mod life;
@@ -17,7 +18,10 @@ mod mounts;
 mod network;
 mod observe;
 mod origin;
+mod pull;
+mod pull_error;
 mod refuse;
+mod snapshot;
 mod surround;
 mod ticket;
 mod tls;
@@ -51,7 +55,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::spec::{SandboxSpec, Source};
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
 /// Sandboxes as containers of a Docker Engine. See the [module](self).
@@ -170,21 +174,25 @@ impl Provider for DockerProvider {
         })
     }
 
-    async fn pull(&self, _cx: &Context, request: &PullRequest) -> Result<()> {
-        refuse::pull(request.when).map_err(|e| named(e, OperationKind::Pull))
+    async fn pull(&self, cx: &Context, request: &PullRequest) -> Result<()> {
+        self.outside(cx, OperationKind::Pull, self.life.pull(request))
+            .await
     }
 
     async fn create(&self, cx: &Context, request: &CreateRequest) -> Result<Observed> {
         let operation = OperationKind::Create;
         refuse::refuse(&request.spec, &self.life.facts).map_err(|e| named(e, operation))?;
+        if let Source::Snapshot(_) = request.spec.source {
+            let can = self.life.facts.snapshots();
+            can.map_err(|e| named(e, operation))?;
+        }
         let making = Life::make(&self.life, request.clone(), cx.tenant.clone());
         self.outside(cx, operation, making).await
     }
 
     async fn origin(&self, cx: &Context, spec: &SandboxSpec) -> Result<String> {
-        let image = create::image(spec)?;
-        self.outside(cx, OperationKind::Origin, self.life.image_id(image))
-            .await
+        let work = async { Ok(self.life.base(spec, &cx.tenant).await?.id) };
+        self.outside(cx, OperationKind::Origin, work).await
     }
 
     async fn claim(&self, cx: &Context, id: &SandboxId, request: &ClaimRequest) -> Result<()> {
@@ -432,8 +440,14 @@ impl Provider for DockerProvider {
         .await
     }
 
-    async fn snapshot(&self, _: &Context, _: &SandboxId, _: &SnapshotId) -> Result<SnapshotInfo> {
-        unsupported(OperationKind::Snapshot, "snapshots")
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        id: &SandboxId,
+        snapshot: &SnapshotId,
+    ) -> Result<SnapshotInfo> {
+        let saving = Life::snapshot(&self.life, id.clone(), snapshot.clone());
+        self.outside(cx, OperationKind::Snapshot, saving).await
     }
 
     async fn leftovers(&self, cx: &Context, reach: Reach) -> Result<Vec<Leftover>> {
@@ -457,6 +471,7 @@ impl Provider for DockerProvider {
                 .collect();
             all.extend(self.life.left_networks(reach, &seen, now).await?);
             all.extend(self.life.left_volumes(reach, &seen, now).await?);
+            all.extend(self.life.left_of_snapshots(reach, &seen).await?);
             Ok(all)
         };
         self.outside(cx, OperationKind::Leftovers, work).await
@@ -481,6 +496,7 @@ impl Provider for DockerProvider {
             match leftover.kind.as_str() {
                 "network" => return self.life.remove_left_network(&leftover).await,
                 "volume" => return self.life.remove_left_volume(&leftover).await,
+                "snapshot" => return self.life.remove_left_snapshot(&leftover.name).await,
                 _ => {}
             }
             let options = RemoveContainerOptions {
@@ -506,14 +522,29 @@ impl Provider for DockerProvider {
             .await
     }
 
-    /// The engine removes containers that ended by itself, and nothing is cached.
+    /// The engine removes containers that ended by itself, and nothing is cached;
+    /// volumes that are asked for are removed, and what is left of snapshots.
     async fn tidy(&self, cx: &Context, request: &TidyRequest) -> Result<Tidied> {
-        let work = self.life.tidy_volumes(request);
+        let work = async {
+            let mut tidied = self.life.tidy_volumes(request).await?;
+            if request.dead {
+                let more = self.life.sweep_snapshots(request.dry_run).await?;
+                tidied.gone.extend(more.gone);
+                tidied.failed.extend(more.failed);
+            }
+            Ok(tidied)
+        };
         self.outside(cx, OperationKind::Tidy, work).await
     }
 
-    async fn delete_snapshot(&self, _: &Context, _: &SnapshotId) -> Result<()> {
-        unsupported(OperationKind::DeleteSnapshot, "snapshots")
+    async fn delete_snapshot(&self, cx: &Context, snapshot: &SnapshotId) -> Result<()> {
+        let operation = OperationKind::DeleteSnapshot;
+        self.life
+            .facts
+            .snapshots()
+            .map_err(|e| named(e, operation))?;
+        let work = self.life.delete_snapshot(snapshot, &cx.tenant);
+        self.outside(cx, operation, work).await
     }
 }
 

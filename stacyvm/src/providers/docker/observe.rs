@@ -8,7 +8,7 @@ use bollard::models::{
     ContainerSummaryStateEnum, HostConfig,
 };
 
-use super::create::{INSTANCE, OWN_FILTER, SANDBOX, TENANT};
+use super::create::{IMAGE_COMMAND, INSTANCE, OWN_FILTER, SANDBOX, TENANT};
 use super::facts::Facts;
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::{Capabilities, Leftover, Level};
@@ -65,10 +65,32 @@ pub(super) fn inspected(
             .map(|host| {
                 let mut all = effective(host, facts);
                 all.extend(around(seen, host, facts));
+                all.extend(of_image(seen));
                 all
             })
             .unwrap_or_default(),
     }
+}
+
+/// Which image it is of, and what that would run by itself.
+fn of_image(seen: &ContainerInspectResponse) -> impl Iterator<Item = (String, Effective)> {
+    let command = labels(seen).and_then(|labels| labels.get(IMAGE_COMMAND));
+    let command = command.filter(|command| !command.is_empty());
+    let all = [
+        ("image", seen.image.clone()),
+        ("image_command", command.cloned()),
+    ];
+    let all = all.into_iter();
+    all.filter_map(|(name, value)| {
+        let level = Level::Enforced;
+        Some((
+            name.to_owned(),
+            Effective {
+                level,
+                value: value?,
+            },
+        ))
+    })
 }
 
 /// What a listing tells: everything but process number, limits and end.

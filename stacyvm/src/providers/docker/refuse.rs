@@ -2,21 +2,7 @@
 
 use super::facts::Facts;
 use crate::error::{Error, Result};
-use crate::provider::Pull;
 use crate::sandbox::spec::{MountSource, Network, Privileges, SandboxSpec, Source};
-
-/// Refuses to pull: the engine has credentials of its own, which this provider
-/// does not know. What is missing there, a create tells with its remedy.
-pub(super) fn pull(when: Pull) -> Result<()> {
-    if when != Pull::Always {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        "the docker provider does not pull, which `pull: always` asks for; leave it out and use `docker pull`",
-    )
-    .context("field", "pull")
-    .context("value", when))
-}
 
 /// Refuses what this provider cannot do, before any effect. A new field does
 /// not compile until it is decided here.
@@ -53,9 +39,9 @@ pub(super) fn refuse(spec: &SandboxSpec, facts: &Facts) -> Result<()> {
         Source::Image(name) if name.starts_with('/') => {
             return no("image", "a root directory; name an image of the engine");
         }
-        Source::Image(_) => {}
+        // Of a snapshot the runtime decides, too.
+        Source::Image(_) | Source::Snapshot(_) => {}
         Source::Template(_) => return no("template", "templates"),
-        Source::Snapshot(_) => return no("snapshot", "snapshots"),
     }
     if *privileges != Privileges::None {
         return no("privileges", "root with privileges inside");
@@ -166,10 +152,6 @@ mod tests {
             (
                 with(|s| s.source = Source::Template("t".into())),
                 "template",
-            ),
-            (
-                with(|s| s.source = Source::Snapshot("t".into())),
-                "snapshot",
             ),
             (
                 with(|s| s.privileges = Privileges::NamespacedRoot),

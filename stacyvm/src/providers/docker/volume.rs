@@ -200,11 +200,12 @@ pub(super) fn no_image(image: &str) -> Error {
         ErrorKind::NotFound,
         format!(
             "the docker engine has no image `{image}`, expected one that it holds already; \
-             fetch it with `docker pull`"
+             fetch it with `docker pull`, or have it pulled (`--pull missing`)"
         ),
     )
     .context("field", "image")
     .context("value", image)
+    .context("remedy", format!("docker pull {image}"))
 }
 
 async fn remove(docker: &Docker, container: &str) -> Result<()> {

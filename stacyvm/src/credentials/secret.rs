@@ -1,5 +1,10 @@
 //! What must not be printed.
 
+#![cfg_attr(
+    not(all(feature = "registry", target_os = "linux")),
+    allow(unreachable_pub, reason = "public by way of `image`")
+)]
+
 use std::fmt;
 
 /// A password or a token. Neither `Debug` nor anything else shows it.
@@ -13,7 +18,7 @@ impl Secret {
     }
 
     /// The secret itself, for the header that it goes into.
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

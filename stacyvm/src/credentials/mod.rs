@@ -1,4 +1,6 @@
-//! Credentials as Docker and Podman keep them.
+//! Credentials of registries, as Docker and Podman keep them.
+
+mod secret;
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -11,9 +13,13 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-use super::secret::{Credentials, Secret};
+#[cfg_attr(
+    not(all(feature = "registry", target_os = "linux")),
+    allow(unreachable_pub, reason = "public by way of `image`")
+)]
+pub use secret::{Credentials, Secret};
+
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::source::Reference;
 
 /// The longest file and the longest answer of a helper.
 const MOST: u64 = 1 << 20;
@@ -46,7 +52,7 @@ struct Answer {
 
 /// The file in force: `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json` or
 /// `~/.docker/config.json`. `None` where none of them is set.
-pub(super) fn default_file() -> Option<PathBuf> {
+pub(crate) fn default_file() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     set("REGISTRY_AUTH_FILE").map(PathBuf::from).or_else(|| {
         set("DOCKER_CONFIG")
@@ -56,13 +62,14 @@ pub(super) fn default_file() -> Option<PathBuf> {
     })
 }
 
-/// The credentials of a file for a registry; anonymous where it has none.
+/// The credentials of a file for a repository of a registry, by their full names;
+/// anonymous where it has none.
 ///
 /// # Errors
 ///
 /// `invalid_argument` for a file that cannot be understood, which is not shown;
 /// `permission_denied`; `unavailable` for a helper that fails.
-pub(super) async fn find(file: &Path, reference: &Reference) -> Result<Credentials> {
+pub(crate) async fn find(file: &Path, registry: &str, repository: &str) -> Result<Credentials> {
     let bytes = match std::fs::File::open(file) {
         Ok(opened) => read(opened).map_err(|e| unreadable(file, e))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -72,10 +79,10 @@ pub(super) async fn find(file: &Path, reference: &Reference) -> Result<Credentia
     };
     // What serde says of a wrong value may hold the value.
     let parsed: File = serde_json::from_slice(&bytes).map_err(|_| malformed(file))?;
-    let keys = keys(reference);
+    let keys = keys(registry, repository);
     let helper = keys.iter().find_map(|key| parsed.cred_helpers.get(key));
     if let Some(name) = helper.or(parsed.creds_store.as_ref())
-        && let Some(found) = ask(name, server(reference)).await?
+        && let Some(found) = ask(name, server(registry)).await?
     {
         return Ok(found);
     }
@@ -95,18 +102,17 @@ fn read(from: impl std::io::Read) -> std::io::Result<Vec<u8>> {
 }
 
 /// The name under which Docker keeps a registry.
-fn server(reference: &Reference) -> &str {
-    match reference.registry() {
+fn server(registry: &str) -> &str {
+    match registry {
         "docker.io" => "https://index.docker.io/v1/",
         other => other,
     }
 }
 
-/// Names that an entry for a reference may have, the closest first.
-fn keys(reference: &Reference) -> Vec<String> {
-    let registry = reference.registry();
+/// Names that an entry for a repository may have, the closest first.
+fn keys(registry: &str, repository: &str) -> Vec<String> {
     let mut keys = Vec::new();
-    let mut path = reference.repository();
+    let mut path = repository;
     loop {
         keys.push(format!("{registry}/{path}"));
         match path.rfind('/') {
@@ -114,7 +120,7 @@ fn keys(reference: &Reference) -> Vec<String> {
             None => break,
         }
     }
-    keys.push(server(reference).to_owned());
+    keys.push(server(registry).to_owned());
     for form in ["", "https://", "http://"] {
         for end in ["", "/", "/v1/", "/v2/"] {
             keys.push(format!("{form}{registry}{end}"));
@@ -236,7 +242,7 @@ fn malformed(file: &Path) -> Error {
 mod tests {
     use super::*;
 
-    fn found(text: &str, reference: &str) -> Result<Credentials> {
+    fn found(text: &str, name: &str) -> Result<Credentials> {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("config.json");
         std::fs::write(&file, text).unwrap();
@@ -244,7 +250,8 @@ mod tests {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(find(&file, &reference.parse().unwrap()))
+        let (registry, repository) = name.split_once('/').unwrap();
+        runtime.block_on(find(&file, registry, repository))
     }
 
     #[test]
@@ -252,14 +259,14 @@ mod tests {
         // u:whole and u:part
         let text = r#"{"auths": {"x.io": {"auth": "dTp3aG9sZQ=="}, "x.io/a": {"auth": "dTpwYXJ0"},
             "https://index.docker.io/v1/": {"identitytoken": "it"}}}"#;
-        for (reference, expected) in [("x.io/b", "whole"), ("x.io/a/c", "part")] {
-            let Credentials::Password { user, password } = found(text, reference).unwrap() else {
-                panic!("{reference}: no password");
+        for (name, expected) in [("x.io/b", "whole"), ("x.io/a/c", "part")] {
+            let Credentials::Password { user, password } = found(text, name).unwrap() else {
+                panic!("{name}: no password");
             };
             assert_eq!((user.as_str(), password.expose()), ("u", expected));
         }
         assert!(matches!(
-            found(text, "busybox").unwrap(),
+            found(text, "docker.io/library/busybox").unwrap(),
             Credentials::IdentityToken(_)
         ));
         assert!(matches!(

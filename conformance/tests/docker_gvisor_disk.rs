@@ -1,0 +1,11 @@
+//! The Docker provider saves snapshots with gVisor where that writes to the container's
+//! own layer (`runsc-disk`, registered with `--overlay2=none`): the rest of the contract
+//! is judged with `runsc`.
+
+mod docker_engine;
+
+fn main() -> std::process::ExitCode {
+    let suites = stacyvm_conformance::CASES.iter().map(|case| case.suite());
+    let others: Vec<&str> = suites.filter(|suite| *suite != "snapshots").collect();
+    docker_engine::main("runsc-disk", &others, &[])
+}
