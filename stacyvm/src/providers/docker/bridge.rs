@@ -113,6 +113,7 @@ impl Bridge {
                 },
             )
             .await?;
+        fault_point!("docker.bridge.made");
         let options = StartExecOptions {
             // The engine sends at most 32 KiB in one piece.
             output_capacity: Some(64 * 1024),
@@ -120,6 +121,7 @@ impl Bridge {
         };
         match docker.start_exec(&exec.id, Some(options)).await? {
             StartExecResults::Attached { output, input } => {
+                fault_point!("docker.bridge.opened");
                 let bridge = Self::new(output, input);
                 let first = Arc::clone(&bridge.first);
                 let exec = exec.id;

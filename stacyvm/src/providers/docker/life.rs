@@ -58,9 +58,15 @@ impl Life {
         let docker = config.client()?.negotiate_version().await.map_err(map)?;
         let info = docker.info().await.map_err(map)?;
         let facts = Facts::new(&info, config.runtime.as_deref())?;
+        let tickets = Tickets::open(&config.state)?;
+        let volume = AgentVolume::new(stacyvm_agent::AGENT);
+        let instance = config.instance.as_str();
+        if let Err(error) = volume.tidy(&docker, &tickets, instance).await {
+            tracing::warn!(%error, "a container that filled the agent's volume may be left");
+        }
         Ok(Self {
-            tickets: Tickets::open(&config.state)?,
-            volume: AgentVolume::new(stacyvm_agent::AGENT),
+            tickets,
+            volume,
             volume_checked: tokio::sync::Mutex::new(false),
             pool: AgentPool::new(),
             busy: Mutex::new(HashMap::new()),
@@ -137,6 +143,7 @@ impl Life {
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
+        fault_point!("docker.create.kept");
         let options = CreateContainerOptions {
             name: Some(create::container(&request.id)),
             ..CreateContainerOptions::default()
@@ -153,8 +160,12 @@ impl Life {
                 return Err(map(e));
             }
         };
+        fault_point!("docker.create.made");
         match self.start(&made, &ticket, &greeting).await {
-            Ok(client) => self.pool.put(&request.id, client),
+            Ok(client) => {
+                fault_point!("docker.create.connected");
+                self.pool.put(&request.id, client);
+            }
             Err(error) => {
                 // The agent's file may be what is wrong.
                 *self.volume_checked.lock().await = false;
@@ -261,10 +272,12 @@ impl Life {
             .await
             .map_err(map)?;
         let mut standard = Bridge::new(attached.output, attached.input);
+        fault_point!("docker.create.attached");
         self.docker
             .start_container(made, None::<StartContainerOptions>)
             .await
             .map_err(map)?;
+        fault_point!("docker.create.started");
         let until = Instant::now() + AGENT_WITHIN;
         let told = async {
             standard.write_all(greeting).await?;
@@ -274,6 +287,7 @@ impl Life {
         if !matches!(told, Ok(Ok(()))) {
             return Err(not_answering(&last_words(&mut standard).await));
         }
+        fault_point!("docker.create.told");
         loop {
             // An error of the outer kind is the engine's: the container has ended.
             let error = match timeout_at(until, self.reach(made, ticket)).await {
@@ -439,6 +453,7 @@ impl Life {
 
     pub(super) async fn destroy(&self, id: &SandboxId) -> Result<()> {
         let _held = self.alone(id).await;
+        fault_point!("docker.destroy.begun");
         self.remove(id).await
     }
 
@@ -465,6 +480,7 @@ impl Life {
                 Err(e) if !is_absent(&e) => return Err(map(e)),
                 _ => {}
             }
+            fault_point!("docker.destroy.asked");
             if Instant::now() >= until {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -473,8 +489,11 @@ impl Life {
                 .context("container", container));
             }
         }
+        fault_point!("docker.destroy.gone");
         self.pool.end(id);
-        self.tickets.forget(id)
+        self.tickets.forget(id)?;
+        fault_point!("docker.destroy.forgotten");
+        Ok(())
     }
 }
 

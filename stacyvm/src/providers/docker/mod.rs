@@ -6,6 +6,7 @@ mod config;
 mod create;
 mod error;
 mod facts;
+mod filling;
 mod lease;
 mod life;
 mod observe;

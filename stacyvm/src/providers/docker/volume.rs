@@ -1,6 +1,7 @@
 //! The agent's file on the engine: a named volume, filled once for each engine
 //! and each version of the agent, and mounted read-only into every sandbox.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -14,6 +15,7 @@ use futures_util::{StreamExt, pin_mut};
 use sha2::{Digest, Sha256};
 
 use super::error::{is_absent, map, status};
+use super::filling::Filling;
 use super::ticket::{self, Tickets};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -67,13 +69,39 @@ impl AgentVolume {
             }
             None => self.create(docker).await?,
         }
-        let filler = self.filler(docker, image, instance).await?;
+        let filling = Filling::begin(&self.mark(tickets), STALE).await?;
+        let filler = self.filler(docker, image, instance, &filling).await?;
+        fault_point!("docker.fill.made");
         let filled = self.fill(docker, &filler).await;
+        fault_point!("docker.fill.filled");
         let removed = remove(docker, &filler).await;
-        filled?;
+        fault_point!("docker.fill.removed");
+        // Where it is not removed, the next one to open does it.
         removed?;
+        filling.done();
+        filled?;
         let created = self.created(docker).await?.unwrap_or_default();
         ticket::write_private(&note, &fact(&created))
+    }
+
+    fn mark(&self, tickets: &Tickets) -> PathBuf {
+        tickets.beside(&format!("{}.filling", self.name))
+    }
+
+    /// The name of the container that fills it.
+    fn filler_name(&self) -> String {
+        format!("{}-fill", &self.name[..self.name.len().min(40)])
+    }
+
+    /// Takes away what a process of this state directory left that died while it
+    /// filled the volume.
+    pub(super) async fn tidy(
+        &self,
+        docker: &Docker,
+        tickets: &Tickets,
+        instance: &str,
+    ) -> Result<()> {
+        Filling::finish(self.mark(tickets), docker, &self.filler_name(), instance).await
     }
 
     /// Makes the next [`AgentVolume::ensure`] look again.
@@ -110,8 +138,14 @@ impl AgentVolume {
 
     /// A container that has the volume and never runs. Its name is the lock
     /// between all processes that want to fill the same volume.
-    async fn filler(&self, docker: &Docker, image: &str, instance: &str) -> Result<String> {
-        let name = format!("{}-fill", &self.name[..self.name.len().min(40)]);
+    async fn filler(
+        &self,
+        docker: &Docker,
+        image: &str,
+        instance: &str,
+        filling: &Filling,
+    ) -> Result<String> {
+        let name = self.filler_name();
         let give_up = tokio::time::Instant::now() + STALE;
         loop {
             let body = ContainerCreateBody {
@@ -134,6 +168,7 @@ impl AgentVolume {
                 Ok(made) => return Ok(made.id),
                 Err(e) if is_absent(&e) => return Err(no_image(image)),
                 Err(e) if status(&e) != Some(409) => return Err(map(e)),
+                Err(_) if filling.take_over(docker, &name, instance).await? => {}
                 Err(_) if tokio::time::Instant::now() < give_up => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
