@@ -272,7 +272,11 @@ stop_namespace() {
 # Those below our own parent only. A process that is being torn down keeps its
 # cgroup busy for a moment.
 remove_cgroups() {
-    local group left
+    local group left frozen
+    # What stands still cannot even be killed.
+    for frozen in /sys/fs/cgroup/freezer/"$name"/*/freezer.state; do
+        [[ ! -e $frozen ]] || echo THAWED >"$frozen" || true
+    done
     for _ in $(seq 40); do
         left=0
         for group in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use stacyvm::engine::Engine;
 use stacyvm::sandbox::spec::Lifetime;
@@ -55,6 +56,15 @@ async fn act(engine: &Engine, deed: &str) -> Result<()> {
             arm();
             create(engine, Lifetime::Attached).await.map(drop)
         }
+        "short" | "short paused" | "long" => {
+            let seconds = if deed == "long" { 600 } else { 2 };
+            let spec = spec(Lifetime::Detached).ttl(Duration::from_secs(seconds));
+            let sandbox = engine.create(spec).await?;
+            if deed == "short paused" {
+                sandbox.pause().await?;
+            }
+            Ok(())
+        }
         "refill" => {
             arm();
             pool(engine).await.map(drop)
@@ -100,6 +110,12 @@ async fn work(sandbox: &Sandbox, deed: &str) -> Result<()> {
         }
         "background" => {
             let process = sandbox.shell("sleep 300").background().start().await?;
+            process.detach().map(drop)
+        }
+        "ticking" => {
+            let line = "trap 'exit 3' TERM; echo first; while sleep 0.1; do echo tick; done";
+            let process = sandbox.shell(line).background().start().await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
             process.detach().map(drop)
         }
         "write" => files.write("/workspace/file", data()).await.map(drop),

@@ -79,13 +79,16 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
 /// Repeats a check until it holds, for at most fifteen seconds: an attached
 /// sandbox may outlive its owner by ten.
 async fn eventually(mut check: impl AsyncFnMut() -> bool) -> bool {
-    for _ in 0..750 {
+    let until = std::time::Instant::now() + Duration::from_secs(15);
+    loop {
         if check().await {
             return true;
         }
+        if std::time::Instant::now() > until {
+            return false;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    false
 }
 
 /// How often each point comes; `None` for the short form.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::{is_absent, map};
 use super::life::{Life, epoch_ms, gone};
+use super::patience::Answer;
 use super::volume::no_image;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
@@ -58,7 +59,7 @@ impl Life {
 
     /// Which image a name stands for now.
     pub(super) async fn image_id(&self, image: &str) -> Result<String> {
-        match self.docker.inspect_image(image).await {
+        match self.docker.inspect_image(image).within(&self.docker).await {
             Ok(seen) => Ok(seen.id.unwrap_or_default()),
             Err(e) if is_absent(&e) => Err(no_image(image)),
             Err(e) => Err(map(e)),

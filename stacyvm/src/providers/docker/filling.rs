@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::create::INSTANCE;
 use super::error::{is_absent, map};
 use super::observe;
+use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The right to fill, given up when it is dropped. The file stays; it has content
@@ -87,7 +88,11 @@ impl Filling {
         instance: &str,
     ) -> Result<bool> {
         let options = None::<InspectContainerOptions>;
-        let seen = match docker.inspect_container(filler, options).await {
+        let seen = match docker
+            .inspect_container(filler, options)
+            .within(docker)
+            .await
+        {
             Ok(seen) => seen,
             Err(e) if is_absent(&e) => return Ok(true),
             Err(e) => return Err(map(e)),
@@ -102,7 +107,11 @@ impl Filling {
         };
         // By its own id: the name may come to mean another container.
         let container = seen.id.unwrap_or_else(|| filler.to_owned());
-        match docker.remove_container(&container, Some(options)).await {
+        match docker
+            .remove_container(&container, Some(options))
+            .within(docker)
+            .await
+        {
             Err(e) if !is_absent(&e) => Err(map(e)),
             _ => Ok(true),
         }

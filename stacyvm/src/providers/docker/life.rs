@@ -21,6 +21,7 @@ use super::error::{is_absent, map, status};
 use super::facts::Facts;
 use super::lease;
 use super::observe;
+use super::patience::Answer;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{AgentVolume, no_image};
 use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
@@ -55,8 +56,14 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) async fn open(config: DockerConfig) -> Result<Self> {
-        let docker = config.client()?.negotiate_version().await.map_err(map)?;
-        let info = docker.info().await.map_err(map)?;
+        let docker = config.client()?;
+        let time = docker.clone();
+        let docker = docker
+            .negotiate_version()
+            .within(&time)
+            .await
+            .map_err(map)?;
+        let info = docker.info().within(&docker).await.map_err(map)?;
         let facts = Facts::new(&info, config.runtime.as_deref())?;
         let tickets = Tickets::open(&config.state)?;
         let volume = AgentVolume::new(stacyvm_agent::AGENT);
@@ -122,7 +129,7 @@ impl Life {
         }
         self.affordable(request)?;
         let image = create::image(&request.spec)?;
-        let image_config = match self.docker.inspect_image(image).await {
+        let image_config = match self.docker.inspect_image(image).within(&self.docker).await {
             Ok(seen) => seen.config.unwrap_or_default(),
             Err(e) if is_absent(&e) => return Err(no_image(image)),
             Err(e) => return Err(map(e)),
@@ -148,7 +155,12 @@ impl Life {
             name: Some(create::container(&request.id)),
             ..CreateContainerOptions::default()
         };
-        let made = match self.docker.create_container(Some(options), body).await {
+        let made = match self
+            .docker
+            .create_container(Some(options), body)
+            .within(&self.docker)
+            .await
+        {
             Ok(made) => made.id,
             Err(e) if is_absent(&e) => {
                 self.tickets.forget(&request.id)?;
@@ -269,12 +281,14 @@ impl Life {
         let attached = self
             .docker
             .attach_container(made, Some(options))
+            .within(&self.docker)
             .await
             .map_err(map)?;
         let mut standard = Bridge::new(attached.output, attached.input);
         fault_point!("docker.create.attached");
         self.docker
             .start_container(made, None::<StartContainerOptions>)
+            .within(&self.docker)
             .await
             .map_err(map)?;
         fault_point!("docker.create.started");
@@ -343,7 +357,12 @@ impl Life {
     /// False where the engine says that a container is not there or has ended.
     async fn runs(&self, container: &str) -> bool {
         let options = None::<InspectContainerOptions>;
-        match self.docker.inspect_container(container, options).await {
+        match self
+            .docker
+            .inspect_container(container, options)
+            .within(&self.docker)
+            .await
+        {
             Ok(seen) => seen.state.and_then(|state| state.running) != Some(false),
             Err(e) => !is_absent(&e),
         }
@@ -377,6 +396,7 @@ impl Life {
         let seen = match self
             .docker
             .inspect_container(&name, None::<InspectContainerOptions>)
+            .within(&self.docker)
             .await
         {
             Ok(seen) => seen,
@@ -439,8 +459,18 @@ impl Life {
             return Ok(());
         }
         let done = match wanted {
-            ObservedState::Paused => self.docker.pause_container(&name).await,
-            _ => self.docker.unpause_container(&name).await,
+            ObservedState::Paused => {
+                self.docker
+                    .pause_container(&name)
+                    .within(&self.docker)
+                    .await
+            }
+            _ => {
+                self.docker
+                    .unpause_container(&name)
+                    .within(&self.docker)
+                    .await
+            }
         };
         match done {
             Ok(()) => Ok(()),
@@ -471,6 +501,7 @@ impl Life {
             match self
                 .docker
                 .remove_container(&container, Some(options))
+                .within(&self.docker)
                 .await
             {
                 // The engine is removing it already: by AutoRemove, or for another caller.

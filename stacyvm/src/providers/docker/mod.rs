@@ -10,6 +10,7 @@ mod filling;
 mod lease;
 mod life;
 mod observe;
+mod patience;
 mod refuse;
 mod ticket;
 mod volume;
@@ -24,6 +25,7 @@ use futures_util::{StreamExt, pin_mut};
 pub use config::{DEFAULT_HOST, DockerConfig};
 
 use self::life::Life;
+use self::patience::Answer;
 use crate::agent::AgentClient;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -115,7 +117,7 @@ impl Provider for DockerProvider {
 
     async fn probe(&self, cx: &Context) -> Result<ProbeReport> {
         let daemon = async {
-            let answer = self.life.docker.ping().await;
+            let answer = self.life.docker.ping().within(&self.life.docker).await;
             Ok(match answer.map_err(error::map) {
                 Ok(_) => finding("daemon", true, &self.life.facts.server, ""),
                 Err(e) => finding("daemon", false, &e.to_string(), "start the docker engine"),
@@ -205,6 +207,7 @@ impl Provider for DockerProvider {
                 .life
                 .docker
                 .list_containers(Some(options))
+                .within(&self.life.docker)
                 .await
                 .map_err(error::map)?;
             let mut all: Vec<Observed> = seen.iter().filter_map(observe::listed).collect();
@@ -408,13 +411,10 @@ impl Provider for DockerProvider {
                 .docker
                 .stats(&create::container(id), Some(options));
             pin_mut!(stats);
-            let stats = stats.next().await.ok_or_else(|| {
-                Error::new(ErrorKind::Unavailable, "the docker engine sent no usage")
-            })?;
-            Ok(observe::usage(
-                &stats.map_err(error::map)?,
-                inside.processes,
-            ))
+            let none = || Error::new(ErrorKind::Unavailable, "the docker engine sent no usage");
+            let sent = async { stats.next().await.transpose() };
+            let stats = sent.within(&self.life.docker).await.map_err(error::map)?;
+            Ok(observe::usage(&stats.ok_or_else(none)?, inside.processes))
         })
         .await
     }
@@ -435,7 +435,7 @@ impl Provider for DockerProvider {
                 ..ListContainersOptions::default()
             };
             let docker = &self.life.docker;
-            let seen = docker.list_containers(Some(options)).await;
+            let seen = docker.list_containers(Some(options)).within(docker).await;
             let seen = seen.map_err(error::map)?;
             let now = SystemTime::now();
             Ok(seen
@@ -466,6 +466,7 @@ impl Provider for DockerProvider {
                 .life
                 .docker
                 .remove_container(&leftover.name, None)
+                .within(&self.life.docker)
                 .await;
             match removed.map_err(error::map) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{is_absent, map, status};
 use super::filling::Filling;
+use super::patience::Answer;
 use super::ticket::{self, Tickets};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -70,7 +71,17 @@ impl AgentVolume {
             None => self.create(docker).await?,
         }
         let filling = Filling::begin(&self.mark(tickets), STALE).await?;
-        let filler = self.filler(docker, image, instance, &filling).await?;
+        let filler = match self.filler(docker, image, instance, &filling).await {
+            Ok(filler) => filler,
+            Err(error) => {
+                // No answer does not mean that nothing was made.
+                let name = self.filler_name();
+                if filling.take_over(docker, &name, instance).await.is_ok() {
+                    filling.done();
+                }
+                return Err(error);
+            }
+        };
         fault_point!("docker.fill.made");
         let filled = self.fill(docker, &filler).await;
         fault_point!("docker.fill.filled");
@@ -111,7 +122,7 @@ impl AgentVolume {
 
     /// When the volume came to be; none if it does not exist.
     async fn created(&self, docker: &Docker) -> Result<Option<String>> {
-        match docker.inspect_volume(&self.name).await {
+        match docker.inspect_volume(&self.name).within(docker).await {
             Ok(volume) => Ok(Some(volume.created_at.unwrap_or_default())),
             Err(e) if is_absent(&e) => Ok(None),
             Err(e) => Err(map(e)),
@@ -132,7 +143,11 @@ impl AgentVolume {
             ),
             ..VolumeCreateRequest::default()
         };
-        docker.create_volume(request).await.map_err(map)?;
+        docker
+            .create_volume(request)
+            .within(docker)
+            .await
+            .map_err(map)?;
         Ok(())
     }
 
@@ -164,7 +179,11 @@ impl AgentVolume {
                 name: Some(name.clone()),
                 ..CreateContainerOptions::default()
             };
-            match docker.create_container(Some(options), body).await {
+            match docker
+                .create_container(Some(options), body)
+                .within(docker)
+                .await
+            {
                 Ok(made) => return Ok(made.id),
                 Err(e) if is_absent(&e) => return Err(no_image(image)),
                 Err(e) if status(&e) != Some(409) => return Err(map(e)),
@@ -191,6 +210,7 @@ impl AgentVolume {
         let body = bollard::body_full(Bytes::from(tar_of(FILE, self.bytes)));
         docker
             .upload_to_container(filler, Some(options), body)
+            .within(docker)
             .await
             .map_err(map)?;
         if self.is_whole(docker, filler).await? {
@@ -212,9 +232,11 @@ impl AgentVolume {
         let mut archive = Vec::new();
         // Headers and padding of the one file.
         let most = self.bytes.len() + 64 * 1024;
-        while let Some(piece) = stream.next().await {
-            match piece {
-                Ok(piece) => archive.extend_from_slice(&piece),
+        loop {
+            let piece = async { stream.next().await.transpose() };
+            match piece.within(docker).await {
+                Ok(None) => break,
+                Ok(Some(piece)) => archive.extend_from_slice(&piece),
                 Err(e) if is_absent(&e) => return Ok(false),
                 Err(e) => return Err(map(e)),
             }
@@ -247,7 +269,11 @@ async fn remove(docker: &Docker, container: &str) -> Result<()> {
         force: true,
         ..RemoveContainerOptions::default()
     };
-    match docker.remove_container(container, Some(options)).await {
+    match docker
+        .remove_container(container, Some(options))
+        .within(docker)
+        .await
+    {
         Err(e) if !is_absent(&e) => Err(map(e)),
         _ => Ok(()),
     }
