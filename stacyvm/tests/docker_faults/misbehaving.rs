@@ -20,10 +20,10 @@ use super::residue::Watch;
 use super::spec;
 
 /// The caller's deadline, and what the provider itself waits for an answer.
-const DEADLINE: Duration = Duration::from_millis(1500);
+const DEADLINE: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(2);
 /// What a call may take beyond its deadline on a busy machine.
-const LATE: Duration = Duration::from_millis(1500);
+const LATE: Duration = Duration::from_secs(2);
 
 /// Faults of ordinary answers.
 const ANSWERS: &[Fault] = &[
@@ -37,6 +37,20 @@ const ANSWERS: &[Fault] = &[
     Fault::Stalled,
     Fault::StalledBody,
     Fault::EndlessBody,
+    Fault::Closed,
+    Fault::Lost,
+    Fault::Slow,
+];
+/// Those of answers that end.
+const ENDING: &[Fault] = &[
+    Fault::Status500,
+    Fault::Truncated,
+    Fault::HalfJson,
+    Fault::WrongJson,
+    Fault::Garbage,
+    Fault::EndlessHeaders,
+    Fault::Stalled,
+    Fault::StalledBody,
     Fault::Closed,
     Fault::Lost,
     Fault::Slow,
@@ -65,6 +79,7 @@ const CASES: &[Case] = &[
     ("create", ("POST", "/containers/*/exec"), ANSWERS),
     ("create", ("POST", "/exec/*/start"), STREAMS),
     ("create", ("GET", "/containers/*/json"), ANSWERS),
+    ("create seen", ("GET", "/containers/*/json"), ANSWERS),
     ("inspect", ("GET", "/containers/*/json"), ANSWERS),
     ("list", ("GET", "/containers/json"), ANSWERS),
     ("leftovers", ("GET", "/containers/json"), ANSWERS),
@@ -73,7 +88,9 @@ const CASES: &[Case] = &[
     ("exec", ("POST", "/exec/*/start"), STREAMS),
     ("file", ("POST", "/exec/*/start"), STREAMS),
     ("log", ("POST", "/exec/*/start"), STREAMS),
-    ("usage", ("GET", "/containers/*/stats"), ANSWERS),
+    // Its answer is read as a stream, in which the client finds no end of one that
+    // has none.
+    ("usage", ("GET", "/containers/*/stats"), ENDING),
     ("pause", ("POST", "/containers/*/pause"), ANSWERS),
     ("resume", ("POST", "/containers/*/unpause"), ANSWERS),
     ("origin", ("GET", "/images/*/json"), ANSWERS),
@@ -146,13 +163,24 @@ impl Scene {
         // Each time anew: no connection to an agent is open.
         let subject = Arc::new(self.through().await.unwrap());
         let request = request(&self.instance);
-        if !["create", "open", "origin", "list", "leftovers"].contains(&call) {
+        if ![
+            "create",
+            "create seen",
+            "open",
+            "origin",
+            "list",
+            "leftovers",
+        ]
+        .contains(&call)
+        {
             self.plain.create(&cx(), &request).await.unwrap();
         }
         if call == "resume" {
             self.plain.pause(&cx(), &request.id).await.unwrap();
         }
-        self.proxy.fail(which, fault, 0);
+        // The first look is for one that is there already.
+        let pass = usize::from(call == "create seen");
+        self.proxy.fail(which, fault, pass);
         let begun = Instant::now();
         let done = tokio::time::timeout(DEADLINE + LATE, self.act(call, &subject, &request)).await;
         let took = begun.elapsed();
@@ -161,6 +189,8 @@ impl Scene {
             Err(_) => wrong.push(format!("{at}: the deadline was not kept")),
             Ok(Ok(())) if may_pass(call, which, fault) => {}
             Ok(Ok(())) => wrong.push(format!("{at}: it went well")),
+            // On a busy machine what comes before may take that long.
+            Ok(Err(error)) if took >= DEADLINE && error.kind() == ErrorKind::Timeout => {}
             Ok(Err(error)) => {
                 if hits == 0 {
                     wrong.push(format!("{at}: no such request, yet {error}"));
@@ -171,7 +201,7 @@ impl Scene {
                 }
             }
         }
-        if hits == 0 {
+        if hits == 0 && took < DEADLINE {
             wrong.push(format!("{at}: no such request"));
         }
         // What goes on behind the caller's back ends in time, too.
@@ -203,7 +233,7 @@ impl Scene {
         let cx = cx().with_deadline(Instant::now() + DEADLINE);
         let id = &request.id;
         match call {
-            "create" => subject.create(&cx, request).await.map(drop),
+            "create" | "create seen" => subject.create(&cx, request).await.map(drop),
             "inspect" => subject.inspect(&cx, id).await.map(drop),
             "list" => subject.list(&cx, None, 10).await.map(drop),
             "leftovers" => subject.leftovers(&cx, Reach::Own).await.map(drop),
@@ -270,6 +300,8 @@ fn may_pass(call: &str, which: Which, fault: Fault) -> bool {
         | Fault::EndlessBody => {
             matches!(call, "pause" | "resume" | "destroy") || which.1 == "/containers/*/start"
         }
+        // Nothing came of it that could be cut.
+        Fault::CutUpgrade => which.1 == "/containers/*/attach",
         // It was done, as a second look tells.
         Fault::Lost => matches!(call, "pause" | "resume" | "destroy"),
         _ => false,
@@ -339,10 +371,10 @@ fn memory() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_meets_each_fault() {
-    each("badc", 10, |call| call == "create").await;
+    each("badc", 10, |call| call.starts_with("create")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_other_call_meets_each_fault() {
-    each("bado", 20, |call| call != "create").await;
+    each("bado", 20, |call| !call.starts_with("create")).await;
 }

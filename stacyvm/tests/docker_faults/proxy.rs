@@ -253,11 +253,18 @@ async fn forward(
         real.write_all(head.as_bytes()).await?;
         real.write_all(&rest).await?;
         if fault == Some(Fault::CutUpgrade) {
-            let mut first = vec![0; 4096];
-            let count = real.read(&mut first).await?;
-            client.write_all(&first[..count]).await?;
-            let count = real.read(&mut first).await?;
-            return client.write_all(&first[..count / 2]).await;
+            let (mut from_client, mut to_client) = client.split();
+            let (mut from_real, mut to_real) = real.split();
+            let mut head = vec![0; 4096];
+            let count = from_real.read(&mut head).await?;
+            to_client.write_all(&head[..count]).await?;
+            // A frame's header and a part of what is in it.
+            let mut first = from_real.take(12);
+            let cut = tokio::io::copy(&mut first, &mut to_client);
+            return tokio::select! {
+                done = cut => done.map(drop),
+                gone = tokio::io::copy(&mut from_client, &mut to_real) => gone.map(drop),
+            };
         }
         tokio::io::copy_bidirectional(&mut client, &mut real).await?;
         return Ok(());

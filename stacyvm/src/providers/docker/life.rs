@@ -95,8 +95,8 @@ impl Life {
 
     /// Makes a sandbox in a task of its own, which goes on when the caller
     /// gives up: a request to the engine cannot be taken back half-way. What
-    /// nobody waits for any more is removed as soon as it is there, and a
-    /// `destroy` of the id waits for that.
+    /// nobody waits for any more is removed as soon as its container is there,
+    /// and a `destroy` of the id waits for that.
     pub(super) async fn make(
         life: &Arc<Self>,
         request: CreateRequest,
@@ -104,9 +104,10 @@ impl Life {
     ) -> Result<Observed> {
         let life = Arc::clone(life);
         let held = life.alone(&request.id).await;
-        let (answer, asked) = oneshot::channel();
+        let (mut answer, asked) = oneshot::channel();
         tokio::spawn(async move {
-            let made = life.make_or_undo(&request, &tenant).await;
+            let given_up = answer.closed();
+            let made = life.make_or_undo(&request, &tenant, given_up).await;
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
                 lease::hold(&life, request.id.clone());
             }
@@ -123,7 +124,12 @@ impl Life {
         })
     }
 
-    async fn make_or_undo(&self, request: &CreateRequest, tenant: &TenantId) -> Result<Observed> {
+    async fn make_or_undo(
+        &self,
+        request: &CreateRequest,
+        tenant: &TenantId,
+        given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Observed> {
         if let Some(there) = self.there_already(request).await? {
             return Ok(there);
         }
@@ -173,7 +179,14 @@ impl Life {
             }
         };
         fault_point!("docker.create.made");
-        match self.start(&made, &ticket, &greeting).await {
+        let started = tokio::select! {
+            started = self.start(&made, &ticket, &greeting) => started,
+            () = given_up => {
+                self.undo(&request.id).await;
+                return Err(Error::new(ErrorKind::Cancelled, "nobody waits for the sandbox"));
+            }
+        };
+        match started {
             Ok(client) => {
                 fault_point!("docker.create.connected");
                 self.pool.put(&request.id, client);
@@ -186,7 +199,11 @@ impl Life {
                 return Err(error);
             }
         }
-        self.observe(&request.id).await
+        let made = self.observe(&request.id).await;
+        if made.is_err() {
+            self.undo(&request.id).await;
+        }
+        made
     }
 
     /// Takes back what a failed or abandoned create has made. What even that
