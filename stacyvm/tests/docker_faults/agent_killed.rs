@@ -1,6 +1,7 @@
 //! The agent, which is the container's first process, is killed from the host: what
 //! is in flight ends in time and says so, and nothing is left.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -190,7 +191,7 @@ impl Scene {
             }
         }
         // One that is just ending is not listed, and not taken away.
-        let mut left = Default::default();
+        let mut left = BTreeSet::new();
         let settled = eventually(async || {
             self.engine.reconcile().await.unwrap();
             left = self.watch.changed(&self.machine, &self.state).await;

@@ -2,6 +2,7 @@
 //! live on: calls fail with a typed error in time, and the next reconcile leaves
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -129,7 +130,7 @@ impl Scene {
             soon(sandbox.kill()).await.unwrap();
         }
         // One that is just ending is not listed, and not taken away.
-        let mut left = Default::default();
+        let mut left = BTreeSet::new();
         let gone = eventually(async || {
             engine.reconcile().await.unwrap();
             left = self.watch.changed(&self.machine, &self.state).await;

@@ -157,12 +157,9 @@ impl Machine {
             let status = status.unwrap_or_default();
             let line = status.lines().find(|line| line.starts_with("NSpid:"));
             // Its numbers: on the host, in the engine's namespace, in the container's.
-            let numbers = line.into_iter().flat_map(str::split_whitespace).skip(1);
+            let mut numbers = line.into_iter().flat_map(str::split_whitespace).skip(1);
             let depth = depth(self.init);
-            numbers
-                .skip(depth)
-                .next()
-                .is_some_and(|n| n == inside.to_string())
+            numbers.nth(depth).is_some_and(|n| n == inside.to_string())
         });
         found.next().map(|p| p.pid)
     }

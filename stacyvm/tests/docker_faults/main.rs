@@ -14,7 +14,6 @@
 ))]
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stderr,
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a test that panics has failed, one that cannot run says why, and its settings come from the environment"
@@ -52,7 +51,7 @@ async fn open(state: &Path, host: &str) -> Engine {
 async fn try_open(state: &Path, host: &str) -> Result<Engine> {
     let mut config = Config::for_state_dir(state);
     config.parked_helpers = 0;
-    config.default_provider = "docker".to_owned();
+    "docker".clone_into(&mut config.default_provider);
     config.providers.get_mut("docker").unwrap().host = Some(host.to_owned());
     Engine::open(config).await
 }

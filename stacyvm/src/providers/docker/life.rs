@@ -107,7 +107,8 @@ impl Life {
         let (mut answer, asked) = oneshot::channel();
         tokio::spawn(async move {
             let given_up = answer.closed();
-            let made = life.make_or_undo(&request, &tenant, given_up).await;
+            let making = Box::pin(life.make_or_undo(&request, &tenant, given_up));
+            let made = making.await;
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
                 lease::hold(&life, request.id.clone());
             }
