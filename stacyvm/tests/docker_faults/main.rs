@@ -75,10 +75,10 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANGS, work).await.expect("it hangs")
 }
 
-/// Repeats a check until it holds, for at most fifteen seconds: an attached
-/// sandbox may outlive its owner by ten.
+/// Repeats a check until it holds, for at most thirty seconds: an attached
+/// sandbox may outlive its owner by ten, and machines are busy.
 async fn eventually(mut check: impl AsyncFnMut() -> bool) -> bool {
-    let until = std::time::Instant::now() + Duration::from_secs(15);
+    let until = std::time::Instant::now() + Duration::from_secs(30);
     loop {
         if check().await {
             return true;

@@ -38,7 +38,7 @@ impl Watch {
         came.chain(went).collect()
     }
 
-    /// The same, of what stays so for fifteen seconds.
+    /// The same, of what stays so for half a minute.
     pub(super) async fn staying(&self, machine: &Machine, state: &Path) -> BTreeSet<String> {
         let mut changed = BTreeSet::new();
         eventually(async || {
