@@ -23,13 +23,21 @@
 # Images: stacyvm-test/busybox from the system's static busybox, and with
 # --debian stacyvm-test/debian (minimal, with python3) by debootstrap from
 # STACYVM_DEBIAN_MIRROR or the mirror in the system's package sources.
+#
+# STACYVM_DOCKER_PRIVATE=NAME makes it an engine of its own by that name, whatever
+# runs already, for tests that harm it. It ends with whoever holds the standard
+# input of `start`, and `stop` takes it down without asking it. An engine that is
+# killed comes again as soon as there is no file `down` in its directory. With it
+# STACYVM_DOCKER_DATA_MIB gives its data a memory file system of this size, and
+# STACYVM_DOCKER_LIVE_RESTORE=true has its containers survive it.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 # One per checkout and user. The name can be guessed, so the owner is checked.
 # Short, because names of sockets below it may have 107 bytes.
-name=stacyvm-docker-$(id -u)-$(printf %s "$root" | cksum | cut -d' ' -f1)
+private=${STACYVM_DOCKER_PRIVATE:-}
+name=stacyvm-docker-$(id -u)-$(printf %s "$root" | cksum | cut -d' ' -f1)${private:+-$private}
 dir=/var/tmp/$name
 socket=$dir/docker.sock
 
@@ -44,7 +52,7 @@ answers() { docker_at "$1" version --format '{{.Server.Version}}' 2>/dev/null; }
 
 # The engine that ran before us: the one the environment names, else the system's.
 foreign() {
-    have docker || return 1
+    [[ -z $private ]] && have docker || return 1
     local host=${DOCKER_HOST:-unix:///var/run/docker.sock}
     [[ $host != "unix://$socket" ]] && answers "$host" >/dev/null && printf '%s\n' "$host"
 }
@@ -102,11 +110,13 @@ start_engine() {
     mkdir -p "$dir/data"
     # containerd makes an empty one, which `stop` takes away again.
     [[ -e /opt/containerd ]] || touch "$dir/made-opt"
-    runtimes >"$dir/daemon.json"
+    configuration >"$dir/daemon.json"
     # A session of its own: Ctrl-C in the terminal does not reach it. The lock
     # of this script must not live on in it.
+    local tied=/dev/null
+    [[ -z $private ]] || tied=/dev/fd/8
     setsid unshare --mount --net --pid --fork --kill-child --mount-proc \
-        "$root/scripts/docker-host.sh" inside >"$dir/log" 2>&1 </dev/null 9>&- &
+        "$root/scripts/docker-host.sh" inside >"$dir/log" 2>&1 <$tied 8<&- 9>&- &
     local pid=$!
     printf '%s %s\n' "$pid" "$(started "$pid")" >"$dir/pid"
     local version
@@ -125,8 +135,9 @@ start_engine() {
 
 # Beside runc: gVisor as `runsc` and Kata as `kata`, where they are installed, and
 # runtimes that are not what they are called, which must be refused.
-runtimes() {
-    local runc runsc all=()
+configuration() {
+    local runc runsc all=() more=""
+    [[ -z ${STACYVM_DOCKER_LIVE_RESTORE:-} ]] || more='"live-restore": true, '
     add() { all+=("$(printf '"%s": {"path": "%s"%s}' "$1" "$2" "${3:-}")"); }
     # Its own network stack refuses to start in the root network namespace of newer
     # kernels, and loopback needs none. Without --oci-seccomp it leaves filters of
@@ -155,7 +166,7 @@ runtimes() {
     fi
     add absent "$dir/false/absent"
     local IFS=,
-    printf '{"runtimes": {%s}}\n' "${all[*]}"
+    printf '{%s"runtimes": {%s}}\n' "$more" "${all[*]}"
 }
 
 # The first process of the namespaces. When it ends, the kernel ends the rest.
@@ -165,14 +176,29 @@ inside() {
     mount -n -t tmpfs -o mode=755 tmpfs /run
     [[ -d /etc/docker ]] && mount -n -t tmpfs -o mode=755 tmpfs /etc/docker
     ip link set lo up
-    # cgroupfs everywhere: the systemd driver would leave scopes behind.
-    dockerd --host "unix://$socket" --group "$(id -g)" --data-root "$dir/data" --exec-root /run/docker \
-        --pidfile /run/docker.pid --config-file "$dir/daemon.json" \
-        --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$name" &
-    local engine=$!
-    trap 'kill -TERM $engine' TERM
-    # `wait` returns early when the trap runs.
-    while kill -0 "$engine" 2>/dev/null; do wait "$engine" || true; done
+    if [[ -n $private ]]; then until_given_up <&0 & fi
+    [[ -z ${STACYVM_DOCKER_DATA_MIB:-} ]] || mount -n -t tmpfs -o "mode=711,size=${STACYVM_DOCKER_DATA_MIB}m" tmpfs "$dir/data"
+    local engine ended=""
+    trap 'ended=true; kill -TERM $engine' TERM
+    while [[ -z $ended ]]; do
+        rm -f /run/docker.pid
+        # cgroupfs everywhere: the systemd driver would leave scopes behind.
+        dockerd --host "unix://$socket" --group "$(id -g)" --data-root "$dir/data" --exec-root /run/docker \
+            --pidfile /run/docker.pid --config-file "$dir/daemon.json" \
+            --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$name" </dev/null &
+        engine=$!
+        # `wait` returns early when the trap runs.
+        while kill -0 "$engine" 2>/dev/null; do wait "$engine" || true; done
+        [[ -n $private && ! -e /run/given-up ]] || break
+        while [[ -e $dir/down && ! -e /run/given-up ]]; do sleep 0.02; done
+    done
+}
+
+# Ends a private engine with whoever wanted it.
+until_given_up() {
+    cat >/dev/null || true
+    touch /run/given-up
+    kill -KILL "$(cat /run/docker.pid)" || true
 }
 
 agent_volumes() { docker_at "$1" volume ls -q --filter name=stacyvm-agent- | sort; }
@@ -221,6 +247,8 @@ stop() {
     private_dir
     if [[ -f $dir/foreign ]]; then
         stop_using "$(cat "$dir/foreign")"
+    elif alive && [[ -n $private ]]; then
+        stop_namespace
     elif alive; then
         stop_engine
     fi
@@ -255,6 +283,12 @@ stop_engine() {
         sleep 0.25
     done
     say "the engine did not end; killing its namespace"
+    stop_namespace
+}
+
+stop_namespace() {
+    local pid
+    read -r pid _ <"$dir/pid"
     kill -KILL "$pid" || true
     for _ in $(seq 120); do
         alive || return 0
@@ -266,7 +300,11 @@ stop_engine() {
 # Those below our own parent only. A process that is being torn down keeps its
 # cgroup busy for a moment.
 remove_cgroups() {
-    local group left
+    local group left frozen
+    # What stands still cannot even be killed.
+    for frozen in /sys/fs/cgroup/freezer/"$name"/*/freezer.state; do
+        [[ ! -e $frozen ]] || echo THAWED >"$frozen" || true
+    done
     for _ in $(seq 40); do
         left=0
         for group in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do
@@ -284,7 +322,7 @@ command=${1:-}
 case $command in
     start | stop)
         # One of them at a time for this checkout; released when the script ends.
-        exec 9<"$root/scripts/docker-host.sh"
+        exec 8<&0 9<"$root/scripts/docker-host.sh"
         flock 9
         "$command" "${2:-}"
         ;;

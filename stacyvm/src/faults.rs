@@ -75,6 +75,26 @@ pub const HOST: &[&str] = &[
     "sweep.directory",
 ];
 
+/// The points of the host that are the Docker provider's.
+pub const DOCKER: &[&str] = &[
+    "docker.bridge.made",
+    "docker.bridge.opened",
+    "docker.claim.kept",
+    "docker.create.attached",
+    "docker.create.connected",
+    "docker.create.kept",
+    "docker.create.made",
+    "docker.create.started",
+    "docker.create.told",
+    "docker.destroy.asked",
+    "docker.destroy.begun",
+    "docker.destroy.forgotten",
+    "docker.destroy.gone",
+    "docker.fill.filled",
+    "docker.fill.made",
+    "docker.fill.removed",
+];
+
 /// The points of the host while it has copies of layers made that have owners of
 /// a range of ids.
 pub const MAP: &[&str] = &[

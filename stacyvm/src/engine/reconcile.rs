@@ -12,13 +12,16 @@ use crate::clock::to_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::provider::Provider as _;
-use crate::sandbox::state::Phase;
+use crate::sandbox::state::{Observed, ObservedState, Phase};
 use crate::store::{JournalStep, SandboxFilter, SandboxRecord, SandboxUpdate};
 
 const PAGE: u32 = 256;
 
 /// How long the record of a sandbox is kept past its end: a week.
 const ENDED_KEPT: Duration = Duration::from_hours(7 * 24);
+
+/// How long a timer that runs may take to end what stands still.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 /// Why sandboxes failed whose makers died.
 const UNMADE: &str = "its maker died before it was made";
@@ -49,6 +52,7 @@ impl Engine {
     ///   caller never got it.
     /// - A sandbox whose end somebody began who died is taken down.
     /// - A sandbox that its provider no longer has is recorded as ended.
+    /// - A paused sandbox whose end has passed is taken down.
     /// - What a living owner works on is left alone.
     /// - What helpers that were killed left without a record is removed where
     ///   the default provider is the embedded one.
@@ -162,15 +166,22 @@ impl Engine {
         let mut done = Reconciled::default();
         for record in self.all_in(&[Phase::Running, Phase::Paused]).await? {
             match self.see(&lasting(&record), &record).await {
-                Seen::There(_) => {}
+                Seen::There(seen) if !self.is_overdue(&seen) => {}
                 Seen::Unknown(error) => done.note(&record, &error),
-                Seen::Gone => match self.record_end(&record).await {
+                Seen::There(_) | Seen::Gone => match self.record_end(&record).await {
                     Ok(()) => done.ended.push(record.id),
                     Err(error) => done.note(&record, &error),
                 },
             }
         }
         Ok(done)
+    }
+
+    /// Whether the end of a sandbox has passed that stands still: where the timer is
+    /// the agent's, it stands still as well.
+    fn is_overdue(&self, seen: &Observed) -> bool {
+        let overdue = |ends| self.0.clock.now() > ends + OVERDUE;
+        seen.state == ObservedState::Paused && seen.ends.is_some_and(overdue)
     }
 
     /// What ended by itself may have left something; `destroy` takes it away.

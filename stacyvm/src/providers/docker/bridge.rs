@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes};
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result, Retry, escape};
 
 /// Bytes of the bridge's complaints that are kept, and of its first output.
@@ -47,7 +48,7 @@ impl Opening {
     /// runs, whatever runs inside may imitate the engine's words. They are the text
     /// of the error alone.
     pub(super) async fn refused(&self, docker: &Docker) -> Option<Error> {
-        let seen = docker.inspect_exec(&self.exec).await.ok()?;
+        let seen = docker.inspect_exec(&self.exec).within(docker).await.ok()?;
         if !never_ran(&seen) {
             return None;
         }
@@ -112,14 +113,21 @@ impl Bridge {
                     ..Default::default()
                 },
             )
+            .within(docker)
             .await?;
+        fault_point!("docker.bridge.made");
         let options = StartExecOptions {
             // The engine sends at most 32 KiB in one piece.
             output_capacity: Some(64 * 1024),
             ..Default::default()
         };
-        match docker.start_exec(&exec.id, Some(options)).await? {
+        match docker
+            .start_exec(&exec.id, Some(options))
+            .within(docker)
+            .await?
+        {
             StartExecResults::Attached { output, input } => {
+                fault_point!("docker.bridge.opened");
                 let bridge = Self::new(output, input);
                 let first = Arc::clone(&bridge.first);
                 let exec = exec.id;

@@ -35,6 +35,7 @@ impl Life {
         ticket.attached = request.lifetime == Lifetime::Attached;
         // First, so that a renewal of the lease that comes between is corrected.
         self.tickets.keep(id, &ticket)?;
+        fault_point!("docker.claim.kept");
         let told = async {
             let env = request.env.expose();
             if !env.is_empty() {

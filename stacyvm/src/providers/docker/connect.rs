@@ -17,6 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use super::config::DockerConfig;
 use super::error::{io_kind, map, soon, status};
 use super::host::Target;
+use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The oldest version of the API that has all that is asked for: Docker Engine 20.10.
@@ -41,7 +42,7 @@ pub(super) async fn connect(config: &DockerConfig) -> Result<Docker> {
     };
     let target = Target::new(&config.host, config.tls.as_ref()).map_err(about)?;
     let docker = config.client().map_err(about)?;
-    let told = docker.version().await;
+    let told = docker.version().within(&docker).await;
     let told = told.map_err(|e| about(unreachable(&target, e)))?;
     let version = agree(told.api_version.as_deref(), told.min_api_version.as_deref());
     let version = version.map_err(about)?;

@@ -96,7 +96,8 @@ impl Facts {
                 .find(|o| o.split(',').any(|part| part == format!("name={name}")))
         };
         let yes = |value: Option<bool>| value.unwrap_or(false);
-        let no_network = no_network(isolation(&path), arguments.unwrap_or_default());
+        let isolation = promised(&name, &path);
+        let no_network = no_network(isolation, arguments.unwrap_or_default());
         Ok(Self {
             local: false,
             same_kernel: same_kernel(info.kernel_version.as_deref()),
@@ -106,14 +107,14 @@ impl Facts {
             engine: info.id.clone().unwrap_or_default(),
             server: info.server_version.clone().unwrap_or_default(),
             kernel: info.kernel_version.clone().unwrap_or_default(),
-            isolation: promised(&name, &path),
+            isolation,
             claim: claimed(&name, &path),
-            heeds_filters: match promised(&name, &path) {
+            heeds_filters: match isolation {
                 Isolation::UserKernel => oci_seccomp,
                 Isolation::VirtualMachine => false,
                 _ => true,
             },
-            saves_disk: match isolation(&path) {
+            saves_disk: match isolation {
                 Isolation::UserKernel => no_overlay,
                 Isolation::VirtualMachine => false,
                 _ => true,

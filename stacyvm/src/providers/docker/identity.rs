@@ -19,6 +19,7 @@ use super::bridge::Bridge;
 use super::create::INSTANCE;
 use super::error::{map, status};
 use super::life::{AGENT_WITHIN, Life};
+use super::patience::Answer;
 use super::ticket::Ticket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Isolation;
@@ -127,7 +128,7 @@ impl Life {
             Seen::Release(release) => release,
         };
         // Asked now: the engine's host may have another kernel than when it was opened.
-        let info = self.docker.info().await.map_err(map)?;
+        let info = self.docker.info().within(&self.docker).await.map_err(map)?;
         match info.kernel_version.as_deref() {
             Some(engine) if engine != release && !engine.is_empty() => Ok(()),
             _ => {
@@ -204,6 +205,7 @@ impl Life {
         let made = self
             .docker
             .create_container(None::<CreateContainerOptions>, body)
+            .within(&self.docker)
             .await
             .map_err(map)?
             .id;
@@ -214,7 +216,12 @@ impl Life {
             link: false,
         };
         // It removes itself when it ends, which then is under way.
-        match self.docker.remove_container(&made, Some(options)).await {
+        match self
+            .docker
+            .remove_container(&made, Some(options))
+            .within(&self.docker)
+            .await
+        {
             Err(e) if !matches!(status(&e), Some(404 | 409)) => return Err(map(e)),
             _ => {}
         }
@@ -236,7 +243,11 @@ impl Life {
             stream: true,
             ..AttachContainerOptions::default()
         };
-        let attached = self.docker.attach_container(container, Some(options)).await;
+        let attached = self
+            .docker
+            .attach_container(container, Some(options))
+            .within(&self.docker)
+            .await;
         let attached = attached.map_err(map)?;
         let started = self
             .docker

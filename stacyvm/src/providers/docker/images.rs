@@ -10,6 +10,7 @@ use super::create::{INSTANCE, TENANT};
 use super::error::{is_absent, map, status};
 use super::facts::{Facts, rust_name};
 use super::life::Life;
+use super::patience::Answer;
 use super::snapshot::{self, SNAPSHOT};
 use super::volume::no_image;
 use crate::error::{Error, ErrorKind, Result};
@@ -149,7 +150,7 @@ impl Life {
         if !name.chars().all(plain) || !name.split('/').all(whole) {
             return Err(no_name(name));
         }
-        match self.docker.inspect_image(name).await {
+        match self.docker.inspect_image(name).within(&self.docker).await {
             Ok(seen) => Ok(Some(seen)),
             Err(e) if is_absent(&e) => Ok(None),
             Err(e) if status(&e) == Some(400) => Err(no_name(name).source(e)),

@@ -23,6 +23,7 @@ use super::images::Images;
 use super::lease;
 use super::mounts;
 use super::observe;
+use super::patience::Answer;
 use super::snapshot;
 use super::surround;
 use super::ticket::{Ticket, Tickets};
@@ -61,14 +62,20 @@ pub(super) struct Life {
 impl Life {
     pub(super) async fn open(config: DockerConfig) -> Result<Self> {
         let docker = super::connect::connect(&config).await?;
-        let info = docker.info().await.map_err(map)?;
+        let info = docker.info().within(&docker).await.map_err(map)?;
         let facts = Facts {
             local: config.socket().is_some(),
             ..Facts::new(&info, config.runtime.as_deref())?
         };
+        let tickets = Tickets::open(&config.state)?;
+        let volume = AgentVolume::new(stacyvm_agent::AGENT);
+        let instance = config.instance.as_str();
+        if let Err(error) = volume.tidy(&docker, &tickets, instance).await {
+            tracing::warn!(%error, "a container that filled the agent's volume may be left");
+        }
         Ok(Self {
-            tickets: Tickets::open(&config.state)?,
-            volume: AgentVolume::new(stacyvm_agent::AGENT),
+            tickets,
+            volume,
             volume_checked: tokio::sync::Mutex::new(false),
             pool: AgentPool::new(),
             images: Images::default(),
@@ -91,8 +98,8 @@ impl Life {
 
     /// Makes a sandbox in a task of its own, which goes on when the caller
     /// gives up: a request to the engine cannot be taken back half-way. What
-    /// nobody waits for any more is removed as soon as it is there, and a
-    /// `destroy` of the id waits for that.
+    /// nobody waits for any more is removed as soon as its container is there,
+    /// and a `destroy` of the id waits for that.
     pub(super) async fn make(
         life: &Arc<Self>,
         request: CreateRequest,
@@ -100,9 +107,11 @@ impl Life {
     ) -> Result<Observed> {
         let life = Arc::clone(life);
         let held = life.alone(&request.id).await;
-        let (answer, asked) = oneshot::channel();
+        let (mut answer, asked) = oneshot::channel();
         tokio::spawn(async move {
-            let made = Box::pin(life.make_or_undo(&request, &tenant)).await;
+            let given_up = answer.closed();
+            let making = Box::pin(life.make_or_undo(&request, &tenant, given_up));
+            let made = making.await;
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
                 lease::hold(&life, request.id.clone());
             }
@@ -119,7 +128,12 @@ impl Life {
         })
     }
 
-    async fn make_or_undo(&self, request: &CreateRequest, tenant: &TenantId) -> Result<Observed> {
+    async fn make_or_undo(
+        &self,
+        request: &CreateRequest,
+        tenant: &TenantId,
+        given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Observed> {
         if let Some(there) = self.there_already(request).await? {
             return Ok(there);
         }
@@ -146,11 +160,17 @@ impl Life {
             self.undo(&request.id).await;
             return Err(error);
         }
+        fault_point!("docker.create.kept");
         let options = CreateContainerOptions {
             name: Some(create::container(&request.id)),
             ..CreateContainerOptions::default()
         };
-        let made = match self.docker.create_container(Some(options), body).await {
+        let made = match self
+            .docker
+            .create_container(Some(options), body)
+            .within(&self.docker)
+            .await
+        {
             Ok(made) => made.id,
             Err(e) if is_absent(&e) => {
                 self.undo(&request.id).await;
@@ -162,18 +182,29 @@ impl Life {
                 return Err(surround::explained(self.not_started(e), &request.spec));
             }
         };
-        let started = async {
+        fault_point!("docker.create.made");
+        let starting = async {
             let client = self.start(&made, &ticket, &greeting).await?;
             self.settle_mounts(&client, &request.spec).await?;
             Ok(client)
         };
-        match started.await {
+        let started = tokio::select! {
+            started = starting => started,
+            () = given_up => {
+                self.undo(&request.id).await;
+                return Err(Error::new(ErrorKind::Cancelled, "nobody waits for the sandbox"));
+            }
+        };
+        match started {
             Ok(client) => {
-                let checked = self.check_identity(client.kernel(), &base.name, &ticket).await;
+                let checked = self
+                    .check_identity(client.kernel(), &base.name, &ticket)
+                    .await;
                 if let Err(error) = checked {
                     self.undo(&request.id).await;
                     return Err(error);
                 }
+                fault_point!("docker.create.connected");
                 self.pool.put(&request.id, client);
             }
             Err(error) => {
@@ -184,7 +215,11 @@ impl Life {
                 return Err(surround::explained(error, &request.spec));
             }
         }
-        self.observe(&request.id).await
+        let made = self.observe(&request.id).await;
+        if made.is_err() {
+            self.undo(&request.id).await;
+        }
+        made
     }
 
     /// Takes back what a failed or abandoned create has made. What even that
@@ -279,13 +314,17 @@ impl Life {
         let attached = self
             .docker
             .attach_container(made, Some(options))
+            .within(&self.docker)
             .await
             .map_err(map)?;
         let mut standard = Bridge::new(attached.output, attached.input);
+        fault_point!("docker.create.attached");
         self.docker
             .start_container(made, None::<StartContainerOptions>)
+            .within(&self.docker)
             .await
             .map_err(|e| self.not_started(e))?;
+        fault_point!("docker.create.started");
         let until = Instant::now() + AGENT_WITHIN;
         let told = async {
             standard.write_all(greeting).await?;
@@ -295,6 +334,7 @@ impl Life {
         if !matches!(told, Ok(Ok(()))) {
             return Err(not_answering(&last_words(&mut standard).await));
         }
+        fault_point!("docker.create.told");
         loop {
             // An error of the outer kind is the engine's: the container has ended.
             let error = match timeout_at(until, self.reach(made, ticket)).await {
@@ -350,7 +390,12 @@ impl Life {
     /// False where the engine says that a container is not there or has ended.
     async fn runs(&self, container: &str) -> bool {
         let options = None::<InspectContainerOptions>;
-        match self.docker.inspect_container(container, options).await {
+        match self
+            .docker
+            .inspect_container(container, options)
+            .within(&self.docker)
+            .await
+        {
             Ok(seen) => seen.state.and_then(|state| state.running) != Some(false),
             Err(e) => !is_absent(&e),
         }
@@ -384,6 +429,7 @@ impl Life {
         let seen = match self
             .docker
             .inspect_container(&name, None::<InspectContainerOptions>)
+            .within(&self.docker)
             .await
         {
             Ok(seen) => seen,
@@ -452,8 +498,18 @@ impl Life {
             return Ok(());
         }
         let done = match wanted {
-            ObservedState::Paused => self.docker.pause_container(&name).await,
-            _ => self.docker.unpause_container(&name).await,
+            ObservedState::Paused => {
+                self.docker
+                    .pause_container(&name)
+                    .within(&self.docker)
+                    .await
+            }
+            _ => {
+                self.docker
+                    .unpause_container(&name)
+                    .within(&self.docker)
+                    .await
+            }
         };
         match done {
             Ok(()) => Ok(()),
@@ -466,6 +522,7 @@ impl Life {
 
     pub(super) async fn destroy(&self, id: &SandboxId) -> Result<()> {
         let _held = self.alone(id).await;
+        fault_point!("docker.destroy.begun");
         self.remove(id).await
     }
 
@@ -493,6 +550,7 @@ impl Life {
             match self
                 .docker
                 .remove_container(&container, Some(options))
+                .within(&self.docker)
                 .await
             {
                 // The engine is removing it already: by AutoRemove, or for another caller.
@@ -502,6 +560,7 @@ impl Life {
                 Err(e) if !is_absent(&e) => return Err(map(e)),
                 _ => {}
             }
+            fault_point!("docker.destroy.asked");
             if Instant::now() >= until {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -516,11 +575,14 @@ impl Life {
         if held {
             self.remove_volumes_of(id).await?;
         }
+        fault_point!("docker.destroy.gone");
         self.pool.end(id);
         if let Some(image) = source {
             Box::pin(self.forget_source(&image)).await;
         }
-        self.tickets.forget(id)
+        self.tickets.forget(id)?;
+        fault_point!("docker.destroy.forgotten");
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod create;
 mod discover;
 mod error;
 mod facts;
+mod filling;
 mod host;
 mod identity;
 mod images;
@@ -18,6 +19,7 @@ mod mounts;
 mod network;
 mod observe;
 mod origin;
+mod patience;
 mod pull;
 mod pull_error;
 mod refuse;
@@ -39,6 +41,7 @@ pub use config::{DEFAULT_HOST, DockerConfig};
 pub use tls::DockerTls;
 
 use self::life::Life;
+use self::patience::Answer;
 use crate::agent::AgentClient;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
@@ -130,7 +133,7 @@ impl Provider for DockerProvider {
 
     async fn probe(&self, cx: &Context) -> Result<ProbeReport> {
         let daemon = async {
-            let answer = self.life.docker.ping().await;
+            let answer = self.life.docker.ping().within(&self.life.docker).await;
             Ok(match answer.map_err(error::map) {
                 Ok(_) => finding("daemon", true, &self.life.facts.server, ""),
                 Err(e) => finding("daemon", false, &e.to_string(), "start the docker engine"),
@@ -224,6 +227,7 @@ impl Provider for DockerProvider {
                 .life
                 .docker
                 .list_containers(Some(options))
+                .within(&self.life.docker)
                 .await
                 .map_err(error::map)?;
             let mut all: Vec<Observed> = seen.iter().filter_map(observe::listed).collect();
@@ -429,13 +433,10 @@ impl Provider for DockerProvider {
                 .docker
                 .stats(&create::container(id), Some(options));
             pin_mut!(stats);
-            let stats = stats.next().await.ok_or_else(|| {
-                Error::new(ErrorKind::Unavailable, "the docker engine sent no usage")
-            })?;
-            Ok(observe::usage(
-                &stats.map_err(error::map)?,
-                inside.processes,
-            ))
+            let none = || Error::new(ErrorKind::Unavailable, "the docker engine sent no usage");
+            let sent = async { stats.next().await.transpose() };
+            let stats = sent.within(&self.life.docker).await.map_err(error::map)?;
+            Ok(observe::usage(&stats.ok_or_else(none)?, inside.processes))
         })
         .await
     }
@@ -462,7 +463,7 @@ impl Provider for DockerProvider {
                 ..ListContainersOptions::default()
             };
             let docker = &self.life.docker;
-            let seen = docker.list_containers(Some(options)).await;
+            let seen = docker.list_containers(Some(options)).within(docker).await;
             let seen = seen.map_err(error::map)?;
             let now = SystemTime::now();
             let mut all: Vec<Leftover> = seen
@@ -508,6 +509,7 @@ impl Provider for DockerProvider {
                 .life
                 .docker
                 .remove_container(&leftover.name, Some(options))
+                .within(&self.life.docker)
                 .await;
             match removed.map_err(error::map) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -17,6 +17,7 @@ use super::create::{self, INSTANCE, SANDBOX, TENANT};
 use super::error::map;
 use super::life::Life;
 use super::origin;
+use super::patience::Answer;
 use crate::agent::AgentClient;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{InstanceId, SandboxId, TenantId};
@@ -280,7 +281,12 @@ impl Life {
                 ..VolumeCreateRequest::default()
             };
             // It gives back the one that is there, whosever it is.
-            let made = self.docker.create_volume(request).await.map_err(map)?;
+            let made = self
+                .docker
+                .create_volume(request)
+                .within(&self.docker)
+                .await
+                .map_err(map)?;
             if name_of(&made, instance) != Some(name) {
                 return Err(Error::new(
                     ErrorKind::Conflict,

@@ -19,6 +19,7 @@ use super::create::{self, INSTANCE, Owner, SANDBOX, TENANT};
 use super::error::{is_absent, map, status};
 use super::left::Left;
 use super::life::{GONE_WITHIN, Life};
+use super::patience::Answer;
 use super::ticket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
@@ -122,7 +123,11 @@ impl Life {
     /// left goes first.
     pub(super) async fn make_bridge(&self, id: &SandboxId, owner: &Owner<'_>) -> Result<String> {
         self.remove_bridge(id).await?;
-        let made = self.docker.create_network(bridge(id, owner)).await;
+        let made = self
+            .docker
+            .create_network(bridge(id, owner))
+            .within(&self.docker)
+            .await;
         match made {
             Ok(made) => Ok(made.id),
             // The engine has no status of its own for it.
@@ -155,14 +160,23 @@ impl Life {
         let options = ListNetworksOptions {
             filters: Some([("label".to_owned(), labels)].into()),
         };
-        self.docker.list_networks(Some(options)).await.map_err(map)
+        self.docker
+            .list_networks(Some(options))
+            .within(&self.docker)
+            .await
+            .map_err(map)
     }
 
     /// By its own id, never by a name, which may be another's.
     async fn remove_network(&self, network: &str) -> Result<()> {
         let until = Instant::now() + GONE_WITHIN;
         loop {
-            match self.docker.remove_network(network).await {
+            match self
+                .docker
+                .remove_network(network)
+                .within(&self.docker)
+                .await
+            {
                 // A container that has just ended still hangs on it.
                 Err(e) if matches!(status(&e), Some(403 | 409)) && Instant::now() < until => {
                     sleep(Duration::from_millis(20)).await;

@@ -23,6 +23,7 @@ use super::error::{is_absent, map, status};
 use super::images::{Base, label, owner};
 use super::life::{Life, gone};
 use super::observe;
+use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{DiskUse, Leftover, NotRemoved, Reach, SnapshotInfo, Tidied};
@@ -124,7 +125,10 @@ impl Life {
                 ..CommitContainerOptions::default()
             };
             let config = image_config(&seen, &base, snapshot);
-            self.docker.commit_container(options, config).await
+            self.docker
+                .commit_container(options, config)
+                .within(&self.docker)
+                .await
         };
         if !paused {
             self.tell_end(id).await;
@@ -156,7 +160,11 @@ impl Life {
             repo: Some(REPOSITORY.to_owned()),
             tag: Some(snapshot.to_string()),
         };
-        let named = self.docker.tag_image(image, Some(options)).await;
+        let named = self
+            .docker
+            .tag_image(image, Some(options))
+            .within(&self.docker)
+            .await;
         named.map_err(map)?;
         let there = self.image(image).await?;
         there.ok_or_else(|| missing(snapshot))
@@ -234,7 +242,12 @@ impl Life {
             noprune: true,
             ..RemoveImageOptions::default()
         };
-        match self.docker.remove_image(image, Some(options), None).await {
+        match self
+            .docker
+            .remove_image(image, Some(options), None)
+            .within(&self.docker)
+            .await
+        {
             Err(e) if is_absent(&e) => Ok(()),
             Err(e) => Err(map(e)),
             Ok(_) => Ok(()),
@@ -269,7 +282,12 @@ impl Life {
             filters: Some(filters),
             ..ListImagesOptions::default()
         };
-        let mut seen = self.docker.list_images(Some(options)).await.map_err(map)?;
+        let mut seen = self
+            .docker
+            .list_images(Some(options))
+            .within(&self.docker)
+            .await
+            .map_err(map)?;
         let now = SystemTime::now();
         seen.retain(|image| is_old(image, now));
         Ok(seen)

@@ -13,6 +13,7 @@ use super::error::{is_absent, map, status};
 use super::left::Left;
 use super::life::{GONE_WITHIN, Life};
 use super::mounts::{VOLUME, name_of};
+use super::patience::Answer;
 use crate::error::Result;
 use crate::id::SandboxId;
 use crate::provider::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
@@ -52,7 +53,11 @@ impl Life {
             filters: Some([("label".to_owned(), vec![label])].into()),
             ..ListContainersOptions::default()
         };
-        let seen = self.docker.list_containers(Some(options)).await;
+        let seen = self
+            .docker
+            .list_containers(Some(options))
+            .within(&self.docker)
+            .await;
         seen.map_err(map)
     }
 
@@ -69,7 +74,11 @@ impl Life {
         let options = ListVolumesOptions {
             filters: Some([("label".to_owned(), labels)].into()),
         };
-        let seen = self.docker.list_volumes(Some(options)).await;
+        let seen = self
+            .docker
+            .list_volumes(Some(options))
+            .within(&self.docker)
+            .await;
         Ok(seen.map_err(map)?.volumes.unwrap_or_default())
     }
 
@@ -89,7 +98,12 @@ impl Life {
         let until = Instant::now() + GONE_WITHIN;
         loop {
             let options = None::<RemoveVolumeOptions>;
-            match self.docker.remove_volume(name, options).await {
+            match self
+                .docker
+                .remove_volume(name, options)
+                .within(&self.docker)
+                .await
+            {
                 // A container that has just ended still has it.
                 Err(e) if status(&e) == Some(409) && Instant::now() < until => {
                     sleep(Duration::from_millis(20)).await;
@@ -159,7 +173,12 @@ impl Life {
                 continue;
             }
             let options = None::<RemoveVolumeOptions>;
-            match self.docker.remove_volume(&volume.name, options).await {
+            match self
+                .docker
+                .remove_volume(&volume.name, options)
+                .within(&self.docker)
+                .await
+            {
                 Ok(()) => tidied.gone.push(of_volume(name)),
                 // Somebody uses it by now, or was faster.
                 Err(e) if status(&e) == Some(409) || is_absent(&e) => {}

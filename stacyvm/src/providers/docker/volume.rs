@@ -1,6 +1,7 @@
 //! The agent's file on the engine: a named volume, filled once for each engine
 //! and each version of the agent, and mounted read-only into every sandbox.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -14,6 +15,8 @@ use futures_util::{StreamExt, pin_mut};
 use sha2::{Digest, Sha256};
 
 use super::error::{is_absent, map, status};
+use super::filling::Filling;
+use super::patience::Answer;
 use super::ticket::{self, Tickets};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -67,13 +70,49 @@ impl AgentVolume {
             }
             None => self.create(docker).await?,
         }
-        let filler = self.filler(docker, image, instance).await?;
+        let filling = Filling::begin(&self.mark(tickets), STALE).await?;
+        let filler = match self.filler(docker, image, instance, &filling).await {
+            Ok(filler) => filler,
+            Err(error) => {
+                // No answer does not mean that nothing was made.
+                let name = self.filler_name();
+                if filling.take_over(docker, &name, instance).await.is_ok() {
+                    filling.done();
+                }
+                return Err(error);
+            }
+        };
+        fault_point!("docker.fill.made");
         let filled = self.fill(docker, &filler).await;
+        fault_point!("docker.fill.filled");
         let removed = remove(docker, &filler).await;
-        filled?;
+        fault_point!("docker.fill.removed");
+        // Where it is not removed, the next one to open does it.
         removed?;
+        filling.done();
+        filled?;
         let created = self.created(docker).await?.unwrap_or_default();
         ticket::write_private(&note, &fact(&created))
+    }
+
+    fn mark(&self, tickets: &Tickets) -> PathBuf {
+        tickets.beside(&format!("{}.filling", self.name))
+    }
+
+    /// The name of the container that fills it.
+    fn filler_name(&self) -> String {
+        format!("{}-fill", &self.name[..self.name.len().min(40)])
+    }
+
+    /// Takes away what a process of this state directory left that died while it
+    /// filled the volume.
+    pub(super) async fn tidy(
+        &self,
+        docker: &Docker,
+        tickets: &Tickets,
+        instance: &str,
+    ) -> Result<()> {
+        Filling::finish(self.mark(tickets), docker, &self.filler_name(), instance).await
     }
 
     /// Makes the next [`AgentVolume::ensure`] look again.
@@ -83,7 +122,7 @@ impl AgentVolume {
 
     /// When the volume came to be; none if it does not exist.
     async fn created(&self, docker: &Docker) -> Result<Option<String>> {
-        match docker.inspect_volume(&self.name).await {
+        match docker.inspect_volume(&self.name).within(docker).await {
             Ok(volume) => Ok(Some(volume.created_at.unwrap_or_default())),
             Err(e) if is_absent(&e) => Ok(None),
             Err(e) => Err(map(e)),
@@ -104,14 +143,24 @@ impl AgentVolume {
             ),
             ..VolumeCreateRequest::default()
         };
-        docker.create_volume(request).await.map_err(map)?;
+        docker
+            .create_volume(request)
+            .within(docker)
+            .await
+            .map_err(map)?;
         Ok(())
     }
 
     /// A container that has the volume and never runs. Its name is the lock
     /// between all processes that want to fill the same volume.
-    async fn filler(&self, docker: &Docker, image: &str, instance: &str) -> Result<String> {
-        let name = format!("{}-fill", &self.name[..self.name.len().min(40)]);
+    async fn filler(
+        &self,
+        docker: &Docker,
+        image: &str,
+        instance: &str,
+        filling: &Filling,
+    ) -> Result<String> {
+        let name = self.filler_name();
         let give_up = tokio::time::Instant::now() + STALE;
         loop {
             let body = ContainerCreateBody {
@@ -130,10 +179,15 @@ impl AgentVolume {
                 name: Some(name.clone()),
                 ..CreateContainerOptions::default()
             };
-            match docker.create_container(Some(options), body).await {
+            match docker
+                .create_container(Some(options), body)
+                .within(docker)
+                .await
+            {
                 Ok(made) => return Ok(made.id),
                 Err(e) if is_absent(&e) => return Err(no_image(image)),
                 Err(e) if status(&e) != Some(409) => return Err(map(e)),
+                Err(_) if filling.take_over(docker, &name, instance).await? => {}
                 Err(_) if tokio::time::Instant::now() < give_up => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -156,6 +210,7 @@ impl AgentVolume {
         let body = bollard::body_full(Bytes::from(tar_of(FILE, self.bytes)));
         docker
             .upload_to_container(filler, Some(options), body)
+            .within(docker)
             .await
             .map_err(map)?;
         if self.is_whole(docker, filler).await? {
@@ -177,9 +232,11 @@ impl AgentVolume {
         let mut archive = Vec::new();
         // Headers and padding of the one file.
         let most = self.bytes.len() + 64 * 1024;
-        while let Some(piece) = stream.next().await {
-            match piece {
-                Ok(piece) => archive.extend_from_slice(&piece),
+        loop {
+            let piece = async { stream.next().await.transpose() };
+            match piece.within(docker).await {
+                Ok(None) => break,
+                Ok(Some(piece)) => archive.extend_from_slice(&piece),
                 Err(e) if is_absent(&e) => return Ok(false),
                 Err(e) => return Err(map(e)),
             }
@@ -215,7 +272,11 @@ async fn remove(docker: &Docker, container: &str) -> Result<()> {
         v: true,
         link: false,
     };
-    match docker.remove_container(container, Some(options)).await {
+    match docker
+        .remove_container(container, Some(options))
+        .within(docker)
+        .await
+    {
         Err(e) if !is_absent(&e) => Err(map(e)),
         _ => Ok(()),
     }

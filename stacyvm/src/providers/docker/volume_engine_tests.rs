@@ -30,7 +30,9 @@ async fn a_volume_is_filled_once_and_mended_when_it_is_doubted() {
     let (first, second) = tokio::join!(ensure(), ensure());
     first.unwrap();
     second.unwrap();
-    let filler = volume.filler(&docker, IMAGE, instance).await.unwrap();
+    let filling = Filling::begin(&volume.mark(&tickets), STALE).await.unwrap();
+    let make = volume.filler(&docker, IMAGE, instance, &filling);
+    let filler = make.await.unwrap();
     assert!(volume.is_whole(&docker, &filler).await.unwrap());
 
     let other = UploadToContainerOptions {
@@ -43,11 +45,27 @@ async fn a_volume_is_filled_once_and_mended_when_it_is_doubted() {
         .await
         .unwrap();
     assert!(!volume.is_whole(&docker, &filler).await.unwrap());
-    remove(&docker, &filler).await.unwrap();
+
+    // Its process dies here: another store's takes nothing away, its own does.
+    let there = async || {
+        let none = None::<bollard::query_parameters::InspectContainerOptions>;
+        docker.inspect_container(&filler, none).await.is_ok()
+    };
+    volume.tidy(&docker, &tickets, instance).await.unwrap();
+    assert!(there().await, "somebody fills");
+    drop(filling);
+    volume.tidy(&docker, &tickets, "j").await.unwrap();
+    assert!(there().await, "it is another store's");
+    let filling = Filling::begin(&volume.mark(&tickets), STALE).await.unwrap();
+    drop(filling);
+    volume.tidy(&docker, &tickets, instance).await.unwrap();
+    assert!(!there().await);
 
     volume.doubt(&tickets);
     ensure().await.unwrap();
-    let filler = volume.filler(&docker, IMAGE, instance).await.unwrap();
+    let filling = Filling::begin(&volume.mark(&tickets), STALE).await.unwrap();
+    let make = volume.filler(&docker, IMAGE, instance, &filling);
+    let filler = make.await.unwrap();
     assert!(volume.is_whole(&docker, &filler).await.unwrap());
     remove(&docker, &filler).await.unwrap();
 

@@ -11,7 +11,7 @@ mod round;
 
 use std::collections::BTreeSet;
 
-use stacyvm::faults::{AGENT, HELPER, HOST, IMAGE, LAYER, MAP};
+use stacyvm::faults::{AGENT, DOCKER, HELPER, HOST, IMAGE, LAYER, MAP};
 
 use super::Random;
 use round::{Scene, Table, Who};
@@ -343,9 +343,9 @@ fn every_point_is_listed_and_has_a_round() {
             .map(|n| (*n).to_owned())
             .collect::<BTreeSet<_>>()
     };
-    // Those of images have rounds of their own (tests/image_faults.rs and
-    // tests/image_owners.rs).
-    let image = set(&[IMAGE, MAP].concat());
+    // Those of images and of Docker have rounds of their own (tests/image_faults.rs,
+    // tests/image_owners.rs and tests/docker_faults).
+    let image = set(&[IMAGE, MAP, DOCKER].concat());
     assert!(image.is_subset(&host), "{image:?}");
     let host: BTreeSet<String> = host.difference(&image).cloned().collect();
     assert_eq!(host, set(HOST));
