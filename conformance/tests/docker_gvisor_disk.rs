@@ -5,7 +5,9 @@
 mod docker_engine;
 
 fn main() -> std::process::ExitCode {
-    let suites = stacyvm_conformance::CASES.iter().map(|case| case.suite());
+    let suites = stacyvm_conformance::CASES
+        .iter()
+        .map(stacyvm_conformance::Case::suite);
     let others: Vec<&str> = suites.filter(|suite| *suite != "snapshots").collect();
     docker_engine::main("runsc-disk", &others, &[])
 }

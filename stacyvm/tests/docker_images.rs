@@ -157,14 +157,21 @@ fn nothing() -> Instead {
     Box::new(|_| None)
 }
 
-/// An image that no engine has: its bytes depend on the seed.
-fn made(seed: u8) -> Made {
-    Made::with(&stacyvm::image::Platform::host().architecture, seed)
+/// An image that no engine has, whatever a run that failed has left there.
+fn made() -> Made {
+    Made::with(&stacyvm::image::Platform::host().architecture, random())
+}
+
+fn random() -> u32 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    let bytes = hasher.finish().to_le_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 #[tokio::test]
 async fn a_missing_image_is_pulled_once_and_later_creates_ask_nobody() {
-    let Some(world) = World::new(&made(1), nothing()).await else {
+    let Some(world) = World::new(&made(), nothing()).await else {
         return;
     };
     let image = world.image();
@@ -215,14 +222,14 @@ async fn a_missing_image_is_pulled_once_and_later_creates_ask_nobody() {
 
 #[tokio::test]
 async fn always_takes_what_the_tag_stands_for_now() {
-    let Some(old) = World::new(&made(2), nothing()).await else {
+    let Some(old) = World::new(&made(), nothing()).await else {
         return;
     };
     let image = old.image();
     old.pull(&image, Pull::Missing).await.unwrap();
     let first = old.host.docker.inspect_image(&image).await.unwrap().id;
     // The same name stands for another one: as if the registry had moved it.
-    let new = World::with(Host::open().await.unwrap(), &made(3), nothing()).unwrap();
+    let new = World::with(Host::open().await.unwrap(), &made(), nothing()).unwrap();
     new.pull(&new.image(), Pull::Missing).await.unwrap();
     let (repo, tag) = image.rsplit_once(':').unwrap();
     let options = bollard::query_parameters::TagImageOptions {
@@ -243,7 +250,7 @@ async fn always_takes_what_the_tag_stands_for_now() {
 
 #[tokio::test]
 async fn an_image_by_its_digest_is_that_one() {
-    let made = made(4);
+    let made = made();
     let Some(world) = World::new(&made, nothing()).await else {
         return;
     };
@@ -320,7 +327,7 @@ async fn what_a_registry_refuses_is_told_by_its_kind() {
             };
             mine.then(|| (status, basic.to_owned(), body))
         };
-        let Some(world) = World::new(&made(5), Box::new(instead)).await else {
+        let Some(world) = World::new(&made(), Box::new(instead)).await else {
             return;
         };
         let image = world.image();
@@ -361,7 +368,7 @@ async fn a_registry_that_cannot_be_reached_and_names_that_are_none_are_told() {
 
 #[tokio::test]
 async fn other_bytes_than_the_digest_says_are_refused() {
-    let made = made(6);
+    let made = made();
     let layer = Digest::of(&made.layers[1]).to_string();
     let empty = move |request: &Request| {
         let mine = request.path.ends_with(&layer);
@@ -379,7 +386,7 @@ async fn other_bytes_than_the_digest_says_are_refused() {
 
 #[tokio::test]
 async fn a_pull_that_is_given_up_ends_in_the_engine_and_leaves_nothing() {
-    let Some(world) = World::new(&made(7), nothing()).await else {
+    let Some(world) = World::new(&made(), nothing()).await else {
         return;
     };
     let image = world.image();
@@ -448,7 +455,7 @@ async fn a_silent_registry_is_given_up() {
         }
         None
     };
-    let Some(world) = World::with(host, &made(8), Box::new(instead)) else {
+    let Some(world) = World::with(host, &made(), Box::new(instead)) else {
         return;
     };
     let image = world.image();
@@ -461,7 +468,7 @@ async fn a_silent_registry_is_given_up() {
 
 #[tokio::test]
 async fn an_image_of_another_architecture_is_refused_before_anything_is_made() {
-    let Some(world) = World::new(&Made::with("s390x", 9), nothing()).await else {
+    let Some(world) = World::new(&Made::with("s390x", random()), nothing()).await else {
         return;
     };
     let image = world.image();

@@ -21,19 +21,23 @@ impl Made {
     }
 
     /// One whose layers are others for each seed.
-    pub(crate) fn with(architecture: &str, seed: u8) -> Self {
+    pub(crate) fn with(architecture: &str, seed: u32) -> Self {
         // Bytes that are no pattern, longer than what sockets hold.
-        let mut state = 1 + 2 * u32::from(seed);
+        let mut state = seed.wrapping_mul(2).wrapping_add(1);
         let long: Vec<u8> = (0..6_000_000)
             .map(|_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 state.to_be_bytes()[0]
             })
             .collect();
-        let second = [b'b', seed];
+        let second = if seed == 0 {
+            "b".to_owned()
+        } else {
+            seed.to_string()
+        };
         let layers = [
             archive(&[("bin/a", &long)]),
-            archive(&[("etc/b", &second[..=usize::from(seed > 0)])]),
+            archive(&[("etc/b", second.as_bytes())]),
         ];
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
         let config = json!({
