@@ -25,7 +25,9 @@ pub(super) async fn at_once(subject: &Subject<'_>, plan: &Plan) -> Outcome {
             let made = futures_util::future::try_join_all(makers).await?;
             own_rate.push(start.elapsed());
             for (live, times) in made {
-                times.into_iter().for_each(|time| ours.push(time));
+                for time in times {
+                    ours.push(time);
+                }
                 empty(live).await?;
             }
             let start = Instant::now();

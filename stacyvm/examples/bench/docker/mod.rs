@@ -83,6 +83,7 @@ impl<'a> Subject<'a> {
             runtime: Some(runtime.into()),
             host: Some(host.to_owned()),
             url: None,
+            certs: None,
         };
         config.providers.insert("docker".into(), docker);
         Ok(Self {

@@ -134,7 +134,7 @@ impl Life {
         tenant: &TenantId,
         given_up: impl Future<Output = ()> + Send,
     ) -> Result<Observed> {
-        if let Some(there) = self.there_already(request).await? {
+        if let Some(there) = Box::pin(self.there_already(request)).await? {
             return Ok(there);
         }
         self.affordable(request)?;
