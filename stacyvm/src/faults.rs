@@ -86,6 +86,8 @@ pub const DOCKER: &[&str] = &[
     "docker.create.made",
     "docker.create.started",
     "docker.create.told",
+    "docker.direct.made",
+    "docker.direct.reached",
     "docker.destroy.asked",
     "docker.destroy.begun",
     "docker.destroy.forgotten",

@@ -217,6 +217,7 @@ async fn open(state: &Path) -> Engine {
             runtime: None,
             host: Some(host),
             certs: None,
+            direct: None,
             url: None,
         };
         config.providers.insert("docker".into(), docker);

@@ -97,6 +97,7 @@ async fn engine(address: &str, state: &Path) -> Engine {
         runtime: None,
         host: Some(address.to_owned()),
         certs: None,
+        direct: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);
@@ -123,7 +124,7 @@ fn files_below(directory: &Path) -> Vec<String> {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found.extend(files_below(&entry.path()));
-        } else {
+        } else if entry.file_type().is_ok_and(|kind| kind.is_file()) {
             found.push(entry.path().to_str().unwrap().to_owned());
         }
     }

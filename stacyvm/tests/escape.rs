@@ -201,6 +201,7 @@ async fn what_fires_on_docker_is_known() {
         runtime: None,
         host: Some(engine.into_string().unwrap()),
         certs: None,
+        direct: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

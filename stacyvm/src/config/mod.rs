@@ -73,6 +73,10 @@ pub struct ProviderConfig {
     /// engine at `tcp://` or `https://`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certs: Option<PathBuf>,
+    /// False where agents of a Docker engine of this host are to be reached by the
+    /// engine alone, and not by sockets in directories of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<bool>,
     /// The URL of the server, of a provider of kind `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -149,6 +153,7 @@ impl Config {
             runtime: None,
             host: None,
             certs: None,
+            direct: None,
             url: None,
         };
         Self {
@@ -391,6 +396,9 @@ impl Config {
             }
             if let Some(certs) = &provider.certs {
                 value = format!("{value} certs={}", certs.display());
+            }
+            if let Some(direct) = provider.direct {
+                value = format!("{value} direct={direct}");
             }
             values.push((format!("providers.{name}"), value));
         }

@@ -93,6 +93,7 @@ fn factory(
     };
     check_url(name, settings)?;
     check_certs(name, settings)?;
+    check_direct(name, settings)?;
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
@@ -145,6 +146,19 @@ fn check_certs(name: &str, settings: &ProviderConfig) -> Result<()> {
     };
     let field = format!("providers.{name}.certs");
     Err(Error::invalid(field, certs.display(), expected, remedy))
+}
+
+/// Whether agents are reached directly is a question of Docker alone.
+fn check_direct(name: &str, settings: &ProviderConfig) -> Result<()> {
+    match settings.direct {
+        Some(direct) if settings.kind != "docker" => Err(Error::invalid(
+            format!("providers.{name}.direct"),
+            direct,
+            "none: it is of kind `docker` alone",
+            "remove it, or correct the kind",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A provider as it stands in the settings.
@@ -204,6 +218,7 @@ impl ProviderFactory for Configured {
                 if let Some(runtime) = &self.settings.runtime {
                     config = config.runtime(runtime);
                 }
+                config.direct = self.settings.direct.unwrap_or(true);
                 Ok(Arc::new(DockerProvider::open(config).await?))
             }
             #[cfg(feature = "http")]

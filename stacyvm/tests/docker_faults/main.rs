@@ -45,14 +45,16 @@ const HANGS: Duration = Duration::from_secs(50);
 
 /// A store's engine whose default is Docker at this address.
 async fn open(state: &Path, host: &str) -> Engine {
-    try_open(state, host).await.unwrap()
+    try_open(state, host, true).await.unwrap()
 }
 
-async fn try_open(state: &Path, host: &str) -> Result<Engine> {
+async fn try_open(state: &Path, host: &str, direct: bool) -> Result<Engine> {
     let mut config = Config::for_state_dir(state);
     config.parked_helpers = 0;
     "docker".clone_into(&mut config.default_provider);
-    config.providers.get_mut("docker").unwrap().host = Some(host.to_owned());
+    let docker = config.providers.get_mut("docker").unwrap();
+    docker.host = Some(host.to_owned());
+    docker.direct = Some(direct);
     Engine::open(config).await
 }
 

@@ -121,7 +121,9 @@ async fn provider(
     host: &str,
     answer: Duration,
 ) -> Result<DockerProvider> {
-    let mut config = DockerConfig::new(state.join("docker"), instance.clone()).host(host);
+    // The engine is to be needed for every connection.
+    let config = DockerConfig::new(state.join("docker"), instance.clone()).direct(false);
+    let mut config = config.host(host);
     config.answer_within = answer;
     DockerProvider::open(config).await
 }

@@ -84,6 +84,7 @@ impl<'a> Subject<'a> {
             host: Some(host.to_owned()),
             url: None,
             certs: None,
+            direct: None,
         };
         config.providers.insert("docker".into(), docker);
         Ok(Self {

@@ -43,6 +43,12 @@ pub struct DockerConfig {
     /// `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
     /// The engine is given what it needs for a pull, and keeps none of it.
     pub auth_file: Option<PathBuf>,
+    /// Whether agents listen in directories of this host, below [`state`](Self::state),
+    /// where that is possible: on an engine of this host, with runtimes that share its
+    /// kernel, for root on Linux. Connections are then this kernel's own; else, and
+    /// where it turns out that the engine does not see these directories, each is an
+    /// exec of the engine, a bridge. On by default.
+    pub direct: bool,
 }
 
 /// With the time that an engine takes to remove a container, less than the ten
@@ -62,6 +68,7 @@ impl DockerConfig {
             answer_within: Duration::from_mins(2),
             lease: LEASE,
             auth_file: None,
+            direct: true,
         }
     }
 
@@ -122,6 +129,12 @@ impl DockerConfig {
     /// Takes another time that an attached sandbox outlives its owner by.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
+        self
+    }
+
+    /// Says whether agents may listen in directories of this host.
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
         self
     }
 

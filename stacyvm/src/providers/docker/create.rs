@@ -35,7 +35,7 @@ pub(super) const IMAGE_COMMAND: &str = "stacyvm.image-command";
 
 /// The agent's socket inside, in a memory file system of its own.
 pub(super) const SOCKET: &str = "/run/stacyvm/agent.sock";
-const SOCKET_DIRECTORY: &str = "/run/stacyvm";
+pub(super) const SOCKET_DIRECTORY: &str = "/run/stacyvm";
 /// The directory of commands that name none, where the image names none either.
 pub(super) const WORKDIR: &str = "/workspace";
 /// What the agent has, and drops before each command.

@@ -33,6 +33,7 @@ pub(super) struct Facts {
     /// overlay of its own, nor seen yet of virtual machines.
     pub(super) saves_disk: bool,
     pub(super) apparmor: bool,
+    pub(super) selinux: bool,
     pub(super) user_namespace: bool,
     pub(super) cgroup_namespace: bool,
     /// Whether the engine is this host's own, by its socket: the paths and the
@@ -126,6 +127,7 @@ impl Facts {
             pids: yes(info.pids_limit),
             seccomp: option("seccomp").is_some(),
             apparmor: option("apparmor").is_some(),
+            selinux: option("selinux").is_some(),
             user_namespace: option("userns").is_some() || option("rootless").is_some(),
             cgroup_namespace: option("cgroupns").is_some(),
         })

@@ -10,13 +10,14 @@ use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, InspectContainerOptions,
     RemoveContainerOptions, StartContainerOptions,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::bridge::{Bridge, not_answering};
 use super::config::DockerConfig;
 use super::create::{self, Owner, REQUEST, SOCKET};
+use super::direct::Direct;
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
 use super::images::Images;
@@ -37,6 +38,8 @@ use crate::sandbox::state::{Observed, ObservedState};
 
 /// How long a container that has started may take until its agent answers.
 pub(super) const AGENT_WITHIN: Duration = Duration::from_secs(20);
+/// How long its own socket is looked for before a bridge is tried.
+const DIRECTLY_WITHIN: Duration = Duration::from_secs(1);
 /// How long the engine may take until a removed container is gone.
 pub(super) const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How much of what a dying agent says is kept.
@@ -54,6 +57,7 @@ pub(super) struct Life {
     volume_checked: tokio::sync::Mutex<bool>,
     pub(super) pool: AgentPool,
     pub(super) images: Images,
+    pub(super) direct: Direct,
     /// One making or ending of a sandbox at a time. Commands and files never
     /// wait for it.
     busy: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
@@ -79,6 +83,7 @@ impl Life {
             volume_checked: tokio::sync::Mutex::new(false),
             pool: AgentPool::new(),
             images: Images::default(),
+            direct: Direct::new(&facts, config.direct),
             busy: Mutex::new(HashMap::new()),
             docker,
             config,
@@ -156,7 +161,10 @@ impl Life {
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
-        if let Err(error) = self.prepare(&mut body, request, &owner).await {
+        let prepared = self.prepare(&mut body, request, &owner).await;
+        let in_memory = body.clone();
+        let prepared = prepared.and_then(|()| self.share_directory(&request.id, &mut body));
+        if let Err(error) = prepared {
             self.undo(&request.id).await;
             return Err(error);
         }
@@ -165,12 +173,19 @@ impl Life {
             name: Some(create::container(&request.id)),
             ..CreateContainerOptions::default()
         };
-        let made = match self
-            .docker
-            .create_container(Some(options), body)
-            .within(&self.docker)
-            .await
+        let create = |body| {
+            let options = Some(options.clone());
+            self.docker
+                .create_container(options, body)
+                .within(&self.docker)
+        };
+        let mut made = create(body).await;
+        if let Err(e) = &made
+            && self.cannot_share(&request.id, e)
         {
+            made = create(in_memory).await;
+        }
+        let made = match made {
             Ok(made) => made.id,
             Err(e) if is_absent(&e) => {
                 self.undo(&request.id).await;
@@ -184,7 +199,7 @@ impl Life {
         };
         fault_point!("docker.create.made");
         let starting = async {
-            let client = self.start(&made, &ticket, &greeting).await?;
+            let client = self.start(&request.id, &made, &ticket, &greeting).await?;
             self.settle_mounts(&client, &request.spec).await?;
             Ok(client)
         };
@@ -302,7 +317,13 @@ impl Life {
     }
 
     /// Starts a container, tells its agent what it must know, and connects.
-    async fn start(&self, made: &str, ticket: &Ticket, greeting: &[u8]) -> Result<AgentClient> {
+    async fn start(
+        &self,
+        id: &SandboxId,
+        made: &str,
+        ticket: &Ticket,
+        greeting: &[u8],
+    ) -> Result<AgentClient> {
         let options = AttachContainerOptions {
             stdin: true,
             stdout: true,
@@ -335,9 +356,16 @@ impl Life {
             return Err(not_answering(&last_words(&mut standard).await));
         }
         fault_point!("docker.create.told");
+        let directly_until = Instant::now() + DIRECTLY_WITHIN;
+        while self.direct.is_on() && Instant::now() < directly_until {
+            if let Some(client) = self.reach_directly(id, ticket).await {
+                return Ok(client);
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
         loop {
             // An error of the outer kind is the engine's: the container has ended.
-            let error = match timeout_at(until, self.reach(made, ticket)).await {
+            let error = match timeout_at(until, self.reach(id, made, ticket)).await {
                 Ok(Ok(Ok(client))) => return Ok(client),
                 // It does not listen yet, as long as there is time.
                 Ok(Ok(Err(_))) if Instant::now() < until => {
@@ -352,16 +380,35 @@ impl Life {
         }
     }
 
-    /// Connects to the agent of a container by a new bridge. The inner error is
-    /// that of a bridge without an agent, which may come to listen.
-    async fn reach(&self, container: &str, ticket: &Ticket) -> Result<Result<AgentClient>> {
+    /// Connects to the agent by its own socket. `None` where that is not there, or
+    /// nobody answers who has the key.
+    async fn reach_directly(&self, id: &SandboxId, ticket: &Ticket) -> Option<AgentClient> {
+        let client = greet(self.short_way(id).await?, ticket).await.ok()?;
+        fault_point!("docker.direct.reached");
+        Some(client)
+    }
+
+    /// Connects to the agent of a container, by a new bridge if need be. The inner
+    /// error is that of a bridge without an agent, which may come to listen.
+    async fn reach(
+        &self,
+        id: &SandboxId,
+        container: &str,
+        ticket: &Ticket,
+    ) -> Result<Result<AgentClient>> {
+        if let Some(client) = self.reach_directly(id, ticket).await {
+            return Ok(Ok(client));
+        }
         let opened = Bridge::open(&self.docker, container, &ticket.program, SOCKET).await;
         let (bridge, opening) = match opened {
             Ok(opened) => opened,
             Err(e) => return Err(self.without_bridge(container, e).await),
         };
         let error = match greet(bridge, ticket).await {
-            Ok(client) => return Ok(Ok(client)),
+            Ok(client) => {
+                self.answered_by_bridge(id);
+                return Ok(Ok(client));
+            }
             Err(error) => error,
         };
         if !self.runs(container).await {
@@ -376,10 +423,7 @@ impl Life {
     /// Why the engine makes no exec in a container.
     async fn without_bridge(&self, container: &str, error: bollard::errors::Error) -> Error {
         match status(&error) {
-            Some(409) if error.to_string().contains("paused") => Error::new(
-                ErrorKind::Conflict,
-                "the sandbox is paused, expected a running one; resume it",
-            ),
+            Some(409) if error.to_string().contains("paused") => paused(),
             Some(404 | 409) => gone(ErrorKind::SandboxGone),
             // One that ends between the two requests is an error of the engine's own.
             Some(_) if !self.runs(container).await => gone(ErrorKind::SandboxGone),
@@ -407,9 +451,13 @@ impl Life {
     }
 
     async fn connect(&self, id: &SandboxId) -> Result<AgentClient> {
-        if self.look(id).await?.is_none() {
+        let Some(seen) = self.look(id).await? else {
             self.tickets.forget(id)?;
             return Err(gone(ErrorKind::NotFound).context("sandbox", id));
+        };
+        // Its socket takes connections all the same, and nobody would answer.
+        if seen.state.is_some_and(|state| state.paused == Some(true)) {
+            return Err(paused());
         }
         let Some(ticket) = self.tickets.find(id)? else {
             return Err(Error::new(
@@ -419,7 +467,7 @@ impl Life {
             )
             .context("sandbox", id));
         };
-        self.reach(&create::container(id), &ticket).await?
+        self.reach(id, &create::container(id), &ticket).await?
     }
 
     /// The container of a sandbox of this store. One of the same name that
@@ -588,12 +636,22 @@ impl Life {
 
 /// Both sides prove the key. The engine may die without closing a bridge,
 /// so an idle one is asked whether it is there.
-async fn greet(bridge: Bridge, ticket: &Ticket) -> Result<AgentClient> {
+async fn greet(
+    way: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ticket: &Ticket,
+) -> Result<AgentClient> {
     let options = ConnectOptions {
         key: Some(SandboxKey::from_bytes(ticket.key()?)),
         heartbeat: true,
     };
-    AgentClient::connect(bridge, options).await
+    AgentClient::connect(way, options).await
+}
+
+fn paused() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the sandbox is paused, expected a running one; resume it",
+    )
 }
 
 pub(super) fn gone(kind: ErrorKind) -> Error {

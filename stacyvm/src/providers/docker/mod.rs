@@ -5,6 +5,8 @@ mod claim;
 mod config;
 mod connect;
 mod create;
+#[cfg_attr(not(target_os = "linux"), path = "no_direct.rs")]
+mod direct;
 mod discover;
 mod error;
 mod facts;

@@ -8,7 +8,7 @@ use bollard::models::{
     ContainerSummaryStateEnum, HostConfig,
 };
 
-use super::create::{IMAGE_COMMAND, INSTANCE, OWN_FILTER, SANDBOX, TENANT};
+use super::create::{IMAGE_COMMAND, INSTANCE, OWN_FILTER, SANDBOX, SOCKET_DIRECTORY, TENANT};
 use super::facts::Facts;
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::{Capabilities, Leftover, Level};
@@ -270,6 +270,8 @@ fn around(
         put("ports", Level::Enforced, ports);
     }
     let mounts = host.mounts.iter().flatten();
+    // The agent's directory is nobody's inside.
+    let mounts = mounts.filter(|mount| mount.target.as_deref() != Some(SOCKET_DIRECTORY));
     let of_host: Vec<bool> = mounts.filter_map(super::mounts::of_host).collect();
     if !of_host.is_empty() {
         let owner = if facts.user_namespace {

@@ -153,13 +153,26 @@ impl Tickets {
         }
     }
 
-    /// Forgets a ticket. An absent one is success.
+    /// The directory in which the sandbox's agent listens, where it is one of this host.
+    pub(super) fn channel(&self, id: &SandboxId) -> PathBuf {
+        self.0.join(format!("{id}.channel"))
+    }
+
+    /// Forgets a ticket, and the directory of its channel. Absent ones are success.
     pub(super) fn forget(&self, id: &SandboxId) -> Result<()> {
+        // The ticket last: it is what a directory is found by.
+        let channel = self.channel(id);
+        there(fs::remove_dir_all(&channel)).map_err(|e| at(&channel, e))?;
         let path = self.path(id);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&path, e)),
-            _ => Ok(()),
-        }
+        there(fs::remove_file(&path)).map_err(|e| at(&path, e))
+    }
+}
+
+/// What is not there needs no removal.
+fn there(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -196,7 +209,7 @@ pub(super) fn read_private(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn at(path: &Path, error: io::Error) -> Error {
+pub(super) fn at(path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
         io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
