@@ -90,9 +90,9 @@ impl Bridge {
     ///
     /// It runs the agent's file by its path, which is sound because that path
     /// is a read-only mount right below the root: what runs inside can
-    /// neither write to it nor move it away. `/proc/1/exe` cannot be used: the
-    /// agent is not dumpable, and following that link then takes a capability
-    /// that the container does not have.
+    /// neither write to it nor move it away. `/proc/1/exe` is not used: following
+    /// that link takes a capability that the container does not have, unless the
+    /// agent shows its memory to whoever is its user.
     pub(super) async fn open(
         docker: &Docker,
         container: &str,
