@@ -109,6 +109,8 @@ async fn whose_time_is_over_or_not() {
             found.is_empty()
         });
         assert!(ended.await, "{deed}: {found:?}");
+        // It may have ended between the two.
+        engine.reconcile().await.unwrap();
         scene
             .watch
             .nothing_changed(&scene.machine, &scene.state)
@@ -129,6 +131,7 @@ async fn whose_time_is_over_or_not() {
         engine.list(Filter::default()).await.unwrap().is_empty()
     });
     assert!(gone.await);
+    engine.reconcile().await.unwrap();
     scene
         .watch
         .nothing_changed(&scene.machine, &scene.state)
