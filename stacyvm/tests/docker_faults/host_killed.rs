@@ -163,6 +163,8 @@ impl Scene {
         if !settled.await {
             wrong.push(format!("{at}: found {all:?}, expected {found:?}"));
         }
+        // One may have ended between the two.
+        engine.reconcile().await.unwrap();
         for info in all {
             let sandbox = engine.get(info.id).await.unwrap();
             works(&sandbox).await;
