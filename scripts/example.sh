@@ -4,6 +4,11 @@
 # Of the workspace only the crates `stacyvm` and `stacyvm-conformance` are
 # there, under the names that the registry has for them, and no network.
 set -euo pipefail
+# The example's commands inherit what is ignored here, as SIGINT is of what a script
+# has in the background.
+if [[ -z ${STACYVM_EXAMPLE_SIGNALS:-} ]]; then
+    STACYVM_EXAMPLE_SIGNALS=default exec env --default-signal "$0" "$@"
+fi
 # shellcheck source=lib.sh
 source "$(dirname "$0")/lib.sh"
 

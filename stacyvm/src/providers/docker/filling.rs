@@ -2,7 +2,7 @@
 //! a lock, so that what one left that died is known as such at once.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::create::INSTANCE;
 use super::error::{is_absent, map};
 use super::observe;
 use super::patience::Answer;
+use super::ticket::at;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The right to fill, given up when it is dropped. The file stays; it has content
@@ -116,17 +117,6 @@ impl Filling {
             _ => Ok(true),
         }
     }
-}
-
-fn at(path: &Path, error: io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-        _ => ErrorKind::Internal,
-    };
-    Error::new(kind, "the state directory cannot be used")
-        .context("path", path.display())
-        .source(error)
 }
 
 #[cfg(test)]
