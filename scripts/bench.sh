@@ -6,7 +6,8 @@
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing
 # are printed as `blocked`; scripts/setup.sh installs them. With a Docker
-# engine (DOCKER_HOST, or the one of scripts/docker-host.sh) Docker is a peer too.
+# engine (DOCKER_HOST, or the one of scripts/docker-host.sh) Docker is a peer too;
+# STACYVM_BENCH_RUNTIME=runsc measures that runtime of it alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

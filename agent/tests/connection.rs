@@ -3,7 +3,7 @@
 
 mod agent_support;
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -191,6 +191,8 @@ const KEY: [u8; 32] = [7; 32];
 
 struct Keyed {
     child: Child,
+    /// By its standard streams.
+    maker: Option<Host>,
     path: std::path::PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -199,6 +201,16 @@ impl Drop for Keyed {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Not `std::io::copy`: the kernel's `splice` keeps others from a pipe while it waits.
+fn carry(from: &mut impl Read, to: &mut impl Write) {
+    let mut bytes = [0; 65_536];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..count]).is_err() {
+            return;
+        }
     }
 }
 
@@ -212,17 +224,27 @@ fn keyed(change: impl FnOnce(&mut AgentConfig)) -> Keyed {
     let mut child = Command::new(PROGRAM)
         .arg("--stdin")
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let bytes = message::encode(&config);
     let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
     stdin
         .write_all(&u32::try_from(bytes.len()).unwrap().to_le_bytes())
         .unwrap();
     stdin.write_all(&bytes).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut back = theirs.try_clone().unwrap();
+    std::thread::spawn(move || carry(&mut { theirs }, &mut stdin));
+    std::thread::spawn(move || {
+        carry(&mut stdout, &mut back);
+        let _ = back.shutdown(std::net::Shutdown::Both);
+    });
     eventually("socket", || UnixStream::connect(&path).is_ok());
     Keyed {
         child,
+        maker: Some(Host::new(ours)),
         path,
         _folder: folder,
     }
@@ -288,6 +310,46 @@ fn a_keyed_agent_serves_only_who_holds_the_key() {
     let mut silent = connect();
     assert_eq!(silent.next().1, Kind::Hello);
     assert!(silent.is_closed());
+}
+
+#[test]
+fn whoever_made_it_is_served_by_its_standard_streams_once() {
+    let mut agent = keyed(|_| {});
+    let mut maker = agent.maker.take().unwrap();
+    prove(&mut maker, &KEY, None);
+    let out = maker.run(1, &shell("a", "cat; head -c 3000000 /dev/zero"));
+    assert_eq!((out.stdout.len(), out.code()), (3_000_000, 0));
+    // Both ways full at once: nothing is lost, and others are served meanwhile.
+    let mut request = shell("b", "head -c 3000000 /dev/zero; wc -c");
+    request.stdin = Stdin::Stream;
+    maker.say(2, Kind::Exec, &request);
+    maker.started(2);
+    for _ in 0..8 {
+        maker.frame(2, Kind::Data, &[1; 65_536]);
+    }
+    maker.frame(2, Kind::End, &[]);
+    let mut other = Host::new(UnixStream::connect(&agent.path).unwrap());
+    prove(&mut other, &KEY, None);
+    assert_eq!(other.run(1, &shell("c", "echo in")).text(), "in\n");
+    maker.say(2, Kind::Credit, &Credit { bytes: 1 << 30 });
+    let out = maker.finish(2);
+    assert_eq!(out.stdout[3_000_000..], *b"524288\n");
+    // Half a frame is all that a maker leaves that is killed.
+    maker.stream.write_all(&[9, 0, 0]).unwrap();
+    drop(maker);
+    assert_eq!(other.run(2, &shell("d", "echo on")).text(), "on\n");
+    assert!(agent.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn who_lacks_the_key_gets_nothing_by_the_standard_streams() {
+    let mut agent = keyed(|_| {});
+    let mut maker = agent.maker.take().unwrap();
+    prove(&mut maker, &[8; 32], None);
+    assert!(maker.is_closed());
+    let mut other = Host::new(UnixStream::connect(&agent.path).unwrap());
+    prove(&mut other, &KEY, None);
+    assert_eq!(other.run(1, &shell("c", "echo in")).text(), "in\n");
 }
 
 #[test]

@@ -88,6 +88,7 @@ pub const DOCKER: &[&str] = &[
     "docker.create.told",
     "docker.direct.made",
     "docker.direct.reached",
+    "docker.standard.reached",
     "docker.destroy.asked",
     "docker.destroy.begun",
     "docker.destroy.forgotten",

@@ -52,9 +52,10 @@ pub(super) enum Role {
     Control = 11,
     Hosts = 12,
     Timer = 13,
+    WayBack = 14,
 }
 
-const ROLES: [Role; 14] = [
+const ROLES: [Role; 15] = [
     Role::Connection,
     Role::Channel,
     Role::Output,
@@ -69,6 +70,7 @@ const ROLES: [Role; 14] = [
     Role::Control,
     Role::Hosts,
     Role::Timer,
+    Role::WayBack,
 ];
 
 /// The registered interests, so that the kernel hears of changes alone.
@@ -129,6 +131,18 @@ impl Interests {
         };
         if done.is_ok() {
             self.known.insert(token, flags);
+        }
+    }
+
+    /// Says what the loop wants to hear of a host.
+    fn set_connection(&mut self, key: u64, connection: &Connection, read: bool, write: bool) {
+        let there = connection.fd.as_fd();
+        match &connection.back {
+            Some(back) => {
+                self.set(key, Role::Connection, there, read, false);
+                self.set(key, Role::WayBack, back.as_fd(), false, write);
+            }
+            None => self.set(key, Role::Connection, there, read, write),
         }
     }
 
@@ -285,7 +299,8 @@ impl Agent {
 
     fn on_event(&mut self, key: u64, role: Role) {
         match role {
-            Role::Connection => self.on_connection(key),
+            // What waits for its way back is written after each event.
+            Role::Connection | Role::WayBack => self.on_connection(key),
             Role::Channel => self.on_channel(key),
             Role::Output | Role::ErrorOutput => {
                 self.feed_exec(key);
@@ -309,7 +324,8 @@ impl Agent {
     fn on_signals(&mut self) {
         while let Some((signal, sender)) = sys::next_signal(self.signals.as_fd()) {
             // To PID 1 a sender of the same sandbox has a number, one outside has none.
-            if signal != libc::SIGCHLD && (sender == 0 || std::process::id() != 1) {
+            let asks = [libc::SIGTERM, libc::SIGINT].contains(&signal);
+            if asks && (sender == 0 || std::process::id() != 1) {
                 self.ending = Some("asked to end".to_owned());
             }
         }
@@ -366,13 +382,27 @@ impl Agent {
         {
             return;
         }
+        self.greet(fd, None, keyed);
+    }
+
+    /// Takes in whoever made the sandbox, by the two pipes that it has at hand.
+    pub(super) fn welcome_maker(&mut self, there: OwnedFd, back: OwnedFd) {
+        if [&there, &back]
+            .iter()
+            .all(|pipe| rustix::io::ioctl_fionbio(pipe, true).is_ok())
+        {
+            self.greet(there, Some(back), true);
+        }
+    }
+
+    fn greet(&mut self, fd: OwnedFd, back: Option<OwnedFd>, keyed: bool) {
         fault_point!("agent.connection");
         let hello = handshake::hello(keyed);
         let key = self.key();
         let mut connection = Connection::new(fd, hello.nonce.clone(), keyed, now_ms());
+        connection.back = back;
         connection.frame(0, Kind::Hello, &message::encode(&hello));
-        self.interests
-            .set(key, Role::Connection, connection.fd.as_fd(), true, false);
+        self.interests.set_connection(key, &connection, true, false);
         self.connections.insert(key, connection);
     }
 
@@ -401,7 +431,7 @@ impl Agent {
             return;
         };
         self.interests
-            .forget(key, Role::Connection, connection.fd.as_fd());
+            .set_connection(key, &connection, false, false);
         fault_point!("agent.connection-lost");
         for (number, stream) in connection.streams {
             match stream.target {
@@ -444,8 +474,7 @@ impl Agent {
                 // A host that does not read its answers is not heard further.
                 let read = !connection.closing && connection.waiting() < 2 * HIGH;
                 let write = connection.waiting() > 0;
-                self.interests
-                    .set(key, Role::Connection, connection.fd.as_fd(), read, write);
+                self.interests.set_connection(key, connection, read, write);
             }
         }
         while let Some(key) = self.dead.pop() {

@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -25,139 +27,92 @@ pub(super) fn run(path: &OsStr) -> io::Result<()> {
     }
     let socket = UnixStream::connect(path)?;
     copy(
-        rustix::stdio::stdin(),
-        rustix::stdio::stdout(),
-        socket.as_fd(),
+        rustix::stdio::stdin().try_clone_to_owned()?,
+        rustix::stdio::stdout().try_clone_to_owned()?,
+        socket.into(),
     )
 }
 
-/// Copies both ways until either side ends. No call blocks but the wait for
-/// both ways at once, so a way that is full never holds the other up.
-fn copy(stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
-    let mut to_agent = Way::new(stdin, socket);
-    let mut to_host = Way::new(socket, stdout);
-    loop {
-        // An end that is gone but not asked about would end every wait at
-        // once; the host's output, whose end ends all, stands in for it.
-        let watch = |fd, flags: PollFlags| {
-            let fd = if flags.is_empty() { stdout } else { fd };
-            PollFd::from_borrowed_fd(fd, flags)
-        };
-        let mut fds = [
-            watch(stdin, to_agent.reads()),
-            watch(socket, to_host.reads() | to_agent.writes()),
-            // Whoever reads may go while nothing is sent.
-            PollFd::from_borrowed_fd(stdout, to_host.writes()),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        let [host, agent, reader] = fds.map(|fd| fd.revents());
-        if reader.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
-            return Ok(());
-        }
-        to_agent.turn(host, agent)?;
-        to_host.turn(agent, reader)?;
-        if to_agent.is_over() || to_host.is_over() {
-            return Ok(());
-        }
-    }
-}
-
-/// One direction and its bytes, of which no more are read than are written.
-struct Way<'a> {
-    from: BorrowedFd<'a>,
-    to: BorrowedFd<'a>,
-    buffer: Vec<u8>,
-    head: usize,
-    tail: usize,
-    ended: bool,
-    /// Nobody takes the bytes any more.
-    broken: bool,
-}
-
-impl<'a> Way<'a> {
-    fn new(from: BorrowedFd<'a>, to: BorrowedFd<'a>) -> Self {
-        Self {
-            from,
-            to,
-            buffer: vec![0; CHUNK],
-            head: 0,
-            tail: 0,
-            ended: false,
-            broken: false,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.head == self.tail
-    }
-
-    /// Everything that came is written, and nothing comes any more.
-    fn is_over(&self) -> bool {
-        self.ended && self.is_empty()
-    }
-
-    fn reads(&self) -> PollFlags {
-        if self.is_empty() && !self.ended && !self.broken {
-            PollFlags::IN
-        } else {
-            PollFlags::empty()
-        }
-    }
-
-    fn writes(&self) -> PollFlags {
-        if self.is_empty() {
-            PollFlags::empty()
-        } else {
-            PollFlags::OUT
-        }
-    }
-
-    /// Moves what the events of both ends allow, without blocking.
-    fn turn(&mut self, from: PollFlags, to: PollFlags) -> io::Result<()> {
-        let gone = PollFlags::HUP | PollFlags::ERR;
-        if !self.reads().is_empty() && from.intersects(PollFlags::IN | gone) {
-            match rustix::io::read(self.from, &mut self.buffer) {
-                Ok(0) | Err(Errno::CONNRESET) => self.ended = true,
-                Ok(count) => (self.head, self.tail) = (0, count),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        } else if !self.is_empty() && to.intersects(PollFlags::OUT | gone) {
-            match self.write() {
-                Ok(count) => self.head += count,
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // What the agent sent before it went is still delivered.
-                Err(Errno::PIPE | Errno::CONNRESET) => {
-                    self.broken = true;
-                    self.head = self.tail;
-                }
-                Err(error) => return Err(error.into()),
+/// Copies both ways until either side ends; then the process is to end, and with it
+/// whatever of the other way is still held up. Each way has a thread that may block:
+/// standard output is a pipe that others may have a part in, so it is not made to
+/// refuse what it cannot take at once.
+fn copy(stdin: OwnedFd, stdout: OwnedFd, socket: OwnedFd) -> io::Result<()> {
+    let (socket, stdout) = (Arc::new(socket), Arc::new(stdout));
+    let (over, ends) = mpsc::channel();
+    let to_agent = (Arc::clone(&socket), Arc::clone(&stdout), over.clone());
+    thread::Builder::new().spawn(move || {
+        let (socket, stdout, over) = to_agent;
+        match carry(stdin.as_fd(), socket.as_fd(), Some(stdout.as_fd())) {
+            // What the agent sent before it went is still delivered.
+            Err(Errno::PIPE | Errno::CONNRESET) => {}
+            result => {
+                let _ = over.send(result);
             }
         }
-        Ok(())
-    }
-
-    fn write(&self) -> Result<usize, Errno> {
-        use rustix::net::{SendFlags, send};
-        let rest = &self.buffer[self.head..self.tail];
-        match send(self.to, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            // A pipe, shared with strangers, stays as it is: whoever polled it
-            // as ready can write so much and is not held up.
-            Err(Errno::NOTSOCK) => {
-                let most = rest.len().min(PIPE_ATOMIC);
-                rustix::io::write(self.to, &rest[..most])
-            }
+    })?;
+    thread::Builder::new().spawn(move || {
+        let result = match carry(socket.as_fd(), stdout.as_fd(), None) {
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             result => result,
+        };
+        let _ = over.send(result);
+    })?;
+    ends.recv().map_err(io::Error::other)?.map_err(Into::into)
+}
+
+/// Copies until nothing comes any more, or `reader` has gone: whoever reads may go
+/// while nothing is sent.
+fn carry(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    reader: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        if let Some(reader) = reader {
+            let [_, gone] = wait([(from, PollFlags::IN), (reader, PollFlags::empty())])?;
+            if gone.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+                return Ok(());
+            }
+        }
+        match rustix::io::read(from, &mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => write_all(to, &buffer[..count])?,
+            Err(Errno::AGAIN) => {
+                wait([(from, PollFlags::IN)])?;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Bytes that a pipe which is ready takes at once.
-const PIPE_ATOMIC: usize = 4096;
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::AGAIN) => {
+                wait([(to, PollFlags::OUT)])?;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until something happens to one of them.
+fn wait<const N: usize>(what: [(BorrowedFd<'_>, PollFlags); N]) -> Result<[PollFlags; N], Errno> {
+    let mut fds = what.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(fds.map(|fd| fd.revents())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +131,7 @@ mod tests {
         let (agent, far) = UnixStream::pair().unwrap();
         let (done, finished) = mpsc::channel();
         std::thread::spawn(move || {
-            let _ = copy(near.as_fd(), near.as_fd(), far.as_fd());
+            let _ = copy(near.try_clone().unwrap().into(), near.into(), far.into());
         });
         for mut end in [host.try_clone().unwrap(), agent.try_clone().unwrap()] {
             std::thread::spawn(move || end.write_all(&vec![7; BYTES]));
@@ -200,8 +155,9 @@ mod tests {
         (&agent).write_all(&[9; 5000]).unwrap();
         drop(agent);
         let (never, held) = std::io::pipe().unwrap();
-        copy(never.as_fd(), writer.as_fd(), far.as_fd()).unwrap();
-        drop((writer, held));
+        copy(never.into(), writer.into(), far.into()).unwrap();
+        // The other way still waits for it.
+        drop(held);
         let mut bytes = Vec::new();
         { reader }.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, [9; 5000]);

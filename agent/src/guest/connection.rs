@@ -1,7 +1,7 @@
 //! One host connection: its buffers, its streams, their credit.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -57,7 +57,10 @@ pub(super) struct Frame {
 
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// What is read, and written where there is no way back of its own.
     pub(super) fd: OwnedFd,
+    /// What is written, where the two ways are two pipes.
+    pub(super) back: Option<OwnedFd>,
     pub(super) nonce: Vec<u8>,
     pub(super) keyed: bool,
     pub(super) accepted: bool,
@@ -79,6 +82,7 @@ impl Connection {
     pub(super) fn new(fd: OwnedFd, nonce: Vec<u8>, keyed: bool, now_ms: u64) -> Self {
         Self {
             fd,
+            back: None,
             nonce,
             keyed,
             accepted: false,
@@ -210,11 +214,13 @@ impl Connection {
     /// Writes what the socket takes; false when the host is gone.
     pub(super) fn flush(&mut self) -> bool {
         while self.head < self.tail {
-            match rustix::net::send(
-                self.fd.as_fd(),
-                &self.out[self.head..self.tail],
-                rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT,
-            ) {
+            let waiting = &self.out[self.head..self.tail];
+            let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+            let written = match &self.back {
+                Some(pipe) => rustix::io::write(pipe, waiting),
+                None => rustix::net::send(&self.fd, waiting, flags),
+            };
+            match written {
                 Ok(count) => self.head += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return true,

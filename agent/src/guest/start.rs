@@ -1,5 +1,6 @@
 //! How an agent comes up: who tells it what, and where hosts come from.
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -28,13 +29,16 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     sys::turn_core_dumps_off()?;
     sys::trim_allocator();
     sys::set_name(c"stacyvm-agent");
-    let signals = sys::take_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
+    // The last one is that of a pipe whose reader has gone.
+    let signals = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGPIPE];
+    let signals = sys::take_signals(&signals)?;
     sys::adopt_orphans()?;
     fault_point!("agent.begun");
     if from_stdin {
         sys::drop_bounding_early();
         take_devices_away();
-        let config = config_from_stdin()?;
+        let (mut there, back) = take_standard_streams()?;
+        let config = config_from(&mut there)?;
         let listener = listen(&config)?;
         make_workdir(&config);
         keep_commands_off(&config)?;
@@ -42,6 +46,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
             sys::own_proc_files()?;
         }
         let mut agent = Agent::new(config, signals, None, Some(listener), None)?;
+        agent.welcome_maker(there.into(), back);
         agent.run();
         return Ok(());
     }
@@ -85,8 +90,7 @@ fn take_devices_away() {
     }
 }
 
-fn config_from_stdin() -> io::Result<AgentConfig> {
-    let mut stdin = io::stdin().lock();
+fn config_from(stdin: &mut File) -> io::Result<AgentConfig> {
     let mut length = [0; 4];
     stdin.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length);
@@ -100,12 +104,21 @@ fn config_from_stdin() -> io::Result<AgentConfig> {
     let config: AgentConfig =
         message::decode(&bytes).map_err(|_| other("the configuration does not decode"))?;
     bytes.fill(0);
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdin(&null)?;
     if config.key.len() < 32 {
         return Err(other("a keyed agent needs a key of at least 32 bytes"));
     }
     Ok(config)
+}
+
+/// Takes standard input and output away from whatever is started later: they are the
+/// first way to the agent, for whoever made the sandbox.
+fn take_standard_streams() -> io::Result<(File, OwnedFd)> {
+    let there = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let back = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok((there.into(), back))
 }
 
 /// Listens where only the bridges' user can connect: that of the supervisors where

@@ -16,7 +16,7 @@ const HOST: &str = "STACYVM_DOCKER_FAULT_HOST";
 const DEED: &str = "STACYVM_DOCKER_FAULT_DEED";
 const POINT: &str = "STACYVM_DOCKER_FAULT_POINT";
 /// Ends a deed whose host reaches agents by the engine alone.
-pub(super) const BY_BRIDGE: &str = " by bridge";
+pub(super) const INDIRECTLY: &str = " indirectly";
 /// What the host says when the deed is done, and how it went.
 const OUTCOME: &str = "outcome: ";
 
@@ -33,7 +33,7 @@ async fn entry() {
         return;
     }
     let deed = parameter(DEED);
-    let (deed, direct) = match deed.strip_suffix(BY_BRIDGE) {
+    let (deed, direct) = match deed.strip_suffix(INDIRECTLY) {
         Some(deed) => (deed, false),
         None => (deed.as_str(), true),
     };

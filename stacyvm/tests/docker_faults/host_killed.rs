@@ -42,11 +42,7 @@ const DEEDS: &[Deed] = &[
             "create.made",
         ],
     ),
-    (
-        "create by bridge",
-        &[0],
-        &["docker.bridge.made", "docker.bridge.opened"],
-    ),
+    ("create indirectly", &[0], &["docker.standard.reached"]),
     ("create", &[1], &["create.recorded"]),
     (
         "create attached",
@@ -81,7 +77,7 @@ const DEEDS: &[Deed] = &[
     ("read", &[1], &["file.chunk-read"]),
     ("again", &[1], &["docker.direct.reached"]),
     (
-        "again by bridge",
+        "again indirectly",
         &[1],
         &["docker.bridge.made", "docker.bridge.opened"],
     ),
@@ -244,7 +240,7 @@ async fn while_it_pools() {
 async fn while_it_works_and_destroys() {
     each("hostw", 8, |deed| {
         let deeds = ["run", "background", "write", "read", "again", "destroy"];
-        deeds.contains(&deed.trim_end_matches(host::BY_BRIDGE))
+        deeds.contains(&deed.trim_end_matches(host::INDIRECTLY))
     })
     .await;
 }

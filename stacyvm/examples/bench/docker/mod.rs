@@ -46,6 +46,9 @@ pub(crate) async fn docker(plan: &Plan) -> Outcome {
     let host = host.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
     for (runtime, exec_bar, claim_bar) in [("runc", 1.0 / 30.0, 1.0 / 60.0), ("runsc", 0.25, 0.05)]
     {
+        if std::env::var("STACYVM_BENCH_RUNTIME").is_ok_and(|only| only != runtime) {
+            continue;
+        }
         println!("\n## runtime {runtime}");
         let opened = Subject::open(&host, image, runtime, exec_bar, claim_bar).await;
         match opened {

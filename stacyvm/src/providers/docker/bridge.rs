@@ -1,6 +1,7 @@
 //! The byte stream to an agent: an exec of the engine that copies between its
 //! standard streams and the agent's socket.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -148,6 +149,38 @@ impl Bridge {
         }
     }
 
+    /// Waits until the program at the other end said something, or has ended.
+    pub(super) async fn heard(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_rest(cx)).await
+    }
+
+    /// Bytes to read, unless there is an end.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.rest.is_empty() {
+            match ready!(self.output.as_mut().poll_next(cx)) {
+                // An exec that failed to start says so here, on any of them.
+                Some(Ok(LogOutput::StdOut { message })) => {
+                    self.keep_first(&message);
+                    self.rest = message;
+                }
+                // None of this is the agent's.
+                Some(Ok(LogOutput::StdErr { message } | LogOutput::Console { message })) => {
+                    self.keep_first(&message);
+                    keep(&mut self.complaint, &message);
+                }
+                Some(Ok(LogOutput::StdIn { .. })) => {}
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None if self.complaint.is_empty() => return Poll::Ready(Ok(())),
+                None => {
+                    let text = self.complaint();
+                    self.complaint.clear();
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Keeps the beginning of what comes first, until `Opening` is gone.
     fn keep_first(&self, bytes: &[u8]) {
         if Arc::strong_count(&self.first) > 1 {
@@ -173,28 +206,7 @@ impl AsyncRead for Bridge {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.rest.is_empty() {
-            match ready!(self.output.as_mut().poll_next(cx)) {
-                // An exec that failed to start says so here, on any of them.
-                Some(Ok(LogOutput::StdOut { message })) => {
-                    self.keep_first(&message);
-                    self.rest = message;
-                }
-                // None of this is the agent's.
-                Some(Ok(LogOutput::StdErr { message } | LogOutput::Console { message })) => {
-                    self.keep_first(&message);
-                    keep(&mut self.complaint, &message);
-                }
-                Some(Ok(LogOutput::StdIn { .. })) => {}
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-                None if self.complaint.is_empty() => return Poll::Ready(Ok(())),
-                None => {
-                    let text = self.complaint();
-                    self.complaint.clear();
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
-                }
-            }
-        }
+        ready!(self.poll_rest(cx))?;
         let count = self.rest.len().min(buffer.remaining());
         buffer.put_slice(&self.rest[..count]);
         self.rest.advance(count);

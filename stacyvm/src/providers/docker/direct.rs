@@ -108,9 +108,9 @@ impl Life {
         connect(&self.tickets.channel(id)).await.ok()
     }
 
-    /// The agent answered over a bridge. Where its socket is not here, the engine has
+    /// The agent answered by another way. Where its socket is not here, the engine has
     /// mounted another directory.
-    pub(super) fn answered_by_bridge(&self, id: &SandboxId) {
+    pub(super) fn answered_otherwise(&self, id: &SandboxId) {
         let directory = self.tickets.channel(id);
         if directory.exists() && fs::symlink_metadata(socket(&directory)).is_err() {
             self.direct.turn_off();

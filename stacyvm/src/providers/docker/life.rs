@@ -347,11 +347,7 @@ impl Life {
             .map_err(|e| self.not_started(e))?;
         fault_point!("docker.create.started");
         let until = Instant::now() + AGENT_WITHIN;
-        let told = async {
-            standard.write_all(greeting).await?;
-            standard.shutdown().await
-        };
-        let told = timeout_at(until, told).await;
+        let told = timeout_at(until, standard.write_all(greeting)).await;
         if !matches!(told, Ok(Ok(()))) {
             return Err(not_answering(&last_words(&mut standard).await));
         }
@@ -363,21 +359,21 @@ impl Life {
             }
             sleep(Duration::from_millis(1)).await;
         }
-        loop {
-            // An error of the outer kind is the engine's: the container has ended.
-            let error = match timeout_at(until, self.reach(id, made, ticket)).await {
-                Ok(Ok(Ok(client))) => return Ok(client),
-                // It does not listen yet, as long as there is time.
-                Ok(Ok(Err(_))) if Instant::now() < until => {
-                    sleep(Duration::from_millis(20)).await;
-                    continue;
+        // Its standard streams are a way to it that costs no exec, for this process alone.
+        let error = match timeout_at(until, standard.heard()).await {
+            Ok(Ok(())) => match greet(standard, ticket).await {
+                Ok(client) => {
+                    fault_point!("docker.standard.reached");
+                    self.answered_otherwise(id);
+                    return Ok(client);
                 }
-                Ok(Err(error) | Ok(Err(error))) => error,
-                Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
-            };
-            let said = last_words(&mut standard).await;
-            return Err(not_answering(&said).source(error));
-        }
+                Err(error) => error,
+            },
+            // Its last words.
+            Ok(Err(error)) => return Err(not_answering(&error.to_string())),
+            Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
+        };
+        Err(not_answering("").source(error))
     }
 
     /// Connects to the agent by its own socket. `None` where that is not there, or
@@ -406,7 +402,7 @@ impl Life {
         };
         let error = match greet(bridge, ticket).await {
             Ok(client) => {
-                self.answered_by_bridge(id);
+                self.answered_otherwise(id);
                 return Ok(Ok(client));
             }
             Err(error) => error,

@@ -37,5 +37,5 @@ impl Life {
         None
     }
 
-    pub(super) fn answered_by_bridge(&self, _id: &SandboxId) {}
+    pub(super) fn answered_otherwise(&self, _id: &SandboxId) {}
 }

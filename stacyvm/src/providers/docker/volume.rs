@@ -50,8 +50,9 @@ impl AgentVolume {
     ///
     /// The content is checked once for each user and volume: a note in the
     /// state directory names the engine and the volume's time of creation,
-    /// which for many engines is that of its last change. Only clients that
-    /// own the engine anyway could change it.
+    /// which for many engines is that of its last change. Engines tell it in
+    /// whole seconds, so the note goes before anything is made. Only clients
+    /// that own the engine anyway could change the volume.
     pub(super) async fn ensure(
         &self,
         docker: &Docker,
@@ -68,7 +69,10 @@ impl AgentVolume {
                     return Ok(());
                 }
             }
-            None => self.create(docker).await?,
+            None => {
+                self.doubt(tickets);
+                self.create(docker).await?;
+            }
         }
         let filling = Filling::begin(&self.mark(tickets), STALE).await?;
         let filler = match self.filler(docker, image, instance, &filling).await {
