@@ -110,7 +110,27 @@ nextest() {
     s=$(sed -nE 's/.* ([0-9]+) skipped.*/\1/p' <<<"$line")
     skipped=$(awk '/<testcase / { seen = 0 } /not run: / && !seen { seen = 1; sub(/.*not run: /, "not run: "); sub(/<.*/, ""); print }' "$report" 2>/dev/null | declined)
     note $((${p:-0} - skipped)) "$f" $((${s:-0} + skipped))
+    if [[ ${f:-0} != 0 ]]; then failures "$report" >>"$work/failures" || true; fi
     return $result
+}
+
+# What each test of a report said that failed, to its last lines.
+failures() {
+    python3 - "$1" <<'PYTHON'
+import sys, xml.etree.ElementTree as tree
+
+for case in tree.parse(sys.argv[1]).iter("testcase"):
+    failed = case.find("failure")
+    if failed is None:
+        failed = case.find("error")
+    if failed is None:
+        continue
+    said = "\n".join(part.text or "" for part in [failed, *case.findall("system-out")])
+    frame = lambda line: line.lstrip().startswith("at ") or line.split(":")[0].strip().isdigit()
+    lines = [line for line in said.splitlines() if line.strip() and not frame(line)]
+    print(f"failed: {case.get('classname')} {case.get('name')}")
+    print("\n".join("    " + line[:400] for line in lines[-30:]))
+PYTHON
 }
 
 tests() {
@@ -200,6 +220,7 @@ run "the example provider" libtest scripts/example.sh
 run "packages" scripts/package-test.sh
 
 step "summary"
+if [[ -e $work/failures ]]; then cat "$work/failures"; fi
 cat "$work/summary"
 awk '{ p += $1; f += $2; s += $3 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$work/counts"
 ((steps_failed == 0)) || die "$steps_failed steps failed"

@@ -206,7 +206,7 @@ impl Drop for Keyed {
 
 /// Not `std::io::copy`: the kernel's `splice` keeps others from a pipe while it waits.
 fn carry(from: &mut impl Read, to: &mut impl Write) {
-    let mut bytes = [0; 65_536];
+    let mut bytes = vec![0; 65_536];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         if to.write_all(&bytes[..count]).is_err() {
             return;
@@ -325,7 +325,7 @@ fn whoever_made_it_is_served_by_its_standard_streams_once() {
     maker.say(2, Kind::Exec, &request);
     maker.started(2);
     for _ in 0..8 {
-        maker.frame(2, Kind::Data, &[1; 65_536]);
+        maker.frame(2, Kind::Data, &vec![1; 65_536]);
     }
     maker.frame(2, Kind::End, &[]);
     let mut other = Host::new(UnixStream::connect(&agent.path).unwrap());

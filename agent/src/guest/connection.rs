@@ -48,11 +48,64 @@ pub(super) enum Input {
     Closed,
 }
 
-/// One frame from the host, its payload still in the buffer.
-pub(super) struct Frame {
+/// One frame from the host.
+pub(super) struct Frame<'a> {
     pub(super) stream: u32,
     pub(super) kind: Kind,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload: &'a [u8],
+}
+
+/// What was read and not looked at yet.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    bytes: Vec<u8>,
+    head: usize,
+    tail: usize,
+}
+
+impl Inbox {
+    /// Room to read into: for the rest of the frame at hand at least, where it is known.
+    fn room(&mut self) -> &mut [u8] {
+        let waiting = self.tail - self.head;
+        let header = self.bytes[self.head..self.tail].first_chunk::<HEADER_BYTES>();
+        let frame = header.and_then(|header| Header::decode(header).ok());
+        let whole = frame.map_or(0, |frame| HEADER_BYTES + frame.length as usize);
+        let wanted = READ_CHUNK.max(whole.saturating_sub(waiting));
+        if self.bytes.len() - self.tail < wanted && self.head > 0 {
+            self.bytes.copy_within(self.head..self.tail, 0);
+            (self.head, self.tail) = (0, waiting);
+        }
+        if self.bytes.len() - self.tail < wanted {
+            self.bytes.resize(self.tail + wanted, 0);
+        }
+        &mut self.bytes[self.tail..]
+    }
+
+    /// The next whole frame.
+    ///
+    /// # Errors
+    ///
+    /// A header that cannot be: the connection must end.
+    pub(super) fn next(&mut self, longest: u32) -> Result<Option<Frame<'_>>, String> {
+        let rest = &self.bytes[self.head..self.tail];
+        let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let header = Header::decode(header).map_err(|error| error.to_string())?;
+        if header.length > longest {
+            return Err("the first frame is too long".to_owned());
+        }
+        let end = HEADER_BYTES + header.length as usize;
+        let Some(payload) = rest.get(HEADER_BYTES..end) else {
+            return Ok(None);
+        };
+        self.head += end;
+        Ok(Some(Frame {
+            stream: header.stream,
+            kind: header.kind,
+            payload,
+        }))
+    }
 }
 
 #[derive(Debug)]
@@ -71,8 +124,7 @@ pub(super) struct Connection {
     pub(super) next_stream: u32,
     /// Somebody was refused room for the sake of what waits.
     pub(super) over: bool,
-    input: Vec<u8>,
-    consumed: usize,
+    inbox: Inbox,
     out: Vec<u8>,
     head: usize,
     tail: usize,
@@ -91,8 +143,7 @@ impl Connection {
             streams: BTreeMap::new(),
             next_stream: 0,
             over: false,
-            input: Vec::new(),
-            consumed: 0,
+            inbox: Inbox::default(),
             out: Vec::new(),
             head: 0,
             tail: 0,
@@ -237,57 +288,36 @@ impl Connection {
 
     /// Reads once.
     pub(super) fn fill(&mut self) -> Input {
-        if self.consumed > 0 {
-            self.input.drain(..self.consumed);
-            self.consumed = 0;
+        match rustix::io::read(&self.fd, self.inbox.room()) {
+            Ok(0) => Input::Closed,
+            Ok(count) => {
+                self.inbox.tail += count;
+                Input::Some
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Input::Nothing,
+            Err(_) => Input::Closed,
         }
-        let old = self.input.len();
-        self.input.resize(old + READ_CHUNK, 0);
-        let result = rustix::io::read(&self.fd, &mut self.input[old..]);
-        let (count, input) = match result {
-            Ok(0) => (0, Input::Closed),
-            Ok(count) => (count, Input::Some),
-            Err(Errno::AGAIN | Errno::INTR) => (0, Input::Nothing),
-            Err(_) => (0, Input::Closed),
-        };
-        self.input.truncate(old + count);
-        input
     }
 
-    /// The next whole frame that was read.
-    ///
-    /// # Errors
-    ///
-    /// A header that cannot be: the connection must end.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, String> {
-        let rest = &self.input[self.consumed..];
-        let Some(header) = rest.first_chunk::<HEADER_BYTES>() else {
-            self.tidy();
-            return Ok(None);
-        };
-        let header = Header::decode(header).map_err(|error| error.to_string())?;
-        if !self.accepted && header.length > MAX_HELLO {
-            return Err("the first frame is too long".to_owned());
-        }
-        let end = HEADER_BYTES + header.length as usize;
-        let Some(payload) = rest.get(HEADER_BYTES..end) else {
-            return Ok(None);
-        };
-        let frame = Frame {
-            stream: header.stream,
-            kind: header.kind,
-            payload: payload.to_vec(),
-        };
-        self.consumed += end;
-        Ok(Some(frame))
+    /// Takes what was read, to look at its frames while the connection is used.
+    pub(super) fn take_inbox(&mut self) -> Inbox {
+        std::mem::take(&mut self.inbox)
     }
 
-    fn tidy(&mut self) {
-        if self.consumed == self.input.len() {
-            self.input.clear();
-            self.input.shrink_to(READ_CHUNK);
-            self.consumed = 0;
+    /// Gives back what is left of it. Who has nothing to say keeps no memory for it.
+    pub(super) fn put_inbox(&mut self, mut inbox: Inbox) {
+        if inbox.head == inbox.tail {
+            (inbox.head, inbox.tail) = (0, 0);
+            if self.streams.is_empty() {
+                inbox.bytes = Vec::new();
+            }
         }
+        self.inbox = inbox;
+    }
+
+    /// The longest payload that the next frame may have.
+    pub(super) fn longest(&self) -> u32 {
+        if self.accepted { u32::MAX } else { MAX_HELLO }
     }
 }
 
@@ -308,20 +338,22 @@ pub(super) fn feed(bytes: &[u8]) -> usize {
             return frames;
         }
         while connection.fill() == Input::Some {
+            let mut inbox = connection.take_inbox();
             loop {
-                let frame = match connection.next() {
+                let frame = match inbox.next(connection.longest()) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => break,
                     Err(_) => return frames,
                 };
                 frames += 1;
                 connection.open(frame.stream, Target::Answer);
-                if let Ok(credit) = message::decode::<message::Credit>(&frame.payload) {
+                if let Ok(credit) = message::decode::<message::Credit>(frame.payload) {
                     connection.grant(frame.stream, credit.bytes);
                 }
-                let _ = message::decode::<message::ExecRequest>(&frame.payload);
-                let _ = super::files::FileTask::decode(frame.kind, &frame.payload);
+                let _ = message::decode::<message::ExecRequest>(frame.payload);
+                let _ = super::files::FileTask::decode(frame.kind, frame.payload);
             }
+            connection.put_inbox(inbox);
         }
     }
     frames

@@ -35,6 +35,7 @@ impl Agent {
                 }
                 Input::Some => connection.heard_ms = heard(connection),
             }
+            let mut inbox = connection.take_inbox();
             loop {
                 let Some(connection) = self.connections.get_mut(&key) else {
                     return;
@@ -42,8 +43,11 @@ impl Agent {
                 if connection.closing {
                     return;
                 }
-                let result = match connection.next() {
-                    Ok(None) => break,
+                let result = match inbox.next(connection.longest()) {
+                    Ok(None) => {
+                        connection.put_inbox(inbox);
+                        break;
+                    }
                     Ok(Some(frame)) if connection.accepted => self.on_frame(key, &frame),
                     Ok(Some(frame)) => self.on_hello(key, &frame),
                     Err(_) => Err(Violation),
@@ -56,12 +60,12 @@ impl Agent {
         }
     }
 
-    fn on_hello(&mut self, key: u64, frame: &Frame) -> Result<(), Violation> {
+    fn on_hello(&mut self, key: u64, frame: &Frame<'_>) -> Result<(), Violation> {
         let connection = self.connections.get_mut(&key).ok_or(Violation)?;
         if frame.kind != Kind::Hello || frame.stream != 0 {
             return Err(Violation);
         }
-        let hello = message::decode(&frame.payload).map_err(|_| Violation)?;
+        let hello = message::decode(frame.payload).map_err(|_| Violation)?;
         match handshake::judge(&self.config, &connection.nonce, connection.keyed, &hello) {
             Ok(welcome) => {
                 connection.accepted = true;
@@ -78,10 +82,10 @@ impl Agent {
         }
     }
 
-    fn on_frame(&mut self, key: u64, frame: &Frame) -> Result<(), Violation> {
+    fn on_frame(&mut self, key: u64, frame: &Frame<'_>) -> Result<(), Violation> {
         let to = (key, frame.stream);
         match frame.kind {
-            Kind::Ping if frame.stream == 0 => self.send(to, Kind::Pong, &frame.payload),
+            Kind::Ping if frame.stream == 0 => self.send(to, Kind::Pong, frame.payload),
             Kind::Pong if frame.stream == 0 => {}
             Kind::Data | Kind::End | Kind::Credit | Kind::Cancel | Kind::Detach
                 if frame.stream != 0 =>
@@ -137,7 +141,7 @@ impl Agent {
 
     /// A frame of a stream. Where that has ended, the frame crossed its last
     /// one on the way and means nothing any more.
-    fn on_flow(&mut self, to: (u64, u32), frame: &Frame) -> Result<(), Violation> {
+    fn on_flow(&mut self, to: (u64, u32), frame: &Frame<'_>) -> Result<(), Violation> {
         let connection = self.connections.get_mut(&to.0).ok_or(Violation)?;
         let Some(stream) = connection.streams.get_mut(&to.1) else {
             return Ok(());
@@ -148,9 +152,9 @@ impl Agent {
                 let size = frame.payload.len() as u64;
                 stream.receive = stream.receive.checked_sub(size).ok_or(Violation)?;
                 match target {
-                    Target::Exec(exec) => self.exec_input(exec, &frame.payload),
-                    Target::Worker(worker) => self.worker_input(worker, &frame.payload),
-                    Target::Socket(socket) => self.socket_input(socket, &frame.payload),
+                    Target::Exec(exec) => self.exec_input(exec, frame.payload),
+                    Target::Worker(worker) => self.worker_input(worker, frame.payload),
+                    Target::Socket(socket) => self.socket_input(socket, frame.payload),
                     Target::Listener(_) | Target::Log(_) | Target::Answer => {}
                 }
             }
@@ -162,7 +166,7 @@ impl Agent {
             },
             Kind::Credit => {
                 let credit: message::Credit =
-                    message::decode(&frame.payload).map_err(|_| Violation)?;
+                    message::decode(frame.payload).map_err(|_| Violation)?;
                 connection.grant(to.1, credit.bytes);
                 self.pump(target);
             }
@@ -195,9 +199,9 @@ impl Agent {
         Ok(())
     }
 
-    fn on_request(&mut self, to: (u64, u32), frame: &Frame) -> Result<(), Violation> {
-        fn read<'b, T: minicbor::Decode<'b, ()>>(frame: &'b Frame) -> Result<T, Violation> {
-            message::decode(&frame.payload).map_err(|_| Violation)
+    fn on_request(&mut self, to: (u64, u32), frame: &Frame<'_>) -> Result<(), Violation> {
+        fn read<'b, T: minicbor::Decode<'b, ()>>(frame: &Frame<'b>) -> Result<T, Violation> {
+            message::decode(frame.payload).map_err(|_| Violation)
         }
         let connection = self.connections.get_mut(&to.0).ok_or(Violation)?;
         if to.1 == 0 || to.1 & AGENT_STREAM != 0 || connection.streams.contains_key(&to.1) {
@@ -224,7 +228,7 @@ impl Agent {
             }
             Kind::SetEnvironment => self.set_environment(to, read(frame)?),
             Kind::Terminate => self.ending = Some("a host ended it".to_owned()),
-            kind => match FileTask::decode(kind, &frame.payload) {
+            kind => match FileTask::decode(kind, frame.payload) {
                 Some(Ok(task)) => self.start_worker(to, kind, Job::File(task)),
                 Some(Err(_)) | None => return Err(Violation),
             },

@@ -39,6 +39,25 @@ impl Sink {
         }
     }
 
+    /// The same, and what `to` takes at once is not kept first.
+    pub(super) fn pass(&mut self, mut bytes: &[u8], to: Option<BorrowedFd<'_>>) {
+        if let Some(to) = to
+            && !self.has_pending()
+            && !self.broken
+            && !self.ended
+        {
+            while !bytes.is_empty() {
+                // What went wrong shows again when the rest is written.
+                let Ok(written) = rustix::io::write(to, bytes) else {
+                    break;
+                };
+                self.taken = self.taken.saturating_add(length(&bytes[..written]));
+                bytes = &bytes[written..];
+            }
+        }
+        self.push(bytes);
+    }
+
     /// No more bytes come.
     pub(super) fn end(&mut self) {
         self.ended = true;

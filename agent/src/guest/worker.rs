@@ -398,7 +398,8 @@ impl Agent {
 
     pub(super) fn worker_input(&mut self, key: u64, bytes: &[u8]) {
         if let Some(worker) = self.workers.get_mut(&key) {
-            worker.sink.push(bytes);
+            let input = worker.input.as_ref().filter(|_| worker.pid != 0);
+            worker.sink.pass(bytes, input.map(|fd| fd.as_fd()));
             self.feed_worker(key);
         }
     }
