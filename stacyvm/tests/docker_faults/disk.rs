@@ -48,6 +48,25 @@ impl Drop for Small {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn volumes_of_the_agent_may_be_pruned() {
+    let Some(machine) = Machine::start("prune", Options::default()) else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let engine = open(&place.path().join("state"), &machine.host).await;
+    for _ in 0..3 {
+        let sandbox = soon(create(&engine, Lifetime::Detached)).await.unwrap();
+        works(&sandbox).await;
+        sandbox.kill().await.unwrap();
+        let mut prune = Command::new("docker");
+        prune.args(["-H", &machine.host, "volume", "prune", "--force"]);
+        let pruned = prune.output().unwrap();
+        let said = String::from_utf8(pruned.stdout).unwrap();
+        assert!(said.contains("stacyvm-agent-"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_the_state_directory() {
     let Some(machine) = Machine::start("disks", Options::default()) else {
         return;

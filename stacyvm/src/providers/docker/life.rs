@@ -28,7 +28,7 @@ use super::patience::Answer;
 use super::snapshot;
 use super::surround;
 use super::ticket::{Ticket, Tickets};
-use super::volume::{AgentVolume, no_image};
+use super::volume::{self, AgentVolume, no_image};
 use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, TenantId};
@@ -114,9 +114,11 @@ impl Life {
         let held = life.alone(&request.id).await;
         let (mut answer, asked) = oneshot::channel();
         tokio::spawn(async move {
-            let given_up = answer.closed();
-            let making = Box::pin(life.make_or_undo(&request, &tenant, given_up));
-            let made = making.await;
+            let mut made = Box::pin(life.make_or_undo(&request, &tenant, answer.closed())).await;
+            if made.as_ref().is_err_and(volume::is_emptied) {
+                // It is filled again by the next create, which may as well be this one.
+                made = Box::pin(life.make_or_undo(&request, &tenant, answer.closed())).await;
+            }
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
                 lease::hold(&life, request.id.clone());
             }

@@ -255,6 +255,13 @@ impl AgentVolume {
     }
 }
 
+/// Whether a container could not start since somebody has taken the agent away, as
+/// `docker volume prune` does while no sandbox lives.
+pub(super) fn is_emptied(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains(&format!("/{FILE}\"")) && text.contains("no such file or directory")
+}
+
 /// The error for an image that the engine does not have.
 pub(super) fn no_image(image: &str) -> Error {
     Error::new(

@@ -69,8 +69,18 @@ async fn a_volume_is_filled_once_and_mended_when_it_is_doubted() {
     assert!(volume.is_whole(&docker, &filler).await.unwrap());
     remove(&docker, &filler).await.unwrap();
 
-    docker
-        .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
-        .await
-        .unwrap();
+    // Somebody removes it, and who makes it again dies before it is filled: nothing
+    // says that it is whole, though both may have been made in one second.
+    let remove = async || {
+        let none = None::<RemoveVolumeOptions>;
+        docker.remove_volume(&volume.name, none).await.unwrap();
+    };
+    let note = tickets.beside(&format!("{}.checked", volume.name));
+    assert!(note.exists());
+    drop(filling);
+    remove().await;
+    let no_image = volume.ensure(&docker, "engine", &tickets, "stacyvm-test/none", "i");
+    assert_eq!(no_image.await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(!note.exists());
+    remove().await;
 }
