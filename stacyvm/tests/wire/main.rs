@@ -6,6 +6,7 @@
 )]
 
 mod clients;
+mod connections;
 mod infer;
 mod kept;
 mod lies;
