@@ -86,6 +86,7 @@ struct State {
     provider: Arc<Layered>,
     claims: Capabilities,
     sessions: Arc<Semaphore>,
+    most_sessions: usize,
     owners: owners::Owners,
     known: known::Known,
     /// Ends with the server.
@@ -144,6 +145,7 @@ impl Server {
             owners: owners::Owners::default(),
             known: known::Known::default(),
             sessions: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            most_sessions: MOST_CONNECTIONS,
             life: watched,
         });
         Ok(Self {
@@ -155,11 +157,16 @@ impl Server {
         })
     }
 
-    /// Serves at most so many connections at once, at least one; 4096 unless said.
-    /// Beyond that whoever has asked for nothing for the longest time makes room for
-    /// who comes. Sessions and streams do not count among them.
+    /// Serves at most so many connections at once, at least one, and beside them as many
+    /// sessions and streams; 4096 unless said. Beyond that whoever has asked for nothing
+    /// for the longest time makes room for who comes, and a session is refused.
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = most.clamp(1, Semaphore::MAX_PERMITS);
+        // Nobody else has it before the server runs.
+        if let Some(state) = Arc::get_mut(&mut self.state) {
+            state.sessions = Arc::new(Semaphore::new(self.connections));
+            state.most_sessions = self.connections;
+        }
         self
     }
 
@@ -259,5 +266,27 @@ async fn respond(state: Arc<State>, request: Request<Incoming>) -> Response<Body
     match route::dispatch(state, request).await {
         Ok(response) => response,
         Err(error) => answer::error(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_wire_or_the_policy_does_not_carry_is_not_claimed() {
+        let all = Capabilities {
+            listen: true,
+            claim: true,
+            mount_host: true,
+            image_directory: true,
+            dial: true,
+            ..Capabilities::default()
+        };
+        let told = carried(&all, true);
+        assert!(told.mount_host && told.image_directory && told.dial);
+        assert!(!told.listen && !told.claim);
+        let told = carried(&all, false);
+        assert!(!told.mount_host && !told.image_directory && told.dial);
     }
 }

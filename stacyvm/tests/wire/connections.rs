@@ -100,3 +100,23 @@ async fn who_is_being_served_makes_no_room_until_that_has_ended() {
     drop(served);
     assert!(first(&mut waits).await.starts_with("HTTP/1.1 200 "));
 }
+
+#[tokio::test]
+async fn a_session_too_many_is_refused_before_its_command() {
+    let (_task, address, sandbox) = serving(1).await;
+    let start = |exec: &str| {
+        let body = format!(r#"{{"exec":"{exec}","argv":["sleep","60"]}}"#);
+        format!(
+            "POST {sandbox}/execs HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+             upgrade: stacyvm-exec/1\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let mut one = connected(address, start("x1").as_bytes()).await;
+    assert!(first(&mut one).await.starts_with("HTTP/1.1 101 "));
+    let mut two = connected(address, start("x2").as_bytes()).await;
+    let refused = first(&mut two).await;
+    assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
+    assert!(refused.contains("1 sessions are open"), "{refused}");
+}

@@ -5,6 +5,7 @@
     reason = "what these helpers do cannot fail unless the test does"
 )]
 
+mod bounds;
 mod clients;
 mod connections;
 mod infer;
@@ -12,5 +13,6 @@ mod kept;
 mod lies;
 mod openapi;
 mod requests;
+mod sent;
 mod served;
 mod streams;
