@@ -48,14 +48,14 @@ async fn a_refusal_reaches_who_sends_everything_first() {
     let made = served.json("POST", "/v1/sandboxes", CREATE).await;
     assert_eq!(made.status, 200, "{made:?}");
     // More than the buffers of a connection hold.
-    let mut body = frame(1, br#"{"path":"/no/such/a"}"#);
+    let mut body = frame(1, br#"{"path":"/tmp/a","colour":"red"}"#);
     for _ in 0..32 {
         body.extend_from_slice(&frame(2, &vec![0; 1 << 20]));
     }
     body.extend_from_slice(&frame(3, b""));
     let upload = with_body("POST", "/v1/sandboxes/s1/files/write", FRAMES, &body);
     let answer = served.raw(upload).await;
-    assert_eq!(answer.body["kind"], "not_found", "{answer:?}");
+    answer.refused(400, "invalid_argument", "colour");
 }
 
 #[tokio::test]
@@ -215,6 +215,22 @@ impl Provider for Tenantless {
         import_tar, dial, listen, endpoint, processes, usage, snapshot, delete_snapshot,
         leftovers, remove_leftover, disk_use, tidy,
     }
+}
+
+#[tokio::test]
+async fn a_command_that_makes_no_sense_reaches_no_provider() {
+    let engine = Engine::builder()
+        .provider("tenantless", Arc::new(Tenantless::default()))
+        .reconcile_every(Duration::ZERO)
+        .build();
+    let served = serve(engine.await.unwrap()).await;
+    let client = served.client().await;
+    let made = request(SandboxSpec::host());
+    client.create(&Context::default(), &made).await.unwrap();
+    let nothing = stacyvm::ExecSpec::new(Vec::<String>::new());
+    let started = client.exec(&Context::default(), &made.id, &nothing).await;
+    let kind = started.err().map(|error| error.kind());
+    assert_eq!(kind, Some(stacyvm::ErrorKind::InvalidArgument));
 }
 
 #[tokio::test]

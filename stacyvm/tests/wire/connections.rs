@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stacyvm::SandboxSpec;
-use stacyvm::providers::mock::Mock;
+use stacyvm::provider::OperationKind;
+use stacyvm::providers::mock::{Fault, FaultPlan, Mock, When};
 use stacyvm::server::Server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -99,6 +100,28 @@ async fn who_is_being_served_makes_no_room_until_that_has_ended() {
     assert!(early.is_err(), "it is served beyond the limit");
     drop(served);
     assert!(first(&mut waits).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn what_was_begun_when_room_was_wanted_is_served_to_its_end() {
+    let fault = Fault::Delay(Duration::from_secs(1));
+    let plan = FaultPlan::default().rule(OperationKind::Probe, When::Always, fault);
+    let mock = Mock::builder().faults(plan).build();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = Server::bind(engine(Arc::new(mock)).await, None, any).await;
+    let server = server.unwrap().connections(1);
+    let address = server.address();
+    let _task = Task(tokio::spawn(server.run()));
+    let mut begun = connected(address, &PROBE[..20]).await;
+    taken().await;
+    let mut waits = connected(address, PROBE).await;
+    // It has been told by now, and asks all the same.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    begun.write_all(&PROBE[20..]).await.unwrap();
+    for stream in [&mut begun, &mut waits] {
+        let answer = first(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
 }
 
 #[tokio::test]

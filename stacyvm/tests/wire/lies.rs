@@ -301,6 +301,7 @@ async fn a_session_is_believed_within_its_bounds() {
     assert_eq!(signal.await.unwrap_err().kind(), ErrorKind::NotFound);
     let input = session.control.write_stdin("x".into());
     assert_eq!(input.await.unwrap_err().kind(), ErrorKind::Conflict);
+    session.control.close_stdin().await.unwrap();
 }
 
 /// So that a server without a claim need not know how to refuse.

@@ -9,7 +9,7 @@ use stacyvm::provider::{Provider as _, Pull, PullRequest};
 use stacyvm::providers::http::{HttpConfig, HttpProvider};
 use stacyvm::providers::mock::Mock;
 use stacyvm::sandbox::files::{
-    GuestPath, ImportRequest, ReadRequest, WatchRequest, WriteMode, WriteRequest,
+    ExportRequest, GuestPath, ImportRequest, ReadRequest, WatchRequest, WriteMode, WriteRequest,
 };
 use stacyvm::sandbox::spec::{Lifetime, Source};
 use stacyvm::server::Server;
@@ -122,13 +122,57 @@ async fn items_and_data_are_not_taken_for_each_other() {
 }
 
 #[tokio::test]
+async fn what_an_archive_leaves_out_is_told() {
+    let end = frame(3, br#"{"names":["socket"],"more":2}"#);
+    let provider = liar(frames(&[frame(2, b"tar"), end]), false).await;
+    let export = ExportRequest {
+        user: None,
+        path: GuestPath::new("/a").unwrap(),
+        contents: true,
+        follow: false,
+    };
+    let (cx, id) = (Context::default(), id());
+    let mut archive = provider.export_tar(&cx, &id, &export).await.unwrap();
+    while let Some(piece) = archive.next().await {
+        piece.unwrap();
+    }
+    let left = archive.left_out();
+    assert_eq!((left.names, left.more), (vec![b"socket".to_vec()], 2));
+}
+
+#[tokio::test]
 async fn an_owner_is_told_in_a_head() {
-    let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: stacyvm-owner/1\r\n\r\n";
-    let owner = frame(5, br#"{"owner":"o1"}"#);
-    let provider = liar([head.as_bytes(), &owner].concat(), true).await;
-    let request = request(SandboxSpec::image("scratch").lifetime(Lifetime::Attached));
-    let error = provider.create(&Context::default(), &request).await;
-    assert_eq!(error.unwrap_err().kind(), ErrorKind::Protocol);
+    for (kind, expected) in [(1, None), (5, Some(ErrorKind::Protocol))] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                 upgrade: stacyvm-owner/1\r\n\r\n";
+            let owner = frame(kind, br#"{"owner":"o1"}"#);
+            let mut open = Vec::new();
+            for answer in [
+                json("200 OK", crate::lies::PROVIDER),
+                [head.as_bytes(), &owner].concat(),
+                json("200 OK", r#"{"id":"s1","state":"running"}"#),
+            ] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                crate::lies::whole_request(&mut stream).await;
+                stream.write_all(&answer).await.unwrap();
+                if !open.is_empty() || answer.starts_with(b"HTTP/1.1 101") {
+                    open.push(stream);
+                }
+            }
+        });
+        let provider = HttpProvider::open(HttpConfig::new(url)).await.unwrap();
+        let mut request = request(SandboxSpec::image("scratch").lifetime(Lifetime::Attached));
+        request.id = id();
+        let cx = Context::default();
+        let failed = soon(provider.create(&cx, &request))
+            .await
+            .err()
+            .map(|error| error.kind());
+        assert_eq!(failed, expected);
+    }
 }
 
 #[tokio::test]
