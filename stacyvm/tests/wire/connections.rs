@@ -68,10 +68,10 @@ async fn who_asks_for_nothing_makes_room_for_who_comes() {
     let mut kept = connected(address, PROBE).await;
     assert!(first(&mut kept).await.starts_with("HTTP/1.1 200 "));
     let mut others = Vec::new();
-    for mut gone in [&mut silent, &mut half] {
+    for gone in [&mut silent, &mut half] {
         let mut new = connected(address, PROBE).await;
         assert!(first(&mut new).await.starts_with("HTTP/1.1 200 "));
-        assert_eq!(first(&mut gone).await, "", "the one that is idle longest");
+        assert_eq!(first(gone).await, "", "the one that is idle longest");
         drop(new);
         taken().await;
         // Another takes the place that it had.
