@@ -9,10 +9,12 @@ use std::time::Duration;
 use stacyvm::context::Context;
 use stacyvm::id::TenantId;
 use stacyvm::provider::{Capabilities, Leftover, Provider, Reach};
+use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Engine, ErrorKind, Output, Sandbox, SandboxId, SandboxSpec};
 
 use crate::case::{Checked, Failure};
 use crate::harness::{Harness, Subject};
+use crate::host::{HostProcess, Wanted};
 use crate::{ensure, ensure_eq};
 
 /// How long what was begun may still be going after its end.
@@ -124,6 +126,22 @@ impl Fixture {
             ErrorKind::Unsupported => Failure::NotRun(error.to_string()),
             _ => Failure::broken(format!("the provider could not be opened again: {error}")),
         })
+    }
+
+    /// Another process that opens the provider over the same state, and has made a
+    /// sandbox of each of these lifetimes; the case is not run where that cannot be done.
+    pub async fn host(&self, lifetimes: &[Lifetime]) -> Checked<(HostProcess, Vec<SandboxId>)> {
+        let command = self.harness.host().map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => Failure::NotRun(error.to_string()),
+            _ => error.into(),
+        })?;
+        let wanted = lifetimes.iter().map(|&lifetime| Wanted {
+            id: self.mint(),
+            lifetime,
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let host = HostProcess::start(command, &wanted).await?;
+        Ok((host, wanted.into_iter().map(|one| one.id).collect()))
     }
 
     /// The engine over the provider.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ impl Subject {
         Self::with_records(provider, spec, Arc::new(MemoryStore::new())).await
     }
 
-    async fn with_records(
+    /// The same with these records.
+    pub(crate) async fn with_records(
         provider: Arc<dyn Provider>,
         spec: SandboxSpec,
         store: Arc<dyn Store>,
@@ -173,6 +175,23 @@ pub trait Harness: Send + Sync + 'static {
     /// `unsupported` where it cannot be done: the cases that need it are not run.
     async fn reopen(&self, first: &Subject) -> Result<Subject> {
         first.over(Arc::clone(first.provider())).await
+    }
+
+    /// A program that opens the provider over the same state in a process of its own,
+    /// for cases that end such a process with SIGKILL. It calls
+    /// [`as_host`](crate::as_host) with this harness, as what
+    /// [`provider_main!`](macro@crate::provider_main) makes does, and
+    /// [`open`](Self::open) finds the state there, for instance by a variable: see
+    /// [`this_program`](crate::this_program).
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where the sandboxes are in the memory of this process, or no other
+    /// one can open them: the cases that need it are not run.
+    fn host(&self) -> Result<Command> {
+        Err(Error::unsupported(
+            "the harness opens the provider in no other process; write `Harness::host`",
+        ))
     }
 
     /// The cases that are known to fail. One that passes fails the run; what panics,

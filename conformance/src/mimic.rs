@@ -10,6 +10,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::case::Case;
 use crate::harness::{Deviation, Harness};
+use crate::host::{as_host, is_host};
 use crate::report::Outcome;
 use crate::runner::{Options, judge, names_no_case};
 use crate::suites::CASES;
@@ -34,6 +35,9 @@ pub fn provider_main(harness: impl Harness) -> ExitCode {
 /// [`provider_main!`](macro@crate::provider_main) calls with `without`.
 pub fn provider_main_without(harness: impl Harness, without: &[&str]) -> ExitCode {
     let harness: Arc<dyn Harness> = Arc::new(harness);
+    if is_host() {
+        return host(harness);
+    }
     let deviations = harness.deviations().to_vec();
     let absent = harness.absent();
     let deadline = Options::default().deadline;
@@ -48,6 +52,16 @@ pub fn provider_main_without(harness: impl Harness, without: &[&str]) -> ExitCod
         trial(case.id, judged)
     });
     main(trials.collect(), &deviations, absent.as_deref())
+}
+
+/// What this process does for a case of another one.
+fn host(harness: Arc<dyn Harness>) -> ExitCode {
+    match Runtime::new() {
+        Ok(runtime) => runtime
+            .block_on(as_host(harness))
+            .unwrap_or(ExitCode::FAILURE),
+        Err(error) => failed(&format!("the runtime could not be started: {error}")),
+    }
 }
 
 /// Runs a case: what came of it, and why it did not pass.

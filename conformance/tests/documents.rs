@@ -53,6 +53,16 @@ fn the_page_for_authors_of_providers_shows_the_example_s_files() {
 }
 
 #[test]
+fn the_server_in_python_is_as_short_as_it_is_said_to_be() {
+    let page = read("docs/write-a-provider.md");
+    assert!(page.contains("in some 200 lines of code"), "another length");
+    let server = read("conformance/examples/server.py");
+    let code = server.lines().filter(|line| !line.trim().is_empty());
+    let code = code.count();
+    assert!((150..=210).contains(&code), "{code} lines of code");
+}
+
+#[test]
 fn every_complaint_has_a_case_that_exists_or_a_reason() {
     let text = read("docs/conformance.md");
     let (_, table) = text.split_once("## Complaints").expect("the section");

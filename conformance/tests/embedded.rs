@@ -2,14 +2,19 @@
 
 #[cfg(all(target_os = "linux", feature = "oci"))]
 mod linux {
+    use std::path::PathBuf;
+    use std::process::Command;
     use std::sync::OnceLock;
 
     use stacyvm::config::Config;
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::{Engine, Result, SandboxSpec};
-    use stacyvm_conformance::{Harness, Subject};
+    use stacyvm_conformance::{Harness, Subject, this_program};
     use tempfile::TempDir;
     use tokio::sync::OnceCell;
+
+    /// The state directory, in a host process of a case.
+    const STATE: &str = "STACYVM_TEST_STATE";
 
     /// One state directory for all cases of a process.
     #[derive(Default)]
@@ -20,12 +25,17 @@ mod linux {
     }
 
     impl Embedded {
+        fn state(&self) -> PathBuf {
+            let made = || TempDir::with_prefix("stacyvm-conformance-").expect("a directory");
+            match std::env::var_os(STATE) {
+                Some(state) => state.into(),
+                None => self.state.get_or_init(made).path().to_owned(),
+            }
+        }
+
         /// An engine of its own over the one state directory.
         async fn another(&self) -> Result<Engine> {
-            let state = self.state.get_or_init(|| {
-                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
-            });
-            Engine::open(Config::for_state_dir(state.path())).await
+            Engine::open(Config::for_state_dir(self.state())).await
         }
     }
 
@@ -47,6 +57,12 @@ mod linux {
 
         async fn reopen(&self, _: &Subject) -> Result<Subject> {
             subject(self.another().await?).await
+        }
+
+        fn host(&self) -> Result<Command> {
+            let mut command = this_program()?;
+            command.env(STATE, self.state());
+            Ok(command)
         }
     }
 }

@@ -3,16 +3,20 @@
 #[cfg(all(target_os = "linux", feature = "oci", feature = "http"))]
 mod linux {
     use std::net::{Ipv4Addr, SocketAddr};
+    use std::process::Command;
     use std::sync::{Arc, OnceLock};
 
     use stacyvm::config::Config;
     use stacyvm::providers::http::{HttpConfig, HttpProvider};
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::server::Server;
-    use stacyvm::{Engine, Result, SandboxSpec};
-    use stacyvm_conformance::{Harness, Subject};
+    use stacyvm::{Engine, Error, ErrorKind, Result, SandboxSpec};
+    use stacyvm_conformance::{Harness, Subject, this_program};
     use tempfile::TempDir;
     use tokio::sync::OnceCell;
+
+    /// Where the server is, in a host process of a case.
+    const URL: &str = "STACYVM_TEST_URL";
 
     /// One state directory and one server for all cases of a process.
     #[derive(Default)]
@@ -29,6 +33,12 @@ mod linux {
         }
 
         async fn open(&self) -> Result<Subject> {
+            let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
+            let url = std::env::var_os(URL).and_then(|url| url.into_string().ok());
+            if let Some(url) = url {
+                let provider = HttpProvider::open(HttpConfig::new(url)).await?;
+                return Subject::new(Arc::new(provider), spec).await;
+            }
             let state = self.state.get_or_init(|| {
                 TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
             });
@@ -43,8 +53,15 @@ mod linux {
             };
             let url = self.url.get_or_try_init(serve).await?;
             let provider = HttpProvider::open(HttpConfig::new(url)).await?;
-            let spec = SandboxSpec::host().lifetime(Lifetime::Attached);
             Subject::new(Arc::new(provider), spec).await
+        }
+
+        fn host(&self) -> Result<Command> {
+            let url = self.url.get();
+            let url = url.ok_or_else(|| Error::new(ErrorKind::Internal, "nothing is served"))?;
+            let mut command = this_program()?;
+            command.env(URL, url);
+            Ok(command)
         }
     }
 }

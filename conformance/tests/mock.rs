@@ -1,9 +1,10 @@
 //! The mock fulfils the contract.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use stacyvm::providers::mock::Mock;
-use stacyvm::{Result, SandboxSpec};
+use stacyvm::{Error, Result, SandboxSpec};
 use stacyvm_conformance::{Harness, Subject};
 
 struct InMemory;
@@ -16,6 +17,12 @@ impl Harness for InMemory {
 
     async fn open(&self) -> Result<Subject> {
         Subject::new(Arc::new(Mock::default()), SandboxSpec::image("scratch")).await
+    }
+
+    fn host(&self) -> Result<Command> {
+        Err(Error::unsupported(
+            "the mock's sandboxes are in the memory of one process",
+        ))
     }
 }
 

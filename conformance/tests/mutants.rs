@@ -8,7 +8,8 @@ use stacyvm::{Result, SandboxSpec};
 use stacyvm_conformance::mutants::{Hunt, Lie};
 use stacyvm_conformance::{CASES, Case, Harness, Subject};
 
-/// Lies about what only a kernel has: `tests/mutants_kernel.rs` tells them there.
+/// Lies about what only a kernel or another process has: `tests/mutants_kernel.rs` and
+/// `tests/mutants_embedded.rs` tell them there.
 const OF_A_KERNEL: &[Lie] = &[
     Lie::MountsAllWritable,
     Lie::SharesVolumes,
@@ -22,6 +23,8 @@ const OF_A_KERNEL: &[Lie] = &[
     Lie::EndsWithOutput,
     Lie::ClaimsFullNetworks,
     Lie::TrustsTitles,
+    Lie::OutlivesItsOwner,
+    Lie::EndsWithItsHost,
 ];
 
 /// The quick ones first: a lie is dropped when the first suite has found it out.

@@ -3,21 +3,42 @@
 
 #[cfg(all(target_os = "linux", feature = "oci"))]
 mod linux {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
     use std::sync::Arc;
 
     use stacyvm::providers::oci::{Oci, OciConfig};
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::{ErrorKind, Result, SandboxSpec};
     use stacyvm_conformance::mutants::{Hunt, Lie};
-    use stacyvm_conformance::{CASES, Case, Harness, Level, Subject};
+    use stacyvm_conformance::{CASES, Case, Harness, Level, Subject, as_host};
     use tempfile::TempDir;
     use tokio::sync::OnceCell;
+
+    /// The state directory, in a host process of a case.
+    const STATE: &str = "STACYVM_TEST_STATE";
 
     /// One state directory for all.
     struct Embedded {
         provider: OnceCell<Arc<Oci>>,
-        /// Dropped last.
-        state: TempDir,
+        state: PathBuf,
+    }
+
+    impl Embedded {
+        fn at(state: &Path) -> Arc<dyn Harness> {
+            Arc::new(Self {
+                provider: OnceCell::new(),
+                state: state.to_owned(),
+            })
+        }
+    }
+
+    /// Not a test of its own: a host process of a case.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn host_entry() {
+        if let Some(state) = std::env::var_os(STATE) {
+            as_host(Embedded::at(state.as_ref())).await;
+        }
     }
 
     #[async_trait::async_trait]
@@ -28,11 +49,19 @@ mod linux {
 
         async fn open(&self) -> Result<Subject> {
             let open = async || {
-                let config = OciConfig::new(self.state.path());
+                let config = OciConfig::new(&self.state);
                 Oci::open(config).await.map(Arc::new)
             };
             let provider = Arc::clone(self.provider.get_or_try_init(open).await?);
             Subject::new(provider, SandboxSpec::host().lifetime(Lifetime::Attached)).await
+        }
+
+        fn host(&self) -> Result<Command> {
+            let program = std::env::current_exe().expect("this program");
+            let mut command = Command::new(program);
+            command.args(["linux::host_entry", "--exact", "--nocapture"]);
+            command.env(STATE, &self.state);
+            Ok(command)
         }
     }
 
@@ -115,14 +144,13 @@ mod linux {
                 Lie::GivesAllAway,
             ],
         ),
+        ("reattach", &[Lie::OutlivesItsOwner, Lie::EndsWithItsHost]),
     ];
 
     #[tokio::test(flavor = "multi_thread")]
     async fn no_lie_survives_on_a_kernel() {
-        let embedded: Arc<dyn Harness> = Arc::new(Embedded {
-            provider: OnceCell::new(),
-            state: TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory"),
-        });
+        let state = TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory");
+        let embedded = Embedded::at(state.path());
         if let Err(error) = embedded.open().await {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
             println!("not run: {error}");

@@ -137,15 +137,15 @@ fn evidence_is_whole_where_nobody_watches() {
 }
 
 #[test]
-fn a_second_engine_is_opened_and_probes_are_cases() {
+fn engines_and_processes_are_opened_over_its_state_and_probes_are_cases() {
     let cli = cli();
     let list = cli.ok(&["conformance", "list"]);
     assert!(list.lines().any(|line| line.starts_with("probes.")));
-    let case = "reattach.another_engine_ends_it";
-    let output = cli.run(&["conformance", "run", "--case", case]);
+    let (engine, process) = ("reattach.another_engine_ends_it", "*_killed_host");
+    let output = cli.run(&["conformance", "run", "--case", engine, "--case", process]);
     assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("1 passed"), "{text}");
+    assert!(text.contains("3 passed"), "{text}");
 }
 
 /// A configuration with these settings.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use futures_util::stream;
 use stacyvm::Result;
 use tokio::sync::OnceCell;
 
+use super::records::records;
 use super::{Liar, Lie};
 use crate::case::Case;
 use crate::harness::{Harness, Subject};
+use crate::host::lying;
 use crate::report::{CaseReport, Outcome};
 use crate::runner::{Options, run};
 
@@ -41,10 +44,11 @@ impl Harness for Lying {
     async fn open(&self) -> Result<Subject> {
         let inner = self.inner.open().await?;
         let (provider, spec) = (Arc::clone(inner.provider()), inner.spec().clone());
-        let subject = match self.lie {
-            Some(lie) => Subject::new(Arc::new(Liar::new(provider, lie)), spec).await?,
-            None => Subject::new(provider, spec).await?,
+        let provider = match self.lie {
+            Some(lie) => Arc::new(Liar::new(provider, lie)),
+            None => provider,
         };
+        let subject = Subject::with_records(provider, spec, records(self.lie)).await?;
         Ok(subject.keep(inner))
     }
 
@@ -57,6 +61,14 @@ impl Harness for Lying {
             }
             _ => first.over(provider).await,
         }
+    }
+
+    fn host(&self) -> Result<Command> {
+        let inner = self.inner.host()?;
+        Ok(match self.lie {
+            Some(lie) => lying(inner, lie),
+            None => inner,
+        })
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! A [`Liar`] wraps any provider and breaks one promise. A suite under which one
 //! of them survives has a hole. A [`Hunt`] tells which case finds which out.
+//! Labels are the engine's, and no provider tells of them: lies about them are told by
+//! the records that a [`Hunt`] gives its engines, and by no [`Liar`].
 
 mod exec;
 mod files;
 mod hunt;
 mod liar;
+mod records;
 mod world;
 
-#[cfg(all(feature = "certify", target_os = "linux"))]
 pub(crate) use hunt::Lying;
 pub use hunt::{Catch, Hunt};
 pub use liar::Liar;
@@ -30,6 +32,11 @@ macro_rules! lies {
             /// What is done wrong, for people.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// The lie of this name.
+            pub(crate) fn named(name: &str) -> Option<Self> {
+                match name { $(stringify!($name) => Some(Self::$name),)* _ => None }
             }
         }
     };
@@ -173,4 +180,9 @@ lies! {
     ClaimsMappedRoot "root is claimed to be mapped and is not";
     HidesLongNames "a command whose name is too long is an internal error";
     ClaimsFullNetworks "a full network is claimed and not given";
+    OutlivesItsOwner "an attached sandbox goes on without its owner";
+    EndsWithItsHost "a detached sandbox ends with the process that made it";
+    ForgetsLabels "labels are forgotten";
+    ForgetsLabelsAtTheEnd "labels are forgotten when a sandbox ends";
+    IgnoresLabels "a list of those with some labels is one of all";
 }

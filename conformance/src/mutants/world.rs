@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use stacyvm::provider::{Capabilities, CreateRequest, Leftover, Level, Secrets, Signals, Users};
 use stacyvm::sandbox::exec::ExecSpec;
-use stacyvm::sandbox::spec::{MountSource, Privileges, Source};
+use stacyvm::sandbox::spec::{Lifetime, MountSource, Privileges, Source};
 use stacyvm::sandbox::state::{Effective, Observed, Usage};
 use stacyvm::{Error, ErrorKind, Result, SandboxId};
 
@@ -72,6 +72,8 @@ pub(super) fn asked(lie: Lie, request: &mut CreateRequest) {
         }
         Lie::AcceptsDirectories => spec.source = Source::Image("scratch".to_owned()),
         Lie::AcceptsPorts => spec.ports.clear(),
+        Lie::OutlivesItsOwner => spec.lifetime = Lifetime::Detached,
+        Lie::EndsWithItsHost => spec.lifetime = Lifetime::Attached,
         Lie::GivesRights => spec.privileges = Privileges::NamespacedRoot,
         Lie::ForgetsSavedFiles => {
             if let Source::Snapshot(_) = spec.source {

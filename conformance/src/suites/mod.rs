@@ -15,6 +15,7 @@ mod files_streams;
 mod files_tree;
 mod honesty;
 mod hostile;
+mod hosts;
 mod isolation;
 mod kill;
 mod labels;
@@ -87,6 +88,7 @@ pub static CASES: std::sync::LazyLock<Vec<Case>> = std::sync::LazyLock::new(|| {
         isolation::CASES,
         hostile::CASES,
         reattach::CASES,
+        hosts::CASES,
         usage::CASES,
         snapshots::CASES,
         labels::CASES,

@@ -25,6 +25,7 @@ needs! {
     LISTEN "listen" |c| c.listen;
     ENDPOINT "endpoint" |c| c.endpoint;
     PAUSE "pause" |c| c.pause;
+    ATTACHED "attached_lifetime" |c| c.attached_lifetime;
     TTL "ttl" |c| c.ttl >= Level::BestEffort;
     PROCESSES "processes" |c| c.processes;
     USAGE "usage" |c| c.usage;

@@ -5,19 +5,23 @@ use std::process::ExitCode;
 
 #[cfg(all(unix, feature = "docker"))]
 mod unix {
-    use std::process::ExitCode;
+    use std::path::PathBuf;
+    use std::process::{Command, ExitCode};
     use std::sync::OnceLock;
 
     use stacyvm::config::Config;
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::{Engine, ErrorKind, Result, SandboxSpec};
-    use stacyvm_conformance::{Deviation, Harness, Subject, provider_main_without};
+    use stacyvm_conformance::{Deviation, Harness, Subject, provider_main_without, this_program};
     use tempfile::TempDir;
     use tokio::sync::OnceCell;
 
     use super::{Declared, not_run};
 
     const IMAGE: &str = "stacyvm-test/busybox";
+
+    /// The state directory, in a host process of a case.
+    const STATE: &str = "STACYVM_TEST_STATE";
 
     /// One state directory for all cases of a process.
     struct Docker {
@@ -30,12 +34,17 @@ mod unix {
     }
 
     impl Docker {
+        fn state(&self) -> PathBuf {
+            let made = || TempDir::with_prefix("stacyvm-conformance-").expect("a directory");
+            match std::env::var_os(STATE) {
+                Some(state) => state.into(),
+                None => self.state.get_or_init(made).path().to_owned(),
+            }
+        }
+
         /// An engine of its own over the one state directory.
         async fn another(&self) -> Result<Engine> {
-            let state = self.state.get_or_init(|| {
-                TempDir::with_prefix("stacyvm-conformance-").expect("a temporary directory")
-            });
-            let mut config = Config::for_state_dir(state.path());
+            let mut config = Config::for_state_dir(self.state());
             let docker = config.providers.get_mut("docker");
             let docker = docker.expect("it is configured");
             docker.host = Some(self.host.clone());
@@ -63,6 +72,12 @@ mod unix {
 
         async fn reopen(&self, _: &Subject) -> Result<Subject> {
             subject(self.another().await?).await
+        }
+
+        fn host(&self) -> Result<Command> {
+            let mut command = this_program()?;
+            command.env(STATE, self.state());
+            Ok(command)
         }
 
         fn deviations(&self) -> &[Deviation] {

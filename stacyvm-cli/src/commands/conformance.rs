@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::units::parse_duration;
 use stacyvm::{Error, ErrorKind, Result, SandboxSpec};
 use stacyvm_conformance::{
-    CASES, Harness, Level, Options, Outcome, Report, ReportFile, Selection, Subject,
+    CASES, Harness, Level, Options, Outcome, Report, ReportFile, Selection, Subject, as_host,
+    is_host, this_program,
 };
 
 use crate::args::ConformanceArgs;
@@ -42,6 +44,11 @@ impl Harness for Configured {
         let engine = Engine::open(self.config.clone()).await?;
         Subject::of_engine(engine, &self.provider, self.spec.clone()).await
     }
+
+    /// The same call: its configuration leads to the same state.
+    fn host(&self) -> Result<Command> {
+        this_program()
+    }
 }
 
 pub(crate) async fn run(
@@ -67,21 +74,14 @@ pub(crate) async fn run(
         deadline: deadline(&args.deadline)?,
         jobs: usize::from(args.jobs),
     };
-    let reports = Reports::open(args)?;
-    let provider = args.provider.clone();
-    let provider = provider.unwrap_or_else(|| config.default_provider.clone());
-    // One that cannot be opened fails the run once, and not each of its cases.
-    let claims = opened(engine, config, &provider, options.deadline).await?;
-    let mut spec = SandboxSpec::image(&args.image);
-    if claims.attached_lifetime {
-        spec = spec.lifetime(Lifetime::Attached);
+    let harness = configured(engine, config, args, options.deadline);
+    if is_host() {
+        // Reports are the business of the process whose case asks.
+        let done = as_host(harness.await?).await;
+        return Ok(u8::from(done != Some(ExitCode::SUCCESS)));
     }
-    let harness: Arc<dyn Harness> = Arc::new(Configured {
-        engine: engine.clone(),
-        config: config.clone(),
-        provider,
-        spec,
-    });
+    let reports = Reports::open(args)?;
+    let harness = harness.await?;
     let report = stacyvm_conformance::run(&harness, &cases, &options).await;
     let is_kept = reports.json.is_some();
     let written = reports.write(&report);
@@ -99,6 +99,29 @@ pub(crate) async fn run(
     } else {
         0
     })
+}
+
+/// The provider that is to be tried.
+async fn configured(
+    engine: &Engine,
+    config: &Config,
+    args: &ConformanceArgs,
+    within: Duration,
+) -> Result<Arc<dyn Harness>> {
+    let provider = args.provider.clone();
+    let provider = provider.unwrap_or_else(|| config.default_provider.clone());
+    // One that cannot be opened fails the run once, and not each of its cases.
+    let claims = opened(engine, config, &provider, within).await?;
+    let mut spec = SandboxSpec::image(&args.image);
+    if claims.attached_lifetime {
+        spec = spec.lifetime(Lifetime::Attached);
+    }
+    Ok(Arc::new(Configured {
+        engine: engine.clone(),
+        config: config.clone(),
+        provider,
+        spec,
+    }))
 }
 
 /// How long a case may take.

@@ -21,6 +21,7 @@ mod guard;
 mod known;
 mod lists;
 mod owners;
+mod places;
 mod pump;
 pub mod route;
 mod sandboxes;
@@ -29,6 +30,7 @@ mod session;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,14 +47,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layer::Layered;
 use crate::provider::Capabilities;
 use answer::Body;
+use places::{Answer, Place, Places};
 
 /// How long the headers of a request may take.
 const SLOWEST_HEADERS: Duration = Duration::from_secs(30);
 /// The most bytes of the headers of a request.
 const LONGEST_HEADERS: usize = 64 << 10;
-/// The most connections that are served at once, and the most of them that are
+/// The most connections that are served at once, and beside them the most that are
 /// sessions or streams.
 const MOST_CONNECTIONS: usize = 4096;
+/// How long one that makes room has for what is on its way.
+const MAKES_ROOM: Duration = Duration::from_millis(250);
 /// How long a listener that fails waits before it goes on.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,6 +68,7 @@ pub struct Server {
     address: SocketAddr,
     state: Arc<State>,
     life: watch::Sender<()>,
+    connections: usize,
 }
 
 impl fmt::Debug for Server {
@@ -80,6 +86,7 @@ struct State {
     provider: Arc<Layered>,
     claims: Capabilities,
     sessions: Arc<Semaphore>,
+    most_sessions: usize,
     owners: owners::Owners,
     known: known::Known,
     /// Ends with the server.
@@ -138,6 +145,7 @@ impl Server {
             owners: owners::Owners::default(),
             known: known::Known::default(),
             sessions: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            most_sessions: MOST_CONNECTIONS,
             life: watched,
         });
         Ok(Self {
@@ -145,7 +153,21 @@ impl Server {
             address,
             state,
             life,
+            connections: MOST_CONNECTIONS,
         })
+    }
+
+    /// Serves at most so many connections at once, at least one, and beside them as many
+    /// sessions and streams; 4096 unless said. Beyond that whoever has asked for nothing
+    /// for the longest time makes room for who comes, and a session is refused.
+    pub fn connections(mut self, most: usize) -> Self {
+        self.connections = most.clamp(1, Semaphore::MAX_PERMITS);
+        // Nobody else has it before the server runs.
+        if let Some(state) = Arc::get_mut(&mut self.state) {
+            state.sessions = Arc::new(Semaphore::new(self.connections));
+            state.most_sessions = self.connections;
+        }
+        self
     }
 
     /// Where it listens.
@@ -161,7 +183,7 @@ impl Server {
     /// Serves until the future is dropped; every connection ends with it, and
     /// with them commands of the foreground.
     pub async fn run(self) {
-        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let places = Places::new(self.connections);
         let Self {
             listener,
             state,
@@ -169,10 +191,6 @@ impl Server {
             ..
         } = self;
         loop {
-            // It is never closed.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -181,14 +199,14 @@ impl Server {
                     continue;
                 }
             };
+            let place = places.take().await;
             let state = Arc::clone(&state);
             tokio::spawn(async move {
                 let over = state.over();
                 tokio::select! {
-                    () = serve(state, stream) => {}
+                    () = serve(state, stream, Arc::new(place)) => {}
                     () = over => {}
                 }
-                drop(place);
             });
         }
     }
@@ -205,21 +223,41 @@ fn carried(claims: &Capabilities, host_paths: bool) -> Capabilities {
     }
 }
 
-async fn serve(state: Arc<State>, stream: TcpStream) {
+async fn serve(state: Arc<State>, stream: TcpStream, place: Arc<Place>) {
     // Without it small answers would only be slower.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(state, request).await) }
+    let service = service_fn(|request| {
+        let (state, asked) = (Arc::clone(&state), place.asked());
+        async move {
+            let response = respond(state, request).await;
+            Ok::<_, Infallible>(response.map(|body| Answer {
+                body,
+                _request: asked,
+            }))
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(SLOWEST_HEADERS)
         .max_header_size(LONGEST_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
+        .with_upgrades();
+    let mut served = pin!(served);
+    let done = tokio::select! {
+        done = &mut served => done,
+        () = place.left() => {
+            // What was asked for meanwhile is still served.
+            served.as_mut().graceful_shutdown();
+            loop {
+                match tokio::time::timeout(MAKES_ROOM, &mut served).await {
+                    Ok(done) => break done,
+                    Err(_) if place.is_idle() => return,
+                    Err(_) => {}
+                }
+            }
+        }
+    };
+    if let Err(error) = done {
         tracing::debug!(%error, "a connection ended early");
     }
 }
@@ -228,5 +266,27 @@ async fn respond(state: Arc<State>, request: Request<Incoming>) -> Response<Body
     match route::dispatch(state, request).await {
         Ok(response) => response,
         Err(error) => answer::error(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_wire_or_the_policy_does_not_carry_is_not_claimed() {
+        let all = Capabilities {
+            listen: true,
+            claim: true,
+            mount_host: true,
+            image_directory: true,
+            dial: true,
+            ..Capabilities::default()
+        };
+        let told = carried(&all, true);
+        assert!(told.mount_host && told.image_directory && told.dial);
+        assert!(!told.listen && !told.claim);
+        let told = carried(&all, false);
+        assert!(!told.mount_host && !told.image_directory && told.dial);
     }
 }

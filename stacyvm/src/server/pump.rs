@@ -238,3 +238,25 @@ fn told(error: &Error) -> Vec<u8> {
     // An answer without a body would be success.
     to_json(&ErrorBody::from(error)).unwrap_or_else(|_| b"{}".to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_longer_than_a_frame_comes_in_pieces_and_whole() {
+        for kind in [ExecEvent::Stdout, ExecEvent::Stderr] {
+            let all = Bytes::from(vec![7; 2 * PIECE + 1]);
+            let (mut event, mut lengths) = (Some(kind(all.clone())), Vec::new());
+            while let Some(next) = event.take() {
+                match cut(next, &mut event) {
+                    ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => {
+                        lengths.push(bytes.len());
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(lengths, [PIECE, PIECE, 1]);
+        }
+    }
+}

@@ -9,10 +9,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::State;
 use super::answer::{self, Body};
 use super::guard;
 use super::route::Call;
-use super::{MOST_CONNECTIONS, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ExecId, SandboxId};
 use crate::provider::Provider as _;
@@ -40,7 +40,10 @@ pub(super) fn take(
     let place = place.map_err(|_| {
         Error::new(
             ErrorKind::ResourceExhausted,
-            format!("{MOST_CONNECTIONS} sessions are open, which is the most; end some"),
+            format!(
+                "{} sessions are open, which is the most; end some",
+                state.most_sessions
+            ),
         )
     })?;
     let upgrade = hyper::upgrade::on(request);

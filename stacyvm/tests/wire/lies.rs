@@ -12,9 +12,9 @@ use stacyvm::{Context, ErrorKind, ExecEvent, ExecSpec, SandboxId};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-const PROVIDER: &str = r#"{"info":{"name":"liar","runtime":"none","versions":{}},"capabilities":{"dial":true,"listen":true,"claim":true}}"#;
+pub(crate) const PROVIDER: &str = r#"{"info":{"name":"liar","runtime":"none","versions":{}},"capabilities":{"dial":true,"listen":true,"claim":true}}"#;
 
-fn json(status: &str, body: &str) -> Vec<u8> {
+pub(crate) fn json(status: &str, body: &str) -> Vec<u8> {
     answer(status, "application/json", body.as_bytes())
 }
 
@@ -25,24 +25,24 @@ fn answer(status: &str, kind: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length, &[kind][..], payload].concat()
 }
 
-fn frames(all: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn frames(all: &[Vec<u8>]) -> Vec<u8> {
     answer("200 OK", "application/vnd.stacyvm.frames", &all.concat())
 }
 
 /// What a session says after the switch.
-fn switched(all: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn switched(all: &[Vec<u8>]) -> Vec<u8> {
     let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: stacyvm-exec/1\r\n\r\n";
     [head.as_bytes(), &all.concat()].concat()
 }
 
 /// Answers the first question as a server does, and every later one with these bytes;
 /// then it closes the connection, unless it is to stay.
-async fn liar(lie: Vec<u8>, stays: bool) -> HttpProvider {
+pub(crate) async fn liar(lie: Vec<u8>, stays: bool) -> HttpProvider {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -69,8 +69,15 @@ async fn liar(lie: Vec<u8>, stays: bool) -> HttpProvider {
         .unwrap()
 }
 
-/// Reads a head, and the body that it announces.
+/// Reads a head, and the body that it announces; gives the head.
 async fn request(stream: &mut TcpStream) -> String {
+    let whole = whole_request(stream).await;
+    let head = whole.split_inclusive("\r\n\r\n").next();
+    head.unwrap_or_default().to_owned()
+}
+
+/// A head with the body that it announces.
+pub(crate) async fn whole_request(stream: &mut TcpStream) -> String {
     let mut all = Vec::new();
     while !all.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -84,10 +91,10 @@ async fn request(stream: &mut TcpStream) -> String {
         .find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
     let _ = stream.read_exact(&mut body).await;
-    text
+    text + &String::from_utf8_lossy(&body)
 }
 
-fn id() -> SandboxId {
+pub(crate) fn id() -> SandboxId {
     SandboxId::new("s1").unwrap()
 }
 
@@ -294,6 +301,7 @@ async fn a_session_is_believed_within_its_bounds() {
     assert_eq!(signal.await.unwrap_err().kind(), ErrorKind::NotFound);
     let input = session.control.write_stdin("x".into());
     assert_eq!(input.await.unwrap_err().kind(), ErrorKind::Conflict);
+    session.control.close_stdin().await.unwrap();
 }
 
 /// So that a server without a claim need not know how to refuse.

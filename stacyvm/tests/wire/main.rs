@@ -5,11 +5,14 @@
     reason = "what these helpers do cannot fail unless the test does"
 )]
 
+mod bounds;
 mod clients;
+mod connections;
 mod infer;
 mod kept;
 mod lies;
 mod openapi;
 mod requests;
+mod sent;
 mod served;
 mod streams;

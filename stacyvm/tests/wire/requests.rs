@@ -245,7 +245,7 @@ async fn nothing_of_the_host_is_had_without_mount_roots() {
 }
 
 /// Starts a command by hand; gives the connection after the answer's head.
-async fn session(address: SocketAddr, argv: &str) -> TcpStream {
+pub(crate) async fn session(address: SocketAddr, argv: &str) -> TcpStream {
     let body = format!(
         r#"{{"exec":"x{}","argv":{argv},"stdin":true}}"#,
         SandboxId::random()
@@ -282,12 +282,14 @@ async fn a_session_that_breaks_the_protocol_ends_with_its_command() {
         frame
     };
     let credit = |bytes: u32| frame(36, &bytes.to_be_bytes());
-    let breaks: [(&str, Vec<u8>); 8] = [
+    let breaks: [(&str, Vec<u8>); 10] = [
         ("a frame of 4 GiB", vec![0xff, 0xff, 0xff, 0xff, 32]),
         ("an unknown kind", frame(99, b"")),
         ("a frame of the server", frame(16, b"x")),
         ("a call without a number", frame(32, b"abc")),
+        ("a frame of no session", frame(5, b"\0\0\0\x01{}")),
         ("a credit that is too short", frame(36, b"a")),
+        ("a credit that is too long", frame(36, b"\0\0\0\x01\0")),
         ("credit beyond the window", credit(u32::MAX)),
         (
             "credit beyond the window in two",
