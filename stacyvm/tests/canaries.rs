@@ -218,6 +218,7 @@ async fn open(state: &Path) -> Engine {
             host: Some(host),
             certs: None,
             direct: None,
+            users: None,
             url: None,
         };
         config.providers.insert("docker".into(), docker);

@@ -98,6 +98,7 @@ async fn engine(address: &str, state: &Path) -> Engine {
         host: Some(address.to_owned()),
         certs: None,
         direct: None,
+        users: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

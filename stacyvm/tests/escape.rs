@@ -202,6 +202,7 @@ async fn what_fires_on_docker_is_known() {
         host: Some(engine.into_string().unwrap()),
         certs: None,
         direct: None,
+        users: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

@@ -135,7 +135,11 @@ fn listen(config: &AgentConfig) -> io::Result<OwnedFd> {
             .mode(0o700)
             .create(parent);
         made?;
-        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700))?;
+        let closed = std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o700));
+        if config.can_switch_user {
+            // Else all inside is of one user, and the directory may be root's.
+            closed?;
+        }
     }
     let _ = std::fs::remove_file(path);
     let old = rustix::process::umask(Mode::from_raw_mode(0o177));

@@ -10,6 +10,7 @@ mod unix {
     use std::sync::OnceLock;
 
     use stacyvm::config::Config;
+    use stacyvm::provider::Users;
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::{Engine, ErrorKind, Result, SandboxSpec};
     use stacyvm_conformance::{Deviation, Harness, Subject, provider_main_without, this_program};
@@ -27,6 +28,7 @@ mod unix {
     struct Docker {
         host: String,
         runtime: &'static str,
+        one_user: bool,
         deviations: Vec<Deviation>,
         engine: OnceCell<Engine>,
         /// Dropped last.
@@ -49,6 +51,7 @@ mod unix {
             let docker = docker.expect("it is configured");
             docker.host = Some(self.host.clone());
             docker.runtime = Some(self.runtime.to_owned());
+            docker.users = self.one_user.then_some(Users::One);
             "docker".clone_into(&mut config.default_provider);
             Engine::open(config).await
         }
@@ -87,6 +90,7 @@ mod unix {
 
     pub(super) fn main(
         runtime: &'static str,
+        one_user: bool,
         without: &[&str],
         deviations: &[Declared],
     ) -> ExitCode {
@@ -101,6 +105,7 @@ mod unix {
         let docker = Docker {
             host,
             runtime,
+            one_user,
             deviations: deviations.collect(),
             engine: OnceCell::new(),
             state: OnceLock::new(),
@@ -123,12 +128,32 @@ mod unix {
 pub(crate) type Declared = (&'static str, &'static str);
 
 /// Runs every case but the suites and cases that are left out, on this runtime of the engine.
+#[allow(dead_code, reason = "one of the targets has one user")]
 pub(crate) fn main(runtime: &'static str, without: &[&str], deviations: &[Declared]) -> ExitCode {
+    run(runtime, false, without, deviations)
+}
+
+/// The same of sandboxes with one user.
+#[allow(dead_code, reason = "the other targets have many")]
+pub(crate) fn main_with_one_user(
+    runtime: &'static str,
+    without: &[&str],
+    deviations: &[Declared],
+) -> ExitCode {
+    run(runtime, true, without, deviations)
+}
+
+fn run(
+    runtime: &'static str,
+    one_user: bool,
+    without: &[&str],
+    deviations: &[Declared],
+) -> ExitCode {
     #[cfg(all(unix, feature = "docker"))]
-    return unix::main(runtime, without, deviations);
+    return unix::main(runtime, one_user, without, deviations);
     #[cfg(not(all(unix, feature = "docker")))]
     {
-        let _ = (runtime, without, deviations);
+        let _ = (runtime, one_user, without, deviations);
         not_run("the Docker provider is for Unix, with the feature `docker`")
     }
 }

@@ -21,6 +21,7 @@ pub use env::VARIABLES;
 pub use images::{ImageCaps, ImagesConfig};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::provider::Users;
 use crate::sandbox::spec::check_life;
 use crate::units::format_duration;
 use env::Environment;
@@ -77,6 +78,10 @@ pub struct ProviderConfig {
     /// engine alone, and not by sockets in directories of this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct: Option<bool>,
+    /// `one` where sandboxes of a Docker engine are to have one user, as engines want
+    /// whose policy forbids added Linux capabilities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<Users>,
     /// The URL of the server, of a provider of kind `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -154,6 +159,7 @@ impl Config {
             host: None,
             certs: None,
             direct: None,
+            users: None,
             url: None,
         };
         Self {
@@ -399,6 +405,13 @@ impl Config {
             }
             if let Some(direct) = provider.direct {
                 value = format!("{value} direct={direct}");
+            }
+            if let Some(users) = provider.users {
+                let users = match users {
+                    Users::One => "one",
+                    Users::Many => "many",
+                };
+                value = format!("{value} users={users}");
             }
             values.push((format!("providers.{name}"), value));
         }

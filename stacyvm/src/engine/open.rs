@@ -94,6 +94,7 @@ fn factory(
     check_url(name, settings)?;
     check_certs(name, settings)?;
     check_direct(name, settings)?;
+    check_users(name, settings)?;
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
@@ -161,6 +162,19 @@ fn check_direct(name: &str, settings: &ProviderConfig) -> Result<()> {
     }
 }
 
+/// The embedded provider's users are what its host has; a server's are its own.
+fn check_users(name: &str, settings: &ProviderConfig) -> Result<()> {
+    match settings.users {
+        Some(_) if settings.kind != "docker" => Err(Error::invalid(
+            format!("providers.{name}.users"),
+            "set",
+            "none: it is of kind `docker` alone",
+            "remove it, or correct the kind",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A provider as it stands in the settings.
 #[derive(Debug)]
 #[cfg_attr(
@@ -219,6 +233,9 @@ impl ProviderFactory for Configured {
                     config = config.runtime(runtime);
                 }
                 config.direct = self.settings.direct.unwrap_or(true);
+                if let Some(users) = self.settings.users {
+                    config = config.users(users);
+                }
                 Ok(Arc::new(DockerProvider::open(config).await?))
             }
             #[cfg(feature = "http")]

@@ -108,7 +108,8 @@ impl Bridge {
                     attach_stdout: Some(true),
                     attach_stderr: Some(true),
                     tty: Some(false),
-                    user: Some("0:0"),
+                    // The container's user, as the agent is.
+                    user: None,
                     working_dir: Some("/"),
                     cmd: Some(vec![program, "bridge", socket]),
                     ..Default::default()

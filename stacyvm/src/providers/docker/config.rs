@@ -8,6 +8,7 @@ use super::host::Target;
 use super::tls::DockerTls;
 use crate::error::Result;
 use crate::id::InstanceId;
+use crate::provider::Users;
 
 /// The socket of an engine that was installed the usual way.
 pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -49,6 +50,11 @@ pub struct DockerConfig {
     /// where it turns out that the engine does not see these directories, each is an
     /// exec of the engine, a bridge. On by default.
     pub direct: bool,
+    /// The users of a sandbox, many by default: then the engine is asked for the seven
+    /// Linux capabilities by which the agent becomes the user of a command. With
+    /// [`Users::One`] it is asked for none, as policies of some engines want; all then
+    /// runs as the image's user, else 1000, the agent too.
+    pub users: Users,
 }
 
 /// With the time that an engine takes to remove a container, less than the ten
@@ -69,6 +75,7 @@ impl DockerConfig {
             lease: LEASE,
             auth_file: None,
             direct: true,
+            users: Users::Many,
         }
     }
 
@@ -135,6 +142,12 @@ impl DockerConfig {
     /// Says whether agents may listen in directories of this host.
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
+        self
+    }
+
+    /// Says whether sandboxes have many users or one.
+    pub fn users(mut self, users: Users) -> Self {
+        self.users = users;
         self
     }
 

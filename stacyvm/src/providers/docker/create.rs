@@ -38,6 +38,8 @@ pub(super) const SOCKET: &str = "/run/stacyvm/agent.sock";
 pub(super) const SOCKET_DIRECTORY: &str = "/run/stacyvm";
 /// The directory of commands that name none, where the image names none either.
 pub(super) const WORKDIR: &str = "/workspace";
+/// The home of the user whom nobody named, where the image knows none.
+pub(super) const HOME: &str = "/home/user";
 /// What the agent has, and drops before each command.
 const CAPABILITIES: [&str; 7] = [
     "SETUID",
@@ -126,8 +128,12 @@ pub(super) fn body(
     Ok(ContainerCreateBody {
         image: Some(base.name.clone()),
         hostname: Some(request.id.to_string()),
-        // The agent is root whatever the image says; commands take their user.
-        user: Some("0:0".to_owned()),
+        user: Some(if facts.one_user {
+            user_of(spec, &base.config, facts)
+        } else {
+            // The agent is root whatever the image says; commands take their user.
+            "0:0".to_owned()
+        }),
         entrypoint: Some(vec![ticket.program.clone(), "--stdin".to_owned()]),
         cmd: Some(Vec::new()),
         working_dir: Some("/".to_owned()),
@@ -143,12 +149,18 @@ pub(super) fn body(
             ..HealthConfig::default()
         }),
         labels: Some(labels),
-        host_config: Some(host_config(spec, facts, volume, ticket)),
+        host_config: Some(host_config(spec, facts, volume, ticket, &base.config)),
         ..ContainerCreateBody::default()
     })
 }
 
-fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket) -> HostConfig {
+fn host_config(
+    spec: &SandboxSpec,
+    facts: &Facts,
+    volume: &str,
+    ticket: &Ticket,
+    image: &ImageConfig,
+) -> HostConfig {
     let mib = |value: u64| i64::try_from(value.saturating_mul(1024 * 1024)).unwrap_or(i64::MAX);
     let memory = spec.resources.memory_mib.map(mib);
     let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
@@ -156,10 +168,14 @@ fn host_config(spec: &SandboxSpec, facts: &Facts, volume: &str, ticket: &Ticket)
         runtime: Some(facts.runtime.clone()),
         // nocopy: else the engine would fill an empty volume from the image.
         binds: Some(vec![format!("{volume}:{}:ro,nocopy", ticket.directory())]),
-        tmpfs: Some(memory_file_systems(spec)),
+        tmpfs: Some(memory_file_systems(
+            spec,
+            ticket,
+            &user_of(spec, image, facts),
+        )),
         readonly_rootfs: Some(spec.read_only_root),
         cap_drop: Some(names(&["ALL"])),
-        cap_add: Some(names(&CAPABILITIES)),
+        cap_add: (!facts.one_user).then(|| names(&CAPABILITIES)),
         security_opt: Some(security_options(facts)),
         masked_paths: Some(masked()),
         readonly_paths: Some(read_only()),
@@ -227,15 +243,22 @@ fn nano_cpus(cpus: f64) -> i64 {
 
 /// They count towards the memory limit, so the default one takes half of it
 /// at most.
-fn memory_file_systems(spec: &SandboxSpec) -> HashMap<String, String> {
+fn memory_file_systems(spec: &SandboxSpec, ticket: &Ticket, user: &str) -> HashMap<String, String> {
+    // Runtimes give one over a directory of the image that directory's mode.
+    let owner = numbers(user).filter(|owner| owner.0 != 0);
+    let owner = owner.map_or_else(String::new, |(user, group)| {
+        format!(",uid={user},gid={group}")
+    });
     let half = spec
         .resources
         .memory_mib
         .map_or(512, |mib| (mib / 2).max(1));
+    // Where the agent is no root it is whoever it is, and nobody else is there.
+    let mode = if ticket.one_user { "1777" } else { "0700" };
     let mut all = HashMap::from([
         (
-            SOCKET_DIRECTORY.to_owned(),
-            "rw,nosuid,nodev,noexec,mode=0700,size=64k".to_owned(),
+            ticket.socket_directory(),
+            format!("rw,nosuid,nodev,noexec,mode={mode},size=64k"),
         ),
         (
             "/tmp".to_owned(),
@@ -246,14 +269,20 @@ fn memory_file_systems(spec: &SandboxSpec) -> HashMap<String, String> {
         let workdir = spec.workdir.as_deref().unwrap_or(WORKDIR);
         all.insert(
             workdir.to_owned(),
-            format!("rw,nosuid,nodev,exec,mode=1777,size={half}m"),
+            format!("rw,nosuid,nodev,exec,mode=1777,size={half}m{owner}"),
         );
     }
+    // With many users it is nobody's in particular.
+    let owner = if ticket.one_user {
+        owner
+    } else {
+        String::new()
+    };
     for mount in &spec.mounts {
         if let MountSource::Tmpfs { size_mib } = mount.source {
             all.insert(
                 mount.target.clone(),
-                format!("rw,nosuid,nodev,exec,mode=1777,size={size_mib}m"),
+                format!("rw,nosuid,nodev,exec,mode=1777,size={size_mib}m{owner}"),
             );
         }
     }
@@ -266,6 +295,7 @@ fn memory_file_systems(spec: &SandboxSpec) -> HashMap<String, String> {
 pub(super) fn agent_config(
     request: &CreateRequest,
     image: &ImageConfig,
+    facts: &Facts,
     ticket: &Ticket,
     ends: Option<SystemTime>,
     now: SystemTime,
@@ -282,10 +312,11 @@ pub(super) fn agent_config(
         env.retain(|(existing, _)| existing != name);
         env.push((name.clone(), value.clone()));
     }
-    let of_image = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let image_user = of_image(&image.user);
-    let image_workdir = of_image(&image.working_dir);
-    if let Some(workdir) = image_workdir.as_ref().filter(|w| !w.starts_with('/')) {
+    if let Some(workdir) = image
+        .working_dir
+        .as_ref()
+        .filter(|w| !w.is_empty() && !w.starts_with('/'))
+    {
         return Err(Error::invalid(
             "image.config.working_dir",
             workdir,
@@ -294,18 +325,8 @@ pub(super) fn agent_config(
         ));
     }
     Ok(AgentConfig {
-        user: spec
-            .user
-            .clone()
-            .or(image_user)
-            .unwrap_or_else(|| "0".to_owned()),
-        workdir: spec
-            .workdir
-            .clone()
-            .or(image_workdir)
-            .unwrap_or_else(|| WORKDIR.to_owned())
-            .into_bytes()
-            .into(),
+        user: user_of(spec, image, facts),
+        workdir: workdir_of(spec, image).into_bytes().into(),
         env: env
             .into_iter()
             .map(|(name, value)| Variable {
@@ -319,13 +340,51 @@ pub(super) fn agent_config(
         max_execs: EXECS,
         open_files: spec.resources.open_files,
         supervisor_uid: SUPERVISOR,
-        can_switch_user: true,
+        can_switch_user: !facts.one_user,
         idle_ms: None,
         spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
         waits: request.waits.then_some(true),
         namespaced_root: None,
-        socket: Some(SOCKET.as_bytes().to_vec().into()),
+        socket: Some(ticket.socket().into_bytes().into()),
     })
+}
+
+fn named(text: Option<&String>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).cloned()
+}
+
+/// Whether somebody named the user of commands.
+pub(super) fn names_user(spec: &SandboxSpec, image: &ImageConfig) -> bool {
+    spec.user.is_some() || named(image.user.as_ref()).is_some()
+}
+
+/// Whom commands run as where nobody is named.
+pub(super) fn default_user(facts: &Facts) -> &'static str {
+    if facts.one_user { "1000:1000" } else { "0" }
+}
+
+/// Whom commands run as that name nobody.
+pub(super) fn user_of(spec: &SandboxSpec, image: &ImageConfig, facts: &Facts) -> String {
+    let image = named(image.user.as_ref());
+    spec.user
+        .clone()
+        .or(image)
+        .unwrap_or_else(|| default_user(facts).to_owned())
+}
+
+/// User and group, where both are numbers; names are the image's to know.
+pub(super) fn numbers(user: &str) -> Option<(u32, u32)> {
+    let (user, group) = user.split_once(':').unwrap_or((user, "0"));
+    Some((user.parse().ok()?, group.parse().ok()?))
+}
+
+/// Where commands run that name no directory.
+pub(super) fn workdir_of(spec: &SandboxSpec, image: &ImageConfig) -> String {
+    let image = named(image.working_dir.as_ref());
+    spec.workdir
+        .clone()
+        .or(image)
+        .unwrap_or_else(|| WORKDIR.to_owned())
 }
 
 /// At least one: an end that has passed is an end.
@@ -371,14 +430,13 @@ mod tests {
     }
 
     fn made(request: &CreateRequest, ticket: &Ticket) -> ContainerCreateBody {
+        made_with(request, &facts(), ticket)
+    }
+
+    fn made_with(request: &CreateRequest, facts: &Facts, ticket: &Ticket) -> ContainerCreateBody {
         let owner = Owner {
             instance: &request.instance,
             tenant: &TenantId::default(),
-        };
-        let facts = Facts {
-            seccomp: true,
-            heeds_filters: true,
-            ..Facts::default()
         };
         let base = Base {
             name: "a".into(),
@@ -388,7 +446,43 @@ mod tests {
             },
             ..Base::default()
         };
-        body(request, &base, &owner, &facts, "volume", ticket).unwrap()
+        body(request, &base, &owner, facts, "volume", ticket).unwrap()
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            seccomp: true,
+            heeds_filters: true,
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn with_one_user_no_capability_is_asked_for_and_the_agent_is_that_user() {
+        let one = Facts {
+            one_user: true,
+            ..facts()
+        };
+        let mut ticket = Ticket::mint(None, false).unwrap();
+        ticket.one_user = true;
+        let request = request(SandboxSpec::image("a"));
+        let body = made_with(&request, &one, &ticket);
+        assert_eq!(body.user.as_deref(), Some("1000:1000"));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.cap_add, None);
+        let app = ImageConfig {
+            user: Some("app".into()),
+            ..ImageConfig::default()
+        };
+        let now = SystemTime::now();
+        for (image, user) in [(ImageConfig::default(), "1000:1000"), (app, "app")] {
+            let config = agent_config(&request, &image, &one, &ticket, None, now).unwrap();
+            assert_eq!(
+                (config.user.as_str(), config.can_switch_user),
+                (user, false)
+            );
+        }
     }
 
     #[test]
@@ -460,6 +554,7 @@ mod tests {
             &agent_config(
                 &request,
                 &ImageConfig::default(),
+                &facts(),
                 &ticket,
                 None,
                 SystemTime::now(),
@@ -476,7 +571,15 @@ mod tests {
         let request = request(SandboxSpec::image("a").env("A", "x".repeat(256 * 1024)));
         let ticket = Ticket::mint(None, false).unwrap();
         let now = SystemTime::now();
-        let config = agent_config(&request, &ImageConfig::default(), &ticket, None, now).unwrap();
+        let config = agent_config(
+            &request,
+            &ImageConfig::default(),
+            &facts(),
+            &ticket,
+            None,
+            now,
+        )
+        .unwrap();
         let error = framed(&config).unwrap_err();
         assert_eq!(error.fact("field"), Some("env"));
         assert!(!error.to_string().contains("xxx"));
@@ -509,7 +612,7 @@ mod tests {
         let now = SystemTime::now();
         let mut request = request(SandboxSpec::image("a").env("A", "spec"));
         let ends = Some(now + Duration::from_millis(1500));
-        let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
+        let config = agent_config(&request, &image, &facts(), &ticket, ends, now).unwrap();
         let env: Vec<(String, String)> = config
             .env
             .iter()
@@ -526,7 +629,7 @@ mod tests {
         request.spec.user = Some("1000".into());
         request.spec.workdir = Some("/spec".into());
         let ends = Some(now - Duration::from_secs(1));
-        let config = agent_config(&request, &image, &ticket, ends, now).unwrap();
+        let config = agent_config(&request, &image, &facts(), &ticket, ends, now).unwrap();
         assert_eq!(config.user, "1000");
         assert_eq!(config.workdir, b"/spec".to_vec().into());
         let relative = ImageConfig {
@@ -534,10 +637,10 @@ mod tests {
             ..ImageConfig::default()
         };
         request.spec.workdir = None;
-        let error = agent_config(&request, &relative, &ticket, None, now).unwrap_err();
+        let error = agent_config(&request, &relative, &facts(), &ticket, None, now).unwrap_err();
         assert_eq!(error.fact("field"), Some("image.config.working_dir"));
         let none = ImageConfig::default();
-        let config = agent_config(&request, &none, &ticket, ends, now).unwrap();
+        let config = agent_config(&request, &none, &facts(), &ticket, ends, now).unwrap();
         assert_eq!(config.workdir, WORKDIR.as_bytes().to_vec().into());
         assert_eq!(config.deadline_ms, Some(1));
     }

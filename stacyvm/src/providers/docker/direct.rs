@@ -53,7 +53,9 @@ impl Facts {
     /// path, as far as the engine tells, and a socket in it leads from one to the other.
     fn may_share_files(&self) -> bool {
         let plain = [self.isolation, self.claim] == [Isolation::Namespaces; 2];
-        self.local && self.same_kernel && plain && !self.user_namespace && !self.selinux
+        let same_files = self.local && self.same_kernel && plain;
+        // The directory is root's.
+        same_files && !self.user_namespace && !self.selinux && !self.one_user
     }
 }
 
@@ -169,13 +171,14 @@ mod tests {
             ..Facts::default()
         };
         assert!(near.may_share_files());
-        let not: [fn(&mut Facts); 6] = [
+        let not: [fn(&mut Facts); 7] = [
             |facts| facts.local = false,
             |facts| facts.same_kernel = false,
             |facts| facts.isolation = Isolation::UserKernel,
             |facts| facts.claim = Isolation::VirtualMachine,
             |facts| facts.user_namespace = true,
             |facts| facts.selinux = true,
+            |facts| facts.one_user = true,
         ];
         for change in not {
             let mut facts = near.clone();

@@ -45,6 +45,8 @@ pub(super) struct Facts {
     pub(super) data: Option<String>,
     /// Whether the engine's disk may hold a limit for each container.
     pub(super) disk: bool,
+    /// Whether sandboxes have one user alone, so that no Linux capability is added.
+    pub(super) one_user: bool,
     /// Why a sandbox with this runtime has no network, if so.
     pub(super) no_network: Option<&'static str>,
 }
@@ -101,6 +103,7 @@ impl Facts {
         let no_network = no_network(isolation, arguments.unwrap_or_default());
         Ok(Self {
             local: false,
+            one_user: false,
             same_kernel: same_kernel(info.kernel_version.as_deref()),
             data: info.docker_root_dir.clone(),
             disk: holds_disk_limits(info),
@@ -172,7 +175,11 @@ impl Facts {
         Capabilities {
             exec_stdin: true,
             exec_tty: true,
-            users: Users::Many,
+            users: if self.one_user {
+                Users::One
+            } else {
+                Users::Many
+            },
             exec_background: true,
             reattach_output: true,
             kill_scope: KillScope::Tree,
@@ -194,7 +201,8 @@ impl Facts {
             snapshot_disk: self.saves_disk,
             mount_tmpfs: true,
             mount_host: self.local,
-            mount_volume: self.local,
+            // A new one is root's, and nobody but root could let that user in.
+            mount_volume: self.local && !self.one_user,
             read_only_root: Level::Enforced,
             isolation: self.isolation,
             root_mapped: enforced(self.user_namespace || own_kernel),

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::bridge::{Bridge, not_answering};
 use super::config::DockerConfig;
-use super::create::{self, Owner, REQUEST, SOCKET};
+use super::create::{self, Owner, REQUEST};
 use super::direct::Direct;
 use super::error::{is_absent, map, status};
 use super::facts::Facts;
@@ -24,6 +24,7 @@ use super::images::Images;
 use super::lease;
 use super::mounts;
 use super::observe;
+use super::one_user;
 use super::patience::Answer;
 use super::snapshot;
 use super::surround;
@@ -32,7 +33,7 @@ use super::volume::{self, AgentVolume, no_image};
 use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, TenantId};
-use crate::provider::{CreateRequest, Level};
+use crate::provider::{CreateRequest, Level, Users};
 use crate::sandbox::spec::Lifetime;
 use crate::sandbox::state::{Observed, ObservedState};
 
@@ -69,6 +70,7 @@ impl Life {
         let info = docker.info().within(&docker).await.map_err(map)?;
         let facts = Facts {
             local: config.socket().is_some(),
+            one_user: config.users == Users::One,
             ..Facts::new(&info, config.runtime.as_deref())?
         };
         let tickets = Tickets::open(&config.state)?;
@@ -151,6 +153,7 @@ impl Life {
         let attached = request.spec.lifetime == Lifetime::Attached;
         let mut ticket = Ticket::mint(ends_ms, attached)?;
         ticket.waits = request.waits;
+        ticket.one_user = self.facts.one_user;
         let owner = Owner {
             instance: &request.instance,
             tenant,
@@ -159,7 +162,9 @@ impl Life {
         let mut body = create::body(request, &base, &owner, &self.facts, volume, &ticket)?;
         self.surround(&mut body, request, &owner, &base.config)?;
         let ends = self.told(&request.id, &ticket);
-        let config = create::agent_config(request, &base.config, &ticket, ends, SystemTime::now())?;
+        let (image, facts) = (&base.config, &self.facts);
+        let now = SystemTime::now();
+        let config = create::agent_config(request, image, facts, &ticket, ends, now)?;
         let greeting = create::framed(&config)?;
         // Before the container: one without a ticket could be reached by nobody.
         self.tickets.keep(&request.id, &ticket)?;
@@ -196,11 +201,13 @@ impl Life {
             Err(e) => {
                 // No answer does not mean that nothing was made.
                 self.undo(&request.id).await;
-                return Err(surround::explained(self.not_started(e), &request.spec));
+                let error = one_user::explained(self.not_started(e), &self.facts);
+                return Err(surround::explained(error, &request.spec));
             }
         };
         fault_point!("docker.create.made");
         let starting = async {
+            self.make_places(&made, &request.spec, &base.config).await?;
             let client = self.start(&request.id, &made, &ticket, &greeting).await?;
             self.settle_mounts(&client, &request.spec).await?;
             Ok(client)
@@ -229,6 +236,7 @@ impl Life {
                 *self.volume_checked.lock().await = false;
                 self.volume.doubt(&self.tickets);
                 self.undo(&request.id).await;
+                let error = one_user::explained(error, &self.facts);
                 return Err(surround::explained(error, &request.spec));
             }
         }
@@ -397,7 +405,8 @@ impl Life {
         if let Some(client) = self.reach_directly(id, ticket).await {
             return Ok(Ok(client));
         }
-        let opened = Bridge::open(&self.docker, container, &ticket.program, SOCKET).await;
+        let (program, socket) = (&ticket.program, ticket.socket());
+        let opened = Bridge::open(&self.docker, container, program, &socket).await;
         let (bridge, opening) = match opened {
             Ok(opened) => opened,
             Err(e) => return Err(self.without_bridge(container, e).await),

@@ -20,6 +20,7 @@ mod life;
 mod mounts;
 mod network;
 mod observe;
+mod one_user;
 mod origin;
 mod patience;
 mod pull;

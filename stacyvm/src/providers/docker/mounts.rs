@@ -325,7 +325,8 @@ impl Life {
         if !hosts || self.facts.own_kernel() || !self.facts.same_kernel {
             return Ok(());
         }
-        let inside = read_mounts(client).await?;
+        let root = (!self.facts.one_user).then(|| "0".to_owned());
+        let inside = read_mounts(client, root).await?;
         for (index, mount) in spec.mounts.iter().enumerate() {
             let MountSource::Host(path) = &mount.source else {
                 continue;
@@ -398,9 +399,9 @@ async fn open_up(client: &AgentClient, target: &str) -> Result<()> {
     client.file(&open).await.map(drop)
 }
 
-async fn read_mounts(client: &AgentClient) -> Result<Vec<u8>> {
+async fn read_mounts(client: &AgentClient, user: Option<String>) -> Result<Vec<u8>> {
     let request = ReadRequest {
-        user: Some("0".to_owned()),
+        user,
         path: GuestPath::new("/proc/self/mountinfo")?,
         offset: 0,
         length: None,

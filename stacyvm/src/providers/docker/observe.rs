@@ -248,6 +248,10 @@ fn effective(host: &HostConfig, facts: &Facts) -> BTreeMap<String, Effective> {
         (Level::Absent, "none")
     };
     put("apparmor", apparmor.0, apparmor.1.to_owned());
+    // The agent becomes others by what is added.
+    let many = host.cap_add.as_ref().is_some_and(|all| !all.is_empty());
+    let users = if many { "many" } else { "one, the agent's too" };
+    put("users", Level::Enforced, users.to_owned());
     all
 }
 

@@ -10,7 +10,7 @@ pub(super) fn refuse(spec: &SandboxSpec, facts: &Facts) -> Result<()> {
     let SandboxSpec {
         source,
         env: _,
-        user: _,
+        user,
         workdir: _,
         privileges,
         resources,
@@ -43,6 +43,14 @@ pub(super) fn refuse(spec: &SandboxSpec, facts: &Facts) -> Result<()> {
         Source::Image(_) | Source::Snapshot(_) => {}
         Source::Template(_) => return no("template", "templates"),
     }
+    if let Some(user) = user.as_ref().filter(|_| facts.one_user) {
+        return Err(Error::unsupported(
+            "the docker provider has one user, that of the image, as `users: one` says; leave \
+             `user` out, or have many where the engine's policy lets Linux capabilities be added",
+        )
+        .context("field", "user")
+        .context("value", user));
+    }
     if *privileges != Privileges::None {
         return no("privileges", "root with privileges inside");
     }
@@ -71,6 +79,12 @@ pub(super) fn refuse(spec: &SandboxSpec, facts: &Facts) -> Result<()> {
                 return no(
                     "mounts",
                     "volumes on an engine that is reached by network, whose disk is another host's; copy the files instead",
+                );
+            }
+            MountSource::Volume(_) if facts.one_user => {
+                return no(
+                    "mounts",
+                    "volumes where there is one user, as a new one is root's; mount a directory or a tmpfs, or copy the files",
                 );
             }
             MountSource::Tmpfs { .. } | MountSource::Host(_) | MountSource::Volume(_) => {}
@@ -214,6 +228,10 @@ mod tests {
             no_network: Some("for a reason"),
             ..here()
         };
+        let one = Facts {
+            one_user: true,
+            ..here()
+        };
         let disk = Facts {
             disk: true,
             ..here()
@@ -224,6 +242,8 @@ mod tests {
         for (spec, facts, field, why) in [
             (&host, &remote, "mounts", "another"),
             (&volume, &remote, "mounts", "another"),
+            (&volume, &one, "mounts", "one user"),
+            (&image().user("root"), &one, "user", "one user"),
             (&published, &remote, "ports", "another"),
             (&full, &silent, "network", "for a reason"),
             (&published, &silent, "network", "for a reason"),
@@ -239,5 +259,7 @@ mod tests {
         }
         refuse(&image().disk_mib(64), &disk).unwrap();
         refuse(&full, &remote).unwrap();
+        refuse(&host, &one).unwrap();
+        refuse(&image().user("root"), &here()).unwrap();
     }
 }

@@ -124,7 +124,8 @@ impl Life {
                 pause: true,
                 ..CommitContainerOptions::default()
             };
-            let config = image_config(&seen, &base, snapshot);
+            let user = create::default_user(&self.facts);
+            let config = image_config(&seen, &base, snapshot, user);
             self.docker
                 .commit_container(options, config)
                 .within(&self.docker)
@@ -396,6 +397,7 @@ fn image_config(
     seen: &ContainerInspectResponse,
     base: &ImageInspect,
     snapshot: &SnapshotId,
+    user: &str,
 ) -> ContainerConfig {
     let of = base.config.clone().unwrap_or_default();
     let container = observe::labels(seen).cloned().unwrap_or_default();
@@ -419,7 +421,7 @@ fn image_config(
         Some(text.unwrap_or_else(|| or.to_owned()))
     };
     ContainerConfig {
-        user: filled(of.user, "0"),
+        user: filled(of.user, user),
         working_dir: filled(of.working_dir, create::WORKDIR),
         entrypoint: Some(of.entrypoint.unwrap_or_default()),
         cmd: Some(of.cmd.unwrap_or_default()),
@@ -475,11 +477,11 @@ mod tests {
             ..ImageInspect::default()
         };
         let snapshot = SnapshotId::random();
-        let config = image_config(&container, &base, &snapshot);
+        let config = image_config(&container, &base, &snapshot, "7:7");
         assert_eq!(config.entrypoint, list(&["/e"]));
         // Not left out: the engine would take the container's.
         assert_eq!(config.cmd, Some(Vec::new()));
-        assert_eq!(config.user.as_deref(), Some("0"));
+        assert_eq!(config.user.as_deref(), Some("7:7"));
         assert_eq!(config.working_dir.as_deref(), Some(create::WORKDIR));
         assert_eq!(config.env, list(&["A=b"]));
         let labels = config.labels.unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::create::{SOCKET, SOCKET_DIRECTORY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::store::StateDir;
@@ -32,6 +33,9 @@ pub(super) struct Ticket {
     /// Whether it waits to be claimed.
     #[serde(default)]
     pub(super) waits: bool,
+    /// Whether it has one user, whom the agent is.
+    #[serde(default)]
+    pub(super) one_user: bool,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -62,6 +66,7 @@ impl Ticket {
             ends_ms,
             attached,
             waits: false,
+            one_user: false,
         })
     }
 
@@ -86,6 +91,23 @@ impl Ticket {
     pub(super) fn ends(&self) -> Option<SystemTime> {
         let ms = self.ends_ms?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms))
+    }
+
+    /// The agent's socket inside. Where the agent is no root, its directory has a name
+    /// that no image has: of one that the image has runtimes take the mode from there.
+    pub(super) fn socket(&self) -> String {
+        if !self.one_user {
+            return SOCKET.to_owned();
+        }
+        format!("{}/agent.sock", self.socket_directory())
+    }
+
+    /// The directory of the socket.
+    pub(super) fn socket_directory(&self) -> String {
+        if !self.one_user {
+            return SOCKET_DIRECTORY.to_owned();
+        }
+        format!("{}-run", self.directory())
     }
 
     /// The directory of the agent's file.

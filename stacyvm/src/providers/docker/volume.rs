@@ -297,26 +297,45 @@ const BLOCK: usize = 512;
 
 /// A tar archive of one executable file of root.
 fn tar_of(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut archive = entry(name, b'0', 0o555, (0, 0), bytes).unwrap_or_default();
+    archive.extend(archive_end());
+    archive
+}
+
+/// One entry of an archive; `None` for a name that is too long for a plain one.
+pub(super) fn entry(
+    name: &str,
+    kind: u8,
+    mode: u32,
+    (user, group): (u32, u32),
+    bytes: &[u8],
+) -> Option<Vec<u8>> {
+    if name.len() > 99 || user > 0o777_7777 || group > 0o777_7777 {
+        return None;
+    }
     let mut header = [0; BLOCK];
     let mut put =
         |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
     put(0, name);
-    put(100, "0000555\0");
-    put(108, "0000000\0");
-    put(116, "0000000\0");
+    put(100, &format!("{mode:07o}\0"));
+    put(108, &format!("{user:07o}\0"));
+    put(116, &format!("{group:07o}\0"));
     put(124, &format!("{:011o}\0", bytes.len()));
     put(136, "00000000000\0");
     put(148, "        ");
-    put(156, "0");
     put(257, "ustar\x0000");
+    header[156] = kind;
     let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let padding = bytes.len().next_multiple_of(BLOCK) - bytes.len();
-    let mut archive = Vec::with_capacity(3 * BLOCK + bytes.len() + padding);
-    archive.extend_from_slice(&header);
-    archive.extend_from_slice(bytes);
-    archive.resize(archive.len() + padding + 2 * BLOCK, 0);
-    archive
+    let mut entry = header.to_vec();
+    entry.extend_from_slice(bytes);
+    entry.resize(entry.len().next_multiple_of(BLOCK), 0);
+    Some(entry)
+}
+
+/// What ends an archive.
+pub(super) fn archive_end() -> [u8; 2 * BLOCK] {
+    [0; 2 * BLOCK]
 }
 
 /// The content of the first regular file of an archive.

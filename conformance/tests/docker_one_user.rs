@@ -1,0 +1,36 @@
+//! The Docker provider without added Linux capabilities: sandboxes have one user, whom
+//! the agent is, too. What users do not touch runs with many of them (`docker.rs`).
+
+mod docker_engine;
+
+fn main() -> std::process::ExitCode {
+    docker_engine::main_with_one_user(
+        "runc",
+        &[
+            "concurrency",
+            "errors",
+            "honesty",
+            "labels",
+            "lifecycle",
+            "network",
+            "ports",
+            "probes",
+            "reattach",
+            "streaming",
+            "tar",
+            "watch",
+        ],
+        &[
+            (
+                "mounts.a_host_directory_gives_no_devices_and_no_set_id",
+                "the engine has no nosuid and nodev for what may be written; no-new-privileges \
+                 and the device cgroup stand for them (stacyvm/tests/docker_around/mounts.rs)",
+            ),
+            (
+                "limits.files_in_memory_count_as_memory",
+                "an agent that is no root cannot have commands die before it: where nothing \
+                 but files in memory is left to be freed, the sandbox may end",
+            ),
+        ],
+    )
+}
