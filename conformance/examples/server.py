@@ -39,9 +39,15 @@ def attempt(work, *given):
     return None, {"kind": kind, "message": message}
 
 
+def read(data):
+    """Reads JSON. What is null, false or empty asks for nothing."""
+    def asking(value):
+        return {name: one for name, one in value.items() if one is not False and one not in (None, [], {})}
+    return json.loads(data, object_hook=asking)
+
+
 def asked(value, known):
-    """What an object asks for. What is null, false or empty asks for nothing; what is not known is refused."""
-    value = {name: one for name, one in value.items() if one is not False and one not in (None, [], {})}
+    """What an object asks for, of which what is not known is refused."""
     for name, one in value.items():
         what = known.get(name, ())
         if isinstance(what, type) and not isinstance(one, what):
@@ -53,7 +59,7 @@ def asked(value, known):
 
 def create(id, spec={}, secrets={}):
     """Makes a sandbox: its directory, its variables, and no command yet."""
-    spec = asked(spec, SPEC)
+    asked(spec, SPEC)
     if id in ROOMS:
         raise Failed("conflict", "the id is taken")
     home = tempfile.mkdtemp(prefix="stacyvm-")
@@ -113,7 +119,7 @@ class Command:
         return runs
 
     def signal(self, data):
-        if asked(json.loads(data), {"signal": [signal.SIGKILL], "scope": str})["signal"] and not self.kill():
+        if asked(read(data), {"signal": [signal.SIGKILL], "scope": str})["signal"] and not self.kill():
             raise Failed("not_found", "the command has ended")
         return {}
 
@@ -181,13 +187,13 @@ class Connection(http.server.BaseHTTPRequestHandler):
             case "GET", "v1", "probe":
                 return {"usable": True, "findings": []}
             case "POST", "v1", "pull":
-                return asked(json.loads(data), {"source": SPEC["source"], "when": str}) and {}
+                return asked(read(data), {"source": SPEC["source"], "when": str}) and {}
             case "GET", "v1", "sandboxes":
                 query = dict(parse_qsl(url.query))
                 names = sorted(name for name in ROOMS if name > query.get("after", ""))
                 return {"sandboxes": [ROOMS[name].seen for name in names[:int(query.get("limit", 1000))]]}
             case "POST", "v1", "sandboxes":
-                return create(**asked(json.loads(data), {"id": str, "spec": dict, "secrets": dict}))
+                return create(**asked(read(data), {"id": str, "spec": dict, "secrets": dict}))
             case "GET", "v1", "sandboxes", name:
                 return ROOMS[name].seen
             case "DELETE", "v1", "sandboxes", name:
@@ -196,7 +202,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
                 commands = list(ROOMS[name].commands.values())
                 return {"execs": [one.info for one in commands if one.process.poll() is None]}
             case "POST", "v1", "sandboxes", name, "execs" if self.headers.get("upgrade") == "stacyvm-exec/1":
-                return Command(ROOMS[name], **asked(json.loads(data), EXEC))
+                return Command(ROOMS[name], **asked(read(data), EXEC))
             case "POST", "v1", "sandboxes", name, "execs", command, "signal":
                 return ROOMS[name].commands[command].signal(data)
         raise Failed("unsupported", "this is not had here; see docs/openapi.json for all that there can be")
