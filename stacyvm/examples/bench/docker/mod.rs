@@ -85,6 +85,7 @@ impl<'a> Subject<'a> {
             url: None,
             certs: None,
             direct: None,
+            users: None,
         };
         config.providers.insert("docker".into(), docker);
         Ok(Self {
