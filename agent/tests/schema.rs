@@ -424,6 +424,7 @@ fn produced() -> String {
             spare_supervisors: None,
             waits: None,
             namespaced_root: None,
+            places: None,
         },
     );
     line(
@@ -445,6 +446,7 @@ fn produced() -> String {
             spare_supervisors: None,
             waits: None,
             namespaced_root: None,
+            places: None,
         },
     );
     line(
@@ -466,6 +468,7 @@ fn produced() -> String {
             spare_supervisors: Some(9),
             waits: Some(true),
             namespaced_root: None,
+            places: None,
         },
     );
     out

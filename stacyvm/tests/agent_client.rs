@@ -86,6 +86,7 @@ impl Agent {
             spare_supervisors: Some(3),
             waits: None,
             namespaced_root: None,
+            places: None,
             socket: None,
         };
         agent.tell(

@@ -228,7 +228,7 @@ async fn commands_run_and_end_as_they_do() {
     assert_eq!(ran.status, ExitStatus::Signal { signal: 9 });
 
     let ran = host.sh(&id, "echo $GREETING; pwd; id -u; hostname").await;
-    assert_eq!(ran.text(), format!("hi\n/workspace\n0\n{id}"));
+    assert_eq!(ran.text(), format!("hi\n/workspace\n1000\n{id}"));
 
     let error = run(&*host.provider, &id, ExecSpec::new(["no-such-program"]))
         .await

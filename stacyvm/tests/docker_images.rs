@@ -534,3 +534,111 @@ async fn what_an_image_says_holds_unless_the_spec_says_otherwise() {
     host.remove_image(&name).await;
     host.end(&[]).await;
 }
+
+#[tokio::test]
+async fn an_image_that_names_no_user_runs_commands_as_no_root() {
+    let Some(host) = Host::open().await else {
+        return;
+    };
+    // Nobody has an account in it, and what commands need is root's or not there.
+    let name = format!("stacyvm-test/nobody:{}", host.instance);
+    let container = host.sandbox(SandboxSpec::image(IMAGE)).await;
+    let ours = "id -un; echo ~; cd ~ && echo x > f && rm f && stat -c %u:%g . /workspace";
+    let expected = "user\n/home/user\n1000:1000\n1000:1000";
+    assert_eq!(host.sh(&container, ours).await, expected);
+    let mut remove = stacyvm::ExecSpec::shell("rm -r /etc/passwd /etc/group /home /workspace");
+    remove.user = Some("root".to_owned());
+    let removed = host.provider.exec(&cx(), &container, &remove).await;
+    let events = removed.unwrap().events;
+    let events: Vec<_> = futures_util::TryStreamExt::try_collect(events)
+        .await
+        .unwrap();
+    let ended = matches!(events.last(), Some(stacyvm::ExecEvent::Exited(end)) if end.success());
+    assert!(ended, "{events:?}");
+    let exported = format!("stacyvm-{container}");
+    let export = host.docker.export_container(&exported);
+    let root: Vec<bytes::Bytes> = futures_util::TryStreamExt::try_collect(export)
+        .await
+        .unwrap();
+    host.provider.destroy(&cx(), &container).await.unwrap();
+    host.import(&name, root.concat(), &["ENV PATH=/bin"]).await;
+
+    let id = host.sandbox(SandboxSpec::image(&name)).await;
+    let line = "id -u; id -g; echo $HOME; pwd; echo x > f && echo y > ~/f && \
+                stat -c '%u:%g %a' . f ~ ~/f /home";
+    let expected = "1000\n1000\n/home/user\n/workspace\n1000:1000 755\n1000:1000 644\n\
+                    1000:1000 755\n1000:1000 644\n0:0 755";
+    assert_eq!(host.sh(&id, line).await, expected);
+    let user = async |id| {
+        let seen = host.provider.inspect(&cx(), id).await.unwrap();
+        seen.effective["user"].value.clone()
+    };
+    assert_eq!(user(&id).await, "1000:1000");
+    // Root is a word of the spec's, and so shown.
+    let root = host.sandbox(SandboxSpec::image(&name).user("root")).await;
+    assert_eq!(
+        host.sh(&root, "id -u; echo x > f; stat -c %u . f").await,
+        "0\n0\n0"
+    );
+    assert_eq!(user(&root).await, "root");
+    let mut spec = SandboxSpec::image(IMAGE);
+    spec.read_only_root = true;
+    let read_only = host.sandbox(spec).await;
+    let line = "echo x > f; stat -c %u . f; touch ~/f";
+    let line = format!("{line} 2>&1 | grep -o 'Read-only.*'");
+    assert_eq!(
+        host.sh(&read_only, &line).await,
+        "1000\n1000\nRead-only file system"
+    );
+    for id in [&id, &root, &read_only] {
+        host.provider.destroy(&cx(), id).await.unwrap();
+    }
+    host.remove_image(&name).await;
+    host.end(&[]).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_is_mounted_on_a_place_of_the_default_user_keeps_its_owner() {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(host) = Host::open().await else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let place = tempfile::Builder::new()
+        .prefix("stacyvm-test-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let mut ids = Vec::new();
+    for users in [
+        stacyvm::provider::Users::Many,
+        stacyvm::provider::Users::One,
+    ] {
+        let config =
+            stacyvm::providers::docker::DockerConfig::new(host.state.path(), host.instance.clone());
+        let config = config.host(&host.address).users(users);
+        let provider = stacyvm::providers::docker::DockerProvider::open(config);
+        let provider = provider.await.unwrap();
+        for target in ["/workspace", "/home"] {
+            let spec = SandboxSpec::image(IMAGE).mount(stacyvm::sandbox::spec::Mount {
+                target: target.to_owned(),
+                source: stacyvm::sandbox::spec::MountSource::Host(
+                    place.path().display().to_string(),
+                ),
+                writable: true,
+                size_mib: None,
+            });
+            let made = provider.create(&cx(), &host.request(spec)).await.unwrap();
+            ids.push(made.id);
+            assert_eq!(
+                place.path().metadata().unwrap().uid(),
+                0,
+                "{users:?} {target}"
+            );
+            assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        }
+    }
+    host.end(&ids.iter().collect::<Vec<_>>()).await;
+}

@@ -145,6 +145,39 @@ async fn an_image_is_the_root_and_says_how_commands_start() {
 }
 
 #[tokio::test]
+async fn an_image_that_names_no_user_runs_commands_as_no_root() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let users = world.host.can().await.users;
+    let layers = two_layers().unwrap();
+    let at = world.home.path().join("no-user");
+    layout(&at, &layers, &json!({ "Env": ["PATH=/bin"] }));
+    let image = format!("oci:{}:app", at.display());
+    let sandbox = world.create(SandboxSpec::image(&image)).await;
+    let effective = sandbox.info().await.unwrap().effective;
+    assert_eq!(effective["user"].value, "1000:1000");
+    let line = "id -u; id -g; pwd; echo x > f && stat -c %u:%g . f";
+    assert_eq!(
+        say(&sandbox, line).await,
+        "1000\n1000\n/workspace\n1000:1000\n1000:1000\n"
+    );
+    // The image has an account for it, whose home is said there.
+    assert_eq!(say(&sandbox, "echo $HOME").await, "/\n");
+    let line = "cd /home/user && echo x > f && stat -c %u:%g . f";
+    assert_eq!(say(&sandbox, line).await, "1000:1000\n1000:1000\n");
+    soon(sandbox.kill()).await.unwrap();
+    if users == Users::Many {
+        let root = world.create(SandboxSpec::image(&image).user("root")).await;
+        assert_eq!(say(&root, "id -u; stat -c %u .").await, "0\n0\n");
+        let effective = root.info().await.unwrap().effective;
+        assert_eq!(effective["user"].value, "root");
+        soon(root.kill()).await.unwrap();
+    }
+    world.watch.nothing_left().await;
+}
+
+#[tokio::test]
 async fn what_a_sandbox_writes_reaches_neither_the_store_nor_another_one() {
     let Some(world) = World::new().await else {
         return;

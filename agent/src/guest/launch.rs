@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use minicbor::bytes::ByteVec;
 
 use super::failure::{about, failure};
+use super::places;
 use super::sys::spawn::{Credentials, Plan, Stage};
 use super::users::{self, Account};
 use crate::protocol::message::{AgentConfig, ExecRequest, Failure, FailureKind, Variable};
@@ -53,7 +54,12 @@ pub(super) fn check_variables(env: &[Variable]) -> Result<(), Failure> {
 /// The account of `user`, as far as this agent can take it.
 pub(super) fn account(config: &AgentConfig, user: Option<&str>) -> Result<Account, Failure> {
     let text = user.unwrap_or(&config.user);
-    let account = users::resolve(text)?;
+    let mut account = users::resolve(text)?;
+    if account.name.is_none()
+        && let Some(home) = places::home(config, account.uid)
+    {
+        account.home = home;
+    }
     if config.can_switch_user {
         if account.uid == config.supervisor_uid {
             return Err(about(

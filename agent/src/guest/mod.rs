@@ -24,6 +24,8 @@ mod kernel;
 #[cfg(feature = "guest")]
 mod launch;
 #[cfg(feature = "guest")]
+mod places;
+#[cfg(feature = "guest")]
 mod port;
 #[cfg(feature = "guest")]
 mod process;

@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
 
 use super::agent::Agent;
 use super::control;
-use super::{sys, users};
+use super::{places, sys};
 use crate::protocol::control::{CONTROL_FD, ControlMessage};
 use crate::protocol::message::{self, AgentConfig};
 
@@ -40,7 +40,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
         let (mut there, back) = take_standard_streams()?;
         let config = config_from(&mut there)?;
         let listener = listen(&config)?;
-        make_workdir(&config);
+        places::make(&config);
         keep_commands_off(&config)?;
         if config.owns_proc_files() {
             sys::own_proc_files()?;
@@ -61,7 +61,7 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
     } else {
         sys::drop_bounding_early();
     }
-    make_workdir(&config);
+    places::make(&config);
     keep_commands_off(&config)?;
     fault_point!("agent.configured");
     let commands = fds.split_off(fds.len().saturating_sub(usize::from(commands)));
@@ -157,33 +157,4 @@ fn listen(config: &AgentConfig) -> io::Result<OwnedFd> {
     }
     listener.set_nonblocking(true)?;
     Ok(listener.into())
-}
-
-/// Makes the default directory of commands. A failure shows at the first command.
-fn make_workdir(config: &AgentConfig) {
-    let path = Path::new(std::ffi::OsStr::from_bytes(&config.workdir));
-    let missing = path.ancestors().take_while(|at| !at.exists());
-    let missing: Vec<&Path> = missing.collect();
-    if missing.is_empty() || std::fs::create_dir_all(path).is_err() {
-        return;
-    }
-    // Root's, whoever the agent is.
-    for made in missing {
-        let _ = std::os::unix::fs::lchown(made, Some(0), Some(0));
-    }
-    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755));
-    let Ok(account) = users::resolve(&config.user) else {
-        return;
-    };
-    if let Ok(directory) = rustix::fs::open(
-        path,
-        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
-        let _ = rustix::fs::fchown(
-            directory.as_fd(),
-            Some(Uid::from_raw(account.uid)),
-            Some(Gid::from_raw(account.gid)),
-        );
-    }
 }

@@ -242,7 +242,10 @@ impl Parked {
             ));
         }
         let mut fds = VecDeque::from(fds);
-        let mut in_force = Vec::new();
+        let mut in_force = vec![InForce {
+            name: "user".into(),
+            value: launch.agent.user.clone(),
+        }];
         let trees = self.trees(launch, &mut fds, &mut in_force)?;
         for _ in 0..launch.volume_locks {
             let lock = next(&mut fds, "the lock of a volume")?;

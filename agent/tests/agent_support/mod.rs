@@ -40,6 +40,7 @@ pub fn config() -> AgentConfig {
         spare_supervisors: Some(3),
         waits: None,
         namespaced_root: None,
+        places: None,
         socket: None,
     }
 }

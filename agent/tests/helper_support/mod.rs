@@ -193,6 +193,7 @@ pub(crate) fn plain(id: &str) -> Launch {
             spare_supervisors: Some(3),
             waits: None,
             namespaced_root: None,
+            places: None,
             socket: None,
         },
         connection: false,

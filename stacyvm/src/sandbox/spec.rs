@@ -33,7 +33,8 @@ pub struct SandboxSpec {
     pub source: Source,
     /// The environment of every command. Values are never stored or shown.
     pub env: BTreeMap<String, String>,
-    /// The user of commands that name none: `name`, `uid`, `name:group` or `uid:gid`.
+    /// The user of commands that name none: `name`, `uid`, `name:group` or `uid:gid`;
+    /// if none that of the image, else 1000, who is no root.
     pub user: Option<String>,
     /// The directory of commands that name none, `/workspace` if none. Made if it is
     /// missing and root inside may make it there; else commands fail with `not_found`.

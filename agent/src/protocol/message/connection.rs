@@ -228,6 +228,11 @@ pub struct AgentConfig {
     /// is no.
     #[n(14)]
     pub namespaced_root: Option<bool>,
+    /// Directories of the default user, made if missing and given to it where they are
+    /// root's. Where they are set, a user of that number without an account is at home
+    /// in the last of them; absent where somebody named a user.
+    #[n(15)]
+    pub places: Option<Vec<ByteVec>>,
 }
 
 impl AgentConfig {

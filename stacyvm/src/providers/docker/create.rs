@@ -19,6 +19,7 @@ use super::ticket::{self, Ticket};
 use crate::error::{Error, Result};
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::CreateRequest;
+use crate::providers::default_user::{DEFAULT_USER, places_of};
 use crate::sandbox::spec::{MountSource, SandboxSpec};
 
 /// The label of the store.
@@ -33,13 +34,14 @@ pub(super) const REQUEST: &str = "stacyvm.request";
 /// The label that tells what the image would run.
 pub(super) const IMAGE_COMMAND: &str = "stacyvm.image-command";
 
+/// The label that tells whom commands run as that name nobody.
+pub(super) const USER: &str = "stacyvm.user";
+
 /// The agent's socket inside, in a memory file system of its own.
 pub(super) const SOCKET: &str = "/run/stacyvm/agent.sock";
 pub(super) const SOCKET_DIRECTORY: &str = "/run/stacyvm";
 /// The directory of commands that name none, where the image names none either.
 pub(super) const WORKDIR: &str = "/workspace";
-/// The home of the user whom nobody named, where the image knows none.
-pub(super) const HOME: &str = "/home/user";
 /// What the agent has, and drops before each command.
 const CAPABILITIES: [&str; 7] = [
     "SETUID",
@@ -125,11 +127,12 @@ pub(super) fn body(
     // Whatever an image has under these names.
     labels.insert(IMAGE_COMMAND.to_owned(), base.command());
     labels.insert(SNAPSHOT.to_owned(), base.snapshot());
+    labels.insert(USER.to_owned(), user_of(spec, &base.config));
     Ok(ContainerCreateBody {
         image: Some(base.name.clone()),
         hostname: Some(request.id.to_string()),
         user: Some(if facts.one_user {
-            user_of(spec, &base.config, facts)
+            user_of(spec, &base.config)
         } else {
             // The agent is root whatever the image says; commands take their user.
             "0:0".to_owned()
@@ -168,11 +171,7 @@ fn host_config(
         runtime: Some(facts.runtime.clone()),
         // nocopy: else the engine would fill an empty volume from the image.
         binds: Some(vec![format!("{volume}:{}:ro,nocopy", ticket.directory())]),
-        tmpfs: Some(memory_file_systems(
-            spec,
-            ticket,
-            &user_of(spec, image, facts),
-        )),
+        tmpfs: Some(memory_file_systems(spec, ticket, &user_of(spec, image))),
         readonly_rootfs: Some(spec.read_only_root),
         cap_drop: Some(names(&["ALL"])),
         cap_add: (!facts.one_user).then(|| names(&CAPABILITIES)),
@@ -325,7 +324,7 @@ pub(super) fn agent_config(
         ));
     }
     Ok(AgentConfig {
-        user: user_of(spec, image, facts),
+        user: user_of(spec, image),
         workdir: workdir_of(spec, image).into_bytes().into(),
         env: env
             .into_iter()
@@ -345,6 +344,7 @@ pub(super) fn agent_config(
         spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
         waits: request.waits.then_some(true),
         namespaced_root: None,
+        places: places_of(&user_of(spec, image)),
         socket: Some(ticket.socket().into_bytes().into()),
     })
 }
@@ -353,23 +353,13 @@ fn named(text: Option<&String>) -> Option<String> {
     text.filter(|text| !text.is_empty()).cloned()
 }
 
-/// Whether somebody named the user of commands.
-pub(super) fn names_user(spec: &SandboxSpec, image: &ImageConfig) -> bool {
-    spec.user.is_some() || named(image.user.as_ref()).is_some()
-}
-
-/// Whom commands run as where nobody is named.
-pub(super) fn default_user(facts: &Facts) -> &'static str {
-    if facts.one_user { "1000:1000" } else { "0" }
-}
-
 /// Whom commands run as that name nobody.
-pub(super) fn user_of(spec: &SandboxSpec, image: &ImageConfig, facts: &Facts) -> String {
+pub(super) fn user_of(spec: &SandboxSpec, image: &ImageConfig) -> String {
     let image = named(image.user.as_ref());
     spec.user
         .clone()
         .or(image)
-        .unwrap_or_else(|| default_user(facts).to_owned())
+        .unwrap_or_else(|| DEFAULT_USER.to_owned())
 }
 
 /// User and group, where both are numbers; names are the image's to know.
@@ -643,5 +633,10 @@ mod tests {
         let config = agent_config(&request, &none, &facts(), &ticket, ends, now).unwrap();
         assert_eq!(config.workdir, WORKDIR.as_bytes().to_vec().into());
         assert_eq!(config.deadline_ms, Some(1));
+        assert_eq!(config.places, None, "the spec names a user");
+        request.spec.user = None;
+        let config = agent_config(&request, &none, &facts(), &ticket, ends, now).unwrap();
+        assert_eq!(config.user, DEFAULT_USER);
+        assert_eq!(config.places.unwrap().len(), 2);
     }
 }

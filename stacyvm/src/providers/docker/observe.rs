@@ -8,7 +8,7 @@ use bollard::models::{
     ContainerSummaryStateEnum, HostConfig,
 };
 
-use super::create::{IMAGE_COMMAND, INSTANCE, OWN_FILTER, SANDBOX, SOCKET_DIRECTORY, TENANT};
+use super::create::{IMAGE_COMMAND, INSTANCE, OWN_FILTER, SANDBOX, SOCKET_DIRECTORY, TENANT, USER};
 use super::facts::Facts;
 use crate::id::{InstanceId, SandboxId, TenantId};
 use crate::provider::{Capabilities, Leftover, Level};
@@ -72,13 +72,16 @@ pub(super) fn inspected(
     }
 }
 
-/// Which image it is of, and what that would run by itself.
+/// Which image it is of, what that would run by itself, and whom commands run as.
 fn of_image(seen: &ContainerInspectResponse) -> impl Iterator<Item = (String, Effective)> {
-    let command = labels(seen).and_then(|labels| labels.get(IMAGE_COMMAND));
-    let command = command.filter(|command| !command.is_empty());
+    let of = |label| {
+        let text = labels(seen).and_then(|labels| labels.get(label));
+        text.filter(|text| !text.is_empty()).cloned()
+    };
     let all = [
         ("image", seen.image.clone()),
-        ("image_command", command.cloned()),
+        ("image_command", of(IMAGE_COMMAND)),
+        ("user", of(USER)),
     ];
     let all = all.into_iter();
     all.filter_map(|(name, value)| {

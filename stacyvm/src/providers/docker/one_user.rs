@@ -10,14 +10,15 @@ use bollard::models::ImageConfig;
 use bollard::query_parameters::{ContainerArchiveInfoOptions, UploadToContainerOptions};
 use bytes::Bytes;
 
-use super::create::{HOME, WORKDIR, names_user, numbers, user_of, workdir_of};
+use super::create::{numbers, user_of, workdir_of};
 use super::error::{is_absent, map};
 use super::facts::Facts;
 use super::life::Life;
 use super::patience::Answer;
 use super::volume::{archive_end, entry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandbox::spec::SandboxSpec;
+use crate::providers::default_user::{DEFAULT_USER, PLACES};
+use crate::sandbox::spec::{Mount, MountSource, SandboxSpec};
 
 /// What an engine's refusal of a container says of its capabilities.
 const OF_CAPABILITIES: [&str; 4] = ["capab", "capadd", "cap_add", "cap-add"];
@@ -57,13 +58,20 @@ impl Life {
         if !self.facts.one_user || spec.read_only_root {
             return Ok(());
         }
-        let owner = numbers(&user_of(spec, image, &self.facts));
+        let owner = numbers(&user_of(spec, image));
         let workdir = workdir_of(spec, image);
+        let user = user_of(spec, image);
         let mut places = Vec::new();
-        if !names_user(spec, image) {
-            places.extend([WORKDIR.to_owned(), HOME.to_owned()]);
+        if user == DEFAULT_USER {
+            places.extend(PLACES.map(str::to_owned));
         }
-        let known = places.len();
+        // What is mounted from the host stays as it is, by whatever way it lies there.
+        let host = |mount: &Mount| matches!(mount.source, MountSource::Host(_));
+        let own = if spec.mounts.iter().any(host) {
+            0
+        } else {
+            places.len()
+        };
         if !places.contains(&workdir) {
             places.push(workdir);
         }
@@ -72,7 +80,7 @@ impl Life {
             let mounted = |target: &str| Path::new(place).starts_with(target);
             if spec.mounts.iter().any(|mount| mounted(&mount.target))
                 || mounted("/tmp")
-                || (index >= known && self.has_place(container, place).await?)
+                || (index >= own && self.has_place(container, place).await?)
             {
                 continue;
             }

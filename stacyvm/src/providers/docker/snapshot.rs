@@ -27,6 +27,7 @@ use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{InstanceId, SandboxId, SnapshotId, TenantId};
 use crate::provider::{DiskUse, Leftover, NotRemoved, Reach, SnapshotInfo, Tidied};
+use crate::providers::default_user::DEFAULT_USER;
 
 /// The label of an image that is a snapshot, and of what is made of it.
 pub(super) const SNAPSHOT: &str = "stacyvm.snapshot";
@@ -124,8 +125,7 @@ impl Life {
                 pause: true,
                 ..CommitContainerOptions::default()
             };
-            let user = create::default_user(&self.facts);
-            let config = image_config(&seen, &base, snapshot, user);
+            let config = image_config(&seen, &base, snapshot);
             self.docker
                 .commit_container(options, config)
                 .within(&self.docker)
@@ -397,7 +397,6 @@ fn image_config(
     seen: &ContainerInspectResponse,
     base: &ImageInspect,
     snapshot: &SnapshotId,
-    user: &str,
 ) -> ContainerConfig {
     let of = base.config.clone().unwrap_or_default();
     let container = observe::labels(seen).cloned().unwrap_or_default();
@@ -421,7 +420,7 @@ fn image_config(
         Some(text.unwrap_or_else(|| or.to_owned()))
     };
     ContainerConfig {
-        user: filled(of.user, user),
+        user: filled(of.user, DEFAULT_USER),
         working_dir: filled(of.working_dir, create::WORKDIR),
         entrypoint: Some(of.entrypoint.unwrap_or_default()),
         cmd: Some(of.cmd.unwrap_or_default()),
@@ -477,11 +476,11 @@ mod tests {
             ..ImageInspect::default()
         };
         let snapshot = SnapshotId::random();
-        let config = image_config(&container, &base, &snapshot, "7:7");
+        let config = image_config(&container, &base, &snapshot);
         assert_eq!(config.entrypoint, list(&["/e"]));
         // Not left out: the engine would take the container's.
         assert_eq!(config.cmd, Some(Vec::new()));
-        assert_eq!(config.user.as_deref(), Some("7:7"));
+        assert_eq!(config.user.as_deref(), Some(DEFAULT_USER));
         assert_eq!(config.working_dir.as_deref(), Some(create::WORKDIR));
         assert_eq!(config.env, list(&["A=b"]));
         let labels = config.labels.unwrap();

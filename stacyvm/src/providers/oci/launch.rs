@@ -17,6 +17,7 @@ use super::runtime::Runtime;
 use super::volumes::Volumes;
 use crate::error::{Error, Result};
 use crate::provider::CreateRequest;
+use crate::providers::default_user::{DEFAULT_USER, places_of};
 use crate::sandbox::spec::{MountSource, Privileges, SandboxSpec, Source};
 
 /// The user that supervisors inside run as; no command may be this user.
@@ -122,8 +123,8 @@ pub(super) fn prepare(
             };
             // With a range its layers have owners of that.
             // With a single user it is that one.
-            if many_users {
-                defaults.user = image.user.unwrap_or_else(|| "0".into());
+            if let Some(user) = image.user.filter(|_| many_users) {
+                defaults.user = user;
             }
             if let Some(workdir) = image.workdir {
                 defaults.workdir = workdir;
@@ -247,7 +248,7 @@ struct Defaults {
 impl Default for Defaults {
     fn default() -> Self {
         Self {
-            user: format!("{0}:{0}", wire::SINGLE_USER),
+            user: DEFAULT_USER.into(),
             workdir: "/workspace".into(),
             env: Vec::new(),
         }
@@ -270,8 +271,10 @@ fn agent(
         name: name.into_bytes().into(),
         value: value.into_bytes().into(),
     };
+    let user = spec.user.clone().unwrap_or(defaults.user);
     AgentConfig {
-        user: spec.user.clone().unwrap_or(defaults.user),
+        places: places_of(&user),
+        user,
         workdir: ByteVec::from(
             spec.workdir
                 .clone()
