@@ -48,7 +48,11 @@ pub(super) async fn stdout(subject: &Subject<'_>) -> Outcome {
     }
     print_samples(measure, "stacyvm", &ours);
     // By a socket five times as fast, by a stream of the engine nearly as fast.
-    let bar = if subject.runtime == "runc" { 0.2 } else { 1.0 / 0.9 };
+    let bar = if subject.runtime == "runc" {
+        0.2
+    } else {
+        1.0 / 0.9
+    };
     beside(measure, &ours, "raw API exec", &theirs, Some(bar));
     sandbox.kill().await.map_err(text)
 }
