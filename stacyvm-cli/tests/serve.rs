@@ -155,3 +155,30 @@ fn a_server_in_the_configuration_needs_its_url_and_others_have_none() {
         assert!(text.contains(word), "{settings}: {text}");
     }
 }
+
+#[test]
+fn idle_connections_that_use_up_its_files_keep_nobody_out() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    let own = cli();
+    let server = serve(&own);
+    let address = server.url.strip_prefix("http://").unwrap();
+    let few = Rlimit {
+        current: Some(64),
+        maximum: Some(64),
+    };
+    prlimit(Some(Pid::from_child(&server.child)), Resource::Nofile, few).unwrap();
+    let connect = || TcpStream::connect(address).unwrap();
+    let _idle: Vec<TcpStream> = (0..300).map(|_| connect()).collect();
+    let mut asks = connect();
+    // Less than what a connection without a request may take.
+    asks.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    asks.write_all(b"GET /v1/probe HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 15];
+    asks.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+}

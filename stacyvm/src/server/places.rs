@@ -13,6 +13,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::MAKES_ROOM;
 use super::answer::Body;
 
+/// How many make room at once where not even a place is what is missing.
+const EASE: usize = 32;
+
 /// Places for connections.
 pub(super) struct Places {
     free: Arc<Semaphore>,
@@ -39,6 +42,17 @@ impl Places {
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has some of those make room that are idle longest.
+    pub(super) fn ease(&self) {
+        let mut idle = self.idle();
+        for _ in 0..EASE {
+            let Some((_, leave)) = idle.all.pop_first() else {
+                return;
+            };
+            leave.notify_one();
+        }
     }
 
     /// Waits for a place, where there is none for that of who is idle.

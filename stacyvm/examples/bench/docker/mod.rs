@@ -44,9 +44,10 @@ pub(crate) async fn docker(plan: &Plan) -> Outcome {
     };
     let host = std::env::var_os("DOCKER_HOST").and_then(|host| host.into_string().ok());
     let host = host.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    let only = std::env::var_os("STACYVM_BENCH_RUNTIME");
     for (runtime, exec_bar, claim_bar) in [("runc", 1.0 / 30.0, 1.0 / 60.0), ("runsc", 0.25, 0.05)]
     {
-        if std::env::var("STACYVM_BENCH_RUNTIME").is_ok_and(|only| only != runtime) {
+        if only.as_ref().is_some_and(|only| only != runtime) {
             continue;
         }
         println!("\n## runtime {runtime}");

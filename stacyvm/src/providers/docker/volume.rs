@@ -63,16 +63,13 @@ impl AgentVolume {
     ) -> Result<()> {
         let note = tickets.beside(&format!("{}.checked", self.name));
         let fact = |created: &str| format!("{engine} {created}").into_bytes();
-        match self.created(docker).await? {
-            Some(created) => {
-                if ticket::read_private(&note)? == Some(fact(&created)) {
-                    return Ok(());
-                }
+        if let Some(created) = self.created(docker).await? {
+            if ticket::read_private(&note)? == Some(fact(&created)) {
+                return Ok(());
             }
-            None => {
-                self.doubt(tickets);
-                self.create(docker).await?;
-            }
+        } else {
+            self.doubt(tickets);
+            self.create(docker).await?;
         }
         let filling = Filling::begin(&self.mark(tickets), STALE).await?;
         let filler = match self.filler(docker, image, instance, &filling).await {
