@@ -342,6 +342,23 @@ fn whoever_made_it_is_served_by_its_standard_streams_once() {
 }
 
 #[test]
+fn an_agent_that_nobody_tells_anything_ends() {
+    let mut agent = Command::new(PROGRAM)
+        .arg("--stdin")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It stays open.
+    let input = agent.stdin.take();
+    let output = agent.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("nobody told the configuration"), "{said}");
+    drop(input);
+}
+
+#[test]
 fn who_lacks_the_key_gets_nothing_by_the_standard_streams() {
     let mut agent = keyed(|_| {});
     let mut maker = agent.maker.take().unwrap();

@@ -219,6 +219,7 @@ async fn open(state: &Path) -> Engine {
             certs: None,
             direct: None,
             users: None,
+            exec: None,
             url: None,
         };
         config.providers.insert("docker".into(), docker);

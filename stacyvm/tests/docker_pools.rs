@@ -99,6 +99,7 @@ async fn engine(address: &str, state: &Path) -> Engine {
         certs: None,
         direct: None,
         users: None,
+        exec: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

@@ -203,6 +203,7 @@ async fn what_fires_on_docker_is_known() {
         certs: None,
         direct: None,
         users: None,
+        exec: None,
         url: None,
     };
     config.providers.insert("docker".into(), docker);

@@ -34,9 +34,15 @@ impl Sink {
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.broken || self.ended {
             self.taken = self.taken.saturating_add(length(bytes));
-        } else {
-            self.pending.extend_from_slice(bytes);
+            return;
         }
+        // What was taken goes, also where something always waits; half at a time, so
+        // that each byte is moved once at most.
+        if self.head > self.pending.len() / 2 {
+            self.pending.drain(..self.head);
+            self.head = 0;
+        }
+        self.pending.extend_from_slice(bytes);
     }
 
     /// The same, and what `to` takes at once is not kept first.
@@ -119,4 +125,31 @@ impl Sink {
 
 fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn a_reader_that_never_catches_up_costs_no_more_than_what_waits() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let mut sink = Sink::default();
+        let piece = vec![7; 64 * 1024];
+        let mut read = vec![0; 64 * 1024];
+        // As much waits as the credit of a stream lets come.
+        for _ in 0..16 {
+            sink.pass(&piece, Some(writer.as_fd()));
+        }
+        for _ in 0..500 {
+            assert_eq!(sink.write(Some(writer.as_fd())), Written::Blocked);
+            reader.read_exact(&mut read).unwrap();
+            assert!(read.iter().all(|byte| *byte == 7));
+            sink.push(&piece);
+        }
+        let kept = sink.pending.capacity();
+        assert!(kept <= 4 << 20, "{kept} bytes are kept");
+    }
 }

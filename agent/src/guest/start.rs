@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
 use super::agent::Agent;
@@ -16,6 +17,8 @@ use super::{places, sys};
 use crate::protocol::control::{CONTROL_FD, ControlMessage};
 use crate::protocol::message::{self, AgentConfig};
 
+/// Seconds that the configuration may take to come; hosts wait for less.
+const CONFIG_SECONDS: i64 = 30;
 /// The longest configuration that is read from standard input.
 const MAX_CONFIG: u32 = 256 * 1024;
 
@@ -92,6 +95,7 @@ fn take_devices_away() {
 
 fn config_from(stdin: &mut File) -> io::Result<AgentConfig> {
     let mut length = [0; 4];
+    wait_for(stdin)?;
     stdin.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length);
     if length > MAX_CONFIG {
@@ -108,6 +112,24 @@ fn config_from(stdin: &mut File) -> io::Result<AgentConfig> {
         return Err(other("a keyed agent needs a key of at least 32 bytes"));
     }
     Ok(config)
+}
+
+/// Waits until somebody says something. Who is started again without being told
+/// anything, as by `docker restart`, ends: its timer would be nobody's.
+fn wait_for(stdin: &File) -> io::Result<()> {
+    let mut fds = [PollFd::new(stdin, PollFlags::IN)];
+    let most = Timespec {
+        tv_sec: CONFIG_SECONDS,
+        tv_nsec: 0,
+    };
+    loop {
+        match poll(&mut fds, Some(&most)) {
+            Ok(0) => return Err(other("nobody told the configuration")),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Takes standard input and output away from whatever is started later: they are the

@@ -58,6 +58,16 @@ pub struct Config {
     origins: BTreeMap<String, Origin>,
 }
 
+/// Who runs the commands of a sandbox of a Docker engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecBy {
+    /// The agent inside.
+    Agent,
+    /// The engine itself.
+    Engine,
+}
+
 /// One provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +92,10 @@ pub struct ProviderConfig {
     /// whose policy forbids added Linux capabilities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<Users>,
+    /// `engine` where commands are to be a Docker engine's own execs, for images and
+    /// engines where the agent cannot be used: slower, and less than with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecBy>,
     /// The URL of the server, of a provider of kind `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -160,6 +174,7 @@ impl Config {
             certs: None,
             direct: None,
             users: None,
+            exec: None,
             url: None,
         };
         Self {
@@ -412,6 +427,13 @@ impl Config {
                     Users::Many => "many",
                 };
                 value = format!("{value} users={users}");
+            }
+            if let Some(exec) = provider.exec {
+                let exec = match exec {
+                    ExecBy::Agent => "agent",
+                    ExecBy::Engine => "engine",
+                };
+                value = format!("{value} exec={exec}");
             }
             values.push((format!("providers.{name}"), value));
         }

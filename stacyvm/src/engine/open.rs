@@ -95,6 +95,7 @@ fn factory(
     check_certs(name, settings)?;
     check_direct(name, settings)?;
     check_users(name, settings)?;
+    check_exec(name, settings)?;
     let configured = Configured {
         kind: (*kind).to_owned(),
         settings: settings.clone(),
@@ -175,6 +176,19 @@ fn check_users(name: &str, settings: &ProviderConfig) -> Result<()> {
     }
 }
 
+/// An engine alone has an exec of its own.
+fn check_exec(name: &str, settings: &ProviderConfig) -> Result<()> {
+    match settings.exec {
+        Some(_) if settings.kind != "docker" => Err(Error::invalid(
+            format!("providers.{name}.exec"),
+            "set",
+            "none: it is of kind `docker` alone",
+            "remove it, or correct the kind",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A provider as it stands in the settings.
 #[derive(Debug)]
 #[cfg_attr(
@@ -216,7 +230,10 @@ impl ProviderFactory for Configured {
             }
             #[cfg(feature = "docker")]
             "docker" => {
-                use crate::providers::docker::{DockerConfig, DockerProvider, DockerTls};
+                use crate::config::ExecBy;
+                use crate::providers::docker::{
+                    DockerConfig, DockerEngineExec, DockerProvider, DockerTls,
+                };
                 let directory = around.directory("docker")?;
                 let instance = around.instance.clone();
                 let certs = self.settings.certs.as_ref();
@@ -235,6 +252,9 @@ impl ProviderFactory for Configured {
                 config.direct = self.settings.direct.unwrap_or(true);
                 if let Some(users) = self.settings.users {
                     config = config.users(users);
+                }
+                if self.settings.exec == Some(ExecBy::Engine) {
+                    return Ok(Arc::new(DockerEngineExec::open(config).await?));
                 }
                 Ok(Arc::new(DockerProvider::open(config).await?))
             }

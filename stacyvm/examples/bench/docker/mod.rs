@@ -90,6 +90,7 @@ impl<'a> Subject<'a> {
             certs: None,
             direct: None,
             users: None,
+            exec: None,
         };
         config.providers.insert("docker".into(), docker);
         Ok(Self {

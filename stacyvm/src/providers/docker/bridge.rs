@@ -75,7 +75,7 @@ fn not_started(said: &[u8]) -> Error {
 }
 
 /// Whether an exec has ended without ever having been a process.
-fn never_ran(seen: &ExecInspectResponse) -> bool {
+pub(super) fn never_ran(seen: &ExecInspectResponse) -> bool {
     let ended = seen.running == Some(false) && seen.exit_code.is_some_and(|code| code != 0);
     ended && seen.pid == Some(0)
 }

@@ -1,6 +1,7 @@
 //! A spec as the engine's request.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::SystemTime;
 
 use bollard::models::{
@@ -42,6 +43,8 @@ pub(super) const SOCKET: &str = "/run/stacyvm/agent.sock";
 pub(super) const SOCKET_DIRECTORY: &str = "/run/stacyvm";
 /// The directory of commands that name none, where the image names none either.
 pub(super) const WORKDIR: &str = "/workspace";
+/// Open files that every engine gives a container.
+const OF_EVERY_ENGINE: u64 = 1024;
 /// What the agent has, and drops before each command.
 const CAPABILITIES: [&str; 7] = [
     "SETUID",
@@ -128,6 +131,21 @@ pub(super) fn body(
     labels.insert(IMAGE_COMMAND.to_owned(), base.command());
     labels.insert(SNAPSHOT.to_owned(), base.snapshot());
     labels.insert(USER.to_owned(), user_of(spec, &base.config));
+    let mut host = host_config(spec, facts, volume, ticket, &base.config);
+    // What was asked for is refused by the engine where it cannot be; the agent alone
+    // could only lower what the engine gives. It needs more itself than few.
+    let asked = spec
+        .resources
+        .open_files
+        .filter(|_| !request.open_files_preferred);
+    if let Some(files) = asked.filter(|files| *files > OF_EVERY_ENGINE) {
+        let files = i64::try_from(files).unwrap_or(i64::MAX);
+        host.ulimits.get_or_insert_default().push(ResourcesUlimits {
+            name: Some("nofile".to_owned()),
+            soft: Some(files),
+            hard: Some(files),
+        });
+    }
     Ok(ContainerCreateBody {
         image: Some(base.name.clone()),
         hostname: Some(request.id.to_string()),
@@ -152,7 +170,7 @@ pub(super) fn body(
             ..HealthConfig::default()
         }),
         labels: Some(labels),
-        host_config: Some(host_config(spec, facts, volume, ticket, &base.config)),
+        host_config: Some(host),
         ..ContainerCreateBody::default()
     })
 }
@@ -254,22 +272,23 @@ fn memory_file_systems(spec: &SandboxSpec, ticket: &Ticket, user: &str) -> HashM
         .map_or(512, |mib| (mib / 2).max(1));
     // Where the agent is no root it is whoever it is, and nobody else is there.
     let mode = if ticket.one_user { "1777" } else { "0700" };
-    let mut all = HashMap::from([
-        (
-            ticket.socket_directory(),
-            format!("rw,nosuid,nodev,noexec,mode={mode},size=64k"),
-        ),
-        (
-            "/tmp".to_owned(),
-            format!("rw,nosuid,nodev,exec,mode=1777,size={half}m"),
-        ),
-    ]);
-    if spec.read_only_root {
-        let workdir = spec.workdir.as_deref().unwrap_or(WORKDIR);
-        all.insert(
-            workdir.to_owned(),
-            format!("rw,nosuid,nodev,exec,mode=1777,size={half}m{owner}"),
-        );
+    let mut all = HashMap::from([(
+        ticket.socket_directory(),
+        format!("rw,nosuid,nodev,noexec,mode={mode},size=64k"),
+    )]);
+    // Nothing lies on what the spec mounts.
+    let is_free = |place: &str| {
+        let mut mounts = spec.mounts.iter();
+        !mounts.any(|mount| Path::new(place).starts_with(&mount.target))
+    };
+    if is_free("/tmp") {
+        let options = format!("rw,nosuid,nodev,exec,mode=1777,size={half}m");
+        all.insert("/tmp".to_owned(), options);
+    }
+    // Elsewhere it would hide what the image has.
+    if spec.read_only_root && is_free(WORKDIR) {
+        let options = format!("rw,nosuid,nodev,exec,mode=1777,size={half}m{owner}");
+        all.insert(WORKDIR.to_owned(), options);
     }
     // With many users it is nobody's in particular.
     let owner = if ticket.one_user {
@@ -404,6 +423,7 @@ pub(super) fn framed(config: &AgentConfig) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::provider::Secrets;
+    use crate::sandbox::spec::Mount;
     use std::collections::BTreeMap;
     use std::time::Duration;
 
@@ -445,6 +465,49 @@ mod tests {
             heeds_filters: true,
             ..Facts::default()
         }
+    }
+
+    #[test]
+    fn more_open_files_than_an_engine_gives_are_asked_of_it() {
+        let nofile = |files: Option<u64>, preferred: bool| {
+            let mut request = request(SandboxSpec::image("a"));
+            request.spec.resources.open_files = files;
+            request.open_files_preferred = preferred;
+            let body = made(&request, &Ticket::mint(None, false).unwrap());
+            let limits = body.host_config.unwrap().ulimits.unwrap();
+            let mut limits = limits.into_iter();
+            let found = limits.find(|limit| limit.name.as_deref() == Some("nofile"));
+            found.and_then(|limit| limit.hard.filter(|hard| Some(*hard) == limit.soft))
+        };
+        assert_eq!(nofile(Some(1_000_000), false), Some(1_000_000));
+        assert_eq!(nofile(Some(1_000_000), true), None);
+        assert_eq!(nofile(Some(100), false), None);
+        assert_eq!(nofile(None, false), None);
+    }
+
+    #[test]
+    fn no_memory_file_system_lies_on_what_is_mounted() {
+        let tmpfs_of = |target: Option<&str>| {
+            let mut spec = SandboxSpec::image("a").workdir("/etc");
+            spec.read_only_root = true;
+            spec.mounts.extend(target.map(|target| Mount {
+                target: target.into(),
+                source: MountSource::Volume("v".into()),
+                writable: true,
+                size_mib: None,
+            }));
+            let ticket = Ticket::mint(None, false).unwrap();
+            let body = made(&request(spec), &ticket);
+            let tmpfs = body.host_config.unwrap().tmpfs.unwrap();
+            let mut places: Vec<String> = tmpfs.into_keys().collect();
+            places.retain(|place| place != SOCKET_DIRECTORY);
+            places.sort();
+            places
+        };
+        assert_eq!(tmpfs_of(None), ["/tmp", "/workspace"]);
+        assert_eq!(tmpfs_of(Some("/tmp/")), ["/workspace"]);
+        assert_eq!(tmpfs_of(Some("/workspace")), ["/tmp"]);
+        assert_eq!(tmpfs_of(Some("/workspace/below")), ["/tmp", "/workspace"]);
     }
 
     #[test]

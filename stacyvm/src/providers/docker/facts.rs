@@ -47,6 +47,8 @@ pub(super) struct Facts {
     pub(super) disk: bool,
     /// Whether sandboxes have one user alone, so that no Linux capability is added.
     pub(super) one_user: bool,
+    /// Whether commands are the engine's own execs, without an agent.
+    pub(super) engine_exec: bool,
     /// Why a sandbox with this runtime has no network, if so.
     pub(super) no_network: Option<&'static str>,
 }
@@ -104,6 +106,7 @@ impl Facts {
         Ok(Self {
             local: false,
             one_user: false,
+            engine_exec: false,
             same_kernel: same_kernel(info.kernel_version.as_deref()),
             data: info.docker_root_dir.clone(),
             disk: holds_disk_limits(info),

@@ -116,7 +116,17 @@ impl Life {
         let held = life.alone(&request.id).await;
         let (mut answer, asked) = oneshot::channel();
         tokio::spawn(async move {
-            let mut made = Box::pin(life.make_or_undo(&request, &tenant, answer.closed())).await;
+            let mut made = if life.facts.engine_exec {
+                Box::pin(Self::make_by_engine(
+                    &life,
+                    &request,
+                    &tenant,
+                    answer.closed(),
+                ))
+                .await
+            } else {
+                Box::pin(life.make_or_undo(&request, &tenant, answer.closed())).await
+            };
             if made.as_ref().is_err_and(volume::is_emptied) {
                 // It is filled again by the next create, which may as well be this one.
                 made = Box::pin(life.make_or_undo(&request, &tenant, answer.closed())).await;
@@ -249,14 +259,14 @@ impl Life {
 
     /// Takes back what a failed or abandoned create has made. What even that
     /// leaves is found by its labels at the next reconciliation.
-    async fn undo(&self, id: &SandboxId) {
+    pub(super) async fn undo(&self, id: &SandboxId) {
         if let Err(error) = self.remove(id).await {
             tracing::warn!(sandbox = %id, %error, "a sandbox that was not wanted is left");
         }
     }
 
     /// The sandbox of an earlier, equal request; `conflict` for another one.
-    async fn there_already(&self, request: &CreateRequest) -> Result<Option<Observed>> {
+    pub(super) async fn there_already(&self, request: &CreateRequest) -> Result<Option<Observed>> {
         let Some(seen) = self.look(&request.id).await? else {
             self.tickets.forget(&request.id)?;
             return Ok(None);
@@ -275,7 +285,8 @@ impl Life {
             .context("container", create::container(&request.id)));
         }
         let there = self.observe(&request.id).await?;
-        if there.state == ObservedState::Running && self.client(&request.id).await.is_ok() {
+        let runs = there.state == ObservedState::Running;
+        if runs && (self.facts.engine_exec || self.client(&request.id).await.is_ok()) {
             return Ok(Some(there));
         }
         // Half made by a process that died.
@@ -285,7 +296,7 @@ impl Life {
 
     /// Admission asked for no more than the capabilities; a limit that the
     /// engine would drop in silence is refused here all the same.
-    fn affordable(&self, request: &CreateRequest) -> Result<()> {
+    pub(super) fn affordable(&self, request: &CreateRequest) -> Result<()> {
         let can = self.facts.capabilities();
         let asked = &request.spec.resources;
         for (field, set, level) in [
@@ -300,7 +311,7 @@ impl Life {
                 .context("field", field));
             }
         }
-        if stacyvm_agent::AGENT.is_empty() {
+        if stacyvm_agent::AGENT.is_empty() && !self.facts.engine_exec {
             return Err(Error::unsupported(
                 "this build holds no agent, expected one built on linux or named prebuilt",
             ));
@@ -428,7 +439,11 @@ impl Life {
     }
 
     /// Why the engine makes no exec in a container.
-    async fn without_bridge(&self, container: &str, error: bollard::errors::Error) -> Error {
+    pub(super) async fn without_bridge(
+        &self,
+        container: &str,
+        error: bollard::errors::Error,
+    ) -> Error {
         match status(&error) {
             Some(409) if error.to_string().contains("paused") => paused(),
             Some(404 | 409) => gone(ErrorKind::SandboxGone),
@@ -439,7 +454,7 @@ impl Life {
     }
 
     /// False where the engine says that a container is not there or has ended.
-    async fn runs(&self, container: &str) -> bool {
+    pub(super) async fn runs(&self, container: &str) -> bool {
         let options = None::<InspectContainerOptions>;
         match self
             .docker

@@ -8,6 +8,7 @@ mod create;
 #[cfg_attr(not(target_os = "linux"), path = "no_direct.rs")]
 mod direct;
 mod discover;
+mod engine_exec;
 mod error;
 mod facts;
 mod filling;
@@ -41,6 +42,7 @@ use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions, S
 use futures_util::{StreamExt, pin_mut};
 
 pub use config::{DEFAULT_HOST, DockerConfig};
+pub use engine_exec::DockerEngineExec;
 pub use tls::DockerTls;
 
 use self::life::Life;

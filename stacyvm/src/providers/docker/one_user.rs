@@ -55,7 +55,8 @@ impl Life {
         image: &ImageConfig,
     ) -> Result<()> {
         // A root that is only read has a memory file system there.
-        if !self.facts.one_user || spec.read_only_root {
+        let made_here = self.facts.one_user || self.facts.engine_exec;
+        if !made_here || spec.read_only_root {
             return Ok(());
         }
         let owner = numbers(&user_of(spec, image));

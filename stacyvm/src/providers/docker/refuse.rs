@@ -1,5 +1,8 @@
 //! What this provider does not serve.
 
+use std::path::{Component, Path};
+
+use super::create::SOCKET_DIRECTORY;
 use super::facts::Facts;
 use crate::error::{Error, Result};
 use crate::sandbox::spec::{MountSource, Network, Privileges, SandboxSpec, Source};
@@ -67,6 +70,22 @@ pub(super) fn refuse(spec: &SandboxSpec, facts: &Facts) -> Result<()> {
             )
             .context("field", format!("mounts[{index}].size_mib"))
             .context("value", mib));
+        }
+        let target = Path::new(&mount.target);
+        let tmpfs = matches!(mount.source, MountSource::Tmpfs { .. });
+        let holds_agent = |place: &str| {
+            // A directory of the host would get one of the agent's; memory holds it.
+            target.starts_with(place) || !tmpfs && Path::new(place).starts_with(target)
+        };
+        let own_name = target.components().nth(1).map(Component::as_os_str);
+        let own_name = own_name.is_some_and(|name| name.to_string_lossy().starts_with(".stacyvm-"));
+        if holds_agent(SOCKET_DIRECTORY) || own_name {
+            return Err(Error::unsupported(format!(
+                "the agent of a container has {SOCKET_DIRECTORY} and names at `/.stacyvm-`; \
+                 mount elsewhere"
+            ))
+            .context("field", format!("mounts[{index}].target"))
+            .context("value", &mount.target));
         }
         match mount.source {
             MountSource::Host(_) if !facts.local => {
@@ -200,6 +219,35 @@ mod tests {
             .profile(Profile::Strict);
         refuse(&served, &here()).unwrap();
         refuse(&served, &Facts::default()).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_mounted_where_the_agent_is() {
+        let of = |target: &str, source| {
+            let spec = SandboxSpec::image("a").mount(Mount {
+                target: target.into(),
+                source,
+                writable: true,
+                size_mib: None,
+            });
+            refuse(&spec, &here())
+        };
+        let volume = || MountSource::Volume("v".into());
+        for target in [
+            "/run/stacyvm",
+            "/run/stacyvm/",
+            "/run/stacyvm/x",
+            "/run",
+            "/.stacyvm-0123",
+        ] {
+            let error = of(target, volume()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{target}");
+            assert_eq!(error.fact("field"), Some("mounts[0].target"));
+        }
+        of("/run", MountSource::Tmpfs { size_mib: 1 }).unwrap();
+        of("/run/stacyvm", MountSource::Tmpfs { size_mib: 1 }).unwrap_err();
+        of("/run/other", volume()).unwrap();
+        of("/x/.stacyvm-0123", volume()).unwrap();
     }
 
     /// An engine of this host, with networks.
