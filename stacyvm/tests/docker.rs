@@ -658,6 +658,8 @@ async fn a_paused_sandbox_stands_still_and_goes_on() {
         let seen = host.provider.inspect(&cx(), &id).await.unwrap();
         assert_eq!(seen.state, ObservedState::Paused);
     }
+    let error = host.provider.usage(&cx(), &id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
     for _ in 0..2 {
         host.provider.resume(&cx(), &id).await.unwrap();
         let seen = host.provider.inspect(&cx(), &id).await.unwrap();

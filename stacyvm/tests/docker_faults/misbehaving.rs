@@ -76,8 +76,6 @@ const CASES: &[Case] = &[
     ("create", ("POST", "/containers/create"), ANSWERS),
     ("create", ("POST", "/containers/*/attach"), STREAMS),
     ("create", ("POST", "/containers/*/start"), ANSWERS),
-    ("create", ("POST", "/containers/*/exec"), ANSWERS),
-    ("create", ("POST", "/exec/*/start"), STREAMS),
     ("create", ("GET", "/containers/*/json"), ANSWERS),
     ("create seen", ("GET", "/containers/*/json"), ANSWERS),
     ("inspect", ("GET", "/containers/*/json"), ANSWERS),

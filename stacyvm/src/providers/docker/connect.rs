@@ -16,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 
 use super::config::DockerConfig;
 use super::error::{io_kind, map, soon, status};
-use super::host::Target;
+use super::host::{self, Target};
 use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,7 +34,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// that both speak. Every later request names it.
 pub(super) async fn connect(config: &DockerConfig) -> Result<Docker> {
     let about = |error: Error| {
-        let error = error.context("host", &config.host);
+        let error = error.context("host", host::shown(&config.host));
         match &config.found_by {
             Some(by) => error.context("from", by),
             None => error,

@@ -27,7 +27,7 @@ pub(super) enum Target {
 impl Target {
     /// Reads the address of an engine; `tls` is what `tcp://` and `https://` use.
     pub(super) fn new(host: &str, tls: Option<&DockerTls>) -> Result<Self> {
-        let bad = |remedy: &str| Err(Error::invalid("docker.host", host, FORMS, remedy));
+        let bad = |remedy: &str| Err(Error::invalid("docker.host", shown(host), FORMS, remedy));
         // What the docker command line takes without a scheme.
         let (scheme, rest) = host.split_once("://").unwrap_or(("tcp", host));
         match (scheme, tls) {
@@ -48,6 +48,22 @@ impl Target {
             _ => bad("correct the address"),
         }
     }
+}
+
+/// An address as it may be told: without what is before an `@`, and after a `?`, which
+/// can be secrets.
+pub(super) fn shown(host: &str) -> String {
+    let (scheme, rest) = host.split_once("://").unwrap_or(("", host));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    let rest = match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("[redacted]@{rest}"),
+        None => rest.to_owned(),
+    };
+    let rest = match rest.split_once('?') {
+        Some((rest, _)) => format!("{rest}?[redacted]"),
+        None => rest,
+    };
+    format!("{scheme}{separator}{rest}")
 }
 
 /// A name or an address with its port; `None` for anything else. No port means
@@ -88,6 +104,26 @@ fn address(text: &str, usual: u16) -> Option<String> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+
+    #[test]
+    fn secrets_of_an_address_are_not_told() {
+        for host in [
+            "tcp://u:hunter3@engine:1",
+            "u:hunter3@engine:1",
+            "http://engine/p?token=hunter3",
+            "tcp://a@u:hunter3@engine?x=hunter3",
+        ] {
+            let error = Target::new(host, None).unwrap_err();
+            let told = format!("{error} {error:?} {}", shown(host));
+            assert!(!told.contains("hunter3"), "{told}");
+            assert!(
+                told.contains("engine") && told.contains("[redacted]"),
+                "{told}"
+            );
+        }
+        assert_eq!(shown("unix:///run/x.sock"), "unix:///run/x.sock");
+        assert_eq!(shown("engine:7"), "engine:7");
+    }
 
     #[test]
     fn the_forms_of_the_docker_command_line_are_read() {
@@ -143,7 +179,7 @@ mod tests {
             let error = Target::new(host, given).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{host}");
             assert_eq!(error.fact("field"), Some("docker.host"));
-            assert_eq!(error.fact("value"), Some(host));
+            assert_eq!(error.fact("value"), Some(&shown(host)[..]));
             assert_eq!(error.fact("expected"), Some(FORMS));
         }
         let error = Target::new("ssh://me@engine", None).unwrap_err();

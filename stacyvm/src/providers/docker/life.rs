@@ -669,7 +669,7 @@ async fn greet(
     AgentClient::connect(way, options).await
 }
 
-fn paused() -> Error {
+pub(super) fn paused() -> Error {
     Error::new(
         ErrorKind::Conflict,
         "the sandbox is paused, expected a running one; resume it",

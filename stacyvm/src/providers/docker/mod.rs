@@ -427,6 +427,14 @@ impl Provider for DockerProvider {
     }
 
     async fn usage(&self, cx: &Context, id: &SandboxId) -> Result<Usage> {
+        // Its agent counts what runs, and stands still with it.
+        let still = async {
+            match self.life.observe(id).await?.state {
+                ObservedState::Paused => Err(life::paused()),
+                _ => Ok(()),
+            }
+        };
+        self.outside(cx, OperationKind::Usage, still).await?;
         self.inside(cx, id, OperationKind::Usage, |client| async move {
             let inside = client.usage().await?;
             let options = StatsOptions {

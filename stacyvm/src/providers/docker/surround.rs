@@ -150,6 +150,30 @@ pub(super) fn explained(error: Error, spec: &SandboxSpec) -> Error {
         .context("value", mib)
         .source(error);
     }
+    let resources = &spec.resources;
+    for (words, field, value) in [
+        (
+            "Minimum memory limit allowed",
+            "memory_mib",
+            resources.memory_mib.map(|mib| mib.to_string()),
+        ),
+        (
+            "Range of CPUs is from",
+            "cpus",
+            resources.cpus.map(|cpus| cpus.to_string()),
+        ),
+    ] {
+        if let Some(value) = value.filter(|_| has(words)) {
+            return Error::new(
+                ErrorKind::InvalidArgument,
+                format!("the docker engine cannot keep to `{field}`, expected what it says; ask for such a limit, or leave it out"),
+            )
+            .context("field", field)
+            .context("value", value)
+            .context("engine", &text)
+            .source(error);
+        }
+    }
     if has("bind source path does not exist") || has("failed to mount local volume") {
         return Error::new(
             ErrorKind::NotFound,
@@ -217,6 +241,18 @@ mod tests {
         ] {
             let error = explained(said(text), &spec);
             assert_eq!((error.kind(), error.fact("field")), (kind, Some(field)));
+        }
+        for (text, field) in [
+            ("Minimum memory limit allowed is 6MB", "memory_mib"),
+            (
+                "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs",
+                "cpus",
+            ),
+        ] {
+            let asked = SandboxSpec::image("a").memory_mib(4).cpus(1000.0);
+            let error = explained(said(text), &asked);
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert_eq!(error.fact("field"), Some(field));
         }
         let other = explained(said("something else"), &spec);
         assert_eq!(other.kind(), ErrorKind::Internal);
