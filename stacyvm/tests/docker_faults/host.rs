@@ -159,13 +159,19 @@ pub(super) fn killed(mut child: Child) -> Result<(), String> {
         .lines()
         .map_while(std::result::Result::ok)
         .find_map(|line| Some(line.split_once(OUTCOME)?.1.to_owned()));
+    let mut ours = false;
     if said.is_some() {
-        child.kill().unwrap();
+        // What is done behind its back may come to the point yet.
+        let until = std::time::Instant::now() + Duration::from_secs(2);
+        while child.try_wait().unwrap().is_none() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ours = child.try_wait().unwrap().is_none();
+        let _ = child.kill();
     }
     let status = child.wait().unwrap();
-    let by = std::os::unix::process::ExitStatusExt::signal(&status);
-    match (said, by) {
-        (None, Some(9)) => Ok(()),
-        (said, _) => Err(format!("it was never there: {said:?}, {status}")),
+    match std::os::unix::process::ExitStatusExt::signal(&status) {
+        Some(9) if !ours => Ok(()),
+        _ => Err(format!("it was never there: {said:?}, {status}")),
     }
 }
