@@ -675,6 +675,58 @@ async fn a_paused_sandbox_stands_still_and_goes_on() {
 }
 
 #[tokio::test]
+async fn one_that_was_given_another_name_is_destroyed_and_another_of_its_labels_is_not() {
+    use bollard::models::ContainerCreateBody;
+    use bollard::query_parameters::{
+        CreateContainerOptions, RemoveContainerOptions, RenameContainerOptions,
+        StartContainerOptions,
+    };
+    let host = host!();
+    let id = host.sandbox(SandboxSpec::image(IMAGE)).await;
+    let name = format!("stacyvm-{id}");
+    let socket = host.engine.trim_start_matches("unix://");
+    let docker = bollard::Docker::connect_with_socket(socket, 30, bollard::API_DEFAULT_VERSION);
+    let docker = docker.unwrap().negotiate_version().await.unwrap();
+    let seen = docker.inspect_container(&name, None).await.unwrap();
+    // As of an image that was saved of it.
+    let other = format!("other-{id}");
+    let options = CreateContainerOptions {
+        name: Some(other.clone()),
+        ..CreateContainerOptions::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(IMAGE.into()),
+        cmd: Some(vec!["sleep".into(), "600".into()]),
+        labels: seen.config.unwrap().labels,
+        ..ContainerCreateBody::default()
+    };
+    docker.create_container(Some(options), body).await.unwrap();
+    let none = None::<StartContainerOptions>;
+    docker.start_container(&other, none).await.unwrap();
+    let renamed = RenameContainerOptions {
+        name: format!("renamed-{id}"),
+    };
+    docker.rename_container(&name, renamed).await.unwrap();
+
+    host.provider.destroy(&cx(), &id).await.unwrap();
+    let there = async |name: String| docker.inspect_container(&name, None).await.is_ok();
+    let (renamed, other_lives) = (
+        there(format!("renamed-{id}")).await,
+        there(other.clone()).await,
+    );
+    let options = RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    };
+    docker
+        .remove_container(&other, Some(options))
+        .await
+        .unwrap();
+    assert!(!renamed && other_lives, "{renamed} {other_lives}");
+    host.end(&[&id]).await;
+}
+
+#[tokio::test]
 async fn a_read_only_root_is_read_only_and_still_of_use() {
     let host = host!();
     let mut spec = SandboxSpec::image(IMAGE);

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use stacyvm::engine::{Engine, Filter};
 use stacyvm::error::ErrorKind;
-use stacyvm::provider::Reach;
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::sandbox::state::Phase;
 use stacyvm::{Result, Sandbox};
@@ -142,10 +141,6 @@ impl Scene {
         let mut left = BTreeSet::new();
         let gone = eventually(async || {
             engine.reconcile().await.unwrap();
-            // It may also keep one that is dead and has lost its name; `leaks` tells it.
-            for leak in engine.leaks(Reach::Own).await.unwrap().leaks {
-                let _ = engine.remove_leak(&leak.id).await;
-            }
             left = self.watch.changed(&self.machine, &self.state).await;
             // An engine that dies while it removes a container may forget it and leave
             // its shim, without a process below it, which no client can ask it for.
