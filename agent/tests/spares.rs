@@ -32,7 +32,7 @@ fn waiting(agent: &Agent) -> Vec<(u32, u32)> {
             .iter()
             .filter_map(|pid| Some((*pid, *children(*pid).first()?)))
             .collect();
-        found.len() == 2 && supervisors.len() == 2
+        found.len() == 3 && supervisors.len() == 3
     });
     found
 }
@@ -54,7 +54,8 @@ fn processes(host: &mut Host, stream: u32) -> usize {
 fn they_are_no_processes_of_the_sandbox_and_go_when_no_command_comes() {
     let agent = Agent::start(config());
     let mut host = agent.connect();
-    assert!(children(agent.child.id()).is_empty());
+    // One comes with the host.
+    assert!(children(agent.child.id()).len() < 2);
     assert_eq!(host.run(1, &exec("a", &["true"])).code(), 0);
     waiting(&agent);
     assert_eq!(processes(&mut host, 2), 0);
@@ -128,6 +129,82 @@ fn what_they_run_is_as_what_a_new_one_runs() {
         let id = format!("b{round}");
         let text = host.run(2 + round, &shell(&id, look)).text();
         assert_eq!(text, first);
+    }
+}
+
+/// The supervisor of a command of this id.
+fn supervisor_of(host: &mut Host, stream: u32, id: &str) -> u32 {
+    let out = host.run(stream, &shell(id, "echo $PPID"));
+    out.text().trim().parse().unwrap()
+}
+
+#[test]
+fn one_whose_command_is_over_gets_another() {
+    let agent = Agent::start(AgentConfig {
+        spare_supervisors: Some(1),
+        ..config()
+    });
+    let mut host = agent.connect();
+    let first = supervisor_of(&mut host, 1, "a");
+    for stream in 2..30 {
+        assert_eq!(supervisor_of(&mut host, stream, &stream.to_string()), first);
+    }
+}
+
+#[test]
+fn one_whose_command_left_processes_keeps_them_and_gets_none() {
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    let out = host.run(1, &shell("a", "sleep 600 >/dev/null 2>&1 & echo $PPID $!"));
+    let text = out.text();
+    let (supervisor, survivor) = text.trim().split_once(' ').unwrap();
+    assert_eq!(out.exited.as_ref().unwrap().survivors, 1);
+    for stream in 2..12 {
+        let other = supervisor_of(&mut host, stream, &stream.to_string());
+        assert_ne!(other, supervisor.parse::<u32>().unwrap());
+    }
+    let survivor: u32 = survivor.parse().unwrap();
+    assert!(lives(survivor));
+    // Free now, and as good as any.
+    kill(survivor);
+    eventually("it is over", || !lives(survivor));
+    for stream in 12..22 {
+        supervisor_of(&mut host, stream, &stream.to_string());
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// An order may be under way when its command ends by itself.
+#[test]
+fn an_order_to_one_command_never_reaches_the_next() {
+    let agent = Agent::start(AgentConfig {
+        spare_supervisors: Some(1),
+        ..config()
+    });
+    let mut host = agent.connect();
+    for round in 0..150 {
+        let (id, next) = (format!("a{round}"), format!("b{round}"));
+        let stream = 10 * round + 1;
+        host.say(stream, Kind::Exec, &shell(&id, "exit 3"));
+        host.started(stream);
+        let signal = SignalRequest {
+            exec: id,
+            signal: 15,
+            scope: Scope::Tree,
+        };
+        host.say(stream + 1, Kind::Signal, &signal);
+        let exited = host.finish(stream).exited.unwrap();
+        assert!(
+            (exited.reason, exited.value) == (EndReason::Code, 3)
+                || (exited.reason, exited.value) == (EndReason::Signal, 15),
+            "{exited:?}"
+        );
+        let out = host.run(stream + 2, &shell(&next, "sleep 0.005; echo here"));
+        assert_eq!((out.text().as_str(), out.code()), ("here\n", 0), "{round}");
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) const MAX_STREAMS: usize = 1024;
 const MAX_CREDIT: u64 = 1 << 40;
 /// Bytes read at once.
 const READ_CHUNK: usize = 32 * 1024;
+/// Room for what is sent that is made without knowing that it is needed, and kept.
+const SMALL: usize = 4 * 1024;
 /// The longest payload before a connection is accepted.
 const MAX_HELLO: u32 = 4096;
 
@@ -239,6 +241,11 @@ impl Connection {
         source: BorrowedFd<'_>,
         most: usize,
     ) -> Result<usize, Errno> {
+        // Room that nothing comes into costs the kernel of some sandboxes more than a
+        // whole command. What cannot say how much it has gets the most.
+        let there = rustix::io::ioctl_fionread(source).unwrap_or(u64::MAX);
+        let there = usize::try_from(there).unwrap_or(usize::MAX);
+        let most = most.min(there.max(SMALL));
         self.make_room(HEADER_BYTES + most);
         let start = self.tail + HEADER_BYTES;
         let count = rustix::io::read(source, &mut self.out[start..start + most])?;
@@ -280,7 +287,7 @@ impl Connection {
         }
         self.head = 0;
         self.tail = 0;
-        if self.streams.is_empty() {
+        if self.streams.is_empty() && self.out.len() > SMALL {
             self.out = Vec::new();
         }
         true

@@ -71,6 +71,7 @@ impl Agent {
                 connection.accepted = true;
                 connection.heard_ms = now_ms();
                 connection.frame(0, Kind::Welcome, &message::encode(&welcome));
+                self.spares.host_came();
                 Ok(())
             }
             Err(Some(failure)) => {

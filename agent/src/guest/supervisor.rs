@@ -14,7 +14,7 @@ use super::exec::spare;
 use super::failure::system;
 use super::launch;
 use super::process::{self, Stat};
-use super::sys::spawn::{self, Stage, Waiting};
+use super::sys::spawn::{self, Stack, Stage, Waiting};
 use super::sys::{self, Reaped, Status};
 use crate::protocol::message::{self, AgentConfig, ExecRequest, Failure, Scope};
 
@@ -43,8 +43,11 @@ pub(super) enum Order {
 pub(super) enum Report {
     Started(i32),
     Failed(Failure),
-    /// The first process ended; so many descendants live.
-    Ended(Status, u32),
+    /// The first process ended; so many descendants live, or the supervisor is free.
+    Ended(Status, u32, bool),
+    /// No descendant lives any more, and another command can come. Where it cannot, the
+    /// channel closes instead.
+    Free,
     /// An order to signal was carried out, or failed with this error number.
     Answer(u64, i32),
 }
@@ -102,7 +105,7 @@ impl Report {
         match self {
             Self::Started(pid) => [&[1][..], &pid.to_le_bytes()].concat(),
             Self::Failed(failure) => [&[2][..], &message::encode(failure)].concat(),
-            Self::Ended(status, survivors) => {
+            Self::Ended(status, survivors, free) => {
                 let (how, value) = match status {
                     Status::Code(code) => (0, code),
                     Status::Signal(signal) => (1, signal),
@@ -111,12 +114,14 @@ impl Report {
                     &[3, how][..],
                     &value.to_le_bytes(),
                     &survivors.to_le_bytes(),
+                    &[u8::from(*free)],
                 ]
                 .concat()
             }
             Self::Answer(token, errno) => {
                 [&[4][..], &token.to_le_bytes(), &errno.to_le_bytes()].concat()
             }
+            Self::Free => vec![5],
         }
     }
 
@@ -131,64 +136,57 @@ impl Report {
                 } else {
                     Status::Signal(value)
                 };
-                Self::Ended(status, word(bytes, 6).cast_unsigned())
+                let free = bytes.get(10) == Some(&1);
+                Self::Ended(status, word(bytes, 6).cast_unsigned(), free)
             }
             4 => Self::Answer(
                 u64::from(word(bytes, 1).cast_unsigned())
                     | u64::from(word(bytes, 5).cast_unsigned()) << 32,
                 word(bytes, 9),
             ),
+            5 => Self::Free,
             _ => return None,
         })
     }
 }
 
-struct Supervisor {
-    channel: OwnedFd,
-    first: i32,
-    ended: bool,
-    own: i32,
-}
+/// A command and its standard streams.
+type Command = (ExecRequest, [OwnedFd; 3]);
 
-/// Runs as the supervisor of one command, in a process forked for it, and never returns.
+/// Runs as the supervisor of commands, in a process forked for it, and never returns.
+/// Without a first command it waits for one that comes later or never.
 pub(super) fn run(
     channel: OwnedFd,
-    stdio: [OwnedFd; 3],
+    first: Option<Command>,
     groups: &[OwnedFd],
     config: &AgentConfig,
-    request: &ExecRequest,
 ) -> ! {
-    let own = [&channel].into_iter().chain(&stdio).chain(groups);
-    let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
-    sys::close_all_but(&mut keep);
-    let prepared = prepare(config, groups, false);
-    supervise(channel, prepared, stdio, config, request)
-}
-
-/// As [`run`], of a command that comes later or never.
-pub(super) fn wait(channel: OwnedFd, groups: &[OwnedFd], config: &AgentConfig) -> ! {
-    let own = [&channel].into_iter().chain(groups);
+    let stdio = first.iter().flat_map(|(_, stdio)| stdio);
+    let own = [&channel].into_iter().chain(stdio).chain(groups);
     let mut keep: Vec<i32> = own.map(AsRawFd::as_raw_fd).collect();
     sys::close_all_but(&mut keep);
     // The one of a sandbox that waits enters its cgroups ahead: after a quiet while
     // that takes the kernel longer than all else of a command.
-    let prepared = prepare(config, groups, config.waits == Some(true));
-    let mut config = config.clone();
-    if let Some((request, stdio)) = spare::receive(&channel, &mut config) {
-        supervise(channel, prepared, stdio, &config, &request)
+    let enter = first.is_none() && config.waits == Some(true);
+    let signals = prepare(config, groups);
+    let mut supervisor = Supervisor {
+        channel,
+        config: config.clone(),
+        first: 0,
+        ended: false,
+        ordered: false,
+        free: false,
+        own: i32::try_from(std::process::id()).unwrap_or(0),
+    };
+    match signals {
+        Err(failure) => tell(&supervisor.channel, &Report::Failed(failure)),
+        Ok(signals) => supervisor.serve(first, groups, enter, &signals),
     }
-    drop(prepared);
     sys::exit_now(0)
 }
 
-/// What needs no command.
-struct Prepared {
-    /// Tells of children that ended, orphans among them.
-    signals: OwnedFd,
-    child: io::Result<Waiting>,
-}
-
-fn prepare(config: &AgentConfig, groups: &[OwnedFd], enter: bool) -> Result<Prepared, Failure> {
+/// What needs no command. Returns what tells of children that ended, orphans among them.
+fn prepare(config: &AgentConfig, groups: &[OwnedFd]) -> Result<OwnedFd, Failure> {
     sys::new_session();
     let signals =
         sys::watch_signals(&[libc::SIGCHLD]).map_err(|error| system("signals", &error))?;
@@ -201,67 +199,20 @@ fn prepare(config: &AgentConfig, groups: &[OwnedFd], enter: bool) -> Result<Prep
     if config.can_switch_user {
         sys::become_supervisor().map_err(|error| system("rights of the supervisor", &error))?;
     }
-    let child = spawn::wait(groups, enter);
-    Ok(Prepared { signals, child })
+    Ok(signals)
 }
 
-fn supervise(
+struct Supervisor {
     channel: OwnedFd,
-    prepared: Result<Prepared, Failure>,
-    stdio: [OwnedFd; 3],
-    config: &AgentConfig,
-    request: &ExecRequest,
-) -> ! {
-    let started = prepared.and_then(|prepared| {
-        let first = start(config, request, stdio, prepared.child)?;
-        Ok((first, prepared.signals))
-    });
-    match started {
-        Err(failure) => {
-            tell(&channel, &Report::Failed(failure));
-            sys::exit_now(1)
-        }
-        Ok((first, signals)) => {
-            tell(&channel, &Report::Started(first));
-            if config.owns_proc_files() {
-                // Its child, which shared its memory, has undone it by becoming another user.
-                let _ = sys::own_proc_files();
-            }
-            let mut supervisor = Supervisor {
-                channel,
-                first,
-                ended: false,
-                own: i32::try_from(std::process::id()).unwrap_or(0),
-            };
-            supervisor.watch(&signals);
-            sys::exit_now(0)
-        }
-    }
-}
-
-fn start(
-    config: &AgentConfig,
-    request: &ExecRequest,
-    stdio: [OwnedFd; 3],
-    child: io::Result<Waiting>,
-) -> Result<i32, Failure> {
-    let account = launch::account(config, request.user.as_deref())?;
-    if request.tty.is_some() && config.can_switch_user {
-        // Programs open their terminal by name. Without the right it stays the agent's.
-        let _ = rustix::fs::fchown(
-            &stdio[0],
-            Some(rustix::fs::Uid::from_raw(account.uid)),
-            None,
-        );
-    }
-    if config.can_switch_user {
-        sys::drop_file_rights().map_err(|error| system("rights of the supervisor", &error))?;
-    }
-    let plan = launch::plan(config, request, &account, stdio)?;
-    child
-        .map_err(|error| (Stage::Clone, error))
-        .and_then(|child| child.execute(&plan))
-        .map_err(|(stage, error)| launch::explain(stage, &error, config, request))
+    config: AgentConfig,
+    first: i32,
+    ended: bool,
+    /// Whether an order came: another may be under way when its command is over, which
+    /// must not reach the next one.
+    ordered: bool,
+    /// Whether the command is over and another can come.
+    free: bool,
+    own: i32,
 }
 
 fn tell(channel: &OwnedFd, report: &Report) {
@@ -270,11 +221,89 @@ fn tell(channel: &OwnedFd, report: &Report) {
 }
 
 impl Supervisor {
-    /// Serves until the agent is gone or no descendant is left.
-    fn watch(&mut self, signals: &OwnedFd) {
+    /// Runs one command after the other, until one fails to start, an order came, or
+    /// the agent wants no more of them.
+    fn serve(
+        &mut self,
+        mut next: Option<Command>,
+        groups: &[OwnedFd],
+        enter: bool,
+        signals: &OwnedFd,
+    ) {
+        let mut stack = Stack::new();
+        loop {
+            let child = spawn::wait(groups, enter, &mut stack);
+            let command = next
+                .take()
+                .or_else(|| spare::receive(&self.channel, &mut self.config));
+            let Some((request, stdio)) = command else {
+                return;
+            };
+            // There may be room for it now.
+            let child = if child.is_err() {
+                drop(child);
+                spawn::wait(groups, false, &mut stack)
+            } else {
+                child
+            };
+            match self.start(&request, stdio, child) {
+                Err(failure) => return tell(&self.channel, &Report::Failed(failure)),
+                Ok(first) => (self.first, self.ended) = (first, false),
+            }
+            tell(&self.channel, &Report::Started(self.first));
+            if self.config.owns_proc_files() {
+                // Its child, which shared its memory, has undone it by becoming another user.
+                let _ = sys::own_proc_files();
+            }
+            if !self.watch(signals) || !self.free {
+                return;
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        request: &ExecRequest,
+        stdio: [OwnedFd; 3],
+        child: io::Result<Waiting<'_>>,
+    ) -> Result<i32, Failure> {
+        let config = &self.config;
+        let account = launch::account(config, request.user.as_deref())?;
+        if request.tty.is_some() && config.can_switch_user {
+            // Programs open their terminal by name. Without the right it stays the agent's.
+            let _ = rustix::fs::fchown(
+                &stdio[0],
+                Some(rustix::fs::Uid::from_raw(account.uid)),
+                None,
+            );
+        }
+        if config.can_switch_user {
+            sys::put_file_rights(false)
+                .map_err(|error| system("rights of the supervisor", &error))?;
+        }
+        let plan = launch::plan(config, request, &account, stdio)?;
+        child
+            .map_err(|error| (Stage::Clone, error))
+            .and_then(|child| child.execute(&plan))
+            .map_err(|(stage, error)| launch::explain(stage, &error, config, request))
+    }
+
+    /// Takes back what a command had it change.
+    fn be_as_new(&self) -> io::Result<()> {
+        if self.config.owns_proc_files() {
+            sys::hide()?;
+        }
+        if self.config.can_switch_user {
+            sys::put_file_rights(true)?;
+        }
+        Ok(())
+    }
+
+    /// Serves until no descendant is left, or the agent is gone, which is false.
+    fn watch(&mut self, signals: &OwnedFd) -> bool {
         loop {
             if !self.reap() {
-                return;
+                return true;
             }
             let mut fds = [
                 PollFd::new(&self.channel, PollFlags::IN),
@@ -285,7 +314,7 @@ impl Supervisor {
             while sys::next_signal(signals.as_fd()).is_some() {}
             if ordered && !self.obey() {
                 self.kill_tree();
-                return;
+                return false;
             }
         }
     }
@@ -304,10 +333,13 @@ impl Supervisor {
                 Reaped::Child(..) => {}
             }
         };
+        self.free = !more && !self.ordered && self.be_as_new().is_ok();
         if let Some(status) = end {
             let survivors = if more { self.tree().len() } else { 0 };
             let survivors = u32::try_from(survivors).unwrap_or(u32::MAX);
-            tell(&self.channel, &Report::Ended(status, survivors));
+            tell(&self.channel, &Report::Ended(status, survivors, self.free));
+        } else if self.free {
+            tell(&self.channel, &Report::Free);
         }
         more
     }
@@ -328,6 +360,7 @@ impl Supervisor {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return true,
             _ => return false,
         }
+        self.ordered = true;
         match Order::decode(&bytes) {
             Order::Kill => self.kill_tree(),
             Order::Signal {
@@ -413,9 +446,10 @@ mod tests {
         }
         for report in [
             Report::Started(7),
-            Report::Ended(Status::Signal(9), 3),
-            Report::Ended(Status::Code(255), 0),
+            Report::Ended(Status::Signal(9), 3, false),
+            Report::Ended(Status::Code(255), 0, true),
             Report::Answer(1 << 40, libc::ESRCH),
+            Report::Free,
             Report::Failed(super::super::failure::failure(
                 message::FailureKind::BadWorkdir,
                 "x",

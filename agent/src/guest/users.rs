@@ -254,11 +254,17 @@ fn read(file: &str) -> Vec<u8> {
     };
     let regular = fstat(&open)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    let mut buffer = vec![0; 64 * 1024];
+    // Most are small, and more room costs more than the file.
+    let mut buffer = vec![0; 4 * 1024];
     while regular && content.len() < MAX_BYTES {
         match rustix::io::read(&open, &mut buffer[..]) {
             Ok(0) => break,
-            Ok(count) => content.extend_from_slice(&buffer[..count]),
+            Ok(count) => {
+                content.extend_from_slice(&buffer[..count]);
+                if count == buffer.len() {
+                    buffer.resize(64 * 1024, 0);
+                }
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => break,
         }

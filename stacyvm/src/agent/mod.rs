@@ -26,10 +26,12 @@ mod stream;
 
 /// How many supervisors an agent keeps ready while commands come one after the
 /// other: so many that a few short ones do not wait for a processor. None where
-/// the limit of processes would feel it.
+/// the limit of processes would feel it. In gVisor one: to fork another takes as long
+/// as a command, and its kernel gives none of them a processor.
 #[cfg(any(feature = "oci", feature = "docker"))]
-pub(crate) fn spare_supervisors(pids: Option<u32>) -> Option<u32> {
-    pids.is_none_or(|most| most >= 128).then_some(3)
+pub(crate) fn spare_supervisors(pids: Option<u32>, own_kernel: bool) -> Option<u32> {
+    let most = if own_kernel { 1 } else { 3 };
+    pids.is_none_or(|most| most >= 128).then_some(most)
 }
 
 #[cfg(test)]

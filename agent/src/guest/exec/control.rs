@@ -55,6 +55,7 @@ impl Agent {
             };
             return self.answer_signal(to, errno);
         }
+        exec.ordered = true;
         exec.answers.push((token, to));
     }
 

@@ -49,6 +49,9 @@ pub(in crate::guest) struct Exec {
     pid: u32,
     started_ms: u64,
     channel: Option<OwnedFd>,
+    /// Whether its supervisor was sent an order, which it may not have read when the
+    /// command is over: it takes no other one then.
+    ordered: bool,
     sources: [Option<OwnedFd>; 2],
     stdin: Option<OwnedFd>,
     sink: Sink,

@@ -1,6 +1,6 @@
 //! What supervisors say, and what their silence means.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -59,15 +59,22 @@ impl Agent {
                 }
                 self.kill_more();
             }
-            Report::Ended(status, survivors) => {
+            Report::Ended(status, survivors, free) => {
                 fault_point!("agent.exec.ended");
-                self.spares.command_ended();
+                if survivors > 0 {
+                    // Its supervisor is not free for the next one.
+                    self.spares.command_ended();
+                }
                 exec.status = Some((status, survivors));
                 if exec.kill.is_none() {
                     exec.deadline = None;
                     self.drain(key);
                 }
+                if free {
+                    self.supervisor_free(key);
+                }
             }
+            Report::Free => self.supervisor_free(key),
             Report::Answer(token, errno) => {
                 let at = exec.answers.iter().position(|(known, _)| *known == token);
                 let Some(at) = at else { return };
@@ -79,12 +86,30 @@ impl Agent {
 
     /// No process of the command is left, unless its supervisor was killed.
     fn supervisor_gone(&mut self, key: u64) {
-        let Some(exec) = self.execs.get_mut(&key) else {
+        drop(self.command_over(key));
+    }
+
+    /// The same, and the supervisor can take another one.
+    fn supervisor_free(&mut self, key: u64) {
+        let Some(exec) = self.execs.get(&key) else {
             return;
         };
-        if let Some(channel) = exec.channel.take() {
+        let (supervisor, ordered) = (exec.supervisor, exec.ordered);
+        match self.command_over(key).filter(|_| !ordered) {
+            Some(channel) => self.put_back(supervisor, channel),
+            // It ends when its channel closes.
+            None => _ = self.leaving.insert(supervisor),
+        }
+    }
+
+    /// Returns the channel to the supervisor.
+    fn command_over(&mut self, key: u64) -> Option<OwnedFd> {
+        let exec = self.execs.get_mut(&key)?;
+        let channel = exec.channel.take();
+        if let Some(channel) = &channel {
             self.interests.forget(key, Role::Channel, channel.as_fd());
         }
+        self.spares.command_ended();
         exec.kill_by = None;
         exec.deadline = None;
         let answers = std::mem::take(&mut exec.answers);
@@ -121,6 +146,7 @@ impl Agent {
             self.drain(key);
         }
         self.kill_more();
+        channel
     }
 
     /// Kills what belongs to no supervisor and no worker: a supervisor was

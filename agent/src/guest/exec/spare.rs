@@ -4,7 +4,8 @@
 //! sandboxes it waits there for the end of a time slice, which is milliseconds.
 //! So while commands come one after the other, supervisors and children of the
 //! next ones are there before they are asked for. There are several, as each
-//! may have to wait itself.
+//! may have to wait itself. One whose command is over, with all that came of it,
+//! is there for another one.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -45,6 +46,14 @@ impl Spares {
         }
     }
 
+    /// A host has come, most likely with a command.
+    pub(in crate::guest) fn host_came(&mut self) {
+        if self.waiting.is_empty() {
+            self.wanted = self.wanted.max(1);
+            self.until = Some(now_ms().saturating_add(WAIT_MS));
+        }
+    }
+
     /// A command has ended: others may follow.
     pub(in crate::guest) fn command_ended(&mut self) {
         self.wanted = AT_ONCE;
@@ -73,22 +82,39 @@ impl Agent {
         if wanted == 0 {
             return;
         }
-        let most = self.config.spare_supervisors.unwrap_or(0) as usize;
-        // One that commands could stop would stop the next of them.
-        let most = if self.config.can_switch_user { most } else { 0 };
+        let most = self.most_spares();
         for _ in self.spares.waiting.len()..most.min(self.spares.waiting.len() + wanted) {
             let Ok((channel, theirs)) = packet::pair() else {
                 return;
             };
             match sys::fork() {
                 Err(_) => return,
-                Ok(Fork::Child) => supervisor::wait(theirs, &self.commands, &self.config),
+                Ok(Fork::Child) => supervisor::run(theirs, None, &self.commands, &self.config),
                 Ok(Fork::Parent(pid)) => self.spares.waiting.push_back((pid, channel)),
             }
         }
     }
 
-    /// Tells those that wait of variables that came after they were started.
+    fn most_spares(&self) -> usize {
+        // One that commands could stop would stop the next of them.
+        if self.config.can_switch_user {
+            self.config.spare_supervisors.unwrap_or(0) as usize
+        } else {
+            0
+        }
+    }
+
+    /// One whose command is over waits for the next, as long as there is a place.
+    pub(super) fn put_back(&mut self, pid: i32, channel: OwnedFd) {
+        if self.spares.waiting.len() < self.most_spares() {
+            self.spares.waiting.push_back((pid, channel));
+        } else {
+            self.leaving.insert(pid);
+        }
+    }
+
+    /// Tells those that wait of variables that came after they were started. None has a
+    /// command yet: with the first one they are settled.
     pub(in crate::guest) fn tell_spares(&mut self, variables: &EnvironmentRequest) {
         let leaving = &mut self.leaving;
         self.spares.waiting.retain(|(pid, channel)| {

@@ -97,6 +97,7 @@ impl Agent {
             pid: 0,
             started_ms: wall_ms(),
             channel: Some(channel),
+            ordered: false,
             sources: stdio.sources,
             stdin: stdio.stdin,
             sink: Sink::default(),
@@ -128,7 +129,10 @@ impl Agent {
         let (channel, theirs) =
             packet::pair().map_err(|error| system("channel of the supervisor", &error))?;
         match sys::fork().map_err(|error| system("fork", &error))? {
-            Fork::Child => supervisor::run(theirs, stdio, &self.commands, &self.config, request),
+            Fork::Child => {
+                let first = Some((request.clone(), stdio));
+                supervisor::run(theirs, first, &self.commands, &self.config)
+            }
             Fork::Parent(supervisor) => Ok((supervisor, channel)),
         }
     }

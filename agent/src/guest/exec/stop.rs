@@ -44,6 +44,7 @@ impl Agent {
             };
             if let Some(channel) = &exec.channel {
                 exec.kill_by = Some(now_ms() + KILL_MS);
+                exec.ordered = true;
                 order_kill(channel);
                 places -= 1;
             }

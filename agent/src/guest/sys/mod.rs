@@ -291,15 +291,19 @@ fn capabilities() -> io::Result<u64> {
     Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "halves of a set")]
 fn set_capabilities(caps: u64) -> io::Result<()> {
+    put_capabilities(caps, caps)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "halves of a set")]
+fn put_capabilities(effective: u64, permitted: u64) -> io::Result<()> {
     let header = CapHeader {
         version: CAP_VERSION,
         pid: 0,
     };
-    let data = [caps as u32, (caps >> 32) as u32].map(|half| CapData {
-        effective: half,
-        permitted: half,
+    let data = [0, 32].map(|half| CapData {
+        effective: (effective >> half) as u32,
+        permitted: (permitted >> half) as u32,
         inheritable: 0,
     });
     // SAFETY: header and data have the layout of version 3.
@@ -329,9 +333,16 @@ pub(super) fn become_supervisor() -> io::Result<()> {
     set_capabilities(capabilities()? & (SUPERVISOR_CAPS | 1 << CAP_DAC_OVERRIDE))
 }
 
-/// Gives up what a supervisor needs until it knows its command's user.
-pub(super) fn drop_file_rights() -> io::Result<()> {
-    set_capabilities(capabilities()? & SUPERVISOR_CAPS)
+/// Puts out of force what a supervisor needs until it knows its command's user; in
+/// force again for the next one.
+pub(super) fn put_file_rights(in_force: bool) -> io::Result<()> {
+    let permitted = capabilities()?;
+    let effective = if in_force {
+        permitted
+    } else {
+        permitted & SUPERVISOR_CAPS
+    };
+    put_capabilities(effective, permitted)
 }
 
 /// Becomes a user for good. Of the capabilities root alone keeps those over

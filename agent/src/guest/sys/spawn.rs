@@ -81,17 +81,27 @@ struct Order {
     env: *const *const c_char,
 }
 
+/// What one child after the other runs on. Made once, as new memory costs the kernel
+/// of some sandboxes much.
+pub(in crate::guest) struct Stack(Vec<u128>);
+
+impl Stack {
+    pub(in crate::guest) fn new() -> Self {
+        Self(vec![0; STACK / size_of::<u128>()])
+    }
+}
+
 /// A child without a command. Dropped, it ends.
-pub(in crate::guest) struct Waiting {
+pub(in crate::guest) struct Waiting<'a> {
     pid: i32,
     /// `None` once it has its command.
     channel: Option<OwnedFd>,
     shared: *mut Shared,
-    /// The child runs on it.
-    _stack: Vec<u128>,
+    /// The child runs on it until this is gone.
+    _stack: &'a mut Stack,
 }
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.channel.take().is_some() {
             collect(self.pid);
@@ -110,7 +120,11 @@ fn collect(pid: i32) {
 
 /// Starts a child that waits for its command. It enters its cgroups through
 /// `groups`, which are above 2; with `enter` at once.
-pub(in crate::guest) fn wait(groups: &[OwnedFd], enter: bool) -> io::Result<Waiting> {
+pub(in crate::guest) fn wait<'a>(
+    groups: &[OwnedFd],
+    enter: bool,
+    stack: &'a mut Stack,
+) -> io::Result<Waiting<'a>> {
     let (ours, theirs) = packet::pair()?;
     let mut raw = [-1; MOST_GROUPS];
     for (raw, group) in raw.iter_mut().zip(groups) {
@@ -123,8 +137,7 @@ pub(in crate::guest) fn wait(groups: &[OwnedFd], enter: bool) -> io::Result<Wait
         order: None,
         failed: None,
     }));
-    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
-    let top = stack.as_mut_ptr_range().end;
+    let top = stack.0.as_mut_ptr_range().end;
     let flags = libc::CLONE_VM | libc::SIGCHLD;
     // SAFETY: the stack is aligned and the child's own. It and `shared` are kept
     // until the child has executed a program or ended.
@@ -143,7 +156,7 @@ pub(in crate::guest) fn wait(groups: &[OwnedFd], enter: bool) -> io::Result<Wait
     }
 }
 
-impl Waiting {
+impl Waiting<'_> {
     /// Has the child execute the command and returns its process number.
     pub(in crate::guest) fn execute(mut self, plan: &Plan) -> Result<i32, (Stage, io::Error)> {
         let pointers = |list: &[CString]| -> Vec<*const c_char> {

@@ -360,7 +360,7 @@ pub(super) fn agent_config(
         supervisor_uid: SUPERVISOR,
         can_switch_user: !facts.one_user,
         idle_ms: None,
-        spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
+        spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids, facts.own_kernel()),
         waits: request.waits.then_some(true),
         namespaced_root: None,
         places: places_of(&user_of(spec, image)),

@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
-    RemoveContainerOptions, StartContainerOptions,
+    AttachContainerOptions, CreateContainerOptions, InspectContainerOptions, StartContainerOptions,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedMutexGuard, oneshot};
@@ -22,11 +21,9 @@ use super::error::{is_absent, map, status};
 use super::facts::Facts;
 use super::images::Images;
 use super::lease;
-use super::mounts;
 use super::observe;
 use super::one_user;
 use super::patience::Answer;
-use super::snapshot;
 use super::surround;
 use super::ticket::{Ticket, Tickets};
 use super::volume::{self, AgentVolume, no_image};
@@ -41,8 +38,6 @@ use crate::sandbox::state::{Observed, ObservedState};
 pub(super) const AGENT_WITHIN: Duration = Duration::from_secs(20);
 /// How long its own socket is looked for before a bridge is tried.
 const DIRECTLY_WITHIN: Duration = Duration::from_secs(1);
-/// How long the engine may take until a removed container is gone.
-pub(super) const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How much of what a dying agent says is kept.
 const LAST_WORDS: u64 = 1024;
 
@@ -94,7 +89,7 @@ impl Life {
     }
 
     /// Waits until nobody makes or ends the sandbox.
-    async fn alone(&self, id: &SandboxId) -> OwnedMutexGuard<()> {
+    pub(super) async fn alone(&self, id: &SandboxId) -> OwnedMutexGuard<()> {
         let lock = {
             let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
             busy.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -257,14 +252,6 @@ impl Life {
         made
     }
 
-    /// Takes back what a failed or abandoned create has made. What even that
-    /// leaves is found by its labels at the next reconciliation.
-    pub(super) async fn undo(&self, id: &SandboxId) {
-        if let Err(error) = self.remove(id).await {
-            tracing::warn!(sandbox = %id, %error, "a sandbox that was not wanted is left");
-        }
-    }
-
     /// The sandbox of an earlier, equal request; `conflict` for another one.
     pub(super) async fn there_already(&self, request: &CreateRequest) -> Result<Option<Observed>> {
         let Some(seen) = self.look(&request.id).await? else {
@@ -380,11 +367,6 @@ impl Life {
             }
             sleep(Duration::from_millis(1)).await;
         }
-        if self.facts.own_kernel() {
-            return self
-                .start_by_bridge(id, made, ticket, standard, until)
-                .await;
-        }
         // Its standard streams are a way to it that costs no exec, for this process alone.
         let error = match timeout_at(until, standard.heard()).await {
             Ok(Ok(())) => match greet(standard, ticket).await {
@@ -400,34 +382,6 @@ impl Life {
             Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
         };
         Err(not_answering("").source(error))
-    }
-
-    /// The same by a bridge: with gVisor an end takes half a minute more often where the
-    /// streams are in use until then.
-    async fn start_by_bridge(
-        &self,
-        id: &SandboxId,
-        made: &str,
-        ticket: &Ticket,
-        mut standard: Bridge,
-        until: Instant,
-    ) -> Result<AgentClient> {
-        let _ = timeout_at(until, standard.shutdown()).await;
-        loop {
-            // An error of the outer kind is the engine's: the container has ended.
-            let error = match timeout_at(until, self.reach(id, made, ticket)).await {
-                Ok(Ok(Ok(client))) => return Ok(client),
-                // It does not listen yet, as long as there is time.
-                Ok(Ok(Err(_))) if Instant::now() < until => {
-                    sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-                Ok(Err(error) | Ok(Err(error))) => error,
-                Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
-            };
-            let said = last_words(&mut standard).await;
-            return Err(not_answering(&said).source(error));
-        }
     }
 
     /// Connects to the agent by its own socket. `None` where that is not there, or
@@ -543,45 +497,6 @@ impl Life {
         Ok(ours.then_some(seen))
     }
 
-    /// The same, or one that is not under its name any more: somebody gave it another
-    /// one, or the engine died while it removed it, and keeps it dead and nameless.
-    /// Labels alone prove nothing of one that lives: whatever is made of an image that
-    /// was saved of it has them as well.
-    async fn look_for_all(&self, id: &SandboxId) -> Result<Option<ContainerInspectResponse>> {
-        if let Some(seen) = self.look(id).await? {
-            return Ok(Some(seen));
-        }
-        let labels = vec![
-            format!("{}={}", create::INSTANCE, self.config.instance),
-            format!("{}={id}", create::SANDBOX),
-        ];
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some([("label".to_owned(), labels)].into()),
-            ..ListContainersOptions::default()
-        };
-        let docker = &self.docker;
-        let found = docker.list_containers(Some(options)).within(docker).await;
-        let found = found.map_err(map)?.into_iter();
-        let program = self.tickets.find(id)?.map(|ticket| ticket.program);
-        for container in found.filter_map(|container| container.id) {
-            let none = None::<InspectContainerOptions>;
-            let seen = docker.inspect_container(&container, none).within(docker);
-            let seen = match seen.await {
-                Ok(seen) => seen,
-                Err(e) if is_absent(&e) => continue,
-                Err(e) => return Err(map(e)),
-            };
-            let ours = observe::is_ours(observe::labels(&seen), id, &self.config.instance);
-            let is_dead = seen.state.as_ref().is_some_and(|s| s.dead == Some(true));
-            let runs_agent = program.is_some() && seen.path == program;
-            if ours && (is_dead || runs_agent) {
-                return Ok(Some(seen));
-            }
-        }
-        Ok(None)
-    }
-
     pub(super) async fn observe(&self, id: &SandboxId) -> Result<Observed> {
         let Some(seen) = self.look(id).await? else {
             return Err(gone(ErrorKind::NotFound).context("sandbox", id));
@@ -660,71 +575,6 @@ impl Life {
             Err(e) if is_absent(&e) => Err(gone(ErrorKind::NotFound).context("sandbox", id)),
             Err(e) => Err(map(e)),
         }
-    }
-
-    pub(super) async fn destroy(&self, id: &SandboxId) -> Result<()> {
-        let _held = self.alone(id).await;
-        fault_point!("docker.destroy.begun");
-        self.remove(id).await
-    }
-
-    /// Removes a container with its unnamed volumes and its bridge, and waits until
-    /// all is gone.
-    async fn remove(&self, id: &SandboxId) -> Result<()> {
-        let until = Instant::now() + GONE_WITHIN;
-        // Of a container that is not there any more nobody knows.
-        let mut networked = None;
-        let mut held = self.facts.own_kernel();
-        let mut source = None;
-        while let Some(seen) = self.look_for_all(id).await? {
-            let mode = seen.host_config.as_ref();
-            let mode = mode.and_then(|host| host.network_mode.as_deref());
-            networked = Some(mode != Some("none"));
-            held = seen.host_config.as_ref().is_some_and(mounts::has_held);
-            // By its own id: the name may come to mean another container.
-            let container = seen.id.clone().unwrap_or_else(|| create::container(id));
-            source = snapshot::source(&seen);
-            let options = RemoveContainerOptions {
-                force: true,
-                v: true,
-                link: false,
-            };
-            match self
-                .docker
-                .remove_container(&container, Some(options))
-                .within(&self.docker)
-                .await
-            {
-                // The engine is removing it already: by AutoRemove, or for another caller.
-                Err(e) if status(&e) == Some(409) && Instant::now() < until => {
-                    sleep(Duration::from_millis(20)).await;
-                }
-                Err(e) if !is_absent(&e) => return Err(map(e)),
-                _ => {}
-            }
-            fault_point!("docker.destroy.asked");
-            if Instant::now() >= until {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "the docker engine does not remove the container",
-                )
-                .context("container", container));
-            }
-        }
-        if networked != Some(false) {
-            self.remove_bridge(id).await?;
-        }
-        if held {
-            self.remove_volumes_of(id).await?;
-        }
-        fault_point!("docker.destroy.gone");
-        self.pool.end(id);
-        if let Some(image) = source {
-            Box::pin(self.forget_source(&image)).await;
-        }
-        self.tickets.forget(id)?;
-        fault_point!("docker.destroy.forgotten");
-        Ok(())
     }
 }
 

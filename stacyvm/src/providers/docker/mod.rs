@@ -8,6 +8,7 @@ mod create;
 #[cfg_attr(not(target_os = "linux"), path = "no_direct.rs")]
 mod direct;
 mod discover;
+mod end;
 mod engine_exec;
 mod error;
 mod facts;

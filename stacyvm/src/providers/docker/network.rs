@@ -16,9 +16,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
 use super::create::{self, INSTANCE, Owner, SANDBOX, TENANT};
+use super::end::GONE_WITHIN;
 use super::error::{is_absent, map, status};
 use super::left::Left;
-use super::life::{GONE_WITHIN, Life};
+use super::life::Life;
 use super::patience::Answer;
 use super::ticket;
 use crate::error::{Error, ErrorKind, Result};

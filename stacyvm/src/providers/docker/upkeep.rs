@@ -9,9 +9,10 @@ use bollard::query_parameters::{ListContainersOptions, ListVolumesOptions, Remov
 use tokio::time::{Instant, sleep};
 
 use super::create::{INSTANCE, SANDBOX};
+use super::end::GONE_WITHIN;
 use super::error::{is_absent, map, status};
 use super::left::Left;
-use super::life::{GONE_WITHIN, Life};
+use super::life::Life;
 use super::mounts::{VOLUME, name_of};
 use super::patience::Answer;
 use crate::error::Result;

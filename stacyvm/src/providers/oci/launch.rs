@@ -15,6 +15,7 @@ use super::open::open_without_links;
 use super::quota::Size;
 use super::runtime::Runtime;
 use super::volumes::Volumes;
+use crate::agent::spare_supervisors;
 use crate::error::{Error, Result};
 use crate::provider::CreateRequest;
 use crate::providers::default_user::{DEFAULT_USER, places_of};
@@ -80,6 +81,7 @@ pub(super) fn prepare(
     held: Held<'_>,
     record: Vec<u8>,
     many_users: bool,
+    own_kernel: bool,
 ) -> Result<Prepared> {
     let spec = &request.spec;
     let Held {
@@ -177,7 +179,10 @@ pub(super) fn prepare(
         hostname: hostname(request.id.as_str()),
         resolv_conf: String::new(),
         ends_in_ms: request.ends.map(milliseconds_until),
-        agent: agent(request, defaults, attainable, many_users),
+        agent: AgentConfig {
+            spare_supervisors: spare_supervisors(spec.resources.pids, own_kernel),
+            ..agent(request, defaults, attainable, many_users)
+        },
         connection: false,
         bundle: None,
         layers,
@@ -293,7 +298,7 @@ fn agent(
         idle_ms: spec
             .idle_timeout
             .map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
-        spare_supervisors: crate::agent::spare_supervisors(spec.resources.pids),
+        spare_supervisors: None,
         waits: request.waits.then_some(true),
         namespaced_root: (spec.privileges == Privileges::NamespacedRoot).then_some(true),
     }

@@ -475,7 +475,8 @@ impl Provider for Oci {
             locks,
             image,
         };
-        let mut prepared = launch::prepare(request, held, record, self.many_users)?;
+        let own_kernel = self.runtime.as_ref().is_some_and(Runtime::has_own_kernel);
+        let mut prepared = launch::prepare(request, held, record, self.many_users, own_kernel)?;
         let (ours, theirs) = program::agent_connection()?;
         prepared.connect(theirs);
         fault_point!("create.prepared");
