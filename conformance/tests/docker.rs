@@ -3,9 +3,12 @@
 
 mod docker_engine;
 
+use docker_engine::Setting;
+
 fn main() -> std::process::ExitCode {
     docker_engine::main(
         "runc",
+        Setting::Default,
         &[],
         &[(
             "mounts.a_host_directory_gives_no_devices_and_no_set_id",

@@ -3,6 +3,8 @@
 
 mod docker_engine;
 
+use docker_engine::Setting;
+
 /// The agent's variables (`PATH`, `HOME` and those of the image), addresses, and where its
 /// descriptors lead. Pipes of other commands can be opened by it; the agent's memory,
 /// program, directories and channel cannot, nor can it be signalled.
@@ -17,6 +19,7 @@ fn main() -> std::process::ExitCode {
     ];
     docker_engine::main(
         "runsc",
+        Setting::Default,
         &without,
         &[
             (

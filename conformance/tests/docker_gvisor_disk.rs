@@ -4,10 +4,12 @@
 
 mod docker_engine;
 
+use docker_engine::Setting;
+
 fn main() -> std::process::ExitCode {
     let suites = stacyvm_conformance::CASES
         .iter()
         .map(stacyvm_conformance::Case::suite);
     let others: Vec<&str> = suites.filter(|suite| *suite != "snapshots").collect();
-    docker_engine::main("runsc-disk", &others, &[])
+    docker_engine::main("runsc-disk", Setting::Default, &others, &[])
 }

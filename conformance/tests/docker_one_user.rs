@@ -3,9 +3,12 @@
 
 mod docker_engine;
 
+use docker_engine::Setting;
+
 fn main() -> std::process::ExitCode {
-    docker_engine::main_with_one_user(
+    docker_engine::main(
         "runc",
+        Setting::OneUser,
         &[
             "concurrency",
             "errors",

@@ -9,7 +9,7 @@ mod unix {
     use std::process::{Command, ExitCode};
     use std::sync::OnceLock;
 
-    use stacyvm::config::Config;
+    use stacyvm::config::{Config, ExecBy};
     use stacyvm::provider::Users;
     use stacyvm::sandbox::spec::Lifetime;
     use stacyvm::{Engine, ErrorKind, Result, SandboxSpec};
@@ -17,7 +17,7 @@ mod unix {
     use tempfile::TempDir;
     use tokio::sync::OnceCell;
 
-    use super::{Declared, not_run};
+    use super::{Declared, Setting, not_run};
 
     const IMAGE: &str = "stacyvm-test/busybox";
 
@@ -28,7 +28,7 @@ mod unix {
     struct Docker {
         host: String,
         runtime: &'static str,
-        one_user: bool,
+        setting: Setting,
         deviations: Vec<Deviation>,
         engine: OnceCell<Engine>,
         /// Dropped last.
@@ -51,14 +51,21 @@ mod unix {
             let docker = docker.expect("it is configured");
             docker.host = Some(self.host.clone());
             docker.runtime = Some(self.runtime.to_owned());
-            docker.users = self.one_user.then_some(Users::One);
+            match self.setting {
+                Setting::Default => {}
+                Setting::OneUser => docker.users = Some(Users::One),
+                Setting::EngineExec => docker.exec = Some(ExecBy::Engine),
+            }
             "docker".clone_into(&mut config.default_provider);
             Engine::open(config).await
         }
     }
 
-    async fn subject(engine: Engine) -> Result<Subject> {
-        let spec = SandboxSpec::image(IMAGE).lifetime(Lifetime::Attached);
+    async fn subject(engine: Engine, setting: Setting) -> Result<Subject> {
+        let mut spec = SandboxSpec::image(IMAGE);
+        if setting != Setting::EngineExec {
+            spec = spec.lifetime(Lifetime::Attached);
+        }
         Subject::of_engine(engine, "docker", spec).await
     }
 
@@ -70,11 +77,11 @@ mod unix {
 
         async fn open(&self) -> Result<Subject> {
             let opened = self.engine.get_or_try_init(|| self.another()).await?;
-            subject(opened.clone()).await
+            subject(opened.clone(), self.setting).await
         }
 
         async fn reopen(&self, _: &Subject) -> Result<Subject> {
-            subject(self.another().await?).await
+            subject(self.another().await?, self.setting).await
         }
 
         fn host(&self) -> Result<Command> {
@@ -90,7 +97,7 @@ mod unix {
 
     pub(super) fn main(
         runtime: &'static str,
-        one_user: bool,
+        setting: Setting,
         without: &[&str],
         deviations: &[Declared],
     ) -> ExitCode {
@@ -105,14 +112,14 @@ mod unix {
         let docker = Docker {
             host,
             runtime,
-            one_user,
+            setting,
             deviations: deviations.collect(),
             engine: OnceCell::new(),
             state: OnceLock::new(),
         };
         // On a runtime of its own, as the cases have one.
         let tried = tokio::runtime::Runtime::new().map(|tokio| {
-            let opened = tokio.block_on(async { subject(docker.another().await?).await });
+            let opened = tokio.block_on(async { subject(docker.another().await?, setting).await });
             opened.map(drop)
         });
         match tried {
@@ -127,33 +134,29 @@ mod unix {
 /// A case that is declared to deviate, and the reason.
 pub(crate) type Declared = (&'static str, &'static str);
 
+/// How the provider is set up.
+#[allow(dead_code, reason = "each target has one of them")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    Default,
+    /// Without added capabilities.
+    OneUser,
+    /// Commands by the engine's own exec.
+    EngineExec,
+}
+
 /// Runs every case but the suites and cases that are left out, on this runtime of the engine.
-#[allow(dead_code, reason = "one of the targets has one user")]
-pub(crate) fn main(runtime: &'static str, without: &[&str], deviations: &[Declared]) -> ExitCode {
-    run(runtime, false, without, deviations)
-}
-
-/// The same of sandboxes with one user.
-#[allow(dead_code, reason = "the other targets have many")]
-pub(crate) fn main_with_one_user(
+pub(crate) fn main(
     runtime: &'static str,
-    without: &[&str],
-    deviations: &[Declared],
-) -> ExitCode {
-    run(runtime, true, without, deviations)
-}
-
-fn run(
-    runtime: &'static str,
-    one_user: bool,
+    setting: Setting,
     without: &[&str],
     deviations: &[Declared],
 ) -> ExitCode {
     #[cfg(all(unix, feature = "docker"))]
-    return unix::main(runtime, one_user, without, deviations);
+    return unix::main(runtime, setting, without, deviations);
     #[cfg(not(all(unix, feature = "docker")))]
     {
-        let _ = (runtime, one_user, without, deviations);
+        let _ = (runtime, setting, without, deviations);
         not_run("the Docker provider is for Unix, with the feature `docker`")
     }
 }

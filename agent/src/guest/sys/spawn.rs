@@ -111,7 +111,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn collect(pid: i32) {
+/// Waits for the end of a child.
+pub(in crate::guest) fn collect(pid: i32) {
     // SAFETY: a null status is allowed.
     while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
         && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted

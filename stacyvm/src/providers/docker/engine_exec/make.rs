@@ -53,6 +53,12 @@ pub(super) fn refuse(request: &CreateRequest) -> Result<()> {
     if !request.secrets.expose().is_empty() {
         return without("secrets", "secrets, which `docker inspect` would show");
     }
+    if spec.resources.open_files.is_some() && !request.open_files_preferred {
+        return without(
+            "open_files",
+            "limit of open files, as the engine gives its execs its own",
+        );
+    }
     if spec.lifetime == Lifetime::Attached {
         return without("lifetime", "attached lifetime");
     }
@@ -129,7 +135,7 @@ impl Life {
         hold(&mut body, request, &base.config, &ticket, SystemTime::now());
         life.surround(&mut body, request, &owner, &base.config)?;
         life.tickets.keep(&request.id, &ticket)?;
-        let making = async {
+        let creating = async {
             life.prepare(&mut body, request, &owner).await?;
             let options = CreateContainerOptions {
                 name: Some(create::container(&request.id)),
@@ -137,11 +143,16 @@ impl Life {
             };
             let docker = &life.docker;
             let made = docker.create_container(Some(options), body).within(docker);
-            let made = match made.await {
-                Ok(made) => made.id,
-                Err(e) if is_absent(&e) => return Err(no_image(&base.name)),
-                Err(e) => return Err(life.not_started(e)),
-            };
+            match made.await {
+                Ok(made) => Ok(made.id),
+                Err(e) if is_absent(&e) => Err(no_image(&base.name)),
+                Err(e) => Err(life.not_started(e)),
+            }
+        };
+        // A request to the engine cannot be taken back half-way.
+        let created = creating.await;
+        let starting = async {
+            let (made, docker) = (created?, &life.docker);
             life.make_places(&made, &request.spec, &base.config).await?;
             let none = None::<StartContainerOptions>;
             let started = docker.start_container(&made, none).within(docker).await;
@@ -150,7 +161,7 @@ impl Life {
             life.observe(&request.id).await
         };
         let made = tokio::select! {
-            made = making => made,
+            made = starting => made,
             () = given_up => {
                 Err(Error::new(ErrorKind::Cancelled, "nobody waits for the sandbox"))
             }
@@ -269,7 +280,13 @@ mod tests {
             writable: false,
             size_mib: None,
         }));
+        let mut files = request(spec());
+        files.spec.resources.open_files = Some(77);
+        let mut preferred = files.clone();
+        preferred.open_files_preferred = true;
+        refuse(&preferred).unwrap();
         for (request, field) in [
+            (files, "open_files"),
             (attached, "lifetime"),
             (secret, "secrets"),
             (mounted, "mounts"),

@@ -75,6 +75,8 @@ impl Provider for DockerEngineExec {
             listen: false,
             attached_lifetime: false,
             claim: false,
+            // The engine gives its execs its own.
+            open_files_limit: Level::Absent,
             // What holds the sandbox counts it; a command of its user may stop that.
             ttl: Level::BestEffort,
             processes: false,

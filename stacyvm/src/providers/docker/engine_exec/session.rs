@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use super::super::bridge::never_ran;
 use super::super::create;
 use super::super::error::{is_absent, map};
-use super::super::life::Life;
+use super::super::life::{Life, gone};
 use super::super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result, escape};
 use crate::id::SandboxId;
@@ -36,8 +37,10 @@ const SILENCE: Duration = Duration::from_millis(100);
 const KILLED: i32 = 137;
 /// How many looks show whether its container ends too.
 const GOES: u32 = 5;
-/// Of what an engine says of a command that it could not start.
-const WORDS: usize = 1024;
+/// Of what an engine says of a command that it could not start, with the command's
+/// name; and how much of it is told, which is the end.
+const WORDS: usize = 256 * 1024;
+const TOLD: usize = 1024;
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, EngineError>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
@@ -92,7 +95,19 @@ pub(super) async fn open(life: &Arc<Life>, id: &SandboxId, spec: &ExecSpec) -> R
         }
         Err(e) => return Err(life.without_bridge(&container, e).await),
     };
-    started(life, &exec, &mut output, spec).await?;
+    if let Err(error) = started(life, &exec, &mut output, spec).await {
+        // What is about to end starts nothing, and may take a moment.
+        for _ in 0..GOES {
+            if error.kind() != ErrorKind::Unavailable {
+                break;
+            }
+            if !life.runs(&container).await {
+                return Err(gone(ErrorKind::SandboxGone).source(error));
+            }
+            sleep(LOOK).await;
+        }
+        return Err(error);
+    }
     let control = Arc::new(Control {
         life: Arc::clone(life),
         exec: exec.clone(),
@@ -100,6 +115,7 @@ pub(super) async fn open(life: &Arc<Life>, id: &SandboxId, spec: &ExecSpec) -> R
         asked_for: spec.stdin,
         terminal: spec.tty.is_some(),
         killed: Notify::new(),
+        over: AtomicBool::new(false),
     });
     if let Some(size) = spec.tty {
         // What has ended already has no size.
@@ -176,6 +192,11 @@ fn not_started(said: &str, spec: &ExecSpec) -> Error {
             "there is no such command in the sandbox",
         )
         .context("command", program)
+    } else if has("file name too long") {
+        Error::new(
+            ErrorKind::CommandNotFound,
+            "no command has a name as long as this one",
+        )
     } else if has("permission denied") || has("exec format error") || has("is a directory") {
         Error::new(
             ErrorKind::CommandNotExecutable,
@@ -192,9 +213,11 @@ fn not_started(said: &str, spec: &ExecSpec) -> Error {
             "the docker engine could not start the command",
         )
     };
-    match said.trim() {
-        "" => error,
-        said => error.context("engine", escape(said)),
+    let said = said.trim();
+    let from = said.char_indices().rev().take(TOLD).last();
+    match said.get(from.map_or(0, |(at, _)| at)..) {
+        None | Some("") => error,
+        Some(end) => error.context("engine", escape(end)),
     }
 }
 
@@ -229,6 +252,7 @@ impl Following {
                 sandbox_ended: true,
             }),
         };
+        self.control.over.store(true, Ordering::Relaxed);
         let _ = self.events.send(status.map(ExecEvent::Exited)).await;
     }
 
@@ -348,6 +372,8 @@ struct Control {
     asked_for: bool,
     terminal: bool,
     killed: Notify,
+    /// Whether it has ended.
+    over: AtomicBool,
 }
 
 impl std::fmt::Debug for Control {
@@ -378,6 +404,9 @@ impl Control {
 impl ExecControl for Control {
     async fn write_stdin(&self, data: Bytes) -> Result<()> {
         let mut held = self.input.lock().await;
+        if self.over.load(Ordering::Relaxed) {
+            *held = None;
+        }
         let Some(input) = held.as_mut() else {
             return Err(self.closed());
         };
@@ -419,11 +448,22 @@ impl ExecControl for Control {
             .context("field", "signal")
             .context("value", signal));
         }
+        if self.over.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::NotFound, "the command has ended"));
+        }
         self.killed.notify_one();
         Ok(())
     }
 
     async fn resize(&self, size: TtySize) -> Result<()> {
+        if !self.terminal {
+            return Err(Error::invalid(
+                "tty",
+                "none",
+                "a command that has a terminal",
+                "start it with one",
+            ));
+        }
         let docker = &self.life.docker;
         let size = ResizeExecOptions {
             width: size.columns,
@@ -461,10 +501,16 @@ mod tests {
                 "chdir to cwd (\"/nowhere\") set in config.json failed: no such file or directory",
                 ErrorKind::NotFound,
             ),
+            ("file name too long", ErrorKind::CommandNotFound),
             ("", ErrorKind::Unavailable),
         ] {
             assert_eq!(of(&format!("{runc}{said}")), kind, "{said}");
         }
+        let long = format!("{}: executable file not found", "a".repeat(5000));
+        let error = not_started(&long, &spec);
+        assert_eq!(error.kind(), ErrorKind::CommandNotFound);
+        let told = error.fact("engine").unwrap();
+        assert!(told.len() == TOLD && told.ends_with("not found"), "{told}");
         let error = not_started("chdir to cwd failed\u{1b}[2J", &spec);
         assert_eq!(error.fact("field"), Some("workdir"));
         assert!(!error.fact("engine").unwrap().contains('\u{1b}'));
