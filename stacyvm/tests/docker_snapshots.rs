@@ -416,7 +416,7 @@ async fn what_a_process_that_died_left_is_told_and_swept_and_nothing_else() {
     assert_eq!(told(Reach::Own).await, Vec::<String>::new());
     // Another store's only by its id.
     for image in [&foreign, &decoy, &named_id, &young] {
-        assert!(host.has_image(image).await, "{image} is gone");
+        assert!(host.has_image(&image).await, "{image} is gone");
     }
     let id = format!("snapshot:{foreign}");
     host.provider.remove_leftover(&cx(), &id).await.unwrap();
@@ -534,6 +534,11 @@ async fn gvisor_is_saved_where_it_writes_to_the_disk_and_refused_elsewhere() {
         host.sh(&restored, line).await,
         "closed\nheld\nbig: OK\nnone"
     );
+    let name = format!("stacyvm-snapshot:{}", saved.id);
+    let image = host.docker.inspect_image(&name).await.unwrap().id.unwrap();
     delete(&host, &saved.id).await;
-    host.end(&[&id, &restored]).await;
+    assert!(host.has_image(&image).await);
+    host.provider.destroy(&cx(), &restored).await.unwrap();
+    assert!(!host.has_image(&image).await);
+    host.end(&[&id]).await;
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::create;
 use super::error::{is_absent, map, status};
+use super::facts::Facts;
 use super::life::Life;
 use super::mounts;
 use super::observe;
@@ -28,6 +29,37 @@ const ENDS_ITSELF_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to answer that it will.
 const AGREES_WITHIN: Duration = Duration::from_secs(2);
 
+/// What a container has beside itself, as it was seen last.
+struct Last {
+    /// Whether it may have a network of its own.
+    networked: bool,
+    /// Whether it may have volumes with names of ours.
+    held: bool,
+    /// The image of the snapshot that it was made of.
+    source: Option<String>,
+}
+
+impl Last {
+    fn of(seen: &ContainerInspectResponse) -> Self {
+        let host = seen.host_config.as_ref();
+        let mode = host.and_then(|host| host.network_mode.as_deref());
+        Self {
+            networked: mode != Some("none"),
+            held: host.is_some_and(mounts::has_held),
+            source: snapshot::source(seen),
+        }
+    }
+
+    /// Of one that is not there any more nobody knows.
+    fn of_none(facts: &Facts) -> Self {
+        Self {
+            networked: true,
+            held: facts.own_kernel(),
+            source: None,
+        }
+    }
+}
+
 impl Life {
     /// Takes back what a failed or abandoned create has made. What even that
     /// leaves is found by its labels at the next reconciliation.
@@ -40,10 +72,18 @@ impl Life {
     pub(super) async fn destroy(&self, id: &SandboxId) -> Result<()> {
         let _held = self.alone(id).await;
         fault_point!("docker.destroy.begun");
-        if self.facts.isolation == Isolation::UserKernel && !self.facts.engine_exec {
-            self.end_from_within(id).await;
+        let mut last = Last::of_none(&self.facts);
+        if self.facts.isolation == Isolation::UserKernel
+            && !self.facts.engine_exec
+            && let Some(seen) = self.look(id).await?
+        {
+            last = Last::of(&seen);
+            // One that stands still does not answer.
+            if observe::state(&seen) == ObservedState::Running {
+                Box::pin(self.end_from_within(id)).await;
+            }
         }
-        self.remove(id).await
+        Box::pin(self.remove_all(id, last)).await
     }
 
     /// Asks the agent to end its sandbox, and waits until the engine has removed it.
@@ -55,21 +95,16 @@ impl Life {
     /// up. What goes wrong here is left to the removal by the engine.
     async fn end_from_within(&self, id: &SandboxId) {
         let asked = async {
-            // One that stands still does not answer.
-            if self.observe(id).await?.state != ObservedState::Running {
-                return Ok(false);
-            }
             let client = self.client(id).await?;
-            client.set_deadline(Some(SystemTime::UNIX_EPOCH)).await?;
-            Ok::<_, Error>(true)
+            client.set_deadline(Some(SystemTime::UNIX_EPOCH)).await
         };
         match timeout(AGREES_WITHIN, asked).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return,
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(sandbox = %id, %error, "the agent does not end its sandbox");
                 return;
             }
+            Err(_) => return,
         }
         let options = WaitContainerOptions {
             condition: "removed".to_owned(),
@@ -83,19 +118,15 @@ impl Life {
     /// Removes a container with its unnamed volumes and its bridge, and waits until
     /// all is gone.
     pub(super) async fn remove(&self, id: &SandboxId) -> Result<()> {
+        self.remove_all(id, Last::of_none(&self.facts)).await
+    }
+
+    async fn remove_all(&self, id: &SandboxId, mut last: Last) -> Result<()> {
         let until = Instant::now() + GONE_WITHIN;
-        // Of a container that is not there any more nobody knows.
-        let mut networked = None;
-        let mut held = self.facts.own_kernel();
-        let mut source = None;
         while let Some(seen) = self.look_for_all(id).await? {
-            let mode = seen.host_config.as_ref();
-            let mode = mode.and_then(|host| host.network_mode.as_deref());
-            networked = Some(mode != Some("none"));
-            held = seen.host_config.as_ref().is_some_and(mounts::has_held);
+            last = Last::of(&seen);
             // By its own id: the name may come to mean another container.
             let container = seen.id.clone().unwrap_or_else(|| create::container(id));
-            source = snapshot::source(&seen);
             let options = RemoveContainerOptions {
                 force: true,
                 v: true,
@@ -123,15 +154,15 @@ impl Life {
                 .context("container", container));
             }
         }
-        if networked != Some(false) {
+        if last.networked {
             self.remove_bridge(id).await?;
         }
-        if held {
+        if last.held {
             self.remove_volumes_of(id).await?;
         }
         fault_point!("docker.destroy.gone");
         self.pool.end(id);
-        if let Some(image) = source {
+        if let Some(image) = last.source {
             Box::pin(self.forget_source(&image)).await;
         }
         self.tickets.forget(id)?;

@@ -1,7 +1,7 @@
 //! Making, reaching, observing and ending containers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bollard::Docker;
@@ -346,42 +346,74 @@ impl Life {
             .within(&self.docker)
             .await
             .map_err(map)?;
-        let mut standard = Bridge::new(attached.output, attached.input);
+        let standard = Bridge::new(attached.output, attached.input);
         fault_point!("docker.create.attached");
-        self.docker
-            .start_container(made, None::<StartContainerOptions>)
-            .within(&self.docker)
-            .await
-            .map_err(|e| self.not_started(e))?;
-        fault_point!("docker.create.started");
-        let until = Instant::now() + AGENT_WITHIN;
-        let told = timeout_at(until, standard.write_all(greeting)).await;
-        if !matches!(told, Ok(Ok(()))) {
+        let begun = OnceLock::new();
+        let start = async {
+            let none = None::<StartContainerOptions>;
+            let started = self.docker.start_container(made, none);
+            let started = started.within(&self.docker).await;
+            started.map_err(|e| self.not_started(e))?;
+            fault_point!("docker.create.started");
+            let _ = begun.set(Instant::now());
+            Ok(())
+        };
+        // The agent runs, and is spoken to, before the engine says that it has started.
+        let meet = self.meet(id, ticket, greeting, standard, &begun);
+        tokio::pin!(start, meet);
+        let mut met = None;
+        let started: Result<()> = loop {
+            tokio::select! {
+                started = &mut start => break started,
+                client = &mut meet, if met.is_none() => met = Some(client),
+            }
+        };
+        started?;
+        match met {
+            Some(met) => met,
+            None => match timeout_at(Instant::now() + AGENT_WITHIN, meet).await {
+                Ok(met) => met,
+                Err(late) => {
+                    let late = Error::new(ErrorKind::Timeout, "it is still silent").source(late);
+                    Err(not_answering("").source(late))
+                }
+            },
+        }
+    }
+
+    /// Tells the agent of a container that starts what it must know, and connects to it.
+    /// `begun` is when the container has started, once it has.
+    async fn meet(
+        &self,
+        id: &SandboxId,
+        ticket: &Ticket,
+        greeting: &[u8],
+        mut standard: Bridge,
+        begun: &OnceLock<Instant>,
+    ) -> Result<AgentClient> {
+        if standard.write_all(greeting).await.is_err() {
             return Err(not_answering(&last_words(&mut standard).await));
         }
         fault_point!("docker.create.told");
-        let directly_until = Instant::now() + DIRECTLY_WITHIN;
-        while self.direct.is_on() && Instant::now() < directly_until {
+        while self.direct.is_on() {
             if let Some(client) = self.reach_directly(id, ticket).await {
                 return Ok(client);
+            }
+            if begun.get().is_some_and(|at| at.elapsed() > DIRECTLY_WITHIN) {
+                break;
             }
             sleep(Duration::from_millis(1)).await;
         }
         // Its standard streams are a way to it that costs no exec, for this process alone.
-        let error = match timeout_at(until, standard.heard()).await {
-            Ok(Ok(())) => match greet(standard, ticket).await {
-                Ok(client) => {
-                    fault_point!("docker.standard.reached");
-                    self.answered_otherwise(id);
-                    return Ok(client);
-                }
-                Err(error) => error,
-            },
-            // Its last words.
-            Ok(Err(error)) => return Err(not_answering(&error.to_string())),
-            Err(late) => Error::new(ErrorKind::Timeout, "it is still silent").source(late),
-        };
-        Err(not_answering("").source(error))
+        if let Err(its_last_words) = standard.heard().await {
+            return Err(not_answering(&its_last_words.to_string()));
+        }
+        let client = greet(standard, ticket)
+            .await
+            .map_err(|error| not_answering("").source(error))?;
+        fault_point!("docker.standard.reached");
+        self.answered_otherwise(id);
+        Ok(client)
     }
 
     /// Connects to the agent by its own socket. `None` where that is not there, or

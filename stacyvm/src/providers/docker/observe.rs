@@ -34,6 +34,15 @@ pub(super) fn labels(seen: &ContainerInspectResponse) -> Option<&HashMap<String,
     seen.config.as_ref()?.labels.as_ref()
 }
 
+/// Whether a container runs.
+pub(super) fn state(seen: &ContainerInspectResponse) -> ObservedState {
+    match seen.state.as_ref().and_then(|s| s.status) {
+        Some(ContainerStateStatusEnum::RUNNING) => ObservedState::Running,
+        Some(ContainerStateStatusEnum::PAUSED) => ObservedState::Paused,
+        _ => ObservedState::Ended,
+    }
+}
+
 /// What a look at one container tells.
 pub(super) fn inspected(
     id: &SandboxId,
@@ -41,15 +50,10 @@ pub(super) fn inspected(
     facts: &Facts,
     ends: Option<SystemTime>,
 ) -> Observed {
-    let status = seen.state.as_ref().and_then(|s| s.status);
     Observed {
         id: id.clone(),
         tenant: tenant(labels(seen)),
-        state: match status {
-            Some(ContainerStateStatusEnum::RUNNING) => ObservedState::Running,
-            Some(ContainerStateStatusEnum::PAUSED) => ObservedState::Paused,
-            _ => ObservedState::Ended,
-        },
+        state: state(seen),
         created: seen.created.as_deref().and_then(parse_time),
         ends,
         idle_ends: None,

@@ -360,7 +360,7 @@ impl Following {
 
     /// Nothing else surely ends all that a command has started.
     async fn end_all(&self) -> Result<()> {
-        self.life.destroy(&self.id).await
+        Box::pin(self.life.destroy(&self.id)).await
     }
 }
 
