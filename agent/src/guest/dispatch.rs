@@ -71,7 +71,9 @@ impl Agent {
                 connection.accepted = true;
                 connection.heard_ms = now_ms();
                 connection.frame(0, Kind::Welcome, &message::encode(&welcome));
-                self.spares.host_came();
+                if welcome.kernel.is_some_and(|kernel| kernel.gvisor) {
+                    self.spares.host_came();
+                }
                 Ok(())
             }
             Err(Some(failure)) => {

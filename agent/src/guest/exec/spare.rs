@@ -46,7 +46,7 @@ impl Spares {
         }
     }
 
-    /// A host has come, most likely with a command.
+    /// A host has come, most likely with a command: in gVisor it would wait for a fork.
     pub(in crate::guest) fn host_came(&mut self) {
         if self.waiting.is_empty() {
             self.wanted = self.wanted.max(1);

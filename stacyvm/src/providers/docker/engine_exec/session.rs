@@ -39,8 +39,11 @@ const KILLED: i32 = 137;
 const GOES: u32 = 5;
 /// Of what an engine says of a command that it could not start, with the command's
 /// name; and how much of it is told, which is the end.
-const WORDS: usize = 256 * 1024;
-const TOLD: usize = 1024;
+const WORDS: usize = 16 * 1024;
+const TOLD: usize = 256;
+/// The longest path that Linux takes, with the zero at its end. An engine that is given
+/// a longer name may answer nobody any more.
+const PATH_MAX: usize = 4096;
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, EngineError>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
@@ -52,6 +55,19 @@ pub(super) async fn open(life: &Arc<Life>, id: &SandboxId, spec: &ExecSpec) -> R
             "commands by the engine alone (`exec: engine`) are none of the background",
         )
         .context("field", "background"));
+    }
+    let name = spec.argv.first().map_or(0, Vec::len);
+    if name >= PATH_MAX {
+        return Err(nameless(name));
+    }
+    let workdir = spec.workdir.as_ref().map_or(0, String::len);
+    if workdir >= PATH_MAX {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "the directory of the command is not there: no path is as long",
+        )
+        .context("field", "workdir")
+        .context("bytes", workdir));
     }
     let mut cmd = Vec::new();
     for argument in &spec.argv {
@@ -174,6 +190,14 @@ fn has_ended(seen: &ExecInspectResponse) -> bool {
     seen.running == Some(false) && seen.exit_code.is_some()
 }
 
+fn nameless(bytes: usize) -> Error {
+    Error::new(
+        ErrorKind::CommandNotFound,
+        "no command has a name as long as this one",
+    )
+    .context("bytes", bytes)
+}
+
 /// The error of a command that the engine could not start, by its own words.
 fn not_started(said: &str, spec: &ExecSpec) -> Error {
     let has = |words: &str| said.contains(words);
@@ -193,10 +217,7 @@ fn not_started(said: &str, spec: &ExecSpec) -> Error {
         )
         .context("command", program)
     } else if has("file name too long") {
-        Error::new(
-            ErrorKind::CommandNotFound,
-            "no command has a name as long as this one",
-        )
+        nameless(program.len())
     } else if has("permission denied") || has("exec format error") || has("is a directory") {
         Error::new(
             ErrorKind::CommandNotExecutable,
