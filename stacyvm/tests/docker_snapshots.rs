@@ -416,7 +416,7 @@ async fn what_a_process_that_died_left_is_told_and_swept_and_nothing_else() {
     assert_eq!(told(Reach::Own).await, Vec::<String>::new());
     // Another store's only by its id.
     for image in [&foreign, &decoy, &named_id, &young] {
-        assert!(host.has_image(&image).await, "{image} is gone");
+        assert!(host.has_image(image).await, "{image} is gone");
     }
     let id = format!("snapshot:{foreign}");
     host.provider.remove_leftover(&cx(), &id).await.unwrap();
