@@ -261,7 +261,8 @@ fn a_deadline_during_the_start_is_told_as_such() {
     let mut host = agent.connect();
     let mut timed_out = 0;
     for number in 1..=200 {
-        let mut request = shell(&number.to_string(), "exit 3");
+        // Without a pause most end before the first millisecond is over.
+        let mut request = shell(&number.to_string(), "sleep 0.002; exit 3");
         request.timeout_ms = Some(u64::from(number % 4));
         host.say(number, Kind::Exec, &request);
         host.started(number);
