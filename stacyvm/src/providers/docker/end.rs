@@ -1,6 +1,6 @@
 //! Ending containers, and looking that nothing of them is left.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
@@ -26,8 +26,6 @@ use crate::sandbox::state::ObservedState;
 pub(super) const GONE_WITHIN: Duration = Duration::from_secs(30);
 /// How long an agent may take to end its sandbox, until the engine ends it.
 const ENDS_ITSELF_WITHIN: Duration = Duration::from_secs(5);
-/// How long it may take to answer that it will.
-const AGREES_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a container has beside itself, as it was seen last.
 struct Last {
@@ -94,25 +92,20 @@ impl Life {
     /// sandbox with 60 processes took half a minute. One that ends by itself is not held
     /// up. What goes wrong here is left to the removal by the engine.
     async fn end_from_within(&self, id: &SandboxId) {
-        let asked = async {
-            let client = self.client(id).await?;
-            client.set_deadline(Some(SystemTime::UNIX_EPOCH)).await
+        let ended = async {
+            self.client(id).await?.terminate().await?;
+            let options = WaitContainerOptions {
+                condition: "removed".to_owned(),
+            };
+            let container = create::container(id);
+            let mut removed = self.docker.wait_container(&container, Some(options));
+            // It may be gone already, which is an error of the engine's.
+            let _ = removed.next().await;
+            Ok::<_, Error>(())
         };
-        match timeout(AGREES_WITHIN, asked).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(sandbox = %id, %error, "the agent does not end its sandbox");
-                return;
-            }
-            Err(_) => return,
+        if let Ok(Err(error)) = timeout(ENDS_ITSELF_WITHIN, ended).await {
+            tracing::debug!(sandbox = %id, %error, "the agent does not end its sandbox");
         }
-        let options = WaitContainerOptions {
-            condition: "removed".to_owned(),
-        };
-        let mut removed = self
-            .docker
-            .wait_container(&create::container(id), Some(options));
-        let _ = timeout(ENDS_ITSELF_WITHIN, removed.next()).await;
     }
 
     /// Removes a container with its unnamed volumes and its bridge, and waits until
