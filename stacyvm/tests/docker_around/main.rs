@@ -5,6 +5,9 @@
 #![cfg(all(feature = "docker", unix))]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+#[cfg(target_os = "linux")]
+#[path = "../docker_common/mod.rs"]
+mod docker_common;
 mod hardened;
 mod mounts;
 mod network;

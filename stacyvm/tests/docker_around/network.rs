@@ -10,6 +10,8 @@ use stacyvm::provider::{Level, Provider, Reach};
 use stacyvm::sandbox::spec::{Network, Port, SandboxSpec};
 use stacyvm::{Engine, ErrorKind, ExecSpec, Filter};
 
+#[cfg(target_os = "linux")]
+use super::docker_common::network_of;
 use super::{Host, IMAGE, container, cx};
 
 fn full() -> SandboxSpec {
@@ -84,6 +86,7 @@ async fn reaches(host: &Host) {
     let seen = host.provider.inspect(&cx(), &id).await.unwrap().effective;
     assert_eq!(seen["network_none"].level, Level::Absent);
     assert!(seen["network"].value.starts_with("full"), "{seen:?}");
+    assert_eq!(seen["network"].level, Level::BestEffort);
 
     let gateway = gateway(host, &id).await;
     let server = Answers::of(host).await;
@@ -160,6 +163,73 @@ async fn sandboxes_do_not_reach_each_other_and_none_reaches_nothing() {
     assert!(!status.success(), "{said}");
     assert_eq!(host.says(&none, "ls /sys/class/net").await, "lo");
     host.end(&[&one, &two, &none]).await;
+}
+
+/// A rule of the engine's host that is there until this is dropped.
+#[cfg(target_os = "linux")]
+struct Rule {
+    network: String,
+}
+
+#[cfg(target_os = "linux")]
+impl Rule {
+    fn set(network: String) -> Self {
+        let rule = Self { network };
+        rule.change("-I");
+        rule
+    }
+
+    fn change(&self, how: &str) {
+        let status = std::process::Command::new("nsenter")
+            .arg(format!("--net={}", self.network))
+            .args(["iptables", "--wait", how, "DOCKER-USER"])
+            .args(["-i", "svm-+", "-o", "svm-+", "-j", "DROP"])
+            .status();
+        assert!(status.unwrap().success(), "{how}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Rule {
+    fn drop(&mut self) {
+        self.change("-D");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn with_the_operators_rule_none_reaches_another_while_networks_are_made() {
+    let Some(host) = Host::open().await else {
+        return;
+    };
+    let Some(network) = network_of(&host.engine) else {
+        return;
+    };
+    let (one, two) = (host.sandbox(full()).await, host.sandbox(full()).await);
+    answer(&host, &two, 8000, "of the other").await;
+    let at = address(&host, &two).await;
+    assert_eq!(
+        host.says(&two, &format!("nc -w 3 {at} 8000")).await,
+        "of the other"
+    );
+    let rule = Rule::set(network);
+    // Each try is a packet or two, so there are many.
+    let tries = format!(
+        "until [ -e /tmp/stop ]; do nc -w 1 {at} 8000 </dev/null 2>/dev/null & usleep 10000; \
+         done; wait"
+    );
+    let networks = async {
+        for _ in 0..10 {
+            let name = format!("around-{}", SandboxId::random());
+            host.docker(&["network", "create", &name]).await;
+            host.docker(&["network", "rm", &name]).await;
+        }
+        host.says(&one, "touch /tmp/stop").await;
+    };
+    let (said, ()) = tokio::join!(host.says(&one, &tries), networks);
+    assert_eq!(said, "");
+    drop(rule);
+    host.end(&[&one, &two]).await;
 }
 
 #[tokio::test]

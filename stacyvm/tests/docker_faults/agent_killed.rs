@@ -181,9 +181,9 @@ impl Scene {
             }
             if deed != "kill" && deed != "pause" {
                 let next = tokio::time::timeout(SOON, sandbox.exec(["true"]).output()).await;
-                let kind = next.map(|next| next.map_err(|error| error.kind()));
-                if !matches!(kind, Ok(Err(ErrorKind::SandboxGone | ErrorKind::NotFound))) {
-                    wrong.push(format!("{at}: a command after it: {kind:?}"));
+                let gone = |kind| matches!(kind, ErrorKind::SandboxGone | ErrorKind::NotFound);
+                if !matches!(&next, Ok(Err(error)) if gone(error.kind())) {
+                    wrong.push(format!("{at}: a command after it: {next:?}"));
                 }
             }
             if deed == "pause" {

@@ -38,6 +38,8 @@ use crate::sandbox::state::{Observed, ObservedState};
 pub(super) const AGENT_WITHIN: Duration = Duration::from_secs(20);
 /// How long its own socket is looked for before a bridge is tried.
 const DIRECTLY_WITHIN: Duration = Duration::from_secs(1);
+/// How long the engine may take to note that a container has ended.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
 /// How much of what a dying agent says is kept.
 const LAST_WORDS: u64 = 1024;
 
@@ -451,10 +453,13 @@ impl Life {
         if !self.runs(container).await {
             return Ok(Err(gone(ErrorKind::SandboxGone).source(error)));
         }
-        Ok(Err(match opening.refused(&self.docker).await {
-            Some(refused) => refused.source(error),
-            None => error,
-        }))
+        let Some(refused) = opening.refused(&self.docker).await else {
+            return Ok(Err(error));
+        };
+        if self.ends_soon(container).await {
+            return Ok(Err(gone(ErrorKind::SandboxGone).source(refused)));
+        }
+        Ok(Err(refused.source(error)))
     }
 
     /// Why the engine makes no exec in a container.
@@ -484,6 +489,19 @@ impl Life {
             Ok(seen) => seen.state.and_then(|state| state.running) != Some(false),
             Err(e) => !is_absent(&e),
         }
+    }
+
+    /// Whether the engine takes note of the container's end within a moment. One whose
+    /// processes are dying is told to run, and starts nothing.
+    pub(super) async fn ends_soon(&self, container: &str) -> bool {
+        let until = Instant::now() + NOTED_WITHIN;
+        while self.runs(container).await {
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        true
     }
 
     /// The connection to a sandbox, made if this process has none.

@@ -1,8 +1,8 @@
 //! A bridge of a sandbox's own, and ports that are published on the engine's host.
 //!
 //! One bridge for all would let sandboxes reach each other. A bridge of its own has
-//! the engine's name service, and the engine's packet filter keeps bridges apart. It
-//! has the labels of its sandbox, by which it is found again: nothing but them names
+//! the engine's name service, and the engine's packet filter keeps bridges apart, but
+//! for moments in which it makes another. It has the labels of its sandbox, by which it is found again: nothing but them names
 //! it for sure, as engines allow two networks of one name.
 
 use std::collections::HashMap;

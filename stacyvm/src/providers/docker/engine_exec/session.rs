@@ -35,8 +35,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_millis(100);
 /// What the engine tells of a command that SIGKILL has ended.
 const KILLED: i32 = 137;
-/// How many looks show whether its container ends too.
-const GOES: u32 = 5;
 /// Of what an engine says of a command that it could not start, with the command's
 /// name; and how much of it is told, which is the end.
 const WORDS: usize = 16 * 1024;
@@ -112,15 +110,8 @@ pub(super) async fn open(life: &Arc<Life>, id: &SandboxId, spec: &ExecSpec) -> R
         Err(e) => return Err(life.without_bridge(&container, e).await),
     };
     if let Err(error) = started(life, &exec, &mut output, spec).await {
-        // What is about to end starts nothing, and may take a moment.
-        for _ in 0..GOES {
-            if error.kind() != ErrorKind::Unavailable {
-                break;
-            }
-            if !life.runs(&container).await {
-                return Err(gone(ErrorKind::SandboxGone).source(error));
-            }
-            sleep(LOOK).await;
+        if error.kind() == ErrorKind::Unavailable && life.ends_soon(&container).await {
+            return Err(gone(ErrorKind::SandboxGone).source(error));
         }
         return Err(error);
     }
@@ -362,14 +353,8 @@ impl Following {
         let code = seen.exit_code.and_then(|code| i32::try_from(code).ok());
         let code = code.filter(|code| (0..=255).contains(code));
         // Of a container that is killed the commands go first.
-        for _ in 0..GOES {
-            if code != Some(KILLED) {
-                break;
-            }
-            sleep(LOOK).await;
-            if !self.life.runs(&container).await {
-                return Ok(ExitStatus::SandboxGone);
-            }
+        if code == Some(KILLED) && self.life.ends_soon(&container).await {
+            return Ok(ExitStatus::SandboxGone);
         }
         code.map(|code| ExitStatus::Code { code }).ok_or_else(|| {
             Error::new(
