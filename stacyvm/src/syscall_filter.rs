@@ -3,7 +3,8 @@
 //!
 //! Runtimes make it by libseccomp, where conditions compare 64 bits and rules
 //! of one call can only allow more: so every condition looks at the lower half
-//! alone, and what is refused is said by what is allowed.
+//! alone, and what is refused is said by what is allowed. In gVisor the first rule
+//! that holds decides.
 
 use serde_json::{Value, json};
 use stacyvm_agent::confinement::system_calls::{
@@ -25,16 +26,19 @@ const NOT_DEVICES: [u32; 4] = [0, 0o100_000, 0o010_000, 0o140_000];
 /// The calls that make nodes, with the argument that is the mode.
 const MAKES_NODE: [(&str, usize); 2] = [("mknod", 1), ("mknodat", 2)];
 /// The calls that signal the process or thread of their first argument.
-const SIGNALS: [&str; 3] = ["kill", "tkill", "tgkill"];
-/// Two more, which hardly any program makes: with conditions for them as well gVisor's
-/// filter would be longer than the 4096 instructions that it may have.
-const RARE_SIGNALS: [&str; 2] = ["rt_sigqueueinfo", "rt_tgsigqueueinfo"];
+const SIGNALS: [&str; 5] = [
+    "kill",
+    "tkill",
+    "tgkill",
+    "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo",
+];
 
 /// Argument number, the bits that are looked at, and what they must be.
 type Condition = (usize, u32, u32);
 
-/// The profile for this machine, also without set-id bits, or for a kernel of
-/// its own. gVisor answers `EPERM` whatever number a rule asks for, for which no
+/// The profile for this machine, also without set-id bits, or for gVisor, the one
+/// kernel of its own that heeds it. gVisor answers `EPERM` whatever number a rule asks for, for which no
 /// C library looks for another way to make threads; so there `clone3` is
 /// allowed, with namespaces that are of that kernel alone. What Linux refuses by
 /// itself and gVisor does not is refused: device nodes, and signals to process 1.
@@ -43,20 +47,24 @@ type Condition = (usize, u32, u32);
 pub(crate) fn profile(no_set_id: bool, own_kernel: bool) -> Value {
     let mut plain = Vec::new();
     let mut rules = Vec::new();
+    if own_kernel {
+        // Before what allows them.
+        rules.push(rule(&SIGNALS, &[(0, ALL, 1)], ERROR));
+    }
     for row in ALLOWED {
         let number = if cfg!(target_arch = "aarch64") {
             row.2
         } else {
             row.1
         };
-        if number < 0 || (own_kernel && RARE_SIGNALS.contains(&row.0)) {
+        if number < 0 {
             continue;
         }
         match conditions(row.0, no_set_id, own_kernel) {
             None => plain.push(row.0),
             Some(alternatives) => {
                 let alternatives = alternatives.iter();
-                rules.extend(alternatives.map(|alternative| rule(row.0, alternative)));
+                rules.extend(alternatives.map(|alternative| rule(&[row.0], alternative, ALLOW)));
             }
         }
     }
@@ -100,9 +108,6 @@ fn conditions(name: &str, no_set_id: bool, own_kernel: bool) -> Option<Vec<Vec<C
                 .collect(),
         );
     }
-    if own_kernel && SIGNALS.contains(&name) {
-        return Some(not_1().map(|(mask, bits)| one((0, mask, bits))).collect());
-    }
     if no_set_id && let Some((_, mode, flags)) = SET_MODE.iter().find(|row| row.0 == name) {
         let mut all = vec![one((*mode as usize, SET_ID, 0))];
         all.extend(flags.map(|flags| one((flags as usize, MAKES_FILE, 0))));
@@ -125,12 +130,6 @@ fn conditions(name: &str, no_set_id: bool, own_kernel: bool) -> Option<Vec<Vec<C
     })
 }
 
-/// Masks and bits of which a value fulfils at least one just if it is not 1.
-fn not_1() -> impl Iterator<Item = (u32, u32)> {
-    let others = (1..32).map(|n| (1 << n, 1 << n));
-    others.chain(std::iter::once((ALL, 0)))
-}
-
 /// Masks and bits of which a value fulfils at least one just if it is neither
 /// of the two.
 fn neither([a, b]: [u32; 2]) -> Vec<(u32, u32)> {
@@ -150,10 +149,14 @@ fn neither([a, b]: [u32; 2]) -> Vec<(u32, u32)> {
     }
 }
 
-fn rule(name: &str, conditions: &[Condition]) -> Value {
+fn rule(names: &[&str], conditions: &[Condition], action: &str) -> Value {
     let argument = |(index, mask, bits): &Condition| json!({"index": index, "value": mask, "valueTwo": bits, "op": MASKED_EQUAL});
     let arguments: Vec<Value> = conditions.iter().map(argument).collect();
-    json!({"names": [name], "action": ALLOW, "args": arguments})
+    let mut rule = json!({"names": names, "action": action, "args": arguments});
+    if action == ERROR {
+        rule["errnoRet"] = EPERM.into();
+    }
+    rule
 }
 
 #[cfg(test)]
@@ -169,21 +172,29 @@ mod tests {
         names.map(|name| name.as_str().unwrap())
     }
 
-    /// What libseccomp decides: the default, unless a rule's conditions hold.
+    /// What is decided by the first rule whose conditions hold, or the default.
     fn allows(profile: &Value, name: &str, arguments: [u64; 3]) -> bool {
-        rules(profile)
-            .iter()
-            .filter(|rule| names(rule).any(|n| n == name))
-            .any(|rule| {
-                let conditions = rule["args"].as_array().map_or(&[][..], Vec::as_slice);
-                rule["action"] == ALLOW
-                    && conditions.iter().all(|argument| {
-                        assert_eq!(argument["op"], MASKED_EQUAL);
-                        let number = |key: &str| argument[key].as_u64().unwrap();
-                        let index = usize::try_from(number("index")).unwrap();
-                        arguments[index] & number("value") == number("valueTwo")
-                    })
-            })
+        let mut rules = rules(profile).iter();
+        let first = rules.find(|rule| {
+            let conditions = rule["args"].as_array().map_or(&[][..], Vec::as_slice);
+            names(rule).any(|n| n == name)
+                && conditions.iter().all(|argument| {
+                    assert_eq!(argument["op"], MASKED_EQUAL);
+                    let number = |key: &str| argument[key].as_u64().unwrap();
+                    let index = usize::try_from(number("index")).unwrap();
+                    arguments[index] & number("value") == number("valueTwo")
+                })
+        });
+        first.is_some_and(|rule| rule["action"] == ALLOW)
+    }
+
+    #[test]
+    fn what_libseccomp_makes_refuses_nothing_by_condition() {
+        for no_set_id in [false, true] {
+            for rule in rules(&profile(no_set_id, false)) {
+                assert!(rule["action"] == ALLOW || rule["args"].is_null(), "{rule}");
+            }
+        }
     }
 
     #[test]
@@ -213,9 +224,6 @@ mod tests {
                     assert!(allows(&own, name, [other, 9, 0]), "{name} {other}");
                 }
                 assert!(allows(&profile(no_set_id, false), name, [1, 9, 0]));
-            }
-            for name in RARE_SIGNALS {
-                assert!(!allows(&own, name, [2, 9, 0]), "{name}");
             }
             for (kind, expected) in [
                 (0, true),

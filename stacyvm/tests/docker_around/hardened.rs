@@ -256,3 +256,20 @@ async fn a_limit_of_disk_is_in_force_or_refused() {
         .await;
     host.end(&[&id]).await;
 }
+
+/// By the filter, which needs `--oci-seccomp`: gVisor itself has it signalled.
+#[tokio::test]
+async fn root_in_gvisor_signals_its_own_and_not_the_agent() {
+    let Some(host) = Host::with_runtime(Some("runsc")).await else {
+        return;
+    };
+    let id = host.sandbox(SandboxSpec::image(IMAGE)).await;
+    for signal in ["0", "TERM", "KILL"] {
+        let (status, said) = host.sh(&id, &format!("kill -{signal} 1")).await;
+        assert!(!status.success(), "{signal}");
+        assert!(said.contains("Operation not permitted"), "{said}");
+    }
+    let own = "sleep 100 & kill $! && ! wait $! && echo ended";
+    assert_eq!(host.says(&id, own).await, "ended");
+    host.end(&[&id]).await;
+}
