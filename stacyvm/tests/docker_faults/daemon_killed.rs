@@ -13,7 +13,7 @@ use stacyvm::sandbox::state::Phase;
 use stacyvm::{Result, Sandbox};
 
 use super::machine::{Machine, Options};
-use super::residue::Watch;
+use super::residue::{UNKNOWN, Watch};
 use super::{Random, create, eventually, open, rounds, soon, try_open, works};
 
 /// What is under way.
@@ -143,9 +143,11 @@ impl Scene {
             engine.reconcile().await.unwrap();
             left = self.watch.changed(&self.machine, &self.state).await;
             // An engine that dies while it removes a container may forget it and leave
-            // its shim, without a process below it, which no client can ask it for.
+            // its shim, without a process below it, or a rest of its directory, which
+            // no client can ask it for.
             left.retain(|what| {
-                self.lives_on || !what.contains("process") || !what.contains("shim")
+                let shim = !self.lives_on && what.contains("process") && what.contains("shim");
+                !shim && !what.ends_with(UNKNOWN)
             });
             left.is_empty()
         });

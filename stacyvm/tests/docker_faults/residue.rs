@@ -12,6 +12,9 @@ use bollard::query_parameters::{
 use super::eventually;
 use super::machine::Machine;
 
+/// Said of a container's directory that the engine itself cannot find again.
+pub(super) const UNKNOWN: &str = ", without config.v2.json";
+
 /// What there was before.
 pub(super) struct Watch(BTreeSet<String>);
 
@@ -68,7 +71,12 @@ async fn seen(machine: &Machine, state: &Path) -> BTreeSet<String> {
         for name in names(&machine.data().join(directory)) {
             // What they are called by links, which come and go with them.
             if name != "l" {
-                all.insert(format!("data {directory}/{name}"));
+                let unknown = if directory == "containers" && cannot_be_loaded(machine, &name) {
+                    UNKNOWN
+                } else {
+                    ""
+                };
+                all.insert(format!("data {directory}/{name}{unknown}"));
             }
         }
     }
@@ -83,6 +91,13 @@ async fn seen(machine: &Machine, state: &Path) -> BTreeSet<String> {
     all.extend(files.map(|name| format!("state {name}")));
     all.extend(told(machine).await);
     all
+}
+
+/// Without this file an engine passes a container's directory over when it starts, and
+/// no client can ask for it any more.
+fn cannot_be_loaded(machine: &Machine, container: &str) -> bool {
+    let directory = machine.data().join("containers").join(container);
+    !directory.join("config.v2.json").exists()
 }
 
 /// What the engine says that it has.

@@ -154,7 +154,13 @@ impl Surroundings {
         let file = contexts.join("meta").join(&digest).join("meta.json");
         let meta: Meta = read(&file)?.ok_or_else(absent)?;
         let Some(endpoint) = meta.endpoints.docker.filter(|e| !e.host.is_empty()) else {
-            return Err(absent());
+            return Err(Error::invalid(
+                "docker.context",
+                name,
+                "a context with the address of a docker engine",
+                "give it one with `docker context update --docker host=unix:///path`",
+            )
+            .context("from", said_by));
         };
         let certs = contexts.join("tls").join(&digest).join("docker");
         let tls = if certs.is_dir() {

@@ -146,7 +146,8 @@ fn a_context_that_is_not_there_is_told_and_never_replaced() {
     assert!(home.find().is_err());
     home.context("empty", r#"{"Host":""}"#);
     home.set("DOCKER_CONTEXT", "empty");
-    assert!(home.find().is_err());
+    let error = home.find().unwrap_err();
+    assert!(error.to_string().contains("context update"), "{error}");
     home.context("blind", r#"{"Host":"tcp://far:1","SkipTLSVerify":true}"#);
     home.set("DOCKER_CONTEXT", "blind");
     let error = home.find().unwrap_err();
