@@ -13,7 +13,7 @@ use super::eventually;
 use super::machine::Machine;
 
 /// Said of a container's directory that the engine itself cannot find again.
-pub(super) const UNKNOWN: &str = ", without config.v2.json";
+pub(super) const UNKNOWN: &str = ", which the engine does not load";
 
 /// What there was before.
 pub(super) struct Watch(BTreeSet<String>);
@@ -93,11 +93,14 @@ async fn seen(machine: &Machine, state: &Path) -> BTreeSet<String> {
     all
 }
 
-/// Without this file an engine passes a container's directory over when it starts, and
-/// no client can ask for it any more.
+/// An engine that was killed while it removed a container passes it over when it starts
+/// if its layer or its settings are gone already ("mount does not exist"), and no client
+/// can ask for it any more. One that the engine still has is told besides.
 fn cannot_be_loaded(machine: &Machine, container: &str) -> bool {
     let directory = machine.data().join("containers").join(container);
-    !directory.join("config.v2.json").exists()
+    let settings = fs::read_to_string(directory.join("config.v2.json"));
+    settings.is_ok_and(|text| text.contains(r#""RemovalInProgress":true,"Dead":true"#))
+        || !directory.join("config.v2.json").exists()
 }
 
 /// What the engine says that it has.
