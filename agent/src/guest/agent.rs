@@ -14,6 +14,7 @@ use super::control;
 use super::exec::Exec;
 use super::exec::spare::Spares;
 use super::handshake;
+use super::kernel;
 use super::port::{Listener, Socket};
 use super::reserve::Reserve;
 use super::sys::{self, Reaped};
@@ -214,6 +215,8 @@ impl Agent {
         let deadline = config.deadline_ms.map(|wait| now_ms().saturating_add(wait));
         let spares = if config.waits == Some(true) {
             Spares::of_one_that_waits()
+        } else if kernel::is_gvisor() {
+            Spares::of_one_in_gvisor()
         } else {
             Spares::default()
         };

@@ -15,8 +15,12 @@ pub(super) fn seen() -> Kernel {
     Kernel {
         version: line("/proc/version"),
         boot_id: line("/proc/sys/kernel/random/boot_id"),
-        gvisor: std::fs::symlink_metadata(OF_GVISOR).is_ok(),
+        gvisor: is_gvisor(),
     }
+}
+
+pub(super) fn is_gvisor() -> bool {
+    std::fs::symlink_metadata(OF_GVISOR).is_ok()
 }
 
 /// The first line of a file; none of it where it cannot be read.

@@ -234,7 +234,7 @@ impl Supervisor {
     ) {
         let mut stack = Stack::new();
         // The one of a sandbox that waits has the time.
-        if enter && kernel::seen().gvisor && self.rehearse(groups, &mut stack).is_err() {
+        if enter && kernel::is_gvisor() && self.rehearse(groups, &mut stack).is_err() {
             return;
         }
         loop {

@@ -46,6 +46,16 @@ impl Spares {
         }
     }
 
+    /// For a sandbox in gVisor, where a fork takes milliseconds: one for the first
+    /// command, which is made while the host still learns that the agent runs.
+    pub(in crate::guest) fn of_one_in_gvisor() -> Self {
+        Self {
+            wanted: 1,
+            until: Some(now_ms().saturating_add(WAIT_MS)),
+            ..Self::default()
+        }
+    }
+
     /// A host has come, most likely with a command: in gVisor it would wait for a fork.
     pub(in crate::guest) fn host_came(&mut self) {
         if self.waiting.is_empty() {
