@@ -1,5 +1,7 @@
 //! Files as streams: whole or not at all, by many at once, and large.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
@@ -24,6 +26,9 @@ pub(super) const CASES: &[Case] = cases! {
     Must "files.a_stream_that_nobody_reads_keeps_nobody_waiting" ["F2.7"] needs(FILES) => unread_streams;
     Must "files.a_read_ends_with_its_call" ["F2.8"] needs(FILES) => cancelled_read;
 };
+
+/// After which a write has surely begun inside.
+const UNDER_WAY: Duration = ms(200);
 
 async fn in_one_step(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
@@ -74,11 +79,18 @@ async fn failed_write(f: &Fixture) -> Checked {
     let files = sandbox.files();
     files.write("/tmp/d/file", "old").await?;
     for new in ["/tmp/d/file", "/tmp/d/other"] {
+        let (sender, data) = fed();
+        let writing = {
+            let files = files.clone();
+            tokio::spawn(async move { files.write_stream(new, data).await })
+        };
+        feed(&sender, Ok(Bytes::from(pattern(300_000)))).await?;
+        tokio::time::sleep(UNDER_WAY).await;
         let broken = Error::new(ErrorKind::Internal, "the caller's disk broke");
-        let pieces = [Ok(Bytes::from(pattern(300_000))), Err(broken)];
-        let data: ByteStream = Box::pin(stream::iter(pieces));
+        feed(&sender, Err(broken)).await?;
+        let written = soon("the failed write", writing).await?;
         let error = refused(
-            soon("the failed write", files.write_stream(new, data)).await?,
+            written.map_err(|_| Failure::broken("the write panicked"))?,
             &[ErrorKind::Internal],
             "a write whose data broke off",
         )?;
@@ -106,7 +118,7 @@ async fn abandoned_write(f: &Fixture) -> Checked {
             tokio::spawn(async move { files.write_with(name, how, None, data).await })
         };
         feed(&sender, Ok(Bytes::from(pattern(300_000)))).await?;
-        tokio::time::sleep(ms(50)).await;
+        tokio::time::sleep(UNDER_WAY).await;
         writing.abort();
         drop(sender);
         only_the_old(&sandbox).await?;
