@@ -38,9 +38,9 @@ const SIGNALS: [&str; 5] = [
 type Condition = (usize, u32, u32);
 
 /// The profile for this machine, also without set-id bits, or for gVisor, the one
-/// kernel of its own that heeds it. gVisor answers `EPERM` whatever number a rule asks for, for which no
-/// C library looks for another way to make threads; so there `clone3` is
-/// allowed, with namespaces that are of that kernel alone. What Linux refuses by
+/// kernel of its own that heeds it. gVisor answers `EPERM` whatever number a rule asks
+/// for, for which no C library looks for another way to make threads; so there `clone3`
+/// is allowed, with namespaces that are of that kernel alone. What Linux refuses by
 /// itself and gVisor does not is refused: device nodes, and signals to process 1.
 /// Requests that feed a terminal are not looked for there: gVisor knows none, and to
 /// make their forty rules was a twentieth of a create.

@@ -225,6 +225,12 @@ async fn files_in_memory(f: &Fixture) -> Checked {
         !output.status.success(),
         "200 MB of files were kept in a memory of 64 MiB"
     );
+    // Commands may find none either, and end nobody but themselves.
+    for _ in 0..6 {
+        let output = soon("a command", sandbox.exec(["true"]).output()).await?;
+        let gone = output.is_err_and(|error| error.kind() == ErrorKind::SandboxGone);
+        ensure!(!gone, "a command in a full memory ended the sandbox");
+    }
     // A program may find no memory to take them away; what serves the sandbox does.
     sandbox.files().remove("/mnt/big").await?;
     f.shell(&sandbox, "head -c 20000000 /dev/zero > /mnt/small")

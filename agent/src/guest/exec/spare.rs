@@ -15,6 +15,7 @@ use rustix::net::RecvFlags;
 
 use crate::guest::agent::Agent;
 use crate::guest::clock::now_ms;
+use crate::guest::reserve::Reserve;
 use crate::guest::supervisor;
 use crate::guest::sys::{self, Fork};
 use crate::packet;
@@ -86,10 +87,11 @@ impl Spares {
 
 impl Agent {
     /// Starts some where commands are coming. Without room for them the next
-    /// command has its own started.
+    /// command has its own started: where memory is full, to make one may be the end of
+    /// the agent.
     pub(in crate::guest) fn start_spares(&mut self) {
         let wanted = std::mem::take(&mut self.spares.wanted);
-        if wanted == 0 {
+        if wanted == 0 || !self.reserve.as_ref().is_none_or(Reserve::has_plenty) {
             return;
         }
         let most = self.most_spares();

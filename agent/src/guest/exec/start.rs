@@ -9,6 +9,7 @@ use crate::guest::agent::{Agent, Role};
 use crate::guest::clock::{now_ms, wall_ms};
 use crate::guest::connection::Target;
 use crate::guest::failure::{about, failure, system};
+use crate::guest::reserve::Reserve;
 use crate::guest::ring::Ring;
 use crate::guest::sink::Sink;
 use crate::guest::sys::{self, Fork};
@@ -126,6 +127,14 @@ impl Agent {
         request: &ExecRequest,
         stdio: [OwnedFd; 3],
     ) -> Result<(i32, OwnedFd), Failure> {
+        // Made in a full sandbox, it would be the agent that has to go.
+        if !self.reserve.as_ref().is_none_or(Reserve::has_room) {
+            return Err(failure(
+                FailureKind::Exhausted,
+                "the memory of the sandbox is full, expected room for one more command; end \
+                 others, or remove files that lie in memory",
+            ));
+        }
         let (channel, theirs) =
             packet::pair().map_err(|error| system("channel of the supervisor", &error))?;
         match sys::fork().map_err(|error| system("fork", &error))? {
