@@ -152,33 +152,42 @@ impl<'a> Subject<'a> {
             )
         });
         let [mut ours, mut run, mut raw_exec, mut raw_run] = [(); 4].map(|()| Samples::default());
-        for _ in 0..plan.blocks {
-            for _ in 0..plan.block / 2 {
-                let start = Instant::now();
-                let sandbox = self.sandbox().await?;
-                succeeds(&sandbox).await?;
-                ours.push(start.elapsed());
-                sandbox.kill().await.map_err(text)?;
-
-                run.push(self.docker_run()?);
-
-                let start = Instant::now();
-                let id = raw.start(self.image, self.runtime, &SLEEP)?;
-                raw.exec(&id, &["true"])?;
-                raw_exec.push(start.elapsed());
-                raw.remove(&id)?;
-
-                let start = Instant::now();
-                let id = raw.start(self.image, self.runtime, &["true"])?;
-                raw.wait(&id)?;
-                raw_run.push(start.elapsed());
-                raw.remove(&id)?;
-
-                for (_, library, samples) in &mut libraries {
-                    if let Ok(started) = library {
-                        match started.ask("create") {
-                            Ok(time) => samples.push(time),
-                            Err(why) => *library = Err(why),
+        let contenders = 4 + libraries.len();
+        for turn in 0..plan.blocks * plan.block / 2 {
+            // The engine still takes down what ran before, so each follows each in
+            // turn. There are seven, a prime: every stride reaches all of them.
+            let stride = 1 + turn % (contenders - 1);
+            for place in 0..contenders {
+                match (turn + place * stride) % contenders {
+                    0 => {
+                        let start = Instant::now();
+                        let sandbox = self.sandbox().await?;
+                        succeeds(&sandbox).await?;
+                        ours.push(start.elapsed());
+                        sandbox.kill().await.map_err(text)?;
+                    }
+                    1 => run.push(self.docker_run()?),
+                    2 => {
+                        let start = Instant::now();
+                        let id = raw.start(self.image, self.runtime, &SLEEP)?;
+                        raw.exec(&id, &["true"])?;
+                        raw_exec.push(start.elapsed());
+                        raw.remove(&id)?;
+                    }
+                    3 => {
+                        let start = Instant::now();
+                        let id = raw.start(self.image, self.runtime, &["true"])?;
+                        raw.wait(&id)?;
+                        raw_run.push(start.elapsed());
+                        raw.remove(&id)?;
+                    }
+                    other => {
+                        let (_, library, samples) = &mut libraries[other - 4];
+                        if let Ok(started) = library {
+                            match started.ask("create") {
+                                Ok(time) => samples.push(time),
+                                Err(why) => *library = Err(why),
+                            }
                         }
                     }
                 }

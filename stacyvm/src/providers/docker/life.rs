@@ -150,11 +150,13 @@ impl Life {
         tenant: &TenantId,
         given_up: impl Future<Output = ()> + Send,
     ) -> Result<Observed> {
-        if let Some(there) = Box::pin(self.there_already(request)).await? {
+        let there = Box::pin(self.there_already(request));
+        let (there, base) = tokio::join!(there, self.base(&request.spec, tenant));
+        if let Some(there) = there? {
             return Ok(there);
         }
         self.affordable(request)?;
-        let base = self.base(&request.spec, tenant).await?;
+        let base = base?;
         self.agent_at_hand(&base.name).await?;
         let ends_ms = request.ends.and_then(epoch_ms);
         let attached = request.spec.lifetime == Lifetime::Attached;
@@ -215,9 +217,9 @@ impl Life {
         fault_point!("docker.create.made");
         let starting = async {
             self.make_places(&made, &request.spec, &base.config).await?;
-            let client = self.start(&request.id, &made, &ticket, &greeting).await?;
+            let (client, seen) = self.start(&request.id, &made, &ticket, &greeting).await?;
             self.settle_mounts(&client, &request.spec).await?;
-            Ok(client)
+            Ok((client, seen))
         };
         let started = tokio::select! {
             started = starting => started,
@@ -226,8 +228,8 @@ impl Life {
                 return Err(Error::new(ErrorKind::Cancelled, "nobody waits for the sandbox"));
             }
         };
-        match started {
-            Ok(client) => {
+        let seen = match started {
+            Ok((client, seen)) => {
                 let checked = self
                     .check_identity(client.kernel(), &base.name, &ticket)
                     .await;
@@ -237,6 +239,7 @@ impl Life {
                 }
                 fault_point!("docker.create.connected");
                 self.pool.put(&request.id, client);
+                seen
             }
             Err(error) => {
                 // The agent's file may be what is wrong.
@@ -246,8 +249,11 @@ impl Life {
                 let error = one_user::explained(error, &self.facts);
                 return Err(surround::explained(error, &request.spec));
             }
-        }
-        let made = self.observe(&request.id).await;
+        };
+        let made = match seen {
+            Some(seen) => seen,
+            None => self.observe(&request.id).await,
+        };
         if made.is_err() {
             self.undo(&request.id).await;
         }
@@ -326,14 +332,15 @@ impl Life {
         Ok(())
     }
 
-    /// Starts a container, tells its agent what it must know, and connects.
+    /// Starts a container, tells its agent what it must know, and connects. Gives what
+    /// the engine said of it meanwhile, where it was asked.
     async fn start(
         &self,
         id: &SandboxId,
         made: &str,
         ticket: &Ticket,
         greeting: &[u8],
-    ) -> Result<AgentClient> {
+    ) -> Result<(AgentClient, Option<Result<Observed>>)> {
         let options = AttachContainerOptions {
             stdin: true,
             stdout: true,
@@ -372,14 +379,16 @@ impl Life {
         };
         started?;
         match met {
-            Some(met) => met,
-            None => match timeout_at(Instant::now() + AGENT_WITHIN, meet).await {
-                Ok(met) => met,
-                Err(late) => {
+            Some(met) => Ok((met?, None)),
+            None => {
+                let meet = timeout_at(Instant::now() + AGENT_WITHIN, meet);
+                let (met, seen) = tokio::join!(meet, self.observe(id));
+                let met = met.map_err(|late| {
                     let late = Error::new(ErrorKind::Timeout, "it is still silent").source(late);
-                    Err(not_answering("").source(late))
-                }
-            },
+                    not_answering("").source(late)
+                })?;
+                Ok((met?, Some(seen)))
+            }
         }
     }
 
