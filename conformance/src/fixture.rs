@@ -248,7 +248,7 @@ impl Fixture {
 
     async fn end_one(&self, id: &SandboxId) -> stacyvm::Result<()> {
         match self.engine().get(id).await {
-            Ok(sandbox) => sandbox.kill().await,
+            Ok(sandbox) => sandbox.kill().await.map(drop),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.provider().destroy(&self.context, id).await
             }

@@ -270,7 +270,7 @@ async fn dropped_create(f: &Fixture) -> Checked {
         // Either is fine: made in time, or given up.
         drop(tokio::time::timeout(limit, create.into_future()).await);
         match f.engine().get(&id).await {
-            Ok(sandbox) => sandbox.kill().await?,
+            Ok(sandbox) => drop(sandbox.kill().await?),
             Err(error) => ensure_eq!(error.kind(), ErrorKind::NotFound, "get of one given up"),
         }
         f.provider().destroy(f.context(), &id).await?;

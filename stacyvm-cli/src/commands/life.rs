@@ -65,7 +65,7 @@ pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result
     let mut killed = Vec::new();
     for sandbox in &sandboxes {
         match sandbox.kill().await {
-            Ok(()) => killed.push(sandbox.id().clone()),
+            Ok(_) => killed.push(sandbox.id().clone()),
             Err(error) if first_error.is_none() => first_error = Some(error),
             Err(error) => output::error(&error, json),
         }

@@ -219,7 +219,7 @@ impl Subject {
         let all = [Some(self.sandbox), limited, self.neighbour];
         let all = all.iter().flatten().map(Sandbox::kill);
         let ended = futures_util::future::join_all(all).await;
-        ended.into_iter().collect()
+        ended.into_iter().try_for_each(|ended| ended.map(drop))
     }
 
     fn exec(&self, sandbox: &Sandbox, attack: &str, user: User, told: &[String]) -> Exec {

@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SandboxId;
 use crate::layer::Layered;
+use crate::provider::registry::on_runtime;
 use crate::provider::{
     CreateRequest, Provider as _, Pull, PullObserver, PullProgress, PullRequest,
 };
@@ -28,6 +29,7 @@ pub struct Create {
     engine: Engine,
     spec: SandboxSpec,
     provider: Option<String>,
+    runtime: Option<String>,
     id: Option<SandboxId>,
     idempotency_key: Option<String>,
     context: Option<Context>,
@@ -51,6 +53,7 @@ impl Create {
             engine,
             spec,
             provider: None,
+            runtime: None,
             id: None,
             idempotency_key: None,
             context: None,
@@ -62,6 +65,13 @@ impl Create {
     /// Makes it with this provider instead of the default one.
     pub fn provider(mut self, name: impl Into<String>) -> Self {
         self.provider = Some(name.into());
+        self
+    }
+
+    /// Makes it on this runtime of the provider: `runsc`, `runc`, ... Its provider is
+    /// shown as `name@runtime` then.
+    pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
+        self.runtime = Some(runtime.into());
         self
     }
 
@@ -150,6 +160,7 @@ impl Create {
             engine,
             spec,
             provider,
+            runtime,
             id,
             idempotency_key,
             context,
@@ -163,6 +174,7 @@ impl Create {
         let when = engine.0.policy.pull(pull, &spec.source);
         let when = when.map_err(|e| e.operation("create"))?;
         let name = provider.unwrap_or_else(|| engine.0.default_provider.clone());
+        let name = runtime.map_or(name.clone(), |runtime| on_runtime(&name, &runtime));
         engine.check_provider_options(&spec)?;
         let provider = match engine.0.registry.open(&name).await {
             Ok(provider) => provider,

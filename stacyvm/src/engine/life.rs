@@ -18,8 +18,8 @@ use crate::units::{LONGEST, format_duration, format_time};
 
 impl Engine {
     /// Ends a sandbox, as a task of its own: once begun it is finished, even
-    /// if nobody waits any more.
-    pub(crate) async fn destroy(&self, sandbox: &Sandbox) -> Result<()> {
+    /// if nobody waits any more. False where it was known to have ended.
+    pub(crate) async fn destroy(&self, sandbox: &Sandbox) -> Result<bool> {
         let (engine, sandbox) = (self.clone(), sandbox.clone());
         let work = async move { engine.destroy_now(&sandbox).await };
         tokio::spawn(work.in_current_span())
@@ -33,12 +33,12 @@ impl Engine {
             .map_err(|error| error.operation("destroy"))
     }
 
-    async fn destroy_now(&self, sandbox: &Sandbox) -> Result<()> {
+    async fn destroy_now(&self, sandbox: &Sandbox) -> Result<bool> {
         let (context, id) = (sandbox.context(), sandbox.id());
         let _mark = self.work_on(id);
         fault_point!("destroy.begun");
         match self.begin_destroy(context, id).await {
-            Ok(record) if record.phase.is_final() => return Ok(()),
+            Ok(record) if record.phase.is_final() => return Ok(false),
             Ok(_) => {}
             // Ending sandboxes is how room is made. Without its intent on
             // record a destroy that dies half way is one that a reconcile
@@ -54,11 +54,11 @@ impl Engine {
             // reconcile sees that and writes it down.
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 tracing::warn!(sandbox = %id, "a sandbox was ended, but its record has no space");
-                Ok(())
+                Ok(true)
             }
             done => {
                 fault_point!("destroy.recorded");
-                done.map(drop)
+                done.map(|_| true)
             }
         }
     }

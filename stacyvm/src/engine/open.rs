@@ -190,7 +190,7 @@ fn check_exec(name: &str, settings: &ProviderConfig) -> Result<()> {
 }
 
 /// A provider as it stands in the settings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[cfg_attr(
     not(all(
         feature = "oci",
@@ -269,5 +269,13 @@ impl ProviderFactory for Configured {
                 self.kind
             ))),
         }
+    }
+    fn with_runtime(&self, runtime: &str) -> Option<Arc<dyn ProviderFactory>> {
+        if self.kind == "http" {
+            return None;
+        }
+        let mut same = self.clone();
+        same.settings.runtime = Some(runtime.to_owned());
+        Some(Arc::new(same))
     }
 }

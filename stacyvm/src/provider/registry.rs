@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
@@ -28,6 +28,18 @@ pub trait ProviderFactory: Debug + Send + Sync + 'static {
     /// `unsupported` where this build or host cannot, `unavailable` where the
     /// runtime does not answer.
     async fn open(&self, name: &str, around: &Surroundings) -> Result<Arc<dyn Provider>>;
+
+    /// The same provider on another of its runtimes; `None` where it has no choice.
+    fn with_runtime(&self, runtime: &str) -> Option<Arc<dyn ProviderFactory>>;
+}
+
+/// Between the name of a configured provider and a runtime: `docker@runsc`.
+const AT: char = '@';
+
+/// The name of a configured provider on this one of its runtimes. Any process finds
+/// what was made so by that name, whatever runtime its own settings have.
+pub(crate) fn on_runtime(name: &str, runtime: &str) -> String {
+    format!("{name}{AT}{runtime}")
 }
 
 /// Where a provider works.
@@ -77,13 +89,22 @@ impl Surroundings {
 pub struct Registry {
     around: Surroundings,
     layers: Vec<Arc<dyn Layer>>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Arc<Entry>>,
+    /// Those on a runtime that a caller named.
+    on_runtimes: RwLock<BTreeMap<String, Arc<Entry>>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     factory: Arc<dyn ProviderFactory>,
     opened: OnceCell<Arc<Layered>>,
+}
+
+impl Entry {
+    fn new(factory: Arc<dyn ProviderFactory>) -> Arc<Self> {
+        let opened = OnceCell::new();
+        Arc::new(Self { factory, opened })
+    }
 }
 
 impl Registry {
@@ -94,13 +115,13 @@ impl Registry {
             around,
             layers,
             entries: BTreeMap::new(),
+            on_runtimes: RwLock::default(),
         }
     }
 
     /// Adds a provider; a name that is taken is replaced.
     pub fn register(&mut self, name: impl Into<String>, factory: Arc<dyn ProviderFactory>) {
-        let opened = OnceCell::new();
-        self.entries.insert(name.into(), Entry { factory, opened });
+        self.entries.insert(name.into(), Entry::new(factory));
     }
 
     /// The names, in order.
@@ -120,7 +141,7 @@ impl Registry {
     /// `invalid_argument` for a name that is not configured, else those of
     /// [`ProviderFactory::open`].
     pub async fn open(&self, name: &str) -> Result<Arc<Layered>> {
-        let Some(entry) = self.entries.get(name) else {
+        let Some(entry) = self.entry(name)? else {
             let names: Vec<&str> = self.names().collect();
             return Err(Error::invalid(
                 "provider",
@@ -141,7 +162,40 @@ impl Registry {
 
     /// A provider that is open already.
     pub fn opened(&self, name: &str) -> Option<Arc<Layered>> {
-        self.entries.get(name)?.opened.get().map(Arc::clone)
+        self.entry(name).ok()??.opened.get().map(Arc::clone)
+    }
+
+    /// The entry of a configured provider, or of one on a runtime that is named.
+    fn entry(&self, name: &str) -> Result<Option<Arc<Entry>>> {
+        if let Some(entry) = self.entries.get(name) {
+            return Ok(Some(Arc::clone(entry)));
+        }
+        let Some((base, runtime)) = name.split_once(AT) else {
+            return Ok(None);
+        };
+        let Some(configured) = self.entries.get(base) else {
+            return Ok(None);
+        };
+        let known = self.on_runtimes.read();
+        if let Some(entry) = known.unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Some(Arc::clone(entry)));
+        }
+        let Some(factory) = configured.factory.with_runtime(runtime) else {
+            return Err(Error::invalid(
+                "runtime",
+                runtime,
+                &format!("none: provider {base} has no choice of runtimes"),
+                "leave it out, or name another provider",
+            ));
+        };
+        let mut known = self
+            .on_runtimes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entry = known
+            .entry(name.to_owned())
+            .or_insert_with(|| Entry::new(factory));
+        Ok(Some(Arc::clone(entry)))
     }
 }
 
@@ -158,6 +212,10 @@ impl ProviderFactory for Ready {
 
     async fn open(&self, _: &str, _: &Surroundings) -> Result<Arc<dyn Provider>> {
         Ok(Arc::clone(&self.0))
+    }
+
+    fn with_runtime(&self, _: &str) -> Option<Arc<dyn ProviderFactory>> {
+        None
     }
 }
 
@@ -183,5 +241,10 @@ impl ProviderFactory for Missing {
         )
         .context("kind", &self.kind)
         .context("needs", &self.needs))
+    }
+
+    fn with_runtime(&self, _: &str) -> Option<Arc<dyn ProviderFactory>> {
+        let (kind, needs) = (self.kind.clone(), self.needs.clone());
+        Some(Arc::new(Self { kind, needs }))
     }
 }

@@ -177,43 +177,70 @@ impl Exec {
     /// Dropping the future kills the command's whole tree, unless it runs in
     /// the background.
     pub async fn output(self) -> Result<Output> {
-        let started = Instant::now();
-        let max = self.max_output;
+        let mut gathering = Gathering::new(self.max_output);
         let mut process = self.start().await?;
-        let mut output = Output {
-            status: ExitStatus::SandboxGone,
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-            stdout_truncated_bytes: 0,
-            stderr_truncated_bytes: 0,
-            duration: Duration::ZERO,
-        };
         while let Some(event) = process.next_event().await? {
-            match event {
-                ExecEvent::Stdout(bytes) => keep(
-                    &mut output.stdout,
-                    &mut output.stdout_truncated_bytes,
-                    &bytes,
-                    max,
-                ),
-                ExecEvent::Stderr(bytes) => keep(
-                    &mut output.stderr,
-                    &mut output.stderr_truncated_bytes,
-                    &bytes,
-                    max,
-                ),
-                ExecEvent::Lost { stdout, stderr } => {
-                    output.stdout_truncated_bytes += stdout;
-                    output.stderr_truncated_bytes += stderr;
-                }
-                ExecEvent::Exited(status) => {
-                    output.status = status;
-                    output.duration = started.elapsed();
-                    return Ok(output);
-                }
+            if let Some(output) = gathering.add(&event) {
+                return Ok(output);
             }
         }
         Err(no_end())
+    }
+}
+
+/// Makes an [`Output`] of the events of a command.
+#[derive(Debug)]
+pub struct Gathering {
+    output: Output,
+    max_output: usize,
+    started: Instant,
+}
+
+impl Gathering {
+    /// One that begins now and keeps this many bytes of each stream.
+    pub fn new(max_output: usize) -> Self {
+        Self {
+            output: Output {
+                status: ExitStatus::SandboxGone,
+                stdout: Vec::new(),
+                stderr: Vec::new(),
+                stdout_truncated_bytes: 0,
+                stderr_truncated_bytes: 0,
+                duration: Duration::ZERO,
+            },
+            max_output,
+            started: Instant::now(),
+        }
+    }
+
+    /// Adds an event. The exit completes the output, which is given then.
+    pub fn add(&mut self, event: &ExecEvent) -> Option<Output> {
+        let (output, max) = (&mut self.output, self.max_output);
+        match event {
+            ExecEvent::Stdout(bytes) => keep(
+                &mut output.stdout,
+                &mut output.stdout_truncated_bytes,
+                bytes,
+                max,
+            ),
+            ExecEvent::Stderr(bytes) => keep(
+                &mut output.stderr,
+                &mut output.stderr_truncated_bytes,
+                bytes,
+                max,
+            ),
+            ExecEvent::Lost { stdout, stderr } => {
+                output.stdout_truncated_bytes += stdout;
+                output.stderr_truncated_bytes += stderr;
+            }
+            ExecEvent::Exited(status) => {
+                output.status = *status;
+                output.duration = self.started.elapsed();
+                let next = Self::new(max);
+                return Some(std::mem::replace(self, next).output);
+            }
+        }
+        None
     }
 }
 

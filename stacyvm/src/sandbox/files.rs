@@ -193,6 +193,20 @@ impl FileOperation {
         }
     }
 
+    /// The path that it is about; of a move the old one.
+    pub fn path(&self) -> &GuestPath {
+        match self {
+            Self::Stat { path, .. }
+            | Self::List { path, .. }
+            | Self::MakeDir { path, .. }
+            | Self::Rename { from: path, .. }
+            | Self::Remove { path, .. }
+            | Self::SetAttributes { path, .. }
+            | Self::Glob { pattern: path, .. }
+            | Self::Link { path, .. } => path,
+        }
+    }
+
     /// Whether doing it twice is the same as doing it once.
     pub fn is_idempotent(&self) -> bool {
         match self {

@@ -141,7 +141,8 @@ impl Files {
         let (entry, data) = sandbox
             .provider()?
             .read_file(sandbox.context(), sandbox.id(), &request)
-            .await?;
+            .await
+            .map_err(about(&request.path))?;
         Ok((entry, bounded(sandbox.context(), data)))
     }
 
@@ -213,6 +214,7 @@ impl Files {
             .provider()?
             .write_file(sandbox.context(), sandbox.id(), &request, data)
             .await
+            .map_err(about(&request.path))
     }
 
     /// Describes a path; a symbolic link is described, not followed.
@@ -421,7 +423,8 @@ impl Files {
         let changes = sandbox
             .provider()?
             .watch(sandbox.context(), sandbox.id(), &request)
-            .await?;
+            .await
+            .map_err(about(&request.path))?;
         Ok(bounded(sandbox.context(), changes))
     }
 
@@ -454,6 +457,7 @@ impl Files {
             .provider()?
             .export_tar(sandbox.context(), sandbox.id(), &request)
             .await
+            .map_err(about(&request.path))
     }
 
     /// Unpacks a tar stream below a directory, which is made if missing.
@@ -489,6 +493,7 @@ impl Files {
             .provider()?
             .import_tar(sandbox.context(), sandbox.id(), &request, data)
             .await
+            .map_err(about(&request.path))
     }
 
     async fn done(&self, operation: FileOperation) -> Result<()> {
@@ -508,6 +513,15 @@ impl Files {
             .provider()?
             .file(sandbox.context(), sandbox.id(), &request)
             .await
+            .map_err(about(request.operation.path()))
+    }
+}
+
+/// Adds which path a failed call was about, where its provider did not.
+fn about(path: &GuestPath) -> impl FnOnce(Error) -> Error + use<'_> {
+    move |error| match error.fact("path") {
+        None => error.context("path", path),
+        Some(_) => error,
     }
 }
 

@@ -372,7 +372,8 @@ impl Sandbox {
             .await
     }
 
-    /// Ends it and returns when nothing of it is left. An ended one is success.
+    /// Ends it and returns when nothing of it is left. One that is known to have ended
+    /// is success, and gives `false`.
     ///
     /// # Errors
     ///
@@ -382,7 +383,7 @@ impl Sandbox {
     /// # Cancellation
     ///
     /// Once begun it is finished, by this process or by the next reconcile.
-    pub async fn kill(&self) -> Result<()> {
+    pub async fn kill(&self) -> Result<bool> {
         self.0.engine.destroy(self).await
     }
 }

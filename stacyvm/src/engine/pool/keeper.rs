@@ -169,7 +169,7 @@ async fn end(ending: Ending, unwanted: Unwanted) {
     let mut tries = 1;
     loop {
         match unwanted.sandbox.kill().await {
-            Ok(()) => return,
+            Ok(_) => return,
             // Nobody has a record of it any more.
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) if tries >= TRIES => {

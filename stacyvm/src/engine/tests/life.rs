@@ -372,7 +372,7 @@ async fn a_handle_in_the_context_of_another_tenant_finds_nothing() {
         other.pause().await,
         other.resume().await,
         other.snapshot().await.map(drop),
-        other.kill().await,
+        other.kill().await.map(drop),
     ];
     for (number, answer) in answers.into_iter().enumerate() {
         let kind = answer.map_err(|error| error.kind());

@@ -378,18 +378,16 @@ impl Life {
             }
         };
         started?;
-        match met {
-            Some(met) => Ok((met?, None)),
-            None => {
-                let meet = timeout_at(Instant::now() + AGENT_WITHIN, meet);
-                let (met, seen) = tokio::join!(meet, self.observe(id));
-                let met = met.map_err(|late| {
-                    let late = Error::new(ErrorKind::Timeout, "it is still silent").source(late);
-                    not_answering("").source(late)
-                })?;
-                Ok((met?, Some(seen)))
-            }
+        if let Some(met) = met {
+            return Ok((met?, None));
         }
+        let meet = timeout_at(Instant::now() + AGENT_WITHIN, meet);
+        let (met, seen) = tokio::join!(meet, self.observe(id));
+        let met = met.map_err(|late| {
+            let late = Error::new(ErrorKind::Timeout, "it is still silent").source(late);
+            not_answering("").source(late)
+        })?;
+        Ok((met?, Some(seen)))
     }
 
     /// Tells the agent of a container that starts what it must know, and connects to it.

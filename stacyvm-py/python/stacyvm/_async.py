@@ -1,0 +1,626 @@
+# pyright: reportPrivateUsage=false
+"""Sandboxes in an event loop. `_sync.py` is made from this file by scripts/python-sync.py."""
+
+from __future__ import annotations
+
+import builtins
+import codecs
+import json
+import signal as signals
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
+
+from ._call import awaited
+from ._chunk import Chunk
+from ._default import default_engine
+from ._errors import CommandFailedError
+from ._native import (
+    CommandInfo,
+    CommandResult,
+    EntryInfo,
+    ExitInfo,
+    ProcessInfo,
+    SandboxInfo,
+    SandboxMetrics,
+    SnapshotInfo,
+    WatchEvent,
+)
+from ._native import Engine as NativeEngine
+from ._native import Process as NativeProcess
+from ._native import Reader as NativeReader
+from ._native import Sandbox as NativeSandbox
+from ._native import Watch as NativeWatch
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from typing_extensions import Self, Unpack
+
+    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, Path
+
+PAGE = 256
+"""Sandboxes that are asked for at once."""
+PIECE = 1 << 20
+"""Bytes of a file object that are sent at once."""
+
+
+class AsyncEngine:
+    """Where sandboxes are made and found: settings, records, providers.
+
+    It is opened by its first call. Without arguments it has the settings that the
+    command line has. In a forked child it opens itself again.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: str | PathLike[str] | None = None,
+        state_dir: str | PathLike[str] | None = None,
+    ) -> None:
+        self._native = NativeEngine(config=config, state_dir=state_dir)
+
+    @classmethod
+    def mock(cls) -> Self:
+        """An engine of the mock provider alone, which executes nothing: for tests of
+        your own program. Its records are in memory; a forked child has none of them."""
+        engine = cls.__new__(cls)
+        engine._native = NativeEngine.mock()
+        return engine
+
+    async def create(self, **options: Unpack[CreateOptions]) -> AsyncSandbox:
+        """Makes a sandbox and returns when a command can run in it."""
+        native = await awaited(self._native.create(json.dumps(options, default=dict)))
+        return AsyncSandbox._of(native)
+
+    async def connect(self, sandbox_id: str) -> AsyncSandbox:
+        """Finds a sandbox by its id. Its end stays where it is."""
+        return AsyncSandbox._of(await awaited(self._native.get(sandbox_id)))
+
+    async def list(
+        self, *, metadata: dict[str, str] | None = None, all: bool = False
+    ) -> AsyncIterator[SandboxInfo]:
+        """Lists sandboxes in the order of their ids, those that ended too if `all`."""
+        after: str | None = None
+        while True:
+            page = await awaited(self._native.page(metadata or {}, all, after, PAGE))
+            for info in page:
+                yield info
+            if len(page) < PAGE:
+                return
+            after = page[-1].id
+
+    async def close(self) -> None:
+        """Lets go of its records and ends what it has under way. Sandboxes go on."""
+        await awaited(self._native.close())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class AsyncSandbox:
+    """A disposable machine.
+
+    `async with await AsyncSandbox.create() as sandbox:` ends it with the block;
+    otherwise it lives until its `timeout`, and other processes find it by its id.
+    """
+
+    _native: NativeSandbox
+
+    commands: AsyncCommands
+    """Its commands."""
+    files: AsyncFiles
+    """Its files."""
+    pty: AsyncPty
+    """Its terminals."""
+
+    def __init__(self) -> None:
+        raise TypeError("use AsyncSandbox.create() or AsyncSandbox.connect(id)")
+
+    @classmethod
+    def _of(cls, native: NativeSandbox) -> Self:
+        sandbox = cls.__new__(cls)
+        sandbox._native = native
+        sandbox.commands = AsyncCommands(native)
+        sandbox.files = AsyncFiles(native)
+        sandbox.pty = AsyncPty(native)
+        return sandbox
+
+    @classmethod
+    async def create(cls, **options: Unpack[CreateOptions]) -> Self:
+        """Makes a sandbox and returns when a command can run in it."""
+        engine = default_engine()
+        return cls._of(await awaited(engine.create(json.dumps(options, default=dict))))
+
+    @classmethod
+    async def connect(cls, sandbox_id: str) -> Self:
+        """Finds a sandbox by its id. Its end stays where it is."""
+        return cls._of(await awaited(default_engine().get(sandbox_id)))
+
+    @staticmethod
+    async def list(
+        *, metadata: dict[str, str] | None = None, all: bool = False
+    ) -> AsyncIterator[SandboxInfo]:
+        """Lists sandboxes in the order of their ids, those that ended too if `all`."""
+        async for info in _engine_of_default().list(metadata=metadata, all=all):
+            yield info
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._native.id
+
+    @property
+    def sandbox_id(self) -> str:
+        """Its id."""
+        return self._native.id
+
+    async def exec(
+        self, argv: builtins.list[str | bytes] | builtins.list[str], *, stdin: str | bytes | None = None,
+        check: bool = False, max_output: int | None = None, **how: Unpack[HowToRun],
+    ) -> CommandResult:
+        """Runs a command without a shell and gathers its output."""
+        return await self.commands.run(
+            cast("list[str | bytes]", argv), stdin=stdin, check=check, max_output=max_output, **how
+        )
+
+    async def get_info(self) -> SandboxInfo:
+        """What is known of it."""
+        return await awaited(self._native.info())
+
+    async def is_running(self) -> bool:
+        """Whether commands can run in it now."""
+        return (await awaited(self._native.info())).phase == "running"
+
+    async def get_host(self, port: int) -> str:
+        """The host and port, or the URL, at which others reach a port of it."""
+        return await awaited(self._native.endpoint(port))
+
+    async def get_url(self, port: int) -> str:
+        """The URL at which others reach a port of it."""
+        host = await self.get_host(port)
+        return host if "://" in host else f"http://{host}"
+
+    async def set_timeout(self, timeout: float | None) -> None:
+        """Sets its end to so many seconds from now; `None` removes it."""
+        await awaited(self._native.set_ttl(timeout))
+
+    async def extend(self, seconds: float) -> None:
+        """Moves its end later."""
+        await awaited(self._native.extend(seconds))
+
+    async def metrics(self) -> SandboxMetrics:
+        """What it uses."""
+        return await awaited(self._native.metrics())
+
+    async def processes(self) -> builtins.list[ProcessInfo]:
+        """Lists the processes inside."""
+        return await awaited(self._native.processes())
+
+    async def capabilities(self) -> dict[str, Any]:
+        """What its provider can do here."""
+        return cast("dict[str, Any]", json.loads(await awaited(self._native.capabilities())))
+
+    async def pause(self) -> None:
+        """Stops every process."""
+        await awaited(self._native.pause())
+
+    async def resume(self) -> None:
+        """Lets the processes go on."""
+        await awaited(self._native.resume())
+
+    async def snapshot(self) -> SnapshotInfo:
+        """Saves it; `create(snapshot=...)` makes sandboxes from that."""
+        return await awaited(self._native.snapshot())
+
+    async def kill(self) -> bool:
+        """Ends it, and returns when nothing of it is left. False if it had ended."""
+        return await awaited(self._native.kill())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.kill()
+
+    def __repr__(self) -> str:
+        return f"AsyncSandbox({self._native.id!r})"
+
+
+def _engine_of_default() -> AsyncEngine:
+    engine = AsyncEngine.__new__(AsyncEngine)
+    engine._native = default_engine()
+    return engine
+
+
+class AsyncCommands:
+    """The commands of a sandbox."""
+
+    def __init__(self, native: NativeSandbox) -> None:
+        self._native = native
+
+    @overload
+    async def run(
+        self,
+        cmd: Command,
+        *,
+        background: Literal[False] = False,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        stdin: str | bytes | None = None,
+        check: bool = False,
+        max_output: int | None = None,
+        **how: Unpack[HowToRun],
+    ) -> CommandResult: ...
+
+    @overload
+    async def run(
+        self,
+        cmd: Command,
+        *,
+        background: Literal[True],
+        stdin: bool | str | bytes | None = None,
+        **how: Unpack[HowToRun],
+    ) -> AsyncCommandHandle: ...
+
+    async def run(
+        self,
+        cmd: Command,
+        *,
+        background: bool = False,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        stdin: bool | str | bytes | None = None,
+        check: bool = False,
+        max_output: int | None = None,
+        **how: Unpack[HowToRun],
+    ) -> CommandResult | AsyncCommandHandle:
+        """Runs a command: text for the shell inside, or a list of arguments without one.
+
+        A non-zero exit is a result unless `check`. `timeout` kills the whole tree after
+        so many seconds. With `background` it returns once the command has started, which
+        then outlives this process; `stdin=True` keeps its input open.
+        """
+        given = None if isinstance(stdin, bool) else stdin
+        if background:
+            process = await awaited(
+                self._native.start(
+                    cmd, background=True, stdin=stdin is True, input=given, **how
+                )
+            )
+            return AsyncCommandHandle(process)
+        if on_stdout is None and on_stderr is None:
+            result = await awaited(
+                self._native.run(cmd, stdin=given, max_output=max_output, **how)
+            )
+            return _checked(result, check)
+        process = await awaited(self._native.start(cmd, input=given, max_output=max_output, **how))
+        return await AsyncCommandHandle(process).wait(
+            on_stdout=on_stdout, on_stderr=on_stderr, check=check
+        )
+
+    async def connect(self, command_id: str, *, stdin: bool = False) -> AsyncCommandHandle:
+        """Follows a background command: kept output first, then what comes."""
+        return AsyncCommandHandle(await awaited(self._native.attach(command_id, stdin=stdin)))
+
+    async def list(self) -> builtins.list[CommandInfo]:
+        """Lists commands: those that run, those with survivors, those remembered."""
+        return await awaited(self._native.commands())
+
+    async def send_signal(
+        self,
+        command_id: str,
+        signal: int,
+        *,
+        scope: Literal["process", "group", "tree"] = "process",
+    ) -> None:
+        """Sends a signal to a command."""
+        await awaited(self._native.signal(command_id, int(signal), scope))
+
+    async def kill(self, command_id: str) -> None:
+        """Kills the whole tree of a command."""
+        await awaited(self._native.signal(command_id, int(signals.SIGKILL), "tree"))
+
+
+class AsyncCommandHandle:
+    """A command that was started. Iterating gives its output as it comes."""
+
+    def __init__(self, native: NativeProcess) -> None:
+        self._native = native
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._stdout = decoder("replace")
+        self._stderr = decoder("replace")
+
+    @property
+    def id(self) -> str:
+        """Its id, by which `commands.connect` finds it."""
+        return self._native.id
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process inside."""
+        return self._native.pid
+
+    @property
+    def exit(self) -> ExitInfo | None:
+        """How it ended, once its end was read."""
+        result = self._native.result()
+        return None if result is None else result.exit
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        while True:
+            event = await awaited(self._native.next_event())
+            if event is None or event.exit is not None:
+                break
+            out, err = event.stdout, event.stderr
+            text = self._stdout.decode(out) if out is not None else None
+            other = self._stderr.decode(err) if err is not None else None
+            if text or other:
+                yield Chunk(text or None, other or None)
+        rest, others = self._stdout.decode(b"", True), self._stderr.decode(b"", True)
+        if rest:
+            yield Chunk(rest, None)
+        if others:
+            yield Chunk(None, others)
+
+    async def wait(
+        self,
+        *,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        check: bool = False,
+    ) -> CommandResult:
+        """Waits for its end. What was read before is part of the result."""
+        if on_stdout is not None or on_stderr is not None:
+            async for chunk in self:
+                if chunk.stdout is not None and on_stdout is not None:
+                    on_stdout(chunk.stdout)
+                if chunk.stderr is not None and on_stderr is not None:
+                    on_stderr(chunk.stderr)
+        return _checked(await awaited(self._native.wait_for_end()), check)
+
+    async def send_stdin(self, data: str | bytes) -> None:
+        """Writes to its standard input; waits while it does not read."""
+        await awaited(self._native.write_stdin(data))
+
+    async def close_stdin(self) -> None:
+        """Closes its standard input."""
+        await awaited(self._native.close_stdin())
+
+    async def send_signal(
+        self, signal: int, *, scope: Literal["process", "group", "tree"] = "process"
+    ) -> None:
+        """Sends it a signal."""
+        await awaited(self._native.signal(int(signal), scope))
+
+    async def kill(self) -> None:
+        """Kills its whole tree. One that has ended is success."""
+        await awaited(self._native.kill())
+
+
+def _checked(result: CommandResult, check: bool) -> CommandResult:
+    if check and not result.ok:
+        error = result.stderr.strip()[-2000:]
+        told = f"the command ended with {result.exit!r}" + (f": {error}" if error else "")
+        raise CommandFailedError(told, result)
+    return result
+
+
+class AsyncPty:
+    """Terminals in a sandbox."""
+
+    def __init__(self, native: NativeSandbox) -> None:
+        self._native = native
+
+    async def create(
+        self,
+        cmd: Command = ("/bin/sh",),
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        **how: Unpack[HowToRun],
+    ) -> AsyncPtyHandle:
+        """Starts a command on a terminal of this size."""
+        native = await awaited(
+            self._native.start(cmd, stdin=True, size=(rows, cols), **how)
+        )
+        return AsyncPtyHandle(native)
+
+
+class AsyncPtyHandle:
+    """A command on a terminal. Iterating gives what the terminal shows, in bytes."""
+
+    def __init__(self, native: NativeProcess) -> None:
+        self._native = native
+
+    @property
+    def id(self) -> str:
+        """The command's id."""
+        return self._native.id
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process inside."""
+        return self._native.pid
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            event = await awaited(self._native.next_event())
+            if event is None or event.exit is not None:
+                return
+            if event.stdout is not None:
+                yield event.stdout
+
+    async def send_input(self, data: str | bytes) -> None:
+        """Types."""
+        await awaited(self._native.write_stdin(data))
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Sets the size of the terminal."""
+        await awaited(self._native.resize(rows, cols))
+
+    async def wait(self) -> CommandResult:
+        """Waits for its end."""
+        return await awaited(self._native.wait_for_end())
+
+    async def kill(self) -> None:
+        """Kills its whole tree."""
+        await awaited(self._native.kill())
+
+
+class AsyncFiles:
+    """The files of a sandbox, with the rights of its default user or of another one."""
+
+    def __init__(self, native: NativeSandbox, user: str | None = None) -> None:
+        self._sandbox = native
+        self._native = native.files(user)
+
+    def with_user(self, user: str) -> AsyncFiles:
+        """The same files with the rights of this user."""
+        return AsyncFiles(self._sandbox, user)
+
+    @overload
+    async def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
+
+    @overload
+    async def read(self, path: Path, format: Literal["bytes"]) -> bytes: ...
+
+    @overload
+    async def read(self, path: Path, format: Literal["stream"]) -> AsyncIterator[bytes]: ...
+
+    async def read(
+        self, path: Path, format: Literal["text", "bytes", "stream"] = "text"
+    ) -> str | bytes | AsyncIterator[bytes]:
+        """Reads a file: UTF-8 text, bytes, or bytes piece by piece."""
+        if format == "text":
+            return await awaited(self._native.read_text(path))
+        if format == "bytes":
+            return await awaited(self._native.read(path))
+        return _pieces(await awaited(self._native.open(path)))
+
+    async def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
+        """Writes a file in one step, and the directories above it where they are missing:
+        readers see the old file or the new one. `data` is text, bytes, a file object, or
+        anything that gives bytes piece by piece."""
+        if isinstance(data, (str, bytes)):
+            return await awaited(self._native.write(path, data, mode))
+        writer = await awaited(self._native.create(path, mode))
+        try:
+            for piece in _pieces_of(data):
+                if not await awaited(writer.write(piece)):
+                    break
+        except BaseException:
+            await awaited(writer.abandon())
+            raise
+        return await awaited(writer.finish())
+
+    async def append(self, path: Path, data: str | bytes) -> EntryInfo:
+        """Adds to the end of a file, or makes it."""
+        return await awaited(self._native.append(path, data))
+
+    async def list(self, path: Path, depth: int = 1) -> builtins.list[EntryInfo]:
+        """Lists a directory in the order of names, so many levels deep."""
+        return await awaited(self._native.entries(path, depth))
+
+    async def glob(self, pattern: Path) -> builtins.list[EntryInfo]:
+        """Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`)."""
+        return await awaited(self._native.glob(pattern))
+
+    async def exists(self, path: Path) -> bool:
+        """Whether there is something at a path."""
+        return await awaited(self._native.exists(path))
+
+    async def get_info(self, path: Path, *, follow: bool = False) -> EntryInfo:
+        """Describes a path; a symbolic link itself unless it is to be followed."""
+        return await awaited(self._native.info(path, follow))
+
+    async def make_dir(self, path: Path) -> None:
+        """Makes a directory and the missing ones above it. One that is there is success."""
+        await awaited(self._native.make_dir(path))
+
+    async def rename(self, old_path: Path, new_path: Path) -> None:
+        """Moves a path and replaces a file there."""
+        await awaited(self._native.rename(old_path, new_path))
+
+    async def remove(self, path: Path) -> None:
+        """Removes a file, or a directory with what is in it."""
+        await awaited(self._native.remove(path))
+
+    async def chmod(self, path: Path, mode: int) -> None:
+        """Sets permission bits."""
+        await awaited(self._native.chmod(path, mode))
+
+    async def chown(
+        self, path: Path, owner: str | None = None, group: str | None = None
+    ) -> None:
+        """Sets owner and group, by name or number."""
+        await awaited(self._native.chown(path, owner, group))
+
+    async def symlink(self, target: Path, path: Path) -> None:
+        """Makes a symbolic link at `path` that says `target`."""
+        await awaited(self._native.symlink(target, path))
+
+    async def watch_dir(self, path: Path, *, recursive: bool = False) -> AsyncWatchHandle:
+        """Reports changes of a directory. Every change after the return is seen."""
+        return AsyncWatchHandle(await awaited(self._native.watch(path, recursive)))
+
+    async def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
+        """Copies a file or directory of the host into the sandbox, as `docker cp` does.
+        Gives the names of sockets and devices, which are left out."""
+        return await awaited(self._native.upload(local, path))
+
+    async def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
+        """Copies a file or directory of the sandbox to the host."""
+        return await awaited(self._native.download(path, local))
+
+
+async def _pieces(reader: NativeReader) -> AsyncIterator[bytes]:
+    while True:
+        piece = await awaited(reader.next())
+        if piece is None:
+            return
+        yield piece
+
+
+def _pieces_of(data: object) -> Iterable[bytes]:
+    read = getattr(data, "read", None)
+    if read is None:
+        yield from cast("Iterable[bytes]", data)
+        return
+    while piece := read(PIECE):
+        yield piece
+
+
+class AsyncWatchHandle:
+    """A watch on a directory. Iterating gives changes as they come."""
+
+    def __init__(self, native: NativeWatch) -> None:
+        self._native = native
+
+    async def __aiter__(self) -> AsyncIterator[WatchEvent]:
+        while True:
+            event = await awaited(self._native.next())
+            if event is None:
+                return
+            yield event
+
+    async def get_new_events(self) -> builtins.list[WatchEvent]:
+        """The changes that came since the last call."""
+        return await awaited(self._native.take())
+
+    async def stop(self) -> None:
+        """Ends the watch."""
+        await awaited(self._native.stop())

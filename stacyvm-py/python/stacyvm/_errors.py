@@ -1,0 +1,244 @@
+# pyright: reportPrivateUsage=false
+"""Exceptions: a class for each code, all of them a `StacyError`."""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from ._native import CommandResult
+
+
+class StacyError(Exception):
+    """What went wrong in stacyvm.
+
+    The classes below it that are also builtins are so because the builtin is true of
+    them: `TimeoutError` is the builtin one too.
+    """
+
+    code: ClassVar[str] = ""
+    """The stable code: `not_found`, `timeout`, ..."""
+    retryable: bool = False
+    """Whether the same call may succeed later."""
+    retry_after: float | None = None
+    """Seconds to wait before that."""
+    operation: str = ""
+    """The operation that failed, as `exec` or `create`."""
+    provider: str | None = None
+    """The provider that failed."""
+    context: dict[str, str]
+    """Facts: `field`, `value`, `expected`, `remedy`, `path`, ..."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.context = {}
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidArgumentError(StacyError, ValueError):
+    """A value makes no sense; `context` names the field and what was expected."""
+
+    code = "invalid_argument"
+
+
+class UnsupportedError(StacyError):
+    """This combination of provider, runtime and host cannot do it. Nothing was done."""
+
+    code = "unsupported"
+
+
+class NotFoundError(StacyError):
+    """No such sandbox, command, image, user or port."""
+
+    code = "not_found"
+
+
+class PathNotFoundError(NotFoundError, FileNotFoundError):
+    """No such path."""
+
+
+class AlreadyExistsError(StacyError):
+    """It is there already."""
+
+    code = "already_exists"
+
+
+class ConflictError(StacyError):
+    """Another state or another request of the same key stands against it."""
+
+    code = "conflict"
+
+
+class PermissionDeniedError(StacyError, PermissionError):
+    """The caller, or the user inside, may not."""
+
+    code = "permission_denied"
+
+
+class UnauthenticatedError(StacyError):
+    """A credential is missing or wrong."""
+
+    code = "unauthenticated"
+
+
+class ResourceExhaustedError(StacyError):
+    """A quota, a limit or the host's means are used up."""
+
+    code = "resource_exhausted"
+
+
+class NoSpaceError(StacyError, OSError):
+    """A disk is full."""
+
+    code = "no_space"
+
+
+class TimeoutError(StacyError, builtins.TimeoutError):
+    """A deadline passed."""
+
+    code = "timeout"
+
+
+class CancelledError(StacyError):
+    """The caller gave it up."""
+
+    code = "cancelled"
+
+
+class UnavailableError(StacyError, ConnectionError):
+    """The runtime, its daemon or its service does not answer."""
+
+    code = "unavailable"
+
+
+class SandboxGoneError(StacyError):
+    """The sandbox ended."""
+
+    code = "sandbox_gone"
+
+
+class CommandNotFoundError(StacyError, FileNotFoundError):
+    """The command does not exist inside; nothing ran."""
+
+    code = "command_not_found"
+
+
+class CommandNotExecutableError(StacyError, PermissionError):
+    """The command exists but cannot be executed; nothing ran."""
+
+    code = "command_not_executable"
+
+
+class IsDirectoryError(StacyError, IsADirectoryError):
+    """A directory where a file is needed."""
+
+    code = "is_directory"
+
+
+class NotDirectoryError(StacyError, NotADirectoryError):
+    """A file where a directory is needed."""
+
+    code = "not_directory"
+
+
+class DirectoryNotEmptyError(StacyError, OSError):
+    """The directory has entries."""
+
+    code = "directory_not_empty"
+
+
+class ProtocolError(StacyError):
+    """The other side broke the protocol."""
+
+    code = "protocol"
+
+
+class CorruptError(StacyError):
+    """Stored data is damaged."""
+
+    code = "corrupt"
+
+
+class IncompatibleError(StacyError):
+    """Stored data or a peer is of a version that this build cannot serve."""
+
+    code = "incompatible"
+
+
+class InternalError(StacyError):
+    """A defect of stacyvm or of its host."""
+
+    code = "internal"
+
+
+class CommandFailedError(StacyError):
+    """A command that was run with `check=True` did not exit with 0."""
+
+    code = "command_failed"
+
+    result: CommandResult
+    """What it said, and how it ended."""
+
+    def __init__(self, message: str, result: CommandResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+CLASSES: dict[str, type[StacyError]] = {
+    cls.code: cls
+    for cls in StacyError.__subclasses__()
+    if cls is not CommandFailedError
+}
+"""The class of each code of the library."""
+
+
+def from_native(
+    code: str,
+    message: str,
+    retry_after: float | None,
+    operation: str,
+    provider: str | None,
+    context: dict[str, str],
+) -> StacyError:
+    """The exception of an error of the library."""
+    cls = CLASSES.get(code, StacyError)
+    if cls is NotFoundError and "path" in context:
+        cls = PathNotFoundError
+    error = cls(message)
+    error.retryable = retry_after is not None
+    error.retry_after = retry_after
+    error.operation = operation
+    error.provider = provider
+    error.context = context
+    return error
+
+__all__ = [
+    "AlreadyExistsError",
+    "CancelledError",
+    "CommandFailedError",
+    "CommandNotExecutableError",
+    "CommandNotFoundError",
+    "ConflictError",
+    "CorruptError",
+    "DirectoryNotEmptyError",
+    "IncompatibleError",
+    "InternalError",
+    "InvalidArgumentError",
+    "IsDirectoryError",
+    "NoSpaceError",
+    "NotDirectoryError",
+    "NotFoundError",
+    "PathNotFoundError",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "ResourceExhaustedError",
+    "SandboxGoneError",
+    "StacyError",
+    "TimeoutError",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnsupportedError",
+]

@@ -1,0 +1,668 @@
+"""
+What the Python half is made of.
+"""
+
+from _typeshed import SupportsGetItem
+from datetime import datetime
+from os import PathLike
+from stacyvm._call import Call
+from typing import Any, SupportsFloat, SupportsIndex, final
+
+__all__ = ["CommandInfo", "CommandResult", "Engine", "EntryInfo", "Event", "ExitInfo", "Files", "Pending", "Process", "ProcessInfo", "Reader", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "create_options", "error_codes"]
+
+@final
+class CommandInfo:
+    """
+    A command, as it is listed.
+    """
+    @property
+    def argv(self, /) -> list[str]: ...
+    @property
+    def background(self, /) -> bool: ...
+    @property
+    def exit(self, /) -> ExitInfo | None:
+        """
+        How its first process ended, once it has.
+        """
+    @property
+    def id(self, /) -> str: ...
+    @property
+    def pid(self, /) -> int | None: ...
+    @property
+    def processes(self, /) -> int:
+        """
+        Its processes that run now.
+        """
+    @property
+    def started(self, /) -> datetime | None: ...
+    @property
+    def tty(self, /) -> bool: ...
+
+@final
+class CommandResult:
+    """
+    What a command said, and how it ended.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def duration(self, /) -> float:
+        """
+        Seconds from the request to the end.
+        """
+    @property
+    def exit(self, /) -> ExitInfo:
+        """
+        How it ended.
+        """
+    @property
+    def exit_code(self, /) -> int | None:
+        """
+        The exit code; `None` for a command that did not exit by itself.
+        """
+    @property
+    def ok(self, /) -> bool:
+        """
+        Whether it exited with 0.
+        """
+    @property
+    def stderr(self, /) -> str:
+        """
+        Standard error as text; what is not UTF-8 is replaced.
+        """
+    @property
+    def stderr_bytes(self, /) -> bytes:
+        """
+        Standard error.
+        """
+    @property
+    def stderr_truncated_bytes(self, /) -> int:
+        """
+        Bytes of standard error that were read and not kept.
+        """
+    @property
+    def stdout(self, /) -> str:
+        """
+        Standard output as text; what is not UTF-8 is replaced.
+        """
+    @property
+    def stdout_bytes(self, /) -> bytes:
+        """
+        Standard output.
+        """
+    @property
+    def stdout_truncated_bytes(self, /) -> int:
+        """
+        Bytes of standard output that were read and not kept.
+        """
+
+@final
+class Engine:
+    """
+    Where sandboxes are made and found. Opened by its first call.
+    """
+    def __new__(cls, /, *, config: str | PathLike[str] | None = None, state_dir: str | PathLike[str] | None = None) -> Engine: ...
+    def close(self, /) -> Call[None]:
+        """
+        Lets go of the engine's records and ends what it has under way.
+        """
+    def create(self, /, options: str) -> Call[Sandbox]:
+        """
+        Makes a sandbox from options in JSON.
+        """
+    def get(self, /, id: str) -> Call[Sandbox]:
+        """
+        Finds a sandbox by its id.
+        """
+    @staticmethod
+    def mock() -> Engine:
+        """
+        An engine of the mock provider alone, with records in memory.
+        """
+    def page(self, /, metadata: dict[str, str], all: bool, after: str | None, limit: SupportsIndex) -> Call[list[SandboxInfo]]:
+        """
+        Lists a page of sandboxes in the order of their ids, from after the id on.
+        """
+
+@final
+class EntryInfo:
+    """
+    A file or directory.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def gid(self, /) -> int:
+        """
+        The number of its group.
+        """
+    @property
+    def group(self, /) -> str | None:
+        """
+        The name of its group inside.
+        """
+    @property
+    def mode(self, /) -> int:
+        """
+        Permission bits.
+        """
+    @property
+    def modified_time(self, /) -> datetime:
+        """
+        When its content changed last.
+        """
+    @property
+    def name(self, /) -> str:
+        """
+        The last part of the path.
+        """
+    @property
+    def owner(self, /) -> str | None:
+        """
+        The name of its owner inside.
+        """
+    @property
+    def path(self, /) -> str:
+        """
+        The path: as it was asked for, and relative to the directory in a listing.
+        """
+    @property
+    def size(self, /) -> int:
+        """
+        Bytes.
+        """
+    @property
+    def symlink_target(self, /) -> str | None:
+        """
+        Where a symbolic link points.
+        """
+    @property
+    def type(self, /) -> str:
+        """
+        `file`, `dir`, `link` or `other`.
+        """
+    @property
+    def uid(self, /) -> int:
+        """
+        The number of its owner.
+        """
+
+@final
+class Event:
+    """
+    What happened: output, a gap in it, or the end.
+    """
+    @property
+    def exit(self, /) -> ExitInfo | None:
+        """
+        How the command ended.
+        """
+    @property
+    def lost(self, /) -> tuple[int, int] | None:
+        """
+        Bytes of both streams that nobody read in time.
+        """
+    @property
+    def stderr(self, /) -> bytes | None:
+        """
+        Bytes of standard error.
+        """
+    @property
+    def stdout(self, /) -> bytes | None:
+        """
+        Bytes of standard output, or of the terminal.
+        """
+
+@final
+class ExitInfo:
+    """
+    How a command ended.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def exit_code(self, /) -> int | None:
+        """
+        The exit code, of a command that exited by itself.
+        """
+    @property
+    def reason(self, /) -> str:
+        """
+        `code`, `signal`, `timed_out`, `out_of_memory`, `cancelled` or `sandbox_gone`.
+        """
+    @property
+    def signal(self, /) -> int | None:
+        """
+        The number of the signal that ended it.
+        """
+
+@final
+class Files:
+    """
+    The files of a sandbox, as one user.
+    """
+    def append(self, /, path: str | bytes, data: str | bytes) -> Call[EntryInfo]:
+        """
+        Adds to the end of a file.
+        """
+    def chmod(self, /, path: str | bytes, mode: SupportsIndex) -> Call[None]:
+        """
+        Sets permission bits.
+        """
+    def chown(self, /, path: str | bytes, owner: str | None = None, group: str | None = None) -> Call[None]:
+        """
+        Sets owner and group, by name or number.
+        """
+    def create(self, /, path: str | bytes, mode: SupportsIndex | None = None) -> Call[Writer]:
+        """
+        Writes a file piece by piece; it is there when the writer is finished.
+        """
+    def download(self, /, path: str | bytes, local: str | PathLike[str]) -> Call[list[str]]:
+        """
+        Copies a file or directory of the sandbox to the host; gives what was left out.
+        """
+    def entries(self, /, path: str | bytes, depth: SupportsIndex = 1) -> Call[list[EntryInfo]]:
+        """
+        Lists a directory, so many levels deep.
+        """
+    def exists(self, /, path: str | bytes) -> Call[bool]:
+        """
+        Whether there is something at a path.
+        """
+    def glob(self, /, pattern: str | bytes) -> Call[list[EntryInfo]]:
+        """
+        Finds paths by an absolute shell pattern.
+        """
+    def info(self, /, path: str | bytes, follow: bool = False) -> Call[EntryInfo]:
+        """
+        Describes a path; a symbolic link is described itself unless it is to be followed.
+        """
+    def make_dir(self, /, path: str | bytes) -> Call[None]:
+        """
+        Makes a directory and the missing ones above it.
+        """
+    def open(self, /, path: str | bytes, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[Reader]:
+        """
+        Reads a file piece by piece.
+        """
+    def read(self, /, path: str | bytes) -> Call[bytes]:
+        """
+        Reads a whole file.
+        """
+    def read_text(self, /, path: str | bytes) -> Call[str]:
+        """
+        Reads a whole file of UTF-8 text.
+        """
+    def remove(self, /, path: str | bytes) -> Call[None]:
+        """
+        Removes a file, or a directory with what is in it.
+        """
+    def rename(self, /, old: str | bytes, new: str | bytes) -> Call[None]:
+        """
+        Moves a path.
+        """
+    def symlink(self, /, target: str | bytes, path: str | bytes) -> Call[None]:
+        """
+        Makes a symbolic link.
+        """
+    def upload(self, /, local: str | PathLike[str], path: str | bytes) -> Call[list[str]]:
+        """
+        Copies a file or directory of the host into the sandbox; gives what was left out.
+        """
+    def watch(self, /, path: str | bytes, recursive: bool = False) -> Call[Watch]:
+        """
+        Reports changes of a path.
+        """
+    def write(self, /, path: str | bytes, data: str | bytes, mode: SupportsIndex | None = None) -> Call[EntryInfo]:
+        """
+        Writes a file in one step.
+        """
+
+@final
+class Pending:
+    """
+    A call that has not begun. `wait()` or `await` begins it, once.
+    """
+    def __await__(self, /) -> Any:
+        """
+        The result, in an event loop. Cancelling the task gives the call up.
+        """
+    def wait(self, /) -> Any:
+        """
+        Waits for the result. Ctrl-C gives the call up.
+        """
+
+@final
+class Process:
+    """
+    A command that was started. Where the last reference is dropped before its end, a
+    foreground command is killed and a background command goes on.
+    """
+    def close_stdin(self, /) -> Call[None]:
+        """
+        Closes standard input.
+        """
+    @property
+    def id(self, /) -> str:
+        """
+        The command's id.
+        """
+    def kill(self, /) -> Call[None]:
+        """
+        Kills the whole tree. One that has ended is success.
+        """
+    def next_event(self, /) -> Call[Event | None]:
+        """
+        What happens next; `None` after the end.
+        """
+    @property
+    def pid(self, /) -> int | None:
+        """
+        The number of its first process inside.
+        """
+    def resize(self, /, rows: SupportsIndex, columns: SupportsIndex) -> Call[None]:
+        """
+        Sets the size of the terminal.
+        """
+    def result(self, /) -> CommandResult | None:
+        """
+        What it said and how it ended, once its end was read.
+        """
+    def signal(self, /, signal: SupportsIndex, scope: str) -> Call[None]:
+        """
+        Sends a signal to `process`, `group` or `tree`.
+        """
+    def wait_for_end(self, /) -> Call[CommandResult]:
+        """
+        Waits for the end. What was read before is part of the result.
+        """
+    def write_stdin(self, /, data: str | bytes) -> Call[None]:
+        """
+        Writes to standard input.
+        """
+
+@final
+class ProcessInfo:
+    """
+    A process inside.
+    """
+    @property
+    def argv(self, /) -> list[str]: ...
+    @property
+    def command(self, /) -> str | None:
+        """
+        The command that it belongs to.
+        """
+    @property
+    def cpu_us(self, /) -> int:
+        """
+        Processor time in microseconds.
+        """
+    @property
+    def parent(self, /) -> int: ...
+    @property
+    def pid(self, /) -> int: ...
+    @property
+    def resident_bytes(self, /) -> int: ...
+    @property
+    def state(self, /) -> str: ...
+    @property
+    def uid(self, /) -> int: ...
+
+@final
+class Reader:
+    """
+    A file that is read piece by piece.
+    """
+    def next(self, /) -> Call[bytes | None]:
+        """
+        The next piece; `None` after the last.
+        """
+
+@final
+class Sandbox:
+    """
+    A sandbox.
+    """
+    def attach(self, /, command: str, *, stdin: bool = False, replay: bool = True) -> Call[Process]:
+        """
+        Follows a background command by its id: kept output first, then what comes.
+        """
+    def capabilities(self, /) -> Call[str]:
+        """
+        What its provider can do, as JSON.
+        """
+    def commands(self, /) -> Call[list[CommandInfo]]:
+        """
+        Lists commands.
+        """
+    def endpoint(self, /, port: SupportsIndex) -> Call[str]:
+        """
+        Where others reach a port: a host with a port, or a URL.
+        """
+    def extend(self, /, by: SupportsFloat | SupportsIndex) -> Call[datetime | None]:
+        """
+        Moves the end of its life later by so many seconds.
+        """
+    def files(self, /, user: str | None = None) -> Files:
+        """
+        Its files, as this user or the sandbox's own.
+        """
+    @property
+    def id(self, /) -> str:
+        """
+        Its id.
+        """
+    def info(self, /) -> Call[SandboxInfo]:
+        """
+        What is known of it.
+        """
+    def kill(self, /) -> Call[bool]:
+        """
+        Ends it, and returns when nothing of it is left.
+        """
+    def metrics(self, /) -> Call[SandboxMetrics]:
+        """
+        What it uses.
+        """
+    def pause(self, /) -> Call[None]:
+        """
+        Stops every process.
+        """
+    def processes(self, /) -> Call[list[ProcessInfo]]:
+        """
+        Lists the processes inside.
+        """
+    def resume(self, /) -> Call[None]:
+        """
+        Lets the processes go on.
+        """
+    def run(self, /, command: str | bytes | SupportsGetItem[int, str | bytes], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: str | bytes | None = None, timeout: SupportsFloat | SupportsIndex | None = None, max_output: SupportsIndex | None = None) -> Call[CommandResult]:
+        """
+        Runs a command to its end and gathers its output.
+        """
+    def set_ttl(self, /, timeout: SupportsFloat | SupportsIndex | None) -> Call[datetime | None]:
+        """
+        Sets the end of its life to so many seconds from now; `None` removes it.
+        """
+    def signal(self, /, command: str, signal: SupportsIndex, scope: str) -> Call[None]:
+        """
+        Sends a signal to a command by its id; to `process`, `group` or `tree`.
+        """
+    def snapshot(self, /) -> Call[SnapshotInfo]:
+        """
+        Saves it.
+        """
+    def start(self, /, command: str | bytes | SupportsGetItem[int, str | bytes], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: bool = False, input: str | bytes | None = None, timeout: SupportsFloat | SupportsIndex | None = None, background: bool = False, size: tuple[SupportsIndex, SupportsIndex] | None = None, max_output: SupportsIndex | None = None) -> Call[Process]:
+        """
+        Starts a command. With `size` it has a terminal of so many rows and columns.
+        """
+
+@final
+class SandboxInfo:
+    """
+    A sandbox, as it is listed.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def cpus(self, /) -> float | None: ...
+    @property
+    def created(self, /) -> datetime: ...
+    @property
+    def cwd(self, /) -> str | None: ...
+    @property
+    def disk_mib(self, /) -> int | None: ...
+    @property
+    def effective(self, /) -> dict[str, tuple[str, str]]:
+        """
+        What is in force, by the name of the need: its level and value.
+        """
+    @property
+    def ended(self, /) -> datetime | None: ...
+    @property
+    def ends(self, /) -> datetime | None:
+        """
+        When it will be ended.
+        """
+    @property
+    def env_names(self, /) -> list[str]: ...
+    @property
+    def failure(self, /) -> str | None:
+        """
+        Why it failed.
+        """
+    @property
+    def id(self, /) -> str: ...
+    @property
+    def lifetime(self, /) -> str: ...
+    @property
+    def memory_mib(self, /) -> int | None: ...
+    @property
+    def metadata(self, /) -> dict[str, str]: ...
+    @property
+    def open_files(self, /) -> int | None: ...
+    @property
+    def phase(self, /) -> str:
+        """
+        Where it stands in its life: `running`, `paused`, `ended`, ...
+        """
+    @property
+    def pids(self, /) -> int | None: ...
+    @property
+    def profile(self, /) -> str: ...
+    @property
+    def provider(self, /) -> str: ...
+    @property
+    def runtime(self, /) -> str: ...
+    @property
+    def source(self, /) -> str:
+        """
+        What its root file system was made from.
+        """
+    @property
+    def tenant(self, /) -> str: ...
+    @property
+    def unreachable(self, /) -> str | None:
+        """
+        Why its provider could not be asked.
+        """
+    @property
+    def user(self, /) -> str | None: ...
+
+@final
+class SandboxMetrics:
+    """
+    What a sandbox uses; `None` where its provider does not see it.
+    """
+    @property
+    def cpu_us(self, /) -> int | None:
+        """
+        Processor time in microseconds.
+        """
+    @property
+    def disk_bytes(self, /) -> int | None: ...
+    @property
+    def memory_bytes(self, /) -> int | None: ...
+    @property
+    def memory_peak_bytes(self, /) -> int | None: ...
+    @property
+    def oom_kills(self, /) -> int | None: ...
+    @property
+    def processes(self, /) -> int | None: ...
+
+@final
+class SnapshotInfo:
+    """
+    A snapshot of a sandbox.
+    """
+    @property
+    def id(self, /) -> str: ...
+    @property
+    def memory(self, /) -> bool:
+        """
+        Whether the memory was saved too.
+        """
+    @property
+    def size_bytes(self, /) -> int | None: ...
+
+@final
+class Watch:
+    """
+    What a watch reports.
+    """
+    def next(self, /) -> Call[WatchEvent | None]:
+        """
+        The next change; `None` after the end of the watch.
+        """
+    def stop(self, /) -> Call[None]:
+        """
+        Ends it.
+        """
+    def take(self, /) -> Call[list[WatchEvent]]:
+        """
+        The changes that are there now.
+        """
+
+@final
+class WatchEvent:
+    """
+    A change of a file that is watched.
+    """
+    @property
+    def name(self, /) -> str:
+        """
+        Where, relative to what is watched.
+        """
+    @property
+    def type(self, /) -> str:
+        """
+        `created`, `modified`, `removed`, `attributes` or `overflow`.
+        """
+
+@final
+class Writer:
+    """
+    A file that is written piece by piece. One that is dropped leaves the old file.
+    """
+    def abandon(self, /) -> Call[None]:
+        """
+        Leaves the old file.
+        """
+    def finish(self, /) -> Call[EntryInfo]:
+        """
+        Puts what was written in the file's place.
+        """
+    def write(self, /, data: str | bytes) -> Call[bool]:
+        """
+        Writes a piece; waits while the sandbox is behind. False once it takes no more,
+        which `finish` explains.
+        """
+
+def create_options() -> list[str]:
+    """
+    The names of all keywords of `Sandbox.create`.
+    """
+
+def error_codes() -> list[str]:
+    """
+    Every code that an error of the library may have.
+    """

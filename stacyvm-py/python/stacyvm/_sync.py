@@ -1,0 +1,626 @@
+# pyright: reportPrivateUsage=false
+"""Sandboxes, in threads. Made from `_async.py` by scripts/python-sync.py."""
+
+from __future__ import annotations
+
+import builtins
+import codecs
+import json
+import signal as signals
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
+
+from ._call import waited
+from ._chunk import Chunk
+from ._default import default_engine
+from ._errors import CommandFailedError
+from ._native import (
+    CommandInfo,
+    CommandResult,
+    EntryInfo,
+    ExitInfo,
+    ProcessInfo,
+    SandboxInfo,
+    SandboxMetrics,
+    SnapshotInfo,
+    WatchEvent,
+)
+from ._native import Engine as NativeEngine
+from ._native import Process as NativeProcess
+from ._native import Reader as NativeReader
+from ._native import Sandbox as NativeSandbox
+from ._native import Watch as NativeWatch
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from typing_extensions import Self, Unpack
+
+    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, Path
+
+PAGE = 256
+"""Sandboxes that are asked for at once."""
+PIECE = 1 << 20
+"""Bytes of a file object that are sent at once."""
+
+
+class Engine:
+    """Where sandboxes are made and found: settings, records, providers.
+
+    It is opened by its first call. Without arguments it has the settings that the
+    command line has. In a forked child it opens itself again.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: str | PathLike[str] | None = None,
+        state_dir: str | PathLike[str] | None = None,
+    ) -> None:
+        self._native = NativeEngine(config=config, state_dir=state_dir)
+
+    @classmethod
+    def mock(cls) -> Self:
+        """An engine of the mock provider alone, which executes nothing: for tests of
+        your own program. Its records are in memory; a forked child has none of them."""
+        engine = cls.__new__(cls)
+        engine._native = NativeEngine.mock()
+        return engine
+
+    def create(self, **options: Unpack[CreateOptions]) -> Sandbox:
+        """Makes a sandbox and returns when a command can run in it."""
+        native = waited(self._native.create(json.dumps(options, default=dict)))
+        return Sandbox._of(native)
+
+    def connect(self, sandbox_id: str) -> Sandbox:
+        """Finds a sandbox by its id. Its end stays where it is."""
+        return Sandbox._of(waited(self._native.get(sandbox_id)))
+
+    def list(
+        self, *, metadata: dict[str, str] | None = None, all: bool = False
+    ) -> Iterator[SandboxInfo]:
+        """Lists sandboxes in the order of their ids, those that ended too if `all`."""
+        after: str | None = None
+        while True:
+            page = waited(self._native.page(metadata or {}, all, after, PAGE))
+            for info in page:
+                yield info
+            if len(page) < PAGE:
+                return
+            after = page[-1].id
+
+    def close(self) -> None:
+        """Lets go of its records and ends what it has under way. Sandboxes go on."""
+        waited(self._native.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Sandbox:
+    """A disposable machine.
+
+    `with Sandbox.create() as sandbox:` ends it with the block;
+    otherwise it lives until its `timeout`, and other processes find it by its id.
+    """
+
+    _native: NativeSandbox
+
+    commands: Commands
+    """Its commands."""
+    files: Files
+    """Its files."""
+    pty: Pty
+    """Its terminals."""
+
+    def __init__(self) -> None:
+        raise TypeError("use Sandbox.create() or Sandbox.connect(id)")
+
+    @classmethod
+    def _of(cls, native: NativeSandbox) -> Self:
+        sandbox = cls.__new__(cls)
+        sandbox._native = native
+        sandbox.commands = Commands(native)
+        sandbox.files = Files(native)
+        sandbox.pty = Pty(native)
+        return sandbox
+
+    @classmethod
+    def create(cls, **options: Unpack[CreateOptions]) -> Self:
+        """Makes a sandbox and returns when a command can run in it."""
+        engine = default_engine()
+        return cls._of(waited(engine.create(json.dumps(options, default=dict))))
+
+    @classmethod
+    def connect(cls, sandbox_id: str) -> Self:
+        """Finds a sandbox by its id. Its end stays where it is."""
+        return cls._of(waited(default_engine().get(sandbox_id)))
+
+    @staticmethod
+    def list(
+        *, metadata: dict[str, str] | None = None, all: bool = False
+    ) -> Iterator[SandboxInfo]:
+        """Lists sandboxes in the order of their ids, those that ended too if `all`."""
+        for info in _engine_of_default().list(metadata=metadata, all=all):
+            yield info
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._native.id
+
+    @property
+    def sandbox_id(self) -> str:
+        """Its id."""
+        return self._native.id
+
+    def exec(
+        self, argv: builtins.list[str | bytes] | builtins.list[str], *, stdin: str | bytes | None = None,
+        check: bool = False, max_output: int | None = None, **how: Unpack[HowToRun],
+    ) -> CommandResult:
+        """Runs a command without a shell and gathers its output."""
+        return self.commands.run(
+            cast("list[str | bytes]", argv), stdin=stdin, check=check, max_output=max_output, **how
+        )
+
+    def get_info(self) -> SandboxInfo:
+        """What is known of it."""
+        return waited(self._native.info())
+
+    def is_running(self) -> bool:
+        """Whether commands can run in it now."""
+        return (waited(self._native.info())).phase == "running"
+
+    def get_host(self, port: int) -> str:
+        """The host and port, or the URL, at which others reach a port of it."""
+        return waited(self._native.endpoint(port))
+
+    def get_url(self, port: int) -> str:
+        """The URL at which others reach a port of it."""
+        host = self.get_host(port)
+        return host if "://" in host else f"http://{host}"
+
+    def set_timeout(self, timeout: float | None) -> None:
+        """Sets its end to so many seconds from now; `None` removes it."""
+        waited(self._native.set_ttl(timeout))
+
+    def extend(self, seconds: float) -> None:
+        """Moves its end later."""
+        waited(self._native.extend(seconds))
+
+    def metrics(self) -> SandboxMetrics:
+        """What it uses."""
+        return waited(self._native.metrics())
+
+    def processes(self) -> builtins.list[ProcessInfo]:
+        """Lists the processes inside."""
+        return waited(self._native.processes())
+
+    def capabilities(self) -> dict[str, Any]:
+        """What its provider can do here."""
+        return cast("dict[str, Any]", json.loads(waited(self._native.capabilities())))
+
+    def pause(self) -> None:
+        """Stops every process."""
+        waited(self._native.pause())
+
+    def resume(self) -> None:
+        """Lets the processes go on."""
+        waited(self._native.resume())
+
+    def snapshot(self) -> SnapshotInfo:
+        """Saves it; `create(snapshot=...)` makes sandboxes from that."""
+        return waited(self._native.snapshot())
+
+    def kill(self) -> bool:
+        """Ends it, and returns when nothing of it is left. False if it had ended."""
+        return waited(self._native.kill())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def __repr__(self) -> str:
+        return f"Sandbox({self._native.id!r})"
+
+
+def _engine_of_default() -> Engine:
+    engine = Engine.__new__(Engine)
+    engine._native = default_engine()
+    return engine
+
+
+class Commands:
+    """The commands of a sandbox."""
+
+    def __init__(self, native: NativeSandbox) -> None:
+        self._native = native
+
+    @overload
+    def run(
+        self,
+        cmd: Command,
+        *,
+        background: Literal[False] = False,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        stdin: str | bytes | None = None,
+        check: bool = False,
+        max_output: int | None = None,
+        **how: Unpack[HowToRun],
+    ) -> CommandResult: ...
+
+    @overload
+    def run(
+        self,
+        cmd: Command,
+        *,
+        background: Literal[True],
+        stdin: bool | str | bytes | None = None,
+        **how: Unpack[HowToRun],
+    ) -> CommandHandle: ...
+
+    def run(
+        self,
+        cmd: Command,
+        *,
+        background: bool = False,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        stdin: bool | str | bytes | None = None,
+        check: bool = False,
+        max_output: int | None = None,
+        **how: Unpack[HowToRun],
+    ) -> CommandResult | CommandHandle:
+        """Runs a command: text for the shell inside, or a list of arguments without one.
+
+        A non-zero exit is a result unless `check`. `timeout` kills the whole tree after
+        so many seconds. With `background` it returns once the command has started, which
+        then outlives this process; `stdin=True` keeps its input open.
+        """
+        given = None if isinstance(stdin, bool) else stdin
+        if background:
+            process = waited(
+                self._native.start(
+                    cmd, background=True, stdin=stdin is True, input=given, **how
+                )
+            )
+            return CommandHandle(process)
+        if on_stdout is None and on_stderr is None:
+            result = waited(
+                self._native.run(cmd, stdin=given, max_output=max_output, **how)
+            )
+            return _checked(result, check)
+        process = waited(self._native.start(cmd, input=given, max_output=max_output, **how))
+        return CommandHandle(process).wait(
+            on_stdout=on_stdout, on_stderr=on_stderr, check=check
+        )
+
+    def connect(self, command_id: str, *, stdin: bool = False) -> CommandHandle:
+        """Follows a background command: kept output first, then what comes."""
+        return CommandHandle(waited(self._native.attach(command_id, stdin=stdin)))
+
+    def list(self) -> builtins.list[CommandInfo]:
+        """Lists commands: those that run, those with survivors, those remembered."""
+        return waited(self._native.commands())
+
+    def send_signal(
+        self,
+        command_id: str,
+        signal: int,
+        *,
+        scope: Literal["process", "group", "tree"] = "process",
+    ) -> None:
+        """Sends a signal to a command."""
+        waited(self._native.signal(command_id, int(signal), scope))
+
+    def kill(self, command_id: str) -> None:
+        """Kills the whole tree of a command."""
+        waited(self._native.signal(command_id, int(signals.SIGKILL), "tree"))
+
+
+class CommandHandle:
+    """A command that was started. Iterating gives its output as it comes."""
+
+    def __init__(self, native: NativeProcess) -> None:
+        self._native = native
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._stdout = decoder("replace")
+        self._stderr = decoder("replace")
+
+    @property
+    def id(self) -> str:
+        """Its id, by which `commands.connect` finds it."""
+        return self._native.id
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process inside."""
+        return self._native.pid
+
+    @property
+    def exit(self) -> ExitInfo | None:
+        """How it ended, once its end was read."""
+        result = self._native.result()
+        return None if result is None else result.exit
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while True:
+            event = waited(self._native.next_event())
+            if event is None or event.exit is not None:
+                break
+            out, err = event.stdout, event.stderr
+            text = self._stdout.decode(out) if out is not None else None
+            other = self._stderr.decode(err) if err is not None else None
+            if text or other:
+                yield Chunk(text or None, other or None)
+        rest, others = self._stdout.decode(b"", True), self._stderr.decode(b"", True)
+        if rest:
+            yield Chunk(rest, None)
+        if others:
+            yield Chunk(None, others)
+
+    def wait(
+        self,
+        *,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        check: bool = False,
+    ) -> CommandResult:
+        """Waits for its end. What was read before is part of the result."""
+        if on_stdout is not None or on_stderr is not None:
+            for chunk in self:
+                if chunk.stdout is not None and on_stdout is not None:
+                    on_stdout(chunk.stdout)
+                if chunk.stderr is not None and on_stderr is not None:
+                    on_stderr(chunk.stderr)
+        return _checked(waited(self._native.wait_for_end()), check)
+
+    def send_stdin(self, data: str | bytes) -> None:
+        """Writes to its standard input; waits while it does not read."""
+        waited(self._native.write_stdin(data))
+
+    def close_stdin(self) -> None:
+        """Closes its standard input."""
+        waited(self._native.close_stdin())
+
+    def send_signal(
+        self, signal: int, *, scope: Literal["process", "group", "tree"] = "process"
+    ) -> None:
+        """Sends it a signal."""
+        waited(self._native.signal(int(signal), scope))
+
+    def kill(self) -> None:
+        """Kills its whole tree. One that has ended is success."""
+        waited(self._native.kill())
+
+
+def _checked(result: CommandResult, check: bool) -> CommandResult:
+    if check and not result.ok:
+        error = result.stderr.strip()[-2000:]
+        told = f"the command ended with {result.exit!r}" + (f": {error}" if error else "")
+        raise CommandFailedError(told, result)
+    return result
+
+
+class Pty:
+    """Terminals in a sandbox."""
+
+    def __init__(self, native: NativeSandbox) -> None:
+        self._native = native
+
+    def create(
+        self,
+        cmd: Command = ("/bin/sh",),
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        **how: Unpack[HowToRun],
+    ) -> PtyHandle:
+        """Starts a command on a terminal of this size."""
+        native = waited(
+            self._native.start(cmd, stdin=True, size=(rows, cols), **how)
+        )
+        return PtyHandle(native)
+
+
+class PtyHandle:
+    """A command on a terminal. Iterating gives what the terminal shows, in bytes."""
+
+    def __init__(self, native: NativeProcess) -> None:
+        self._native = native
+
+    @property
+    def id(self) -> str:
+        """The command's id."""
+        return self._native.id
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its first process inside."""
+        return self._native.pid
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            event = waited(self._native.next_event())
+            if event is None or event.exit is not None:
+                return
+            if event.stdout is not None:
+                yield event.stdout
+
+    def send_input(self, data: str | bytes) -> None:
+        """Types."""
+        waited(self._native.write_stdin(data))
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Sets the size of the terminal."""
+        waited(self._native.resize(rows, cols))
+
+    def wait(self) -> CommandResult:
+        """Waits for its end."""
+        return waited(self._native.wait_for_end())
+
+    def kill(self) -> None:
+        """Kills its whole tree."""
+        waited(self._native.kill())
+
+
+class Files:
+    """The files of a sandbox, with the rights of its default user or of another one."""
+
+    def __init__(self, native: NativeSandbox, user: str | None = None) -> None:
+        self._sandbox = native
+        self._native = native.files(user)
+
+    def with_user(self, user: str) -> Files:
+        """The same files with the rights of this user."""
+        return Files(self._sandbox, user)
+
+    @overload
+    def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
+
+    @overload
+    def read(self, path: Path, format: Literal["bytes"]) -> bytes: ...
+
+    @overload
+    def read(self, path: Path, format: Literal["stream"]) -> Iterator[bytes]: ...
+
+    def read(
+        self, path: Path, format: Literal["text", "bytes", "stream"] = "text"
+    ) -> str | bytes | Iterator[bytes]:
+        """Reads a file: UTF-8 text, bytes, or bytes piece by piece."""
+        if format == "text":
+            return waited(self._native.read_text(path))
+        if format == "bytes":
+            return waited(self._native.read(path))
+        return _pieces(waited(self._native.open(path)))
+
+    def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
+        """Writes a file in one step, and the directories above it where they are missing:
+        readers see the old file or the new one. `data` is text, bytes, a file object, or
+        anything that gives bytes piece by piece."""
+        if isinstance(data, (str, bytes)):
+            return waited(self._native.write(path, data, mode))
+        writer = waited(self._native.create(path, mode))
+        try:
+            for piece in _pieces_of(data):
+                if not waited(writer.write(piece)):
+                    break
+        except BaseException:
+            waited(writer.abandon())
+            raise
+        return waited(writer.finish())
+
+    def append(self, path: Path, data: str | bytes) -> EntryInfo:
+        """Adds to the end of a file, or makes it."""
+        return waited(self._native.append(path, data))
+
+    def list(self, path: Path, depth: int = 1) -> builtins.list[EntryInfo]:
+        """Lists a directory in the order of names, so many levels deep."""
+        return waited(self._native.entries(path, depth))
+
+    def glob(self, pattern: Path) -> builtins.list[EntryInfo]:
+        """Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`)."""
+        return waited(self._native.glob(pattern))
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is something at a path."""
+        return waited(self._native.exists(path))
+
+    def get_info(self, path: Path, *, follow: bool = False) -> EntryInfo:
+        """Describes a path; a symbolic link itself unless it is to be followed."""
+        return waited(self._native.info(path, follow))
+
+    def make_dir(self, path: Path) -> None:
+        """Makes a directory and the missing ones above it. One that is there is success."""
+        waited(self._native.make_dir(path))
+
+    def rename(self, old_path: Path, new_path: Path) -> None:
+        """Moves a path and replaces a file there."""
+        waited(self._native.rename(old_path, new_path))
+
+    def remove(self, path: Path) -> None:
+        """Removes a file, or a directory with what is in it."""
+        waited(self._native.remove(path))
+
+    def chmod(self, path: Path, mode: int) -> None:
+        """Sets permission bits."""
+        waited(self._native.chmod(path, mode))
+
+    def chown(
+        self, path: Path, owner: str | None = None, group: str | None = None
+    ) -> None:
+        """Sets owner and group, by name or number."""
+        waited(self._native.chown(path, owner, group))
+
+    def symlink(self, target: Path, path: Path) -> None:
+        """Makes a symbolic link at `path` that says `target`."""
+        waited(self._native.symlink(target, path))
+
+    def watch_dir(self, path: Path, *, recursive: bool = False) -> WatchHandle:
+        """Reports changes of a directory. Every change after the return is seen."""
+        return WatchHandle(waited(self._native.watch(path, recursive)))
+
+    def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
+        """Copies a file or directory of the host into the sandbox, as `docker cp` does.
+        Gives the names of sockets and devices, which are left out."""
+        return waited(self._native.upload(local, path))
+
+    def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
+        """Copies a file or directory of the sandbox to the host."""
+        return waited(self._native.download(path, local))
+
+
+def _pieces(reader: NativeReader) -> Iterator[bytes]:
+    while True:
+        piece = waited(reader.next())
+        if piece is None:
+            return
+        yield piece
+
+
+def _pieces_of(data: object) -> Iterable[bytes]:
+    read = getattr(data, "read", None)
+    if read is None:
+        yield from cast("Iterable[bytes]", data)
+        return
+    while piece := read(PIECE):
+        yield piece
+
+
+class WatchHandle:
+    """A watch on a directory. Iterating gives changes as they come."""
+
+    def __init__(self, native: NativeWatch) -> None:
+        self._native = native
+
+    def __iter__(self) -> Iterator[WatchEvent]:
+        while True:
+            event = waited(self._native.next())
+            if event is None:
+                return
+            yield event
+
+    def get_new_events(self) -> builtins.list[WatchEvent]:
+        """The changes that came since the last call."""
+        return waited(self._native.take())
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        waited(self._native.stop())

@@ -1,0 +1,92 @@
+//! Values that both sides know under different names.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyNone, PyString};
+
+/// Bytes for Python.
+#[derive(Debug)]
+pub(crate) struct Bytes(pub(crate) bytes::Bytes);
+
+impl From<bytes::Bytes> for Bytes {
+    fn from(bytes: bytes::Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<'py> IntoPyObject<'py> for Bytes {
+    type Target = PyBytes;
+    type Output = Bound<'py, PyBytes>;
+    type Error = std::convert::Infallible;
+
+    const OUTPUT_TYPE: pyo3::inspect::PyStaticExpr = <PyBytes as pyo3::PyTypeInfo>::TYPE_HINT;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        Ok(PyBytes::new(py, &self.0))
+    }
+}
+
+/// `None`, of a call that gives nothing.
+#[derive(Debug)]
+pub(crate) struct Nothing;
+
+impl From<()> for Nothing {
+    fn from((): ()) -> Self {
+        Self
+    }
+}
+
+impl<'py> IntoPyObject<'py> for Nothing {
+    type Target = PyNone;
+    type Output = Borrowed<'py, 'py, PyNone>;
+    type Error = std::convert::Infallible;
+
+    const OUTPUT_TYPE: pyo3::inspect::PyStaticExpr = <PyNone as pyo3::PyTypeInfo>::TYPE_HINT;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        Ok(PyNone::get(py))
+    }
+}
+
+/// A path inside, or an argument: bytes as they are, and text as UTF-8. Bytes that are
+/// no text come to Python as surrogates, as file names of the host do, and go back so.
+#[derive(Debug)]
+pub(crate) struct Raw(pub(crate) Vec<u8>);
+
+impl<'py> FromPyObject<'_, 'py> for Raw {
+    type Error = PyErr;
+
+    const INPUT_TYPE: pyo3::inspect::PyStaticExpr = pyo3::inspect::PyStaticExpr::BinOp {
+        left: &<PyString as pyo3::PyTypeInfo>::TYPE_HINT,
+        op: pyo3::inspect::PyStaticOperator::BitOr,
+        right: &<PyBytes as pyo3::PyTypeInfo>::TYPE_HINT,
+    };
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = object.cast::<PyBytes>() {
+            return Ok(Self(bytes.as_bytes().to_vec()));
+        }
+        let text = object.cast::<PyString>()?;
+        if let Ok(text) = text.extract::<String>() {
+            return Ok(Self(text.into_bytes()));
+        }
+        let encoded = text.call_method1("encode", ("utf-8", "surrogateescape"))?;
+        Ok(Self(encoded.cast::<PyBytes>()?.as_bytes().to_vec()))
+    }
+}
+
+impl<'py> IntoPyObject<'py> for Raw {
+    type Target = PyString;
+    type Output = Bound<'py, PyString>;
+    type Error = PyErr;
+
+    const OUTPUT_TYPE: pyo3::inspect::PyStaticExpr = <PyString as pyo3::PyTypeInfo>::TYPE_HINT;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        if let Ok(text) = std::str::from_utf8(&self.0) {
+            return Ok(PyString::new(py, text));
+        }
+        let bytes = PyBytes::new(py, &self.0);
+        let text = bytes.call_method1("decode", ("utf-8", "surrogateescape"))?;
+        Ok(text.cast_into::<PyString>()?)
+    }
+}

@@ -1,0 +1,143 @@
+//! Engines: which, and opened when they are first used.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use stacyvm::config::{Config, Overrides};
+use stacyvm::providers::mock::Mock;
+use stacyvm::{Filter, Result};
+use tokio::sync::OnceCell;
+
+use crate::convert::Nothing;
+use crate::forked::PerProcess;
+use crate::info::SandboxInfo;
+use crate::options::{self, CreateOptions};
+use crate::pending::Call;
+use crate::sandbox::Sandbox;
+
+/// How an engine is opened.
+#[derive(Debug)]
+enum Recipe {
+    Configured(Overrides),
+    Mock,
+}
+
+/// An engine as it is found again in a forked child: by how it is opened.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    recipe: Recipe,
+    opened: PerProcess<Arc<OnceCell<stacyvm::Engine>>>,
+}
+
+impl Opener {
+    fn new(recipe: Recipe) -> Arc<Self> {
+        Arc::new(Self {
+            recipe,
+            opened: PerProcess::empty(),
+        })
+    }
+
+    /// The engine of this process.
+    pub(crate) async fn engine(&self) -> Result<stacyvm::Engine> {
+        let (mine, _) = self.opened.get_or_make(|| Arc::new(OnceCell::new()));
+        let cell = mine.get().cloned().unwrap_or_default();
+        let open = || async {
+            match &self.recipe {
+                Recipe::Configured(overrides) => {
+                    stacyvm::Engine::open(Config::load(overrides)?).await
+                }
+                Recipe::Mock => {
+                    let mock = Arc::new(Mock::default());
+                    stacyvm::Engine::builder()
+                        .provider("mock", mock)
+                        .build()
+                        .await
+                }
+            }
+        };
+        cell.get_or_try_init(open).await.cloned()
+    }
+}
+
+/// Where sandboxes are made and found. Opened by its first call.
+#[pyclass(frozen)]
+pub(crate) struct Engine(Arc<Opener>);
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (*, config=None, state_dir=None))]
+    fn new(config: Option<PathBuf>, state_dir: Option<PathBuf>) -> Self {
+        Self(Opener::new(Recipe::Configured(Overrides {
+            file: config,
+            state_dir,
+            runtime: None,
+        })))
+    }
+
+    /// An engine of the mock provider alone, with records in memory.
+    #[staticmethod]
+    fn mock() -> Self {
+        Self(Opener::new(Recipe::Mock))
+    }
+
+    /// Makes a sandbox from options in JSON.
+    fn create(&self, options: &str) -> Call<Sandbox> {
+        let options: Result<CreateOptions> = options::parse(options);
+        let opener = Arc::clone(&self.0);
+        Call::new(async move {
+            let options = options?;
+            let made = options.request(&opener.engine().await?)?.await?;
+            Ok(Sandbox::of(opener, made))
+        })
+    }
+
+    /// Finds a sandbox by its id.
+    fn get(&self, id: String) -> Call<Sandbox> {
+        let opener = Arc::clone(&self.0);
+        Call::new(async move {
+            let found = opener.engine().await?.get(id).await?;
+            Ok(Sandbox::of(opener, found))
+        })
+    }
+
+    /// Lists a page of sandboxes in the order of their ids, from after the id on.
+    #[pyo3(signature = (metadata, all, after, limit))]
+    fn page(
+        &self,
+        metadata: std::collections::BTreeMap<String, String>,
+        all: bool,
+        after: Option<String>,
+        limit: u32,
+    ) -> Call<Vec<SandboxInfo>> {
+        let opener = Arc::clone(&self.0);
+        Call::new(async move {
+            let filter = Filter {
+                labels: metadata,
+                all,
+                after: after.map(stacyvm::SandboxId::new).transpose()?,
+                limit: Some(limit),
+                ..Filter::default()
+            };
+            let found = opener.engine().await?.list(filter).await?;
+            Ok(found.into_iter().map(Into::into).collect::<Vec<_>>())
+        })
+    }
+
+    /// Lets go of the engine's records and ends what it has under way.
+    fn close(&self) -> Call<Nothing> {
+        let opener = Arc::clone(&self.0);
+        Call::new(async move {
+            let cell = opener.opened.get();
+            match cell
+                .as_ref()
+                .and_then(|mine| mine.get())
+                .and_then(|cell| cell.get())
+            {
+                Some(engine) => engine.close().await,
+                None => Ok(()),
+            }
+        })
+    }
+}

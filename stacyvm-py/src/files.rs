@@ -1,0 +1,351 @@
+//! The files of a sandbox.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use pyo3::prelude::*;
+use stacyvm::sandbox::copy::CopyOptions;
+use stacyvm::sandbox::exec::BoxStream;
+use stacyvm::sandbox::files::WriteMode;
+use stacyvm::{Error, ErrorKind, Result};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::convert::{Bytes, Nothing, Raw};
+use crate::forked::OfProcess;
+use crate::info::{EntryInfo, WatchEvent};
+use crate::pending::Call;
+use crate::sandbox::Place;
+
+/// Pieces of a written stream that wait for the sandbox.
+const PIECES: usize = 4;
+
+/// The files of a sandbox, as one user.
+#[pyclass(frozen)]
+pub(crate) struct Files {
+    place: Arc<Place>,
+    user: Option<String>,
+}
+
+impl Files {
+    pub(crate) fn of(place: Arc<Place>, user: Option<String>) -> Self {
+        Self { place, user }
+    }
+
+    fn call<T, U, F>(&self, work: impl FnOnce(stacyvm::Files) -> F + Send + 'static) -> Call<T>
+    where
+        T: for<'py> IntoPyObject<'py> + From<U> + Send + 'static,
+        F: Future<Output = Result<U>> + Send + 'static,
+    {
+        let (place, user) = (Arc::clone(&self.place), self.user.clone());
+        Call::new(async move {
+            let files = place.sandbox().await?.files();
+            work(match user {
+                Some(user) => files.with_user(user),
+                None => files,
+            })
+            .await
+        })
+    }
+}
+
+#[pymethods]
+impl Files {
+    /// Reads a whole file.
+    fn read(&self, path: Raw) -> Call<Bytes> {
+        self.call(|files| async move { Ok(Bytes(files.read(path.0).await?)) })
+    }
+
+    /// Reads a whole file of UTF-8 text.
+    fn read_text(&self, path: Raw) -> Call<String> {
+        self.call(|files| async move { files.read_text(path.0).await })
+    }
+
+    /// Reads a file piece by piece.
+    #[pyo3(signature = (path, offset=0, length=None))]
+    fn open(&self, path: Raw, offset: u64, length: Option<u64>) -> Call<Reader> {
+        self.call(move |files| async move {
+            let (_, data) = files.read_range(path.0, offset, length).await?;
+            Ok(Reader(Arc::new(OfProcess::new(Mutex::new(data)))))
+        })
+    }
+
+    /// Writes a file in one step.
+    #[pyo3(signature = (path, data, mode=None))]
+    fn write(&self, path: Raw, data: Raw, mode: Option<u32>) -> Call<EntryInfo> {
+        self.call(move |files| async move {
+            let data = Box::pin(futures_util::stream::iter([Ok(data.0.into())]));
+            files
+                .write_with(path.0, WriteMode::Replace, mode, data)
+                .await
+        })
+    }
+
+    /// Adds to the end of a file.
+    fn append(&self, path: Raw, data: Raw) -> Call<EntryInfo> {
+        self.call(move |files| async move { files.append(path.0, data.0).await })
+    }
+
+    /// Writes a file piece by piece; it is there when the writer is finished.
+    #[pyo3(signature = (path, mode=None))]
+    fn create(&self, path: Raw, mode: Option<u32>) -> Call<Writer> {
+        self.call(move |files| async move {
+            let (pieces, come) = mpsc::channel(PIECES);
+            let data = until_finished(come);
+            let written = tokio::spawn(async move {
+                files
+                    .write_with(path.0, WriteMode::Replace, mode, data)
+                    .await
+            });
+            Ok(Writer(Arc::new(OfProcess::new(Mutex::new(Some(
+                Writing { pieces, written },
+            ))))))
+        })
+    }
+
+    /// Describes a path; a symbolic link is described itself unless it is to be followed.
+    #[pyo3(signature = (path, follow=false))]
+    fn info(&self, path: Raw, follow: bool) -> Call<EntryInfo> {
+        self.call(move |files| async move {
+            if follow {
+                files.stat_followed(path.0).await
+            } else {
+                files.stat(path.0).await
+            }
+        })
+    }
+
+    /// Whether there is something at a path.
+    fn exists(&self, path: Raw) -> Call<bool> {
+        self.call(|files| async move { files.exists(path.0).await })
+    }
+
+    /// Lists a directory, so many levels deep.
+    #[pyo3(signature = (path, depth=1))]
+    fn entries(&self, path: Raw, depth: u32) -> Call<Vec<EntryInfo>> {
+        self.call(move |files| async move {
+            let mut entries = files.list_depth(path.0, depth).await?;
+            let mut all = Vec::new();
+            while let Some(entry) = entries.next().await {
+                all.push(entry?.into());
+            }
+            Ok(all)
+        })
+    }
+
+    /// Finds paths by an absolute shell pattern.
+    fn glob(&self, pattern: Raw) -> Call<Vec<EntryInfo>> {
+        self.call(|files| async move {
+            Ok(files
+                .glob(pattern.0)
+                .await?
+                .into_iter()
+                .map(Into::into)
+                .collect::<Vec<_>>())
+        })
+    }
+
+    /// Makes a directory and the missing ones above it.
+    fn make_dir(&self, path: Raw) -> Call<Nothing> {
+        self.call(|files| async move { files.make_dir(path.0).await })
+    }
+
+    /// Moves a path.
+    fn rename(&self, old: Raw, new: Raw) -> Call<Nothing> {
+        self.call(|files| async move { files.rename(old.0, new.0).await })
+    }
+
+    /// Removes a file, or a directory with what is in it.
+    fn remove(&self, path: Raw) -> Call<Nothing> {
+        self.call(|files| async move { files.remove(path.0).await })
+    }
+
+    /// Sets permission bits.
+    fn chmod(&self, path: Raw, mode: u32) -> Call<Nothing> {
+        self.call(move |files| async move { files.chmod(path.0, mode).await })
+    }
+
+    /// Sets owner and group, by name or number.
+    #[pyo3(signature = (path, owner=None, group=None))]
+    fn chown(&self, path: Raw, owner: Option<String>, group: Option<String>) -> Call<Nothing> {
+        self.call(move |files| async move { files.chown(path.0, owner, group).await })
+    }
+
+    /// Makes a symbolic link.
+    fn symlink(&self, target: Raw, path: Raw) -> Call<Nothing> {
+        self.call(|files| async move { files.link(target.0, path.0).await })
+    }
+
+    /// Reports changes of a path.
+    #[pyo3(signature = (path, recursive=false))]
+    fn watch(&self, path: Raw, recursive: bool) -> Call<Watch> {
+        self.call(move |files| async move {
+            let events = files.watch(path.0, recursive).await?;
+            Ok(Watch(Arc::new(OfProcess::new(Mutex::new(Some(events))))))
+        })
+    }
+
+    /// Copies a file or directory of the host into the sandbox; gives what was left out.
+    fn upload(&self, local: PathBuf, path: Raw) -> Call<Vec<Raw>> {
+        self.call(|files| async move {
+            let left = files.copy_in(local, path.0, CopyOptions::default()).await?;
+            Ok(left.names.into_iter().map(Raw).collect::<Vec<_>>())
+        })
+    }
+
+    /// Copies a file or directory of the sandbox to the host; gives what was left out.
+    fn download(&self, path: Raw, local: PathBuf) -> Call<Vec<Raw>> {
+        self.call(|files| async move {
+            let left = files
+                .copy_out(path.0, local, CopyOptions::default())
+                .await?;
+            Ok(left.names.into_iter().map(Raw).collect::<Vec<_>>())
+        })
+    }
+}
+
+fn of_another_process() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "this was opened by the process that forked this one; open it again",
+    )
+}
+
+/// A file that is read piece by piece.
+#[pyclass(frozen)]
+pub(crate) struct Reader(Arc<OfProcess<Mutex<BoxStream<Result<bytes::Bytes>>>>>);
+
+#[pymethods]
+impl Reader {
+    /// The next piece; `None` after the last.
+    fn next(&self) -> Call<Option<Bytes>> {
+        let reader = Arc::clone(&self.0);
+        Call::new(async move {
+            let data = reader.get().ok_or_else(of_another_process)?;
+            Ok(data.lock().await.next().await.transpose()?.map(Bytes))
+        })
+    }
+}
+
+/// The pieces up to the `None` that finishes them. Where none comes the writer is gone,
+/// and the old file stays.
+fn until_finished(come: mpsc::Receiver<Option<bytes::Bytes>>) -> BoxStream<Result<bytes::Bytes>> {
+    let next = async |come: Option<mpsc::Receiver<Option<bytes::Bytes>>>| {
+        let mut come = come?;
+        match come.recv().await {
+            Some(Some(piece)) => Some((Ok(piece), Some(come))),
+            Some(None) => None,
+            None => Some((
+                Err(Error::new(ErrorKind::Cancelled, "the writer gave up")),
+                None,
+            )),
+        }
+    };
+    Box::pin(futures_util::stream::unfold(Some(come), next))
+}
+
+#[derive(Debug)]
+struct Writing {
+    pieces: mpsc::Sender<Option<bytes::Bytes>>,
+    written: tokio::task::JoinHandle<Result<stacyvm::sandbox::files::FileEntry>>,
+}
+
+/// A file that is written piece by piece. One that is dropped leaves the old file.
+#[pyclass(frozen)]
+pub(crate) struct Writer(Arc<OfProcess<Mutex<Option<Writing>>>>);
+
+#[pymethods]
+impl Writer {
+    /// Writes a piece; waits while the sandbox is behind. False once it takes no more,
+    /// which `finish` explains.
+    fn write(&self, data: Raw) -> Call<bool> {
+        let writer = Arc::clone(&self.0);
+        Call::new(async move {
+            let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
+            match writing.as_mut() {
+                Some(writing) => Ok(writing.pieces.send(Some(data.0.into())).await.is_ok()),
+                None => Ok(false),
+            }
+        })
+    }
+
+    /// Puts what was written in the file's place.
+    fn finish(&self) -> Call<EntryInfo> {
+        let writer = Arc::clone(&self.0);
+        Call::new(async move {
+            let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
+            let Some(Writing { pieces, written }) = writing.take() else {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the file is finished already",
+                ));
+            };
+            // One that takes no more has failed, and says why.
+            let _ = pieces.send(None).await;
+            written.await.map_err(|error| {
+                Error::new(ErrorKind::Internal, "the task that writes the file died").source(error)
+            })?
+        })
+    }
+
+    /// Leaves the old file.
+    fn abandon(&self) -> Call<Nothing> {
+        let writer = Arc::clone(&self.0);
+        Call::new(async move {
+            let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
+            if let Some(Writing { pieces, written }) = writing.take() {
+                drop(pieces);
+                let _ = written.await;
+            }
+            Ok(())
+        })
+    }
+}
+
+type Events = BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>;
+
+/// What a watch reports.
+#[pyclass(frozen)]
+pub(crate) struct Watch(Arc<OfProcess<Mutex<Option<Events>>>>);
+
+#[pymethods]
+impl Watch {
+    /// The next change; `None` after the end of the watch.
+    fn next(&self) -> Call<Option<WatchEvent>> {
+        let watch = Arc::clone(&self.0);
+        Call::new(async move {
+            let mut events = watch.get().ok_or_else(of_another_process)?.lock().await;
+            match events.as_mut() {
+                Some(events) => Ok(events.next().await.transpose()?.map(Into::into)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    /// The changes that are there now.
+    fn take(&self) -> Call<Vec<WatchEvent>> {
+        let watch = Arc::clone(&self.0);
+        Call::new(async move {
+            let mut events = watch.get().ok_or_else(of_another_process)?.lock().await;
+            let mut there = Vec::new();
+            if let Some(events) = events.as_mut() {
+                while let Some(Some(event)) = events.next().now_or_never() {
+                    there.push(event?.into());
+                }
+            }
+            Ok(there)
+        })
+    }
+
+    /// Ends it.
+    fn stop(&self) -> Call<Nothing> {
+        let watch = Arc::clone(&self.0);
+        Call::new(async move {
+            if let Some(events) = watch.get() {
+                *events.lock().await = None;
+            }
+            Ok(())
+        })
+    }
+}

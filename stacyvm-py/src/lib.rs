@@ -1,0 +1,39 @@
+//! The native half of the Python package `stacyvm`: a method converts, calls the
+//! library, and converts. What users see is `python/stacyvm`.
+
+mod convert;
+mod engine;
+mod error;
+mod files;
+mod forked;
+mod info;
+mod options;
+mod pending;
+mod process;
+mod runtime;
+mod sandbox;
+mod sys;
+
+/// What the Python half is made of.
+#[pyo3::pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::engine::Engine;
+    #[pymodule_export]
+    use crate::error::error_codes;
+    #[pymodule_export]
+    use crate::files::{Files, Reader, Watch, Writer};
+    #[pymodule_export]
+    use crate::info::{
+        CommandInfo, CommandResult, EntryInfo, ExitInfo, ProcessInfo, SandboxInfo, SandboxMetrics,
+        SnapshotInfo, WatchEvent,
+    };
+    #[pymodule_export]
+    use crate::options::create_options;
+    #[pymodule_export]
+    use crate::pending::Pending;
+    #[pymodule_export]
+    use crate::process::{Event, Process};
+    #[pymodule_export]
+    use crate::sandbox::Sandbox;
+}

@@ -1,0 +1,137 @@
+//! A call that was made ready: waited for by `wait()`, or awaited.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::IntoPyObjectExt as _;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::inspect::PyStaticExpr;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use tokio::task::AbortHandle;
+
+use crate::error;
+use crate::runtime;
+
+/// Makes the Python value of a result, which needs the interpreter.
+type Make = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
+type Work = Pin<Box<dyn Future<Output = stacyvm::Result<Make>> + Send>>;
+
+/// A call that has not begun. `wait()` or `await` begins it, once.
+#[pyclass(frozen)]
+pub(crate) struct Pending(Mutex<Option<Work>>);
+
+impl Pending {
+    fn take(&self) -> PyResult<Work> {
+        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        work.ok_or_else(|| PyRuntimeError::new_err("this call was waited for already"))
+    }
+}
+
+#[pymethods]
+impl Pending {
+    /// Waits for the result. Ctrl-C gives the call up.
+    fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match runtime::wait(py, self.take()?)? {
+            Ok(make) => make(py),
+            Err(error) => Err(error::raise(py, &error)),
+        }
+    }
+
+    /// The result, in an event loop. Cancelling the task gives the call up.
+    fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let work = self.take()?;
+        let event_loop = helper(py, "running_loop", &RUNNING_LOOP)?.call0()?;
+        let future = event_loop.call_method0("create_future")?;
+        let settle = helper(py, "settle", &SETTLE)?.clone().unbind();
+        let (event_loop, waits) = (event_loop.unbind(), future.clone().unbind());
+        let task = runtime::handle()?.spawn(async move {
+            let result = work.await;
+            // Python may hold its interpreter for long; other tasks go on meanwhile.
+            tokio::task::block_in_place(|| {
+                Python::try_attach(|py| {
+                    let result = match result {
+                        Ok(make) => make(py),
+                        Err(error) => Err(error::raise(py, &error)),
+                    };
+                    let told = match result {
+                        Ok(value) => (settle, waits, true, value),
+                        Err(error) => (settle, waits, false, error.into_value(py).into_any()),
+                    };
+                    // A loop that is closed has nobody who waits.
+                    let _ = event_loop.call_method1(py, "call_soon_threadsafe", told);
+                });
+            });
+        });
+        future.call_method1("add_done_callback", (Abort(task.abort_handle()),))?;
+        future.call_method0("__await__")
+    }
+}
+
+static RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static SETTLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+fn helper<'py>(
+    py: Python<'py>,
+    name: &str,
+    kept: &'static PyOnceLock<Py<PyAny>>,
+) -> PyResult<&'py Bound<'py, PyAny>> {
+    kept.get_or_try_init(py, || {
+        Ok(py.import("stacyvm._call")?.getattr(name)?.unbind())
+    })
+    .map(|kept| kept.bind(py))
+}
+
+/// Gives a call up when its future was cancelled. One that is done is past that.
+#[pyclass(frozen)]
+struct Abort(AbortHandle);
+
+#[pymethods]
+impl Abort {
+    fn __call__(&self, _future: Bound<'_, PyAny>) {
+        self.0.abort();
+    }
+}
+
+/// A pending call of a result of type `T`: in Python a `Call[T]`.
+pub(crate) struct Call<T>(Work, PhantomData<T>);
+
+impl<T> Call<T>
+where
+    T: for<'py> IntoPyObject<'py> + Send + 'static,
+{
+    pub(crate) fn new<U>(work: impl Future<Output = stacyvm::Result<U>> + Send + 'static) -> Self
+    where
+        T: From<U>,
+    {
+        Self(
+            Box::pin(async move {
+                let value = T::from(work.await?);
+                Ok(Box::new(move |py: Python<'_>| value.into_py_any(py)) as Make)
+            }),
+            PhantomData,
+        )
+    }
+}
+
+impl<'py, T: IntoPyObject<'py>> IntoPyObject<'py> for Call<T> {
+    type Target = Pending;
+    type Output = Bound<'py, Pending>;
+    type Error = PyErr;
+
+    const OUTPUT_TYPE: PyStaticExpr = PyStaticExpr::Subscript {
+        value: &PyStaticExpr::Attribute {
+            value: &PyStaticExpr::Name {
+                id: "stacyvm._call",
+            },
+            attr: "Call",
+        },
+        slice: &T::OUTPUT_TYPE,
+    };
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        Bound::new(py, Pending(Mutex::new(Some(self.0))))
+    }
+}

@@ -1,0 +1,67 @@
+//! The tasks of the library: a runtime of its own in each process.
+
+use std::future::Future;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::forked::PerProcess;
+
+/// How often a wait looks for Ctrl-C and other signals of Python.
+const LOOK: Duration = Duration::from_millis(50);
+
+static RUNTIME: PerProcess<Runtime> = PerProcess::empty();
+
+/// The runtime of this process. A forked child makes one of its own, as it has none of
+/// its parent's threads.
+pub(crate) fn handle() -> PyResult<Handle> {
+    if let Some(there) = RUNTIME.get()
+        && let Some(runtime) = there.get()
+    {
+        return Ok(runtime.handle().clone());
+    }
+    let made = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("stacyvm")
+        .enable_all()
+        .build()?;
+    let made = std::cell::Cell::new(Some(made));
+    let (mine, unused) = RUNTIME.get_or_make(|| made.take().unwrap_or_else(|| unreachable!()));
+    if let Some(unused) = unused {
+        unused.shutdown_background();
+    }
+    mine.get()
+        .map(|runtime| runtime.handle().clone())
+        .ok_or_else(|| {
+            pyo3::exceptions::PyRuntimeError::new_err("the runtime is another process's")
+        })
+}
+
+/// Waits for the end of `work` without holding Python, and gives up on it as soon as a
+/// handler of a signal raises, as that of Ctrl-C does.
+pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl Future<Output = T> + Send) -> PyResult<T> {
+    let handle = handle()?;
+    py.detach(|| {
+        handle.block_on(async {
+            tokio::pin!(work);
+            let mut look = tokio::time::interval(LOOK);
+            look.tick().await;
+            loop {
+                tokio::select! {
+                    biased;
+                    done = &mut work => return Ok(done),
+                    _ = look.tick() => look_for_signals()?,
+                }
+            }
+        })
+    })
+}
+
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method is of one lifetime"
+)]
+fn look_for_signals() -> PyResult<()> {
+    Python::attach(|py| py.check_signals())
+}

@@ -1,0 +1,310 @@
+//! A sandbox, and the start of its commands.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+use stacyvm::sandbox::exec::TtySize;
+use stacyvm::{Exec, ExecId, ExecSpec, Result, SignalScope};
+
+use crate::convert::{Nothing, Raw};
+use crate::engine::Opener;
+use crate::files::Files;
+use crate::forked::PerProcess;
+use crate::info::{
+    CommandInfo, CommandResult, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo,
+};
+use crate::options::seconds;
+use crate::pending::Call;
+use crate::process::Process;
+
+/// A sandbox as it is found again in a forked child: by its id.
+#[derive(Debug)]
+pub(crate) struct Place {
+    opener: Arc<Opener>,
+    id: String,
+    handle: PerProcess<stacyvm::Sandbox>,
+}
+
+impl Place {
+    /// The handle of this process.
+    pub(crate) async fn sandbox(&self) -> Result<stacyvm::Sandbox> {
+        if let Some(mine) = self.handle.get()
+            && let Some(sandbox) = mine.get()
+        {
+            return Ok(sandbox.clone());
+        }
+        let found = self.opener.engine().await?.get(&self.id).await?;
+        self.handle.set(found.clone());
+        Ok(found)
+    }
+}
+
+/// What is run: a line for the shell, or an argument vector.
+pub(crate) enum CommandLine {
+    Shell(Raw),
+    Argv(Vec<Raw>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for CommandLine {
+    type Error = PyErr;
+
+    const INPUT_TYPE: pyo3::inspect::PyStaticExpr = pyo3::inspect::PyStaticExpr::BinOp {
+        left: &Raw::INPUT_TYPE,
+        op: pyo3::inspect::PyStaticOperator::BitOr,
+        right: &<Vec<Raw> as FromPyObject<'_, '_>>::INPUT_TYPE,
+    };
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_instance_of::<PyString>() || object.is_instance_of::<PyBytes>() {
+            return Ok(Self::Shell(object.extract()?));
+        }
+        Ok(Self::Argv(object.extract()?))
+    }
+}
+
+/// How it is run.
+pub(crate) struct HowToRun {
+    env: Option<BTreeMap<String, String>>,
+    cwd: Option<String>,
+    user: Option<String>,
+    timeout: Option<f64>,
+}
+
+impl CommandLine {
+    fn exec(self, sandbox: &stacyvm::Sandbox, how: HowToRun) -> Result<Exec> {
+        let mut spec = match self {
+            Self::Shell(line) => ExecSpec::shell(line.0),
+            Self::Argv(argv) => ExecSpec::new(argv.into_iter().map(|part| part.0)),
+        };
+        spec.env = how.env.unwrap_or_default().into_iter().collect();
+        spec.workdir = how.cwd;
+        spec.user = how.user;
+        spec.timeout = how.timeout.map(|s| seconds("timeout", s)).transpose()?;
+        Ok(sandbox.exec_spec(spec))
+    }
+}
+
+/// A sandbox.
+#[pyclass(frozen)]
+pub(crate) struct Sandbox(Arc<Place>);
+
+impl Sandbox {
+    pub(crate) fn of(opener: Arc<Opener>, sandbox: stacyvm::Sandbox) -> Self {
+        Self(Arc::new(Place {
+            opener,
+            id: sandbox.id().to_string(),
+            handle: PerProcess::of(sandbox),
+        }))
+    }
+
+    /// A call of the library.
+    fn call<T, U, F>(&self, work: impl FnOnce(stacyvm::Sandbox) -> F + Send + 'static) -> Call<T>
+    where
+        T: for<'py> IntoPyObject<'py> + From<U> + Send + 'static,
+        F: Future<Output = Result<U>> + Send + 'static,
+    {
+        let place = Arc::clone(&self.0);
+        Call::new(async move { work(place.sandbox().await?).await })
+    }
+}
+
+#[pymethods]
+impl Sandbox {
+    /// Its id.
+    #[getter]
+    fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Its files, as this user or the sandbox's own.
+    #[pyo3(signature = (user=None))]
+    fn files(&self, user: Option<String>) -> Files {
+        Files::of(Arc::clone(&self.0), user)
+    }
+
+    /// Runs a command to its end and gathers its output.
+    #[pyo3(signature = (command, *, env=None, cwd=None, user=None, stdin=None, timeout=None, max_output=None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn run(
+        &self,
+        command: CommandLine,
+        env: Option<BTreeMap<String, String>>,
+        cwd: Option<String>,
+        user: Option<String>,
+        stdin: Option<Raw>,
+        timeout: Option<f64>,
+        max_output: Option<usize>,
+    ) -> Call<CommandResult> {
+        let how = HowToRun {
+            env,
+            cwd,
+            user,
+            timeout,
+        };
+        self.call(move |sandbox| async move {
+            let mut exec = command.exec(&sandbox, how)?;
+            if let Some(input) = stdin {
+                exec = exec.stdin(input.0);
+            }
+            if let Some(most) = max_output {
+                exec = exec.max_output(most);
+            }
+            exec.output().await
+        })
+    }
+
+    /// Starts a command. With `size` it has a terminal of so many rows and columns.
+    #[pyo3(signature = (command, *, env=None, cwd=None, user=None, stdin=false, input=None, timeout=None, background=false, size=None, max_output=None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keywords")]
+    fn start(
+        &self,
+        command: CommandLine,
+        env: Option<BTreeMap<String, String>>,
+        cwd: Option<String>,
+        user: Option<String>,
+        stdin: bool,
+        input: Option<Raw>,
+        timeout: Option<f64>,
+        background: bool,
+        size: Option<(u16, u16)>,
+        max_output: Option<usize>,
+    ) -> Call<Process> {
+        let how = HowToRun {
+            env,
+            cwd,
+            user,
+            timeout,
+        };
+        self.call(move |sandbox| async move {
+            let mut exec = command.exec(&sandbox, how)?;
+            if let Some(input) = input {
+                exec = exec.stdin(input.0);
+            } else if stdin {
+                exec = exec.stdin_pipe();
+            }
+            if background {
+                exec = exec.background();
+            }
+            if let Some((rows, columns)) = size {
+                exec = exec.tty(TtySize { rows, columns });
+            }
+            Ok(Process::of(exec.start().await?, max_output))
+        })
+    }
+
+    /// Follows a background command by its id: kept output first, then what comes.
+    #[pyo3(signature = (command, *, stdin=false, replay=true))]
+    fn attach(&self, command: String, stdin: bool, replay: bool) -> Call<Process> {
+        let options = stacyvm::sandbox::exec::AttachOptions { stdin, replay };
+        self.call(move |sandbox| async move {
+            let id = ExecId::new(command)?;
+            Ok(Process::of(sandbox.attach_with(&id, options).await?, None))
+        })
+    }
+
+    /// Lists commands.
+    fn commands(&self) -> Call<Vec<CommandInfo>> {
+        self.call(|sandbox| async move {
+            Ok(sandbox
+                .execs()
+                .await?
+                .into_iter()
+                .map(Into::into)
+                .collect::<Vec<_>>())
+        })
+    }
+
+    /// Sends a signal to a command by its id; to `process`, `group` or `tree`.
+    fn signal(&self, command: String, signal: i32, scope: &str) -> PyResult<Call<Nothing>> {
+        let scope = scope_of(scope)?;
+        Ok(self.call(move |sandbox| async move {
+            sandbox.signal(&ExecId::new(command)?, signal, scope).await
+        }))
+    }
+
+    /// What is known of it.
+    fn info(&self) -> Call<SandboxInfo> {
+        self.call(|sandbox| async move { sandbox.info().await })
+    }
+
+    /// Lists the processes inside.
+    fn processes(&self) -> Call<Vec<ProcessInfo>> {
+        self.call(|sandbox| async move {
+            Ok(sandbox
+                .processes()
+                .await?
+                .into_iter()
+                .map(Into::into)
+                .collect::<Vec<_>>())
+        })
+    }
+
+    /// What it uses.
+    fn metrics(&self) -> Call<SandboxMetrics> {
+        self.call(|sandbox| async move { sandbox.usage().await })
+    }
+
+    /// What its provider can do, as JSON.
+    fn capabilities(&self) -> Call<String> {
+        self.call(|sandbox| async move {
+            let told = serde_json::to_string(&sandbox.capabilities()?);
+            told.map_err(|error| {
+                stacyvm::Error::new(stacyvm::ErrorKind::Internal, error.to_string())
+            })
+        })
+    }
+
+    /// Where others reach a port: a host with a port, or a URL.
+    fn endpoint(&self, port: u16) -> Call<String> {
+        self.call(move |sandbox| async move { Ok(sandbox.endpoint(port).await?.address) })
+    }
+
+    /// Sets the end of its life to so many seconds from now; `None` removes it.
+    fn set_ttl(&self, timeout: Option<f64>) -> Call<Option<SystemTime>> {
+        self.call(move |sandbox| async move {
+            let ttl = timeout.map(|s| seconds("timeout", s)).transpose()?;
+            sandbox.set_ttl(ttl).await
+        })
+    }
+
+    /// Moves the end of its life later by so many seconds.
+    fn extend(&self, by: f64) -> Call<Option<SystemTime>> {
+        self.call(move |sandbox| async move { sandbox.extend(seconds("by", by)?).await })
+    }
+
+    /// Stops every process.
+    fn pause(&self) -> Call<Nothing> {
+        self.call(|sandbox| async move { sandbox.pause().await })
+    }
+
+    /// Lets the processes go on.
+    fn resume(&self) -> Call<Nothing> {
+        self.call(|sandbox| async move { sandbox.resume().await })
+    }
+
+    /// Saves it.
+    fn snapshot(&self) -> Call<SnapshotInfo> {
+        self.call(|sandbox| async move { sandbox.snapshot().await })
+    }
+
+    /// Ends it, and returns when nothing of it is left.
+    fn kill(&self) -> Call<bool> {
+        self.call(|sandbox| async move { sandbox.kill().await })
+    }
+}
+
+/// The processes that a signal is meant for, by name.
+pub(crate) fn scope_of(name: &str) -> PyResult<SignalScope> {
+    match name {
+        "process" => Ok(SignalScope::Process),
+        "group" => Ok(SignalScope::Group),
+        "tree" => Ok(SignalScope::Tree),
+        other => Err(pyo3::exceptions::PyValueError::new_err(format!(
+            "scope is {other:?}, expected process, group or tree"
+        ))),
+    }
+}
