@@ -61,7 +61,7 @@ impl Opener {
 }
 
 /// Where sandboxes are made and found. Opened by its first call.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Engine(Arc<Opener>);
 
 #[pymethods]

@@ -22,7 +22,7 @@ use crate::sandbox::Place;
 const PIECES: usize = 4;
 
 /// The files of a sandbox, as one user.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Files {
     place: Arc<Place>,
     user: Option<String>,
@@ -213,7 +213,7 @@ fn of_another_process() -> Error {
 }
 
 /// A file that is read piece by piece.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Reader(Arc<OfProcess<Mutex<BoxStream<Result<bytes::Bytes>>>>>);
 
 #[pymethods]
@@ -252,7 +252,7 @@ struct Writing {
 }
 
 /// A file that is written piece by piece. One that is dropped leaves the old file.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Writer(Arc<OfProcess<Mutex<Option<Writing>>>>);
 
 #[pymethods]
@@ -306,7 +306,7 @@ impl Writer {
 type Events = BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>;
 
 /// What a watch reports.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Watch(Arc<OfProcess<Mutex<Option<Events>>>>);
 
 #[pymethods]

@@ -1,10 +1,11 @@
 //! What is told of sandboxes, commands and files.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 use stacyvm::sandbox::exec::ExecInfo;
 use stacyvm::sandbox::files::{FileEntry, FileKind};
 use stacyvm::{ExitStatus, Output};
@@ -20,48 +21,57 @@ fn word(value: impl serde::Serialize) -> String {
 }
 
 /// How a command ended.
-#[pyclass(frozen, eq, get_all)]
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ExitInfo {
-    /// `code`, `signal`, `timed_out`, `out_of_memory`, `cancelled` or `sandbox_gone`.
-    pub(crate) reason: &'static str,
-    /// The exit code, of a command that exited by itself.
-    pub(crate) exit_code: Option<i32>,
-    /// The number of the signal that ended it.
-    pub(crate) signal: Option<i32>,
-}
+#[pyclass(module = "stacyvm", frozen, eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ExitInfo(ExitStatus);
 
 impl From<ExitStatus> for ExitInfo {
     fn from(status: ExitStatus) -> Self {
-        let (reason, exit_code, signal) = match status {
-            ExitStatus::Code { code } => ("code", Some(code), None),
-            ExitStatus::Signal { signal } => ("signal", None, Some(signal)),
-            ExitStatus::TimedOut { .. } => ("timed_out", None, None),
-            ExitStatus::OutOfMemory => ("out_of_memory", None, None),
-            ExitStatus::Cancelled { .. } => ("cancelled", None, None),
-            ExitStatus::SandboxGone => ("sandbox_gone", None, None),
-        };
-        Self {
-            reason,
-            exit_code,
-            signal,
-        }
+        Self(status)
     }
 }
 
 #[pymethods]
 impl ExitInfo {
-    fn __repr__(&self) -> String {
-        match (self.exit_code, self.signal) {
-            (Some(code), _) => format!("ExitInfo(exit_code={code})"),
-            (_, Some(signal)) => format!("ExitInfo(signal={signal})"),
-            _ => format!("ExitInfo(reason='{}')", self.reason),
+    /// `code`, `signal`, `timed_out`, `out_of_memory`, `cancelled` or `sandbox_gone`.
+    #[getter]
+    fn reason(&self) -> &'static str {
+        match self.0 {
+            ExitStatus::Code { .. } => "code",
+            ExitStatus::Signal { .. } => "signal",
+            ExitStatus::TimedOut { .. } => "timed_out",
+            ExitStatus::OutOfMemory => "out_of_memory",
+            ExitStatus::Cancelled { .. } => "cancelled",
+            ExitStatus::SandboxGone => "sandbox_gone",
         }
+    }
+
+    /// The exit code, of a command that exited by itself.
+    #[getter]
+    fn exit_code(&self) -> Option<i32> {
+        self.0.code()
+    }
+
+    /// The number of the signal that ended it.
+    #[getter]
+    fn signal(&self) -> Option<i32> {
+        match self.0 {
+            ExitStatus::Signal { signal } => Some(signal),
+            _ => None,
+        }
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("ExitInfo({})", self.0)
     }
 }
 
 /// What a command said, and how it ended.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm", frozen)]
 pub(crate) struct CommandResult {
     output: Output,
 }
@@ -74,6 +84,42 @@ impl From<Output> for CommandResult {
 
 #[pymethods]
 impl CommandResult {
+    /// What `pickle` makes it from.
+    #[staticmethod]
+    fn _restore(
+        streams: (Vec<u8>, Vec<u8>),
+        truncated: (u64, u64),
+        status: &str,
+        duration: f64,
+    ) -> PyResult<Self> {
+        let bad = |error: &dyn std::fmt::Display| PyValueError::new_err(error.to_string());
+        let output = Output {
+            status: serde_json::from_str(status).map_err(|error| bad(&error))?,
+            stdout: streams.0,
+            stderr: streams.1,
+            stdout_truncated_bytes: truncated.0,
+            stderr_truncated_bytes: truncated.1,
+            duration: Duration::try_from_secs_f64(duration).map_err(|error| bad(&error))?,
+        };
+        Ok(Self { output })
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let output = &self.output;
+        let status = serde_json::to_string(&output.status);
+        let status = status.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let parts = (
+            (
+                PyBytes::new(py, &output.stdout),
+                PyBytes::new(py, &output.stderr),
+            ),
+            (output.stdout_truncated_bytes, output.stderr_truncated_bytes),
+            status,
+            output.duration.as_secs_f64(),
+        );
+        (py.get_type::<Self>().getattr("_restore")?, parts).into_pyobject(py)
+    }
+
     /// Standard output as text; what is not UTF-8 is replaced.
     #[getter]
     fn stdout(&self) -> String {
@@ -145,7 +191,7 @@ impl CommandResult {
 }
 
 /// A sandbox, as it is listed.
-#[pyclass(frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen, get_all)]
 #[derive(Clone, Debug)]
 pub(crate) struct SandboxInfo {
     id: String,
@@ -226,7 +272,7 @@ impl SandboxInfo {
 }
 
 /// What a sandbox uses; `None` where its provider does not see it.
-#[pyclass(frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen, get_all)]
 #[derive(Clone, Debug)]
 pub(crate) struct SandboxMetrics {
     memory_bytes: Option<u64>,
@@ -252,7 +298,7 @@ impl From<stacyvm::sandbox::state::Usage> for SandboxMetrics {
 }
 
 /// A process inside.
-#[pyclass(frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen, get_all)]
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessInfo {
     pid: u32,
@@ -283,7 +329,7 @@ impl From<stacyvm::sandbox::state::ProcessInfo> for ProcessInfo {
 }
 
 /// A command, as it is listed.
-#[pyclass(frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen, get_all)]
 #[derive(Clone, Debug)]
 pub(crate) struct CommandInfo {
     id: String,
@@ -314,7 +360,7 @@ impl From<ExecInfo> for CommandInfo {
 }
 
 /// A snapshot of a sandbox.
-#[pyclass(frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen, get_all)]
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotInfo {
     id: String,
@@ -334,7 +380,7 @@ impl From<stacyvm::provider::SnapshotInfo> for SnapshotInfo {
 }
 
 /// A file or directory.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm", frozen)]
 #[derive(Clone, Debug)]
 pub(crate) struct EntryInfo(FileEntry);
 
@@ -425,7 +471,7 @@ impl EntryInfo {
 }
 
 /// A change of a file that is watched.
-#[pyclass(frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen, get_all)]
 #[derive(Clone, Debug)]
 pub(crate) struct WatchEvent {
     /// `created`, `modified`, `removed`, `attributes` or `overflow`.

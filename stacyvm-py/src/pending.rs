@@ -20,7 +20,7 @@ type Make = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 type Work = Pin<Box<dyn Future<Output = stacyvm::Result<Make>> + Send>>;
 
 /// A call that has not begun. `wait()` or `await` begins it, once.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Pending(Mutex<Option<Work>>);
 
 impl Pending {
@@ -85,7 +85,7 @@ fn helper<'py>(
 }
 
 /// Gives a call up when its future was cancelled. One that is done is past that.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 struct Abort(AbortHandle);
 
 #[pymethods]

@@ -17,7 +17,7 @@ use crate::pending::Call;
 use crate::sandbox::scope_of;
 
 /// What happened: output, a gap in it, or the end.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Event(ExecEvent);
 
 #[pymethods]
@@ -100,7 +100,7 @@ impl Running {
 
 /// A command that was started. Where the last reference is dropped before its end, a
 /// foreground command is killed and a background command goes on.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Process(Arc<Running>);
 
 fn of_another_process() -> Error {

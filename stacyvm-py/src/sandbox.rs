@@ -89,7 +89,7 @@ impl CommandLine {
 }
 
 /// A sandbox.
-#[pyclass(frozen)]
+#[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Sandbox(Arc<Place>);
 
 impl Sandbox {

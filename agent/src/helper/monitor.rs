@@ -48,6 +48,9 @@ pub(crate) struct Sandbox {
 pub(crate) struct Monitor<'a> {
     sandbox: Sandbox,
     owner: Option<BorrowedFd<'a>>,
+    /// The process at the other end of the owner's channel, where the kernel tells of
+    /// it: one that it forked keeps the channel open after its end.
+    owner_process: Option<OwnedFd>,
     signals: BorrowedFd<'a>,
     connections: Vec<Connection>,
     timer: Option<OwnedFd>,
@@ -66,11 +69,18 @@ enum End {
     Failed(Failed),
 }
 
+/// The process that made a channel.
+fn process_of(channel: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let peer = rustix::net::sockopt::socket_peercred(channel).ok()?;
+    rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
 impl<'a> Monitor<'a> {
     pub(crate) fn new(sandbox: Sandbox, owner: BorrowedFd<'a>, signals: BorrowedFd<'a>) -> Self {
         Self {
             sandbox,
             owner: Some(owner),
+            owner_process: process_of(owner),
             signals,
             connections: Vec::new(),
             timer: None,
@@ -148,6 +158,10 @@ impl<'a> Monitor<'a> {
                 self.idle_timer.as_ref().map_or(stand_in, AsFd::as_fd),
                 PollFlags::IN,
             ),
+            PollFd::from_borrowed_fd(
+                self.owner_process.as_ref().map_or(stand_in, AsFd::as_fd),
+                PollFlags::IN,
+            ),
         ];
         let fixed = fds.len();
         for connection in &self.connections {
@@ -203,6 +217,14 @@ impl<'a> Monitor<'a> {
         if seen[4]
             && self.owner.is_some()
             && let Some(cause) = self.hear_owner()
+        {
+            return Ok(Some(cause));
+        }
+        // What it said last was heard first.
+        if seen[8]
+            && !seen[4]
+            && self.owner_process.take().is_some()
+            && let Some(cause) = self.owner_gone()
         {
             return Ok(Some(cause));
         }
@@ -384,12 +406,15 @@ impl<'a> Monitor<'a> {
                 let _ = packet::send(owner, &FromHelper::Failed(failed), &[]);
                 None
             }
-            Ok(None) | Err(_) => {
-                self.owner = None;
-                // Before it is ready nobody else knows of it.
-                (self.attached || !self.ready).then_some(EndCause::OwnerGone)
-            }
+            Ok(None) | Err(_) => self.owner_gone(),
         }
+    }
+
+    fn owner_gone(&mut self) -> Option<EndCause> {
+        self.owner = None;
+        self.owner_process = None;
+        // Before it is ready nobody else knows of it.
+        (self.attached || !self.ready).then_some(EndCause::OwnerGone)
     }
 
     /// Makes a sandbox that waited somebody's: all of it or nothing.

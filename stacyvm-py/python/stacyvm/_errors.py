@@ -7,6 +7,8 @@ import builtins
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ._native import CommandResult
 
 
@@ -185,6 +187,9 @@ class CommandFailedError(StacyError):
     def __init__(self, message: str, result: CommandResult) -> None:
         super().__init__(message)
         self.result = result
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, CommandResult]]:
+        return type(self), (str(self), self.result)
 
 
 CLASSES: dict[str, type[StacyError]] = {

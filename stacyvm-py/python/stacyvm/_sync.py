@@ -414,7 +414,7 @@ class CommandHandle:
 def _checked(result: CommandResult, check: bool) -> CommandResult:
     if check and not result.ok:
         error = result.stderr.strip()[-2000:]
-        told = f"the command ended with {result.exit!r}" + (f": {error}" if error else "")
+        told = f"the command failed: {result.exit}" + (f": {error}" if error else "")
         raise CommandFailedError(told, result)
     return result
 

@@ -1,0 +1,134 @@
+"""Event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+import stacyvm
+from stacyvm import AsyncEngine, AsyncSandbox
+
+
+def test_the_same_things_can_be_awaited() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create(metadata={"of": "loops"}) as sandbox:
+            assert (await sandbox.commands.run("echo hello")).stdout == "hello\n"
+            await sandbox.files.write("/workspace/a", "text")
+            assert await sandbox.files.read("/workspace/a") == "text"
+            stream = await sandbox.files.read("/workspace/a", format="stream")
+            assert b"".join([piece async for piece in stream]) == b"text"
+            assert [e.name for e in await sandbox.files.list("/workspace")] == ["a"]
+            handle = await sandbox.commands.run("echo a; echo b >&2", background=True)
+            chunks = [chunk async for chunk in handle]
+            assert "".join(c.stdout or "" for c in chunks) == "a\n"
+            assert "".join(c.stderr or "" for c in chunks) == "b\n"
+            assert (await handle.wait()).ok
+            listed = [info.id async for info in AsyncSandbox.list(metadata={"of": "loops"})]
+            assert listed == [sandbox.id]
+            with pytest.raises(FileNotFoundError):
+                await sandbox.files.read("/none")
+        assert not [info async for info in AsyncSandbox.list(metadata={"of": "loops"})]
+
+    asyncio.run(main())
+
+
+def test_many_run_at_once() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create() as sandbox:
+            runs = [sandbox.commands.run(f"sleep 0.2; echo {n}") for n in range(16)]
+            results = await asyncio.gather(*runs)
+            assert [r.stdout for r in results] == [f"{n}\n" for n in range(16)]
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_task_kills_the_whole_tree() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create() as sandbox:
+            line = "setsid sleep 4713 & sleep 4714"
+            task = asyncio.create_task(sandbox.commands.run(line))
+            await until_runs(sandbox, {"sleep 4713", "sleep 4714"})
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until_runs(sandbox, set())
+
+    asyncio.run(main())
+
+
+def test_a_timeout_of_asyncio_kills_the_command() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create() as sandbox:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(sandbox.commands.run("sleep 4715"), 0.3)
+            await until_runs(sandbox, set())
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_create_makes_nothing() -> None:
+    async def main() -> None:
+        for wait in (0.0, 0.001, 0.01):
+            task = asyncio.create_task(AsyncSandbox.create(metadata={"of": "cancelled"}))
+            await asyncio.sleep(wait)
+            task.cancel()
+            try:
+                await (await task).kill()
+            except asyncio.CancelledError:
+                pass
+        for _ in range(100):
+            left = [info async for info in AsyncSandbox.list(metadata={"of": "cancelled"})]
+            if not left:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"left: {left}")
+
+    asyncio.run(main())
+
+
+def test_the_loop_goes_on_while_a_call_waits(async_mock: AsyncEngine) -> None:
+    async def main() -> None:
+        sandbox = await async_mock.create(image="scratch")
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0.01)
+
+        turning = asyncio.create_task(turn())
+        await sandbox.exec(["sleep", "0.3"])
+        turning.cancel()
+        assert turns > 5
+
+    asyncio.run(main())
+
+
+def test_loops_come_and_go(async_mock: AsyncEngine) -> None:
+    sandbox = asyncio.run(async_mock.create(image="scratch"))
+    for _ in range(3):
+        assert asyncio.run(sandbox.exec(["echo", "x"])).stdout == "x\n"
+    assert asyncio.run(sandbox.kill()) is True
+
+
+def test_errors_come_through(async_mock: AsyncEngine) -> None:
+    async def main() -> None:
+        with pytest.raises(stacyvm.NotFoundError):
+            await async_mock.connect("no-such-sandbox")
+        with pytest.raises(stacyvm.InvalidArgumentError):
+            await async_mock.create(image="")
+
+    asyncio.run(main())
+
+
+async def until_runs(sandbox: AsyncSandbox, wanted: set[str]) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        running = {" ".join(p.argv) for p in await sandbox.processes()}
+        if {r for r in running if r.startswith("sleep")} == wanted:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"runs: {running}, expected {wanted}")

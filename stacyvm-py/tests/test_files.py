@@ -1,0 +1,129 @@
+"""Files in sandboxes of the embedded provider."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import stacyvm
+from stacyvm import Sandbox
+
+
+def test_what_is_written_is_read(sandbox: Sandbox) -> None:
+    files = sandbox.files
+    entry = files.write("/workspace/deep/er/a.txt", "ä\n", mode=0o600)
+    assert (entry.type, entry.size, entry.mode) == ("file", 3, 0o600)
+    assert files.read("/workspace/deep/er/a.txt") == "ä\n"
+    files.append("/workspace/deep/er/a.txt", b"\xff")
+    assert files.read("/workspace/deep/er/a.txt", format="bytes") == b"\xc3\xa4\n\xff"
+    with pytest.raises(stacyvm.InvalidArgumentError):
+        files.read("/workspace/deep/er/a.txt")
+
+
+def test_large_files_go_piece_by_piece(sandbox: Sandbox) -> None:
+    piece = bytes(range(256)) * 4096
+    whole = hashlib.sha256(piece * 20).hexdigest()
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(20):
+            yield piece
+
+    assert sandbox.files.write("/workspace/big", pieces()).size == len(piece) * 20
+    read = hashlib.sha256()
+    for part in sandbox.files.read("/workspace/big", format="stream"):
+        read.update(part)
+    assert read.hexdigest() == whole
+    assert sandbox.commands.run("sha256sum < /workspace/big").stdout.split()[0] == whole
+    sandbox.files.write("/workspace/again", io.BytesIO(piece * 20))
+    assert sandbox.commands.run("sha256sum < /workspace/again").stdout.split()[0] == whole
+
+
+def test_a_source_that_breaks_leaves_the_old_file(sandbox: Sandbox) -> None:
+    sandbox.files.write("/workspace/kept", "old")
+
+    def breaks() -> Iterator[bytes]:
+        yield b"new" * 1_000_000
+        raise OSError("the source broke")
+
+    with pytest.raises(OSError, match="the source broke"):
+        sandbox.files.write("/workspace/kept", breaks())
+    assert sandbox.files.read("/workspace/kept") == "old"
+    assert [entry.name for entry in sandbox.files.list("/workspace")] == ["kept"]
+
+
+def test_a_write_that_is_refused_says_why(sandbox: Sandbox) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b"\0" * 65536
+
+    with pytest.raises(PermissionError):
+        sandbox.files.write("/proc/version", pieces())
+
+
+def test_directories(sandbox: Sandbox) -> None:
+    files = sandbox.files
+    files.make_dir("/workspace/a/b")
+    files.make_dir("/workspace/a/b")
+    files.write("/workspace/a/b/c", b"")
+    files.symlink("b/c", "/workspace/a/link")
+    assert [(e.name, e.type) for e in files.list("/workspace/a")] == [("b", "dir"), ("link", "link")]
+    assert [e.path for e in files.list("/workspace", depth=3)] == ["a", "a/b", "a/b/c", "a/link"]
+    assert files.get_info("/workspace/a/link").symlink_target == "b/c"
+    assert files.get_info("/workspace/a/link", follow=True).type == "file"
+    assert [e.path for e in files.glob("/workspace/**/c")] == ["/workspace/a/b/c"]
+    files.rename("/workspace/a", "/workspace/z")
+    assert files.exists("/workspace/z/b/c") and not files.exists("/workspace/a")
+    files.chmod("/workspace/z/b/c", 0o640)
+    files.remove("/workspace/z")
+    with pytest.raises(FileNotFoundError):
+        files.remove("/workspace/z")
+    with pytest.raises(stacyvm.InvalidArgumentError):
+        files.read("relative")
+
+
+def test_names_that_are_no_text_come_back_as_they_were(sandbox: Sandbox) -> None:
+    sandbox.files.write(b"/workspace/\xff\xfe", "x")
+    (entry,) = sandbox.files.list("/workspace")
+    assert entry.name == "\udcff\udcfe"
+    assert sandbox.files.read("/workspace/" + entry.name) == "x"
+
+
+def test_rights_are_those_of_the_user(sandbox: Sandbox) -> None:
+    root = sandbox.files.with_user("0")
+    root.write("/tmp/root-only", "x", mode=0o600)
+    with pytest.raises(PermissionError):
+        sandbox.files.read("/tmp/root-only")
+    root.chown("/tmp/root-only", owner="1000")
+    assert sandbox.files.read("/tmp/root-only") == "x"
+
+
+def test_changes_are_seen(sandbox: Sandbox) -> None:
+    watch = sandbox.files.watch_dir("/workspace")
+    assert watch.get_new_events() == []
+    sandbox.files.write("/workspace/new", "x")
+    names = {event.name for event in [next(iter(watch))]}
+    assert "new" in names
+    deadline = time.monotonic() + 5
+    while not watch.get_new_events() and time.monotonic() < deadline:
+        sandbox.files.write("/workspace/more", "x")
+    watch.stop()
+    assert list(watch) == []
+
+
+def test_directories_go_up_and_down(sandbox: Sandbox, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "a").write_bytes(b"\0\xff" * 1000)
+    (source / "run.sh").write_text("#!/bin/sh\necho ran\n")
+    (source / "run.sh").chmod(0o755)
+    assert sandbox.files.upload(source, "/workspace/up") == []
+    assert sandbox.commands.run("/workspace/up/run.sh").stdout == "ran\n"
+    sandbox.files.download("/workspace/up", tmp_path / "down")
+    assert (tmp_path / "down" / "deep" / "a").read_bytes() == b"\0\xff" * 1000
+    sandbox.files.download("/workspace/up/run.sh", str(tmp_path / "one"))
+    assert (tmp_path / "one").read_text().endswith("ran\n")
