@@ -20,7 +20,7 @@ RULES = [
     (r"\bAsync([A-Z]\w+)", r"\1"),
     (r"__a(enter|exit|iter)__", r"__\1__"),
     (r'"""Sandboxes in an event loop\..*?"""', '"""Sandboxes, in threads. Made from `_async.py` by scripts/python-sync.py."""'),
-    (r"Iterable, Iterator\n|Iterator, Iterable\n", "Iterable, Iterator\n"),
+    (r"import Iterator, Callable, Iterable\n", "import Callable, Iterable, Iterator\n"),
 ]
 
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyBytes;
 use stacyvm::sandbox::exec::ExecInfo;
 use stacyvm::sandbox::files::{FileEntry, FileKind};
 use stacyvm::{ExitStatus, Output};
@@ -70,6 +70,14 @@ impl ExitInfo {
     }
 }
 
+/// Streams, bytes of them that were not kept, status in JSON, duration.
+type Parts<'py> = (
+    (Bound<'py, PyBytes>, Bound<'py, PyBytes>),
+    (u64, u64),
+    String,
+    f64,
+);
+
 /// What a command said, and how it ended.
 #[pyclass(module = "stacyvm", frozen)]
 pub(crate) struct CommandResult {
@@ -104,20 +112,17 @@ impl CommandResult {
         Ok(Self { output })
     }
 
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Parts<'py>)> {
         let output = &self.output;
         let status = serde_json::to_string(&output.status);
-        let status = status.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let streams = [&output.stdout, &output.stderr].map(|stream| PyBytes::new(py, stream));
         let parts = (
-            (
-                PyBytes::new(py, &output.stdout),
-                PyBytes::new(py, &output.stderr),
-            ),
+            streams.into(),
             (output.stdout_truncated_bytes, output.stderr_truncated_bytes),
-            status,
+            status.map_err(|error| PyValueError::new_err(error.to_string()))?,
             output.duration.as_secs_f64(),
         );
-        (py.get_type::<Self>().getattr("_restore")?, parts).into_pyobject(py)
+        Ok((py.get_type::<Self>().getattr("_restore")?, parts))
     }
 
     /// Standard output as text; what is not UTF-8 is replaced.

@@ -1,6 +1,7 @@
 //! The native half of the Python package `stacyvm`: a method converts, calls the
 //! library, and converts. What users see is `python/stacyvm`.
 
+mod code;
 mod convert;
 mod engine;
 mod error;
@@ -17,6 +18,8 @@ mod sys;
 /// What the Python half is made of.
 #[pyo3::pymodule]
 mod _native {
+    #[pymodule_export]
+    use crate::code::{CodeContext, CodeError, CodeOutput, CodeResult, Execution, RunningCode};
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]

@@ -7,9 +7,11 @@ use std::time::SystemTime;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
+use stacyvm::sandbox::code::CodeRun;
 use stacyvm::sandbox::exec::TtySize;
 use stacyvm::{Exec, ExecId, ExecSpec, Result, SignalScope};
 
+use crate::code::{CodeContext, Execution, RunningCode};
 use crate::convert::{Nothing, Raw};
 use crate::engine::Opener;
 use crate::files::Files;
@@ -226,6 +228,63 @@ impl Sandbox {
         }))
     }
 
+    /// Runs code in an interpreter and gathers what it gives.
+    #[pyo3(signature = (code, language=None, context=None, timeout=None))]
+    fn run_code(
+        &self,
+        code: String,
+        language: Option<String>,
+        context: Option<String>,
+        timeout: Option<f64>,
+    ) -> Call<Execution> {
+        self.call(move |sandbox| async move {
+            code_run(&sandbox, code, language, context, timeout)?
+                .output()
+                .await
+        })
+    }
+
+    /// Starts code in an interpreter.
+    #[pyo3(signature = (code, language=None, context=None, timeout=None))]
+    fn start_code(
+        &self,
+        code: String,
+        language: Option<String>,
+        context: Option<String>,
+        timeout: Option<f64>,
+    ) -> Call<RunningCode> {
+        self.call(move |sandbox| async move {
+            code_run(&sandbox, code, language, context, timeout)?
+                .start()
+                .await
+        })
+    }
+
+    /// Makes an interpreter apart from the others.
+    #[pyo3(signature = (language, cwd=None))]
+    fn code_context(&self, language: String, cwd: Option<String>) -> Call<CodeContext> {
+        self.call(move |sandbox| async move { sandbox.code_context(&language, cwd) })
+    }
+
+    /// The interpreters.
+    fn code_contexts(&self) -> Call<Vec<CodeContext>> {
+        self.call(|sandbox| async move {
+            Ok(sandbox
+                .code_contexts()
+                .into_iter()
+                .map(Into::into)
+                .collect::<Vec<_>>())
+        })
+    }
+
+    /// Ends an interpreter.
+    fn remove_code_context(&self, context: String) -> Call<Nothing> {
+        self.call(move |sandbox| async move {
+            sandbox.remove_code_context(&context);
+            Ok(())
+        })
+    }
+
     /// What is known of it.
     fn info(&self) -> Call<SandboxInfo> {
         self.call(|sandbox| async move { sandbox.info().await })
@@ -295,6 +354,26 @@ impl Sandbox {
     fn kill(&self) -> Call<bool> {
         self.call(|sandbox| async move { sandbox.kill().await })
     }
+}
+
+fn code_run(
+    sandbox: &stacyvm::Sandbox,
+    code: String,
+    language: Option<String>,
+    context: Option<String>,
+    timeout: Option<f64>,
+) -> Result<CodeRun> {
+    let mut run = sandbox.run_code(code);
+    if let Some(language) = language {
+        run = run.language(language);
+    }
+    if let Some(context) = context {
+        run = run.context(context);
+    }
+    if let Some(timeout) = timeout {
+        run = run.timeout(seconds("timeout", timeout)?);
+    }
+    Ok(run)
 }
 
 /// The processes that a signal is meant for, by name.

@@ -78,6 +78,7 @@ def test_a_cancelled_create_makes_nothing() -> None:
                 await (await task).kill()
             except asyncio.CancelledError:
                 pass
+        left: list[stacyvm.SandboxInfo] = []
         for _ in range(100):
             left = [info async for info in AsyncSandbox.list(metadata={"of": "cancelled"})]
             if not left:
@@ -125,6 +126,7 @@ def test_errors_come_through(async_mock: AsyncEngine) -> None:
 
 
 async def until_runs(sandbox: AsyncSandbox, wanted: set[str]) -> None:
+    running: set[str] = set()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         running = {" ".join(p.argv) for p in await sandbox.processes()}

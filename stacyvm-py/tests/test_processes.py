@@ -88,8 +88,8 @@ def test_multiprocessing(sandbox: Sandbox, method: str) -> None:
 
 def test_threads_share_a_sandbox(sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(16) as pool:
-        results = pool.map(lambda n: sandbox.exec(["echo", str(n)]).stdout, range(64))
-        assert list(results) == [f"{n}\n" for n in range(64)]
+        runs = [pool.submit(sandbox.exec, ["echo", str(n)]) for n in range(64)]
+        assert [run.result().stdout for run in runs] == [f"{n}\n" for n in range(64)]
 
 
 def test_the_interpreter_is_free_while_a_call_waits(mock: Engine) -> None:

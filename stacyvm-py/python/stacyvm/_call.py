@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Generator, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generator, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -20,6 +22,9 @@ class Call(Protocol[T_co]):
 
 def running_loop() -> asyncio.AbstractEventLoop:
     """The event loop in which a call is awaited."""
+    # A program without a loop does not pay for it.
+    import asyncio
+
     return asyncio.get_running_loop()
 
 

@@ -8,7 +8,126 @@ from os import PathLike
 from stacyvm._call import Call
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["CommandInfo", "CommandResult", "Engine", "EntryInfo", "Event", "ExitInfo", "Files", "Pending", "Process", "ProcessInfo", "Reader", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "create_options", "error_codes"]
+__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "Pending", "Process", "ProcessInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "create_options", "error_codes"]
+
+@final
+class CodeContext:
+    """
+    An interpreter with its own state.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def cwd(self, /) -> str | None:
+        """
+        The directory in which it began.
+        """
+    @property
+    def id(self, /) -> str: ...
+    @property
+    def language(self, /) -> str: ...
+
+@final
+class CodeError:
+    """
+    What code raised.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def name(self, /) -> str:
+        """
+        The name of its class.
+        """
+    @property
+    def traceback(self, /) -> str:
+        """
+        Where it was raised, as the interpreter shows it.
+        """
+    @property
+    def value(self, /) -> str:
+        """
+        Its text.
+        """
+
+@final
+class CodeOutput:
+    """
+    What happened while code ran: one of the four.
+    """
+    @property
+    def error(self, /) -> CodeError | None: ...
+    @property
+    def result(self, /) -> CodeResult | None: ...
+    @property
+    def stderr(self, /) -> str | None: ...
+    @property
+    def stdout(self, /) -> str | None: ...
+
+@final
+class CodeResult:
+    """
+    A value that code showed, in the forms that it has.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def data(self, /) -> dict[str, str]:
+        """
+        All forms by media type: text as it is, bytes in base64.
+        """
+    @property
+    def html(self, /) -> str | None:
+        """
+        As HTML.
+        """
+    @property
+    def is_main_result(self, /) -> bool:
+        """
+        Whether it is the value of the code's last expression.
+        """
+    @property
+    def javascript(self, /) -> str | None:
+        """
+        As JavaScript.
+        """
+    @property
+    def jpeg(self, /) -> str | None:
+        """
+        As JPEG, in base64.
+        """
+    @property
+    def json(self, /) -> str | None:
+        """
+        As JSON text.
+        """
+    @property
+    def latex(self, /) -> str | None:
+        """
+        As LaTeX.
+        """
+    @property
+    def markdown(self, /) -> str | None:
+        """
+        As Markdown.
+        """
+    @property
+    def pdf(self, /) -> str | None:
+        """
+        As PDF, in base64.
+        """
+    @property
+    def png(self, /) -> str | None:
+        """
+        As PNG, in base64.
+        """
+    @property
+    def svg(self, /) -> str | None:
+        """
+        As SVG.
+        """
+    @property
+    def text(self, /) -> str | None:
+        """
+        As plain text.
+        """
 
 @final
 class CommandInfo:
@@ -43,7 +162,13 @@ class CommandResult:
     """
     What a command said, and how it ended.
     """
+    def __reduce__(self, /) -> tuple[Any, tuple[tuple[bytes, bytes], tuple[int, int], str, float]]: ...
     def __repr__(self, /) -> str: ...
+    @staticmethod
+    def _restore(streams: tuple[SupportsGetItem[int, SupportsIndex], SupportsGetItem[int, SupportsIndex]], truncated: tuple[SupportsIndex, SupportsIndex], status: str, duration: SupportsFloat | SupportsIndex) -> CommandResult:
+        """
+        What `pickle` makes it from.
+        """
     @property
     def duration(self, /) -> float:
         """
@@ -212,6 +337,43 @@ class Event:
         """
 
 @final
+class Execution:
+    """
+    What code gave.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def error(self, /) -> CodeError | None:
+        """
+        What it raised.
+        """
+    @property
+    def results(self, /) -> list[CodeResult]:
+        """
+        The values that were shown; that of the last expression is one of them.
+        """
+    @property
+    def stderr(self, /) -> str:
+        """
+        What it wrote to standard error.
+        """
+    @property
+    def stdout(self, /) -> str:
+        """
+        What it wrote to standard output.
+        """
+    @property
+    def text(self, /) -> str | None:
+        """
+        The value of the last expression as text.
+        """
+    @property
+    def truncated_bytes(self, /) -> int:
+        """
+        Bytes of both that were read and not kept.
+        """
+
+@final
 class ExitInfo:
     """
     How a command ended.
@@ -219,6 +381,7 @@ class ExitInfo:
     def __eq__(self, value: object, /) -> bool: ...
     def __ne__(self, value: object, /) -> bool: ...
     def __repr__(self, /) -> str: ...
+    def __str__(self, /) -> str: ...
     @property
     def exit_code(self, /) -> int | None:
         """
@@ -419,6 +582,20 @@ class Reader:
         """
 
 @final
+class RunningCode:
+    """
+    Code that runs. Dropped before its end it ends the interpreter.
+    """
+    def execution(self, /) -> Call[Execution]:
+        """
+        What it gave so far.
+        """
+    def next_event(self, /) -> Call[CodeOutput | None]:
+        """
+        What happens next; `None` after the end.
+        """
+
+@final
 class Sandbox:
     """
     A sandbox.
@@ -430,6 +607,14 @@ class Sandbox:
     def capabilities(self, /) -> Call[str]:
         """
         What its provider can do, as JSON.
+        """
+    def code_context(self, /, language: str, cwd: str | None = None) -> Call[CodeContext]:
+        """
+        Makes an interpreter apart from the others.
+        """
+    def code_contexts(self, /) -> Call[list[CodeContext]]:
+        """
+        The interpreters.
         """
     def commands(self, /) -> Call[list[CommandInfo]]:
         """
@@ -472,6 +657,10 @@ class Sandbox:
         """
         Lists the processes inside.
         """
+    def remove_code_context(self, /, context: str) -> Call[None]:
+        """
+        Ends an interpreter.
+        """
     def resume(self, /) -> Call[None]:
         """
         Lets the processes go on.
@@ -479,6 +668,10 @@ class Sandbox:
     def run(self, /, command: str | bytes | SupportsGetItem[int, str | bytes], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: str | bytes | None = None, timeout: SupportsFloat | SupportsIndex | None = None, max_output: SupportsIndex | None = None) -> Call[CommandResult]:
         """
         Runs a command to its end and gathers its output.
+        """
+    def run_code(self, /, code: str, language: str | None = None, context: str | None = None, timeout: SupportsFloat | SupportsIndex | None = None) -> Call[Execution]:
+        """
+        Runs code in an interpreter and gathers what it gives.
         """
     def set_ttl(self, /, timeout: SupportsFloat | SupportsIndex | None) -> Call[datetime | None]:
         """
@@ -495,6 +688,10 @@ class Sandbox:
     def start(self, /, command: str | bytes | SupportsGetItem[int, str | bytes], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: bool = False, input: str | bytes | None = None, timeout: SupportsFloat | SupportsIndex | None = None, background: bool = False, size: tuple[SupportsIndex, SupportsIndex] | None = None, max_output: SupportsIndex | None = None) -> Call[Process]:
         """
         Starts a command. With `size` it has a terminal of so many rows and columns.
+        """
+    def start_code(self, /, code: str, language: str | None = None, context: str | None = None, timeout: SupportsFloat | SupportsIndex | None = None) -> Call[RunningCode]:
+        """
+        Starts code in an interpreter.
         """
 
 @final

@@ -7,7 +7,7 @@ import builtins
 import codecs
 import json
 import signal as signals
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -16,9 +16,13 @@ from ._chunk import Chunk
 from ._default import default_engine
 from ._errors import CommandFailedError
 from ._native import (
+    CodeContext,
+    CodeError,
+    CodeResult,
     CommandInfo,
     CommandResult,
     EntryInfo,
+    Execution,
     ExitInfo,
     ProcessInfo,
     SandboxInfo,
@@ -171,6 +175,55 @@ class Sandbox:
         return self.commands.run(
             cast("list[str | bytes]", argv), stdin=stdin, check=check, max_output=max_output, **how
         )
+
+    def run_code(
+        self,
+        code: str,
+        language: str | None = None,
+        *,
+        context: CodeContext | str | None = None,
+        timeout: float | None = None,
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        on_result: Callable[[CodeResult], object] | None = None,
+        on_error: Callable[[CodeError], object] | None = None,
+    ) -> Execution:
+        """Runs code in an interpreter (Python) that keeps its state between calls.
+
+        What the code raises is told by `error`. `timeout` interrupts it after so many
+        seconds, with its state kept. The interpreter is this object's: another process,
+        or another object of the same sandbox, has one of its own.
+        """
+        within = context.id if isinstance(context, CodeContext) else context
+        callbacks = (on_stdout, on_stderr, on_result, on_error)
+        if all(callback is None for callback in callbacks):
+            return waited(self._native.run_code(code, language, within, timeout))
+        running = waited(self._native.start_code(code, language, within, timeout))
+        while (event := waited(running.next_event())) is not None:
+            if event.stdout is not None and on_stdout is not None:
+                on_stdout(event.stdout)
+            if event.stderr is not None and on_stderr is not None:
+                on_stderr(event.stderr)
+            if event.result is not None and on_result is not None:
+                on_result(event.result)
+            if event.error is not None and on_error is not None:
+                on_error(event.error)
+        return waited(running.execution())
+
+    def create_code_context(
+        self, language: str = "python", *, cwd: str | None = None
+    ) -> CodeContext:
+        """Makes an interpreter apart from the others, which begins in `cwd`."""
+        return waited(self._native.code_context(language, cwd))
+
+    def list_code_contexts(self) -> builtins.list[CodeContext]:
+        """The interpreters of this object."""
+        return waited(self._native.code_contexts())
+
+    def remove_code_context(self, context: CodeContext | str) -> None:
+        """Ends an interpreter. One that is not there is success."""
+        within = context.id if isinstance(context, CodeContext) else context
+        waited(self._native.remove_code_context(within))
 
     def get_info(self) -> SandboxInfo:
         """What is known of it."""

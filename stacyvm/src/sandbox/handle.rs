@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::code::Kernels;
 use super::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSpec, LogOptions, SignalScope,
 };
@@ -51,6 +52,8 @@ struct Inner {
     tenant: TenantId,
     /// Whether it waited in a pool when this handle was made.
     waits: bool,
+    /// The interpreters that it and its clones started.
+    kernels: Arc<Kernels>,
 }
 
 impl fmt::Debug for Sandbox {
@@ -97,6 +100,7 @@ impl Sandbox {
             context,
             tenant,
             waits,
+            kernels: Arc::default(),
         }))
     }
 
@@ -115,6 +119,7 @@ impl Sandbox {
             context,
             tenant: self.0.tenant.clone(),
             waits: self.0.waits,
+            kernels: Arc::clone(&self.0.kernels),
         }))
     }
 
@@ -148,6 +153,10 @@ impl Sandbox {
             return Ok(&self.0.provider);
         }
         Err(no_sandbox(&self.0.id))
+    }
+
+    pub(super) fn kernels(&self) -> &Kernels {
+        &self.0.kernels
     }
 
     pub(crate) fn context(&self) -> &Context {

@@ -1,5 +1,6 @@
 //! The sandbox: what it should be, what is known of it, what is done in it.
 
+pub mod code;
 #[cfg(target_os = "linux")]
 pub mod copy;
 pub mod exec;

@@ -73,7 +73,7 @@ async fn host_entry() {
                 }
             }
             ["end", id] => match engine.get(id).await {
-                Ok(sandbox) => sandbox.kill().await.map(|()| "ended".to_owned()),
+                Ok(sandbox) => sandbox.kill().await.map(|_| "ended".to_owned()),
                 Err(error) => Err(error),
             },
             other => panic!("{other:?}"),

@@ -171,7 +171,7 @@ async fn work(sandbox: &Sandbox, place: &Path, deed: &str) -> Result<()> {
                 .await
                 .map(drop)
         }
-        "destroy" | "sweep" => sandbox.kill().await,
+        "destroy" | "sweep" => sandbox.kill().await.map(drop),
         other => panic!("no deed {other}"),
     }
 }
@@ -195,5 +195,5 @@ async fn life(engine: &Engine, state: &Path) -> Result<()> {
     let pool = pool(engine).await?;
     let claimed = claim(&pool).await?;
     claimed.exec(["true"]).output().await?;
-    claimed.kill().await
+    claimed.kill().await.map(drop)
 }
