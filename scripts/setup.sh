@@ -25,6 +25,7 @@ static_busybox() {
     path=$(command -v busybox) && ! ldd "$path" >/dev/null 2>&1
 }
 # What is needed to build youki is not where it is there.
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 for_youki() { have youki || "$@"; }
 docker_host() { have dockerd || scripts/docker-host.sh status >/dev/null 2>&1; }
 
@@ -50,6 +51,8 @@ needs=(
     "debootstrap|have debootstrap|makes the Debian that packages are installed in, and that of the virtual machine"
     "dpkg-dev|have dpkg-scanpackages|makes the index of the packages that are installed there"
     "python3-pip|have pip3|downloads packages of Python to install there"
+    "python3-venv|has_venv|the environment in which the Python package is built and tested"
+    "nodejs|have node|runs the checker of that package's types"
     "strace|have strace|counts the system calls of a start"
     "docker.io|docker_host|Docker Engine, for the docker provider's tests"
     "docker-cli|have docker|talks to it where docker.io does not bring the program"

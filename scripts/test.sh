@@ -71,8 +71,8 @@ runner() {
     local log=$work/log passed=true
     "$@" 2>&1 | tee "$log" || passed=false
     sed -i 's/\x1b\[[0-9;]*m//g' "$log"
-    grep -E '^ *Summary \[|^test result:' "$log" | sed 's/^ */        /' >>"$work/summary" || true
-    if ! grep -qE '^ *Summary \[.* [1-9][0-9]*(/[0-9]+)? tests? run:|^test result: .* [1-9][0-9]* (passed|failed)' "$log"; then
+    grep -E '^ *Summary \[|^test result:|^[0-9]+ (passed|failed|skipped).* in [0-9.]+s' "$log" | sed 's/^ */        /' >>"$work/summary" || true
+    if ! grep -qE '^ *Summary \[.* [1-9][0-9]*(/[0-9]+)? tests? run:|^test result: .* [1-9][0-9]* (passed|failed)|^[1-9][0-9]* (passed|failed).* in [0-9.]+s' "$log"; then
         say "no test ran: $*"
         note 0 1 0
         return 1
@@ -89,6 +89,17 @@ libtest() {
     skipped=$(declined <"$work/log")
     read -r p f s <<<"$counts"
     note $((p - skipped)) "$f" $((s + skipped))
+    return $result
+}
+
+# Of pytest, which ends with `2 failed, 79 passed, 1 skipped in 14.06s`.
+pytest_suite() {
+    local result=0 line
+    runner scripts/python.sh test --quiet || result=1
+    line=$(grep -E '^[0-9]+ (passed|failed|skipped).* in [0-9.]+s' "$work/log" | tail -n 1)
+    count() { sed -nE "s/(.*[^0-9]|^)([0-9]+) $1.*/\2/p" <<<"$line"; }
+    declined <"$work/log" >/dev/null
+    note "$(count passed | grep . || echo 0)" "$(count failed | grep . || echo 0)" "$(count skipped | grep . || echo 0)"
     return $result
 }
 
@@ -217,6 +228,9 @@ else
     not_run "tests in a virtual machine: $lacking"
 fi
 run "the example provider" libtest scripts/example.sh
+run "Python: build" scripts/python.sh build
+run "Python: what is generated, types" scripts/python.sh check
+run "Python" pytest_suite
 run "packages" scripts/package-test.sh
 
 step "summary"

@@ -22,7 +22,7 @@ fn word(value: impl serde::Serialize) -> String {
 
 /// How a command ended.
 #[pyclass(module = "stacyvm", frozen, eq)]
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ExitInfo(ExitStatus);
 
 impl From<ExitStatus> for ExitInfo {
