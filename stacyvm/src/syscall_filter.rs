@@ -9,7 +9,7 @@
 use serde_json::{Value, json};
 use stacyvm_agent::confinement::system_calls::{
     AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, PERSONALITIES, SET_ID,
-    SET_MODE, TERMINAL_REQUESTS,
+    SET_MODE, SET_SIGNAL, TERMINAL_REQUESTS,
 };
 
 const EPERM: u32 = 1;
@@ -50,6 +50,7 @@ pub(crate) fn profile(no_set_id: bool, own_kernel: bool) -> Value {
     if own_kernel {
         // Before what allows them.
         rules.push(rule(&SIGNALS, &[(0, ALL, 1)], ERROR));
+        rules.push(rule(&["fcntl"], &[(1, ALL, SET_SIGNAL)], ERROR));
     }
     for row in ALLOWED {
         let number = if cfg!(target_arch = "aarch64") {
@@ -122,6 +123,10 @@ fn conditions(name: &str, no_set_id: bool, own_kernel: bool) -> Option<Vec<Vec<C
         }
         "prlimit64" => vec![one((0, ALL, 0))],
         "personality" => PERSONALITIES.iter().map(|p| one((0, ALL, *p))).collect(),
+        "fcntl" if !own_kernel => neither([SET_SIGNAL; 2])
+            .into_iter()
+            .map(|(mask, bits)| one((1, mask, bits)))
+            .collect(),
         "ioctl" if !own_kernel => neither(TERMINAL_REQUESTS)
             .into_iter()
             .map(|(mask, bits)| one((1, mask, bits)))
@@ -225,6 +230,12 @@ mod tests {
                 }
                 assert!(allows(&profile(no_set_id, false), name, [1, 9, 0]));
             }
+            for request in 0..2048 {
+                for bits in [0, high] {
+                    let seen = allows(&own, "fcntl", [3, bits | request, 9]);
+                    assert_eq!(seen, request != 10, "{request}");
+                }
+            }
             for (kind, expected) in [
                 (0, true),
                 (0o100_000, true),
@@ -263,6 +274,10 @@ mod tests {
             ("prlimit64", [1, 7, 0], false),
             ("personality", [0xFFFF_FFFF, 0, 0], true),
             ("personality", [0x4_0000, 0, 0], false),
+            ("fcntl", [0, 10, 9], false),
+            ("fcntl", [0, high | 10, 9], false),
+            ("fcntl", [0, 8, 1], true),
+            ("fcntl", [0, 1030, 0], true),
             ("ioctl", [0, 0x5412, 0], false),
             ("ioctl", [0, high | 0x5412, 0], false),
             ("ioctl", [0, 0x541C, 0], false),

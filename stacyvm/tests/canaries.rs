@@ -352,7 +352,7 @@ async fn errors(engine: &Engine, sandbox: &Sandbox, spec: &SandboxSpec, search: 
     wrong.push(missing);
     for spec in wrong {
         match soon(async { engine.create(spec).await }).await {
-            Ok(made) => made.kill().await.unwrap(),
+            Ok(made) => drop(made.kill().await.unwrap()),
             Err(error) => search.error(&error),
         }
     }

@@ -318,6 +318,11 @@ pub const NETLINK_ROUTE: u32 = 0;
 /// Requests of `ioctl` that are refused: `TIOCSTI` writes into another
 /// terminal's input, `TIOCLINUX` pastes on the console.
 pub const TERMINAL_REQUESTS: [u32; 2] = [0x5412, 0x541C];
+/// The request of `fcntl` that is refused: `F_SETSIG` chooses the signal for what
+/// happens at a descriptor, and whoever owns that gets it. Nobody asks root whether it
+/// may signal the owner that it sets. Without it that signal is `SIGIO`, which the agent
+/// and what it forks ignore.
+pub const SET_SIGNAL: u32 = 10;
 /// Linux with or without 32-bit addresses and uname 2.6, or only asking.
 /// `ADDR_NO_RANDOMIZE` is not among them.
 pub const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];

@@ -65,6 +65,8 @@ const ROWS: &[Row] = &[
     ("seccomp.personality", libc::SYS_personality, &[N(0x004_0000)], Done),
     ("seccomp.kcmp", libc::SYS_kcmp, &[N(minus(1)), N(minus(1)), UNKNOWN], Reached),
     ("seccomp.pidfd_getfd", libc::SYS_pidfd_getfd, &[N(minus(1)), N(0), UNKNOWN], Reached),
+    // F_SETSIG, by which any signal reaches whoever owns a descriptor.
+    ("seccomp.descriptor_signal", libc::SYS_fcntl, &[N(minus(1)), N(10), n(libc::SIGKILL)], Reached),
     ("seccomp.process_madvise", libc::SYS_process_madvise, &[N(minus(1)), Room, N(0), N(0), UNKNOWN], Reached),
     ("seccomp.set_mempolicy", libc::SYS_set_mempolicy, &[N(0), N(0), N(0)], Done),
     ("seccomp.move_pages", libc::SYS_move_pages, &[N(0), N(0), N(0), N(0), N(0), UNKNOWN], Reached),

@@ -138,7 +138,8 @@ pub(super) fn adopt(fd: i32) -> io::Result<OwnedFd> {
 }
 
 /// As [`watch_signals`], and gives every signal its default meaning, except
-/// SIGPIPE, which is ignored. Forked children inherit that.
+/// SIGPIPE and SIGIO, which are ignored: a command can have the latter sent to any
+/// process, as an owner of its descriptor. Forked children inherit that.
 pub(super) fn take_signals(signals: &[i32]) -> io::Result<OwnedFd> {
     // The C library keeps numbers for itself, and whoever started us may have
     // set those to be ignored, so the kernel is asked: all zero is the default action.
@@ -156,8 +157,10 @@ pub(super) fn take_signals(signals: &[i32]) -> io::Result<OwnedFd> {
             )
         };
     }
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    for signal in [libc::SIGPIPE, libc::SIGIO] {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     watch_signals(signals)
 }
 

@@ -302,6 +302,7 @@ fn prepare_and_execute(
             }
         }
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGIO, libc::SIG_DFL);
         let none = super::signal_set(&[]);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         libc::umask(0o022);

@@ -5,7 +5,7 @@
 
 use crate::confinement::system_calls::{
     AF_NETLINK, ALLOWED, CLONE_NEW, FAMILIES, MAKES_FILE, NETLINK_ROUTE, NEWEST, PERSONALITIES,
-    SET_ID, SET_MODE, SET_USER, TERMINAL_REQUESTS,
+    SET_ID, SET_MODE, SET_SIGNAL, SET_USER, TERMINAL_REQUESTS,
 };
 use crate::filter::{
     ALLOW, AT_MACHINE, AT_NUMBER, AUDIT_AARCH64, AUDIT_X86_64, EPERM, ERRNO, IF_AT_LEAST, IF_BITS,
@@ -48,6 +48,7 @@ enum Verdict {
     Socket,
     Personality,
     Ioctl,
+    Fcntl,
     /// The caller itself alone, as process 0.
     Own,
 }
@@ -156,6 +157,7 @@ fn verdict_of(name: &str) -> Verdict {
         "socket" => Verdict::Socket,
         "personality" => Verdict::Personality,
         "ioctl" => Verdict::Ioctl,
+        "fcntl" => Verdict::Fcntl,
         // The limits of the agent are not for root inside, who has its uid.
         "prlimit64" => Verdict::Own,
         _ => Verdict::Allow,
@@ -245,6 +247,12 @@ fn judge(verdict: Verdict) -> Vec<libc::sock_filter> {
         Verdict::Own => vec![
             step(LOAD, argument(0)),
             branch(IF_EQUAL, 0, 1, 0),
+            step(RETURN, EPERM),
+            step(RETURN, ALLOW),
+        ],
+        Verdict::Fcntl => vec![
+            step(LOAD, argument(1)),
+            branch(IF_EQUAL, SET_SIGNAL, 0, 1),
             step(RETURN, EPERM),
             step(RETURN, ALLOW),
         ],

@@ -90,6 +90,10 @@ pub(super) const GROUPS: &[Group] = &[
                 "`pidfd_getfd`, which takes descriptors of others",
             ),
             row(
+                "seccomp.descriptor_signal",
+                "`fcntl` with `F_SETSIG`, by which any signal reaches any owner of a descriptor",
+            ),
+            row(
                 "seccomp.process_madvise",
                 "`process_madvise` of another process",
             ),
