@@ -65,7 +65,7 @@ async fn life(engine: &Engine, turn: u64) -> stacyvm::Result<()> {
         let left = sandbox.exec(["sleep", "300"]).background().start().await?;
         drop(left);
     }
-    sandbox.kill().await
+    sandbox.kill().await.map(drop)
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

@@ -154,7 +154,7 @@ impl Scene {
                 "kill" => {
                     signal(agent, Signal::KILL);
                     let killed = tokio::time::timeout(SOON, sandbox.kill()).await;
-                    if !matches!(killed, Ok(Ok(()))) {
+                    if !matches!(killed, Ok(Ok(_))) {
                         wrong.push(format!("{at}: {killed:?}"));
                     }
                 }

@@ -36,7 +36,7 @@ async fn act(engine: &Engine, sandbox: &Sandbox, deed: &str) -> Result<()> {
             sandbox.pause().await?;
             sandbox.resume().await?;
         },
-        "destroy" => sandbox.kill().await,
+        "destroy" => sandbox.kill().await.map(drop),
         "pool" => {
             let pool = engine.pool(super::spec(Lifetime::Detached)).size(1).await?;
             pool.filled().await?;

@@ -133,7 +133,7 @@ async fn work(sandbox: &Sandbox, deed: &str) -> Result<()> {
             let same = other.get(sandbox.id()).await?;
             same.exec(["true"]).output().await.map(drop)
         }
-        "destroy" => sandbox.kill().await,
+        "destroy" => sandbox.kill().await.map(drop),
         other => panic!("no deed {other}"),
     }
 }

@@ -234,7 +234,7 @@ impl<'a> Subject<'a> {
         }
         print_samples(measure, "stacyvm", &ours);
         beside(measure, &ours, "docker exec", &theirs, Some(self.exec_bar));
-        sandbox.kill().await.map_err(text)
+        sandbox.kill().await.map_err(text).map(drop)
     }
 
     /// A sandbox that waited, and its first command.

@@ -54,7 +54,7 @@ pub(super) async fn stdout(subject: &Subject<'_>) -> Outcome {
         1.0 / 0.9
     };
     beside(measure, &ours, "raw API exec", &theirs, Some(bar));
-    sandbox.kill().await.map_err(text)
+    sandbox.kill().await.map_err(text).map(drop)
 }
 
 pub(super) async fn files(subject: &Subject<'_>) -> Outcome {
@@ -130,7 +130,7 @@ pub(super) async fn files(subject: &Subject<'_>) -> Outcome {
             Err(why) => println!("blocked: docker-py: {why}"),
         }
     }
-    sandbox.kill().await.map_err(text)
+    sandbox.kill().await.map_err(text).map(drop)
 }
 
 fn sum_of(content: &[u8]) -> String {

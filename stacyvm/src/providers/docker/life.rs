@@ -31,7 +31,7 @@ use crate::agent::{AgentClient, AgentPool, ConnectOptions, SandboxKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SandboxId, TenantId};
 use crate::provider::{CreateRequest, Level, Users};
-use crate::sandbox::spec::Lifetime;
+use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::sandbox::state::{Observed, ObservedState};
 
 /// How long a container that has started may take until its agent answers.
@@ -247,6 +247,7 @@ impl Life {
                 self.volume.doubt(&self.tickets);
                 self.undo(&request.id).await;
                 let error = one_user::explained(error, &self.facts);
+                let error = short_of_memory(error, &request.spec);
                 return Err(surround::explained(error, &request.spec));
             }
         };
@@ -457,16 +458,20 @@ impl Life {
             }
             Err(error) => error,
         };
-        if !self.runs(container).await {
-            return Ok(Err(gone(ErrorKind::SandboxGone).source(error)));
-        }
-        let Some(refused) = opening.refused(&self.docker).await else {
-            return Ok(Err(error));
-        };
+        let refused = opening.refused(&self.docker).await;
         if self.ends_soon(container).await {
-            return Ok(Err(gone(ErrorKind::SandboxGone).source(refused)));
+            // What came may be the engine's words, which make no frame.
+            let gone = gone(ErrorKind::SandboxGone);
+            return Ok(Err(match refused {
+                Some(refused) => gone.source(refused),
+                None if error.kind() == ErrorKind::Protocol => gone,
+                None => gone.source(error),
+            }));
         }
-        Ok(Err(refused.source(error)))
+        Ok(Err(match refused {
+            Some(refused) => refused.source(error),
+            None => error,
+        }))
     }
 
     /// Why the engine makes no exec in a container.
@@ -635,6 +640,9 @@ impl Life {
     }
 }
 
+/// Below this a limit of memory may be why an agent does not come up.
+const SMALL_MIB: u64 = 64;
+
 /// Both sides prove the key. The engine may die without closing a bridge,
 /// so an idle one is asked whether it is there.
 async fn greet(
@@ -646,6 +654,19 @@ async fn greet(
         heartbeat: true,
     };
     AgentClient::connect(way, options).await
+}
+
+/// Adds what an agent that does not come up may lack.
+fn short_of_memory(error: Error, spec: &SandboxSpec) -> Error {
+    match spec.resources.memory_mib {
+        Some(mib) if mib < SMALL_MIB && error.kind() == ErrorKind::Unavailable => {
+            error.context("memory_mib", mib).context(
+                "remedy",
+                "ask for more memory: a runtime with a kernel of its own has that in it too",
+            )
+        }
+        _ => error,
+    }
 }
 
 pub(super) fn paused() -> Error {
