@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures stacyvm beside its peers in one run and prints ratios.
 #
-#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire|docker]...
+#   scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire|docker|bindings]...
 #   scripts/bench.sh unpack          the import of an image beside skopeo and umoci
 #
 # Needs root, for the embedded provider and for runc. Peers that are missing
@@ -30,6 +30,15 @@ case " $* " in
             npm install --silent --no-fund --no-audit --prefix "$peers/js" dockerode@5.0.1; then
             export STACYVM_BENCH_PEERS=$peers
         fi
+        ;;
+esac
+case " $* " in
+    *" bindings "*)
+        # The package as users install it, optimised, with docker-py beside it.
+        python=$PWD/target/bench-python
+        if [ ! -x "$python/bin/python" ]; then python3 -m venv "$python"; fi
+        "$python/bin/pip" install --quiet ./stacyvm-py docker==7.2.0
+        export STACYVM_BENCH_PYTHON=$python/bin/python
         ;;
 esac
 STACYVM_STATE_DIR=$(mktemp -d)

@@ -2,16 +2,18 @@
 //! and printed as ratios. `scripts/bench.sh` sets the peers up and calls this.
 //!
 //! ```sh
-//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire|docker]...
+//! scripts/bench.sh [--quick] [create|image|pool|exec|stream|idle|fork|destroy|crowd|abuse|rootless|wire|docker|bindings]...
 //! ```
 #![expect(clippy::print_stdout, reason = "what it prints is its result")]
 
 mod abuse;
+mod bindings;
 mod crowd;
 #[cfg(feature = "docker")]
 mod docker;
 #[cfg(feature = "image")]
 mod image;
+mod library;
 mod measures;
 mod memory;
 mod peers;

@@ -32,6 +32,7 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("wire", |plan| Box::pin(crate::wire::wire(plan))),
     #[cfg(feature = "docker")]
     ("docker", |plan| Box::pin(crate::docker::docker(plan))),
+    ("bindings", |plan| Box::pin(crate::bindings::bindings(plan))),
     ("rootless", |plan| {
         Box::pin(async { crate::rootless::rootless(plan) })
     }),

@@ -1,7 +1,6 @@
 //! The Docker provider beside what else drives the same engine: its own client, its
 //! API without a library, and libraries of other languages.
 
-mod library;
 mod load;
 mod raw;
 mod transfer;
@@ -13,13 +12,15 @@ use stacyvm::config::{Config, ProviderConfig};
 use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{Engine, Sandbox, SandboxSpec};
 
-use self::library::Library;
 use self::raw::Raw;
 use crate::Plan;
+use crate::library::Library;
 use crate::measures::{Outcome, text};
 use crate::peers::{self, Blocked};
 use crate::stats::{Samples, print_ratio, print_samples};
 
+/// The libraries, in the order in which they are printed.
+const LIBRARIES: [&str; 3] = ["docker-py", "dockerode", "llm-sandbox"];
 /// What keeps a peer's container alive.
 const SLEEP: [&str; 2] = ["sleep", "100000"];
 
@@ -144,7 +145,7 @@ impl<'a> Subject<'a> {
     async fn create(&self, plan: &Plan) -> Outcome {
         let measure = "create+exec";
         let mut raw = self.raw()?;
-        let mut libraries = library::NAMES.map(|name| {
+        let mut libraries = LIBRARIES.map(|name| {
             (
                 name,
                 Library::start(name, self.image, self.runtime),

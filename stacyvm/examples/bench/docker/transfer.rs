@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use stacyvm::ExecEvent;
 use stacyvm::sandbox::copy::CopyOptions;
 
-use super::library::Library;
 use super::{Subject, beside};
+use crate::library::Library;
 use crate::measures::{Outcome, text};
 use crate::peers;
 use crate::stats::{Samples, print_samples};

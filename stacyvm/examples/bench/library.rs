@@ -9,19 +9,17 @@ use std::time::Duration;
 use crate::measures::text;
 use crate::peers::Blocked;
 
-/// The libraries, in the order in which they are printed.
-pub(super) const NAMES: [&str; 3] = ["docker-py", "dockerode", "llm-sandbox"];
-
 /// One library.
-pub(super) struct Library {
+pub(crate) struct Library {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Library {
-    /// Starts its program; `scripts/bench.sh` installed it.
-    pub(super) fn start(name: &str, image: &str, runtime: &str) -> Result<Self, Blocked> {
+    /// Starts a client library of Docker; `scripts/bench.sh` installed it.
+    #[cfg(feature = "docker")]
+    pub(crate) fn start(name: &str, image: &str, runtime: &str) -> Result<Self, Blocked> {
         let installed = std::env::var_os("STACYVM_BENCH_PEERS")
             .map(PathBuf::from)
             .ok_or("not installed (scripts/bench.sh docker)")?;
@@ -36,8 +34,13 @@ impl Library {
             command.arg(sources.join("peers.py"));
             command
         };
+        command.args([name, image, runtime]);
+        Self::of(command)
+    }
+
+    /// Starts a program that answers a line of a word by a line of milliseconds.
+    pub(crate) fn of(mut command: Command) -> Result<Self, Blocked> {
         let mut child = command
-            .args([name, image, runtime])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -55,7 +58,7 @@ impl Library {
     }
 
     /// Has it do something once, and gives the time that this took.
-    pub(super) fn ask(&mut self, what: &str) -> Result<Duration, Blocked> {
+    pub(crate) fn ask(&mut self, what: &str) -> Result<Duration, Blocked> {
         let input = self.input.as_mut().ok_or("it has ended")?;
         writeln!(input, "{what}").map_err(text)?;
         let mut answer = String::new();
