@@ -114,3 +114,20 @@ fn a_directory_that_has_lost_its_lock_is_told_as_such() {
     cli.ok(&["kill", &id]);
     assert!(!directory.exists());
 }
+
+#[test]
+fn a_sandbox_of_a_provider_that_is_gone_keeps_no_other_one_alive() {
+    let cli = cli();
+    let place = tempfile::tempdir().unwrap();
+    let settings = place.path().join("other.yaml");
+    std::fs::write(&settings, "providers: {other: {kind: oci}}\n").unwrap();
+    let settings = settings.to_str().unwrap();
+    let far = cli.ok(&["--config", settings, "create", "--provider", "other"]);
+    let near = lives(&cli, "1h");
+    let done = cli.run(&["kill", "--all"]);
+    assert_eq!(done.status.code(), Some(125), "{}", shown(&done));
+    assert!(shown(&done).contains(far.trim()), "{}", shown(&done));
+    assert!(!cli.ok(&["ls"]).contains(&near));
+    cli.ok(&["--config", settings, "kill", "--all"]);
+    assert!(!cli.ok(&["ls"]).contains(far.trim()));
+}

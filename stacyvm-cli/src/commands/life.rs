@@ -52,10 +52,15 @@ pub(crate) async fn create(engine: &Engine, args: &CreateArgs, json: bool) -> Re
 }
 
 pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result<u8> {
-    let mut sandboxes = Vec::new();
+    let (mut sandboxes, mut out_of_reach) = (Vec::new(), Vec::new());
     if args.all {
         for info in super::all(engine, false, &[]).await? {
-            sandboxes.push(engine.get(&info.id).await?);
+            match engine.get(&info.id).await {
+                Ok(sandbox) => sandboxes.push(sandbox),
+                // As of a provider that the settings do not have any more: the
+                // others end all the same.
+                Err(error) => out_of_reach.push(error.context("sandbox", &info.id)),
+            }
         }
     }
     for name in &args.sandboxes {
@@ -75,6 +80,13 @@ pub(crate) async fn kill(engine: &Engine, args: &KillArgs, json: bool) -> Result
     } else {
         killed.iter().try_for_each(|id| output::line(id.as_str()))
     })?;
+    for error in out_of_reach {
+        if first_error.is_none() {
+            first_error = Some(error);
+        } else {
+            output::error(&error, json);
+        }
+    }
     first_error.map_or(Ok(0), Err)
 }
 

@@ -274,3 +274,36 @@ async fn root_in_gvisor_signals_its_own_and_not_the_agent() {
     assert_eq!(host.says(&id, own).await, "ended");
     host.end(&[&id]).await;
 }
+
+/// gVisor's streams stay open where its kernel was killed, and the heartbeat of the
+/// connection would notice that after forty seconds.
+#[tokio::test]
+async fn a_command_in_gvisor_ends_with_its_kernel() {
+    let Some(host) = Host::with_runtime(Some("runsc")).await else {
+        return;
+    };
+    let id = host.sandbox(SandboxSpec::image(IMAGE)).await;
+    let killed = async {
+        host.says(&id, "true").await;
+        let words = ["inspect", "--format", "{{.Id}}", &container(&id)];
+        let kernel = kernel_of(host.docker(&words).await.trim());
+        rustix::process::kill_process(kernel, rustix::process::Signal::KILL).unwrap();
+    };
+    let limit = std::time::Duration::from_secs(30);
+    let ends = tokio::time::timeout(limit, host.sh(&id, "sleep 300"));
+    let (ended, ()) = tokio::join!(ends, killed);
+    assert_eq!(ended.expect("it hangs").0, ExitStatus::SandboxGone);
+    host.end(&[&id]).await;
+}
+
+/// The process that is the kernel of a container in gVisor, by what it is told to boot.
+fn kernel_of(container: &str) -> rustix::process::Pid {
+    let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let boots = |told: &str| told.contains("\0boot\0") && told.contains(container);
+    let found = processes.find_map(|entry| {
+        let told = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        boots(&String::from_utf8_lossy(&told)).then_some(pid)
+    });
+    rustix::process::Pid::from_raw(found.expect("no kernel of gVisor")).unwrap()
+}

@@ -1,7 +1,7 @@
 //! The byte stream to an agent: an exec of the engine that copies between its
 //! standard streams and the agent's socket.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,15 +12,21 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::ExecInspectResponse;
+use bollard::query_parameters::WaitContainerOptions;
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
+use super::error::is_absent;
 use super::patience::Answer;
 use crate::error::{Error, ErrorKind, Result, Retry, escape};
 
 /// Bytes of the bridge's complaints that are kept, and of its first output.
 const COMPLAINT: usize = 1024;
+/// How long what a container said last may be on its way.
+const LAST_WITHIN: Duration = Duration::from_secs(1);
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
@@ -32,6 +38,47 @@ pub(super) struct Bridge {
     rest: Bytes,
     complaint: Vec<u8>,
     first: Arc<Mutex<Vec<u8>>>,
+    end: End,
+}
+
+/// When nothing more comes of a container, whether or not its streams end.
+enum End {
+    /// The streams tell.
+    Streams,
+    /// This future does.
+    Watched(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// The container has ended; what it said last may still be on its way.
+    Last(Pin<Box<Sleep>>),
+}
+
+impl End {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Watched(end) = self {
+            ready!(end.as_mut().poll(cx));
+            *self = Self::Last(Box::pin(sleep(LAST_WITHIN)));
+        }
+        match self {
+            Self::Last(sleep) => sleep.as_mut().poll(cx),
+            Self::Streams | Self::Watched(_) => Poll::Pending,
+        }
+    }
+}
+
+/// Ends when a container does; never where the engine does not tell.
+async fn container_ends(docker: Docker, container: String, condition: &str) {
+    let options = WaitContainerOptions {
+        condition: condition.to_owned(),
+    };
+    let ended = docker
+        .wait_container(&container, Some(options))
+        .next()
+        .await;
+    match ended {
+        // An exit code that is not 0 is an error to the client library.
+        Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => {}
+        Some(Err(error)) if is_absent(&error) => {}
+        _ => std::future::pending().await,
+    }
 }
 
 /// Which exec a bridge is, and what came of it first: where the engine cannot
@@ -147,7 +194,17 @@ impl Bridge {
             rest: Bytes::new(),
             complaint: Vec::new(),
             first: Arc::default(),
+            end: End::Streams,
         }
+    }
+
+    /// Has it end with its container, which may not have started. The streams of gVisor
+    /// stay open for some time where its kernel was killed.
+    pub(super) fn ends_with(mut self, docker: &Docker, container: &str, started: bool) -> Self {
+        let condition = if started { "not-running" } else { "next-exit" };
+        let end = container_ends(docker.clone(), container.to_owned(), condition);
+        self.end = End::Watched(Box::pin(end));
+        self
     }
 
     /// Waits until the program at the other end said something, or has ended.
@@ -158,7 +215,12 @@ impl Bridge {
     /// Bytes to read, unless there is an end.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            match ready!(self.output.as_mut().poll_next(cx)) {
+            let Poll::Ready(next) = self.output.as_mut().poll_next(cx) else {
+                ready!(self.end.poll(cx));
+                let ended = "its container has ended";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, ended)));
+            };
+            match next {
                 // An exec that failed to start says so here, on any of them.
                 Some(Ok(LogOutput::StdOut { message })) => {
                     self.keep_first(&message);

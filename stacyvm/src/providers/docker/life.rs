@@ -356,7 +356,7 @@ impl Life {
             .within(&self.docker)
             .await
             .map_err(map)?;
-        let standard = Bridge::new(attached.output, attached.input);
+        let standard = self.ends_visibly(Bridge::new(attached.output, attached.input), made, false);
         fault_point!("docker.create.attached");
         let begun = OnceLock::new();
         let start = async {
@@ -451,7 +451,7 @@ impl Life {
             Ok(opened) => opened,
             Err(e) => return Err(self.without_bridge(container, e).await),
         };
-        let error = match greet(bridge, ticket).await {
+        let error = match greet(self.ends_visibly(bridge, container, true), ticket).await {
             Ok(client) => {
                 self.answered_otherwise(id);
                 return Ok(Ok(client));
@@ -472,6 +472,15 @@ impl Life {
             Some(refused) => refused.source(error),
             None => error,
         }))
+    }
+
+    /// A bridge that ends with its container where the engine would not end it.
+    fn ends_visibly(&self, bridge: Bridge, container: &str, started: bool) -> Bridge {
+        if self.facts.own_kernel() {
+            bridge.ends_with(&self.docker, container, started)
+        } else {
+            bridge
+        }
     }
 
     /// Why the engine makes no exec in a container.
