@@ -92,6 +92,36 @@ libtest() {
     return $result
 }
 
+# The suites of the conformance crate, each in one process as an outsider's are: some
+# minutes faster than a process for each case, by the same programs.
+in_one_process='binary_id(/^stacyvm-conformance::(mock|embedded|http_mock|http_embedded|http_python|docker.*)$/)'
+suites() {
+    local result=0 program
+    if [[ ! -s $work/programs ]]; then
+        cargo test --locked --no-run --workspace --exclude stacyvm-agent --all-features --message-format json |
+            python3 -c '
+import json, sys
+for line in sys.stdin:
+    what = json.loads(line)
+    if "stacyvm-conformance" in what.get("package_id", "") or "/conformance#" in what.get("package_id", ""):
+        if what.get("executable") and what["target"]["kind"] == ["test"]:
+            print(what["target"]["name"], what["executable"])
+' >"$work/programs"
+    fi
+    # What begins with `--` goes to the programs.
+    local names=() options=()
+    for word in "$@"; do
+        if [[ $word == --* ]]; then options+=("$word"); else names+=("$word"); fi
+    done
+    for name in "${names[@]}"; do
+        program=$(awk -v name="$name" '$1 == name { print $2 }' "$work/programs")
+        say "conformance: $name"
+        (cd conformance && libtest $as "${program:?no program of the suite $name}" "${options[@]}") || result=1
+    done
+    return $result
+}
+as=''
+
 # Of pytest, which ends with `2 failed, 79 passed, 1 skipped in 14.06s`.
 pytest_suite() {
     local result=0 line
@@ -199,7 +229,13 @@ fi
 
 # `--all-features` must not reach the agent: its feature `guest` builds the
 # program itself, without the embedded bytes that everybody else needs.
-run "tests" tests --workspace --exclude stacyvm-agent --all-features
+if have cargo-nextest; then
+    run "tests" nextest --workspace --exclude stacyvm-agent --all-features -E "not $in_one_process"
+    run "conformance" suites mock http_mock http_python embedded http_embedded \
+        docker docker_gvisor docker_gvisor_disk docker_one_user docker_engine_exec
+else
+    run "tests" tests --workspace --exclude stacyvm-agent --all-features
+fi
 run "tests without features" tests -p stacyvm --no-default-features --lib
 run "tests of the agent" tests -p stacyvm-agent
 run "tests of the program inside" tests -p stacyvm-agent --features guest
@@ -208,8 +244,12 @@ without_root() (
     user=$1 which=$2
     # Root's engine: its socket is closed to them.
     unset STACYVM_TEST_DOCKER_HOST
+    as="$root/scripts/rootless.sh $user"
+    failed=0
+    suites embedded --skip=probes. || failed=1
     tests --workspace --exclude stacyvm-agent --all-features \
-        --config "target.'cfg(unix)'.runner = ['$root/scripts/rootless.sh', '$user']" -E "$which"
+        --config "target.'cfg(unix)'.runner = ['$root/scripts/rootless.sh', '$user']" -E "$which" || failed=1
+    exit $failed
 )
 if [[ $(id -u) != 0 ]]; then
     say "these were the tests without root"
@@ -217,9 +257,9 @@ elif ! have cargo-nextest; then
     not_run "tests without root: no cargo-nextest"
 else
     run "tests without root" without_root --range \
-        'binary(/^(rootless|exec_contract|confinement|escape|host_directories|images|image_owners|namespaced_root|cli|copies|terminal)$/) | (binary(embedded) & not test(/^probes[.]/)) | (binary(faults) & not test(/^points::/))'
+        'binary(/^(rootless|exec_contract|confinement|escape|host_directories|images|image_owners|namespaced_root|cli|copies|terminal)$/) | (binary(faults) & not test(/^points::/))'
     run "tests without root and a range of ids" without_root --single \
-        'binary(/^(rootless|exec_contract|confinement|escape|images|namespaced_root|cli|copies)$/) | (binary(embedded) & not test(/^probes[.]/))'
+        'binary(/^(rootless|exec_contract|confinement|escape|images|namespaced_root|cli|copies)$/)'
 fi
 run "examples in the documentation" cargo_test --doc --workspace --exclude stacyvm-agent --all-features
 if lacking=$(scripts/vm/image.sh); then
