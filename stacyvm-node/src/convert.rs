@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use napi::bindgen_prelude::{Buffer, Either3, PromiseRaw, ToNapiValue, TypeName, Uint8Array};
 use napi::{Either, Env, ValueType, sys};
 use napi_derive::napi;
-use stacyvm::{Error, Result};
+use stacyvm::{Error, ErrorKind, Result};
+use tokio::sync::watch;
 
 use crate::error;
 
@@ -75,10 +76,12 @@ impl TypeName for Date {
 
 impl ToNapiValue for Date {
     unsafe fn to_napi_value(env: sys::napi_env, date: Self) -> napi::Result<sys::napi_value> {
-        let milliseconds = match date.0.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => after.as_secs_f64() * 1000.0,
-            Err(before) => before.duration().as_secs_f64() * -1000.0,
+        let whole = match date.0.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => after.as_millis(),
+            Err(_) => 0,
         };
+        #[expect(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
+        let milliseconds = whole as f64;
         let of = Env::from_raw(env);
         let made = of.create_date(milliseconds)?;
         // SAFETY: `env` is the one that we were called with, and `made` is of it.
@@ -86,7 +89,13 @@ impl ToNapiValue for Date {
     }
 }
 
-/// Begins a call of the library: a promise.
+thread_local! {
+    /// Is dropped with the thread of Node that loaded us.
+    static THREAD: watch::Sender<()> = watch::Sender::new(());
+}
+
+/// Begins a call of the library: a promise. Where its thread ends before, as that of a
+/// worker which is terminated, the call is given up.
 pub(crate) fn call<T, U>(
     env: &Env,
     work: impl Future<Output = Result<U>> + Send + 'static,
@@ -94,8 +103,15 @@ pub(crate) fn call<T, U>(
 where
     T: ToNapiValue + From<U> + Send + 'static,
 {
+    let mut thread = THREAD.with(watch::Sender::subscribe);
     env.spawn_future(async move {
-        let done = work.await;
-        done.map(T::from).map_err(|error| error::reject(&error))
+        tokio::select! {
+            biased;
+            done = work => done.map(T::from).map_err(|error| error::reject(&error)),
+            _ = thread.changed() => {
+                let gone = Error::new(ErrorKind::Cancelled, "the thread that asked is gone");
+                Err(error::reject(&gone))
+            }
+        }
     })
 }

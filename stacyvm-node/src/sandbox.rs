@@ -65,7 +65,7 @@ impl Line {
     fn new(command: Command, how: Option<HowToRun>) -> Self {
         let spec = match command {
             Either3::A(line) => ExecSpec::shell(line),
-            Either3::B(line) => ExecSpec::shell(line.to_vec()),
+            Either3::B(line) => ExecSpec::shell(&line[..]),
             Either3::C(argv) => ExecSpec::new(argv.into_iter().map(bytes)),
         };
         let mut how = how.unwrap_or_default();
