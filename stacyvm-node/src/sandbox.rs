@@ -28,7 +28,7 @@ pub struct HowToRun {
     /// Milliseconds after which its whole tree is killed.
     pub timeout_ms: Option<f64>,
     /// Bytes of each stream that are kept for the result: 64 MiB unless told otherwise.
-    pub max_output: Option<u32>,
+    pub max_output: Option<i64>,
     /// Its standard input, which then ends.
     pub input: Option<Raw>,
     /// Keeps its standard input open, to be written to.
@@ -73,7 +73,18 @@ impl Line {
         Self { spec, how, input }
     }
 
+    /// The bytes of each stream that are kept.
+    fn most(&self) -> Result<Option<usize>> {
+        let fit = |most| {
+            usize::try_from(most).map_err(|_| {
+                Error::invalid("maxOutput", most, "0 or more", "give a number of bytes")
+            })
+        };
+        self.how.max_output.map(fit).transpose()
+    }
+
     fn exec(self, sandbox: &stacyvm::Sandbox) -> Result<Exec> {
+        let most = self.most()?;
         let Self {
             mut spec,
             how,
@@ -96,8 +107,8 @@ impl Line {
         if let Some(&[rows, columns]) = how.size.as_deref() {
             exec = exec.tty(size(rows, columns)?);
         }
-        if let Some(most) = how.max_output {
-            exec = exec.max_output(most as usize);
+        if let Some(most) = most {
+            exec = exec.max_output(most);
         }
         Ok(exec)
     }
@@ -168,7 +179,7 @@ impl Sandbox {
     ) -> napi::Result<PromiseRaw<'env, Process>> {
         let line = Line::new(command, how);
         self.call(env, |sandbox| async move {
-            let most = line.how.max_output.map(|most| most as usize);
+            let most = line.most()?;
             Ok(Process::of(line.exec(&sandbox)?.start().await?, most))
         })
     }

@@ -60,6 +60,7 @@ onEach('commands', (_, test) => {
     const result = await sandbox.exec(['printf', '%s', '0123456789'], { maxOutput: 4 })
     assert.equal(result.stdout, '0123')
     assert.equal(result.stdoutTruncatedBytes, 6)
+    await assert.rejects(sandbox.exec(['true'], { maxOutput: -1 }), InvalidArgumentError)
   })
 
   test('tell their output as it comes', async ({ sandbox }) => {
@@ -209,8 +210,9 @@ onEach(
       let shown = ''
       for await (const bytes of terminal) {
         shown += bytes
-        if (shown.includes('30 100')) break
+        if (/\d+ \d+\r/.test(shown)) break
       }
+      assert.match(shown, /30 100\r/)
       await terminal.resize(40, 120)
       await terminal.sendInput('stty size; exit 4\n')
       const result = await terminal.wait()

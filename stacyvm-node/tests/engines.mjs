@@ -46,7 +46,7 @@ export function onEach(title, tests, only = Object.keys(kinds)) {
         await given.sandbox.kill()
         await given.engine.close()
       })
-      tests(given, (what, test) => it(what, () => test(given)))
+      tests(given, (what, test) => it(what, { timeout: 60_000 }, () => test(given)))
     })
   }
 }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
 import { NotFoundError, Sandbox } from 'stacyvm'
 import { onEach } from './engines.mjs'
 
@@ -10,12 +11,13 @@ async function all(listed) {
 
 onEach('sandboxes', (_, test) => {
   test('are made, found, listed and ended', async ({ engine, create }) => {
-    const sandbox = await create({ metadata: { purpose: 'life' }, env: { A: '1' }, timeoutMs: 60_000 })
+    const metadata = { purpose: randomUUID() }
+    const sandbox = await create({ metadata, env: { A: '1' }, timeoutMs: 60_000 })
     assert.equal(sandbox.sandboxId, sandbox.id)
     assert.equal(await sandbox.isRunning(), true)
     const info = await sandbox.getInfo()
     assert.equal(info.id, sandbox.id)
-    assert.deepEqual(info.metadata, { purpose: 'life' })
+    assert.deepEqual(info.metadata, metadata)
     assert.deepEqual(info.envNames, ['A'])
     assert.ok(info.created instanceof Date && Math.abs(info.created - Date.now()) < 60_000)
     assert.ok(Math.abs(info.ends - info.created - 60_000) < 10_000)
@@ -24,15 +26,15 @@ onEach('sandboxes', (_, test) => {
     assert.equal((await again.commands.run('echo $A')).stdout, '1\n')
     assert.deepEqual((await again.getInfo()).ends, info.ends)
 
-    const listed = await all(engine.list({ metadata: { purpose: 'life' } }))
+    const listed = await all(engine.list({ metadata }))
     assert.deepEqual(listed.map((one) => one.id), [sandbox.id])
     assert.deepEqual(await all(engine.list({ metadata: { purpose: 'none' } })), [])
 
     assert.equal(await sandbox.kill(), true)
     assert.equal(await sandbox.kill(), false)
     assert.equal(await sandbox.isRunning(), false)
-    assert.deepEqual(await all(engine.list({ metadata: { purpose: 'life' } })), [])
-    const ended = await all(engine.list({ metadata: { purpose: 'life' }, all: true }))
+    assert.deepEqual(await all(engine.list({ metadata })), [])
+    const ended = await all(engine.list({ metadata, all: true }))
     assert.deepEqual(ended.map((one) => one.phase), ['ended'])
   })
 
@@ -75,6 +77,7 @@ onEach('sandboxes', (_, test) => {
       return true
     })
     await assert.rejects(create({ timeoutMs: -1 }), { name: 'InvalidArgumentError', code: 'invalid_argument' })
+    await assert.rejects(create({ timeoutMs: Infinity }), (error) => error.context.field === 'timeoutMs')
     await assert.rejects(create({ env: { A: 5 } }), (error) => error.context.field === 'env.A')
     await assert.rejects(create({ template: 't' }), /one of image, template and snapshot/)
   })

@@ -5,6 +5,10 @@ import { Sandbox } from './sandbox.js'
 /** Sandboxes that are asked for at once. */
 const PAGE = 256
 
+/** JSON would make null of a number that is none, and null is an option left out. */
+const numbers = (_: string, value: unknown): unknown =>
+  typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
+
 /** Which sandboxes are listed. */
 export interface ListOptions {
   /** Labels that they have. */
@@ -36,7 +40,7 @@ export class Engine {
 
   /** Makes a sandbox and resolves when a command can run in it. */
   async create(options: native.CreateOptions = {}): Promise<Sandbox> {
-    return new Sandbox(await called(this.#native.create(JSON.stringify(options))))
+    return new Sandbox(await called(this.#native.create(JSON.stringify(options, numbers))))
   }
 
   /** Finds a sandbox by its id. Its end stays where it is. */

@@ -14,6 +14,7 @@ import type { CommandResult } from './result.js'
  */
 export class Sandbox {
   readonly #native: native.Sandbox
+  readonly #id: string
   /** Its commands. */
   readonly commands: Commands
   /** Its files. */
@@ -27,6 +28,7 @@ export class Sandbox {
       throw new TypeError('use Sandbox.create() or Sandbox.connect(id)')
     }
     this.#native = made
+    this.#id = made.id
     this.commands = new Commands(made)
     this.files = new Files(made)
     this.pty = new Pty(made)
@@ -49,12 +51,12 @@ export class Sandbox {
 
   /** Its id. */
   get id(): string {
-    return this.#native.id
+    return this.#id
   }
 
   /** Its id. */
   get sandboxId(): string {
-    return this.#native.id
+    return this.#id
   }
 
   /** Runs a command without a shell and gathers its output. */
