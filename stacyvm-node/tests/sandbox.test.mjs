@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { NotFoundError, Sandbox } from 'stacyvm'
+import { Engine, NotFoundError, Sandbox } from 'stacyvm'
 import { onEach } from './engines.mjs'
 
 async function all(listed) {
@@ -70,7 +70,11 @@ onEach('sandboxes', (_, test) => {
     assert.equal(typeof (await sandbox.capabilities()).pause, 'boolean')
   })
 
-  test('refuse options that do not exist', async ({ create }) => {
+  test('refuse options that do not exist', async ({ create, engine, sandbox }) => {
+    assert.throws(() => new Engine({ statedir: '/tmp' }), { name: 'InvalidArgumentError' })
+    await assert.rejects(all(engine.list({ label: {} })), (error) => error.context.field === 'label')
+    await assert.rejects(sandbox.files.write('/workspace/x', '', { perm: 1 }), /no option perm/)
+    await assert.rejects(sandbox.files.read('/workspace/x', { as: 'text' }), /no option as/)
     await assert.rejects(create({ memory: 5 }), (error) => {
       assert.equal(error.name, 'InvalidArgumentError')
       assert.match(error.message, /unknown field `memory`/)

@@ -1,5 +1,5 @@
 import * as native from '../native/index.js'
-import { called } from './call.js'
+import { called, refuse } from './call.js'
 import { Sandbox } from './sandbox.js'
 
 /** Sandboxes that are asked for at once. */
@@ -26,8 +26,11 @@ export interface ListOptions {
 export class Engine {
   readonly #native: native.Engine
 
-  constructor(options?: native.EngineOptions) {
-    this.#native = options instanceof native.Engine ? options : new native.Engine(options)
+  constructor(options: native.EngineOptions = {}) {
+    const { config, stateDir, ...unknown } = options
+    refuse(unknown)
+    this.#native =
+      options instanceof native.Engine ? options : new native.Engine({ config, stateDir })
   }
 
   /**
@@ -50,7 +53,8 @@ export class Engine {
 
   /** Lists sandboxes in the order of their ids. */
   async *list(options: ListOptions = {}): AsyncGenerator<native.SandboxInfo, void, undefined> {
-    const { metadata = {}, all = false } = options
+    const { metadata = {}, all = false, ...unknown } = options
+    refuse(unknown)
     let after: string | undefined
     do {
       const page = await called(this.#native.page(metadata, all, after, PAGE))

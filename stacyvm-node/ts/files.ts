@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream'
 import type * as native from '../native/index.js'
-import { called } from './call.js'
+import { called, refuse } from './call.js'
 
 /** A path inside: text, or bytes where it is no text. */
 export type Path = native.Raw
@@ -32,8 +32,10 @@ export class Files {
     path: Path,
     options: { format?: 'text' | 'bytes' | 'stream' } = {},
   ): Promise<string | Buffer | Readable> {
-    if (options.format === 'bytes') return called(this.#native.read(path))
-    if (options.format !== 'stream') return called(this.#native.readText(path))
+    const { format = 'text', ...unknown } = options
+    refuse(unknown)
+    if (format === 'bytes') return called(this.#native.read(path))
+    if (format === 'text') return called(this.#native.readText(path))
     const reader = await called(this.#native.open(path))
     return Readable.from(pieces(reader), { objectMode: false })
   }
@@ -43,10 +45,12 @@ export class Files {
    * readers see the old file or the new one.
    */
   async write(path: Path, data: Data, options: { mode?: number } = {}): Promise<native.EntryInfo> {
+    const { mode, ...unknown } = options
+    refuse(unknown)
     if (typeof data === 'string' || data instanceof Uint8Array) {
-      return called(this.#native.write(path, data, options.mode))
+      return called(this.#native.write(path, data, mode))
     }
-    const writer = await called(this.#native.create(path, options.mode))
+    const writer = await called(this.#native.create(path, mode))
     try {
       for await (const piece of data) if (!(await called(writer.write(piece)))) break
     } catch (thrown) {
