@@ -24,7 +24,8 @@ onEach('sandboxes', (_, test) => {
 
     const again = await engine.connect(sandbox.id)
     assert.equal((await again.commands.run('echo $A')).stdout, '1\n')
-    assert.deepEqual((await again.getInfo()).ends, info.ends)
+    // Whoever asks for it has it from a clock of its own.
+    assert.ok(Math.abs((await again.getInfo()).ends - info.ends) < 100)
 
     const listed = await all(engine.list({ metadata }))
     assert.deepEqual(listed.map((one) => one.id), [sandbox.id])
