@@ -32,6 +32,13 @@ export const missing = await (async () => {
 })()
 export const embedded = missing === undefined
 
+/** Whether limits and the users of a sandbox are to be had; says so where they are not. */
+export function privileged({ name }, test) {
+  if (name === 'mock' || process.getuid() === 0) return true
+  test.skip('not run: needs root on the host')
+  return false
+}
+
 /** Tests on each engine, with one sandbox for all of them. */
 export function onEach(title, tests, only = Object.keys(kinds)) {
   for (const name of only) {
@@ -46,7 +53,7 @@ export function onEach(title, tests, only = Object.keys(kinds)) {
         await given.sandbox.kill()
         await given.engine.close()
       })
-      tests(given, (what, test) => it(what, { timeout: 60_000 }, () => test(given)))
+      tests(given, (what, test) => it(what, { timeout: 60_000 }, (context) => test(given, context)))
     })
   }
 }
