@@ -1,0 +1,117 @@
+//! Values that both sides know under different names, and calls.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use napi::bindgen_prelude::{Buffer, Either3, PromiseRaw, ToNapiValue, TypeName, Uint8Array};
+use napi::{Either, Env, ValueType, sys};
+use napi_derive::napi;
+use stacyvm::{Error, ErrorKind, Result};
+use tokio::sync::watch;
+
+use crate::error;
+
+/// A path inside, an argument, or data: bytes as they are, and text as UTF-8.
+#[napi]
+pub type Raw = Either<String, Uint8Array>;
+
+/// A line for the shell inside, or an argument vector without a shell.
+#[napi]
+pub type Command = Either3<String, Uint8Array, Vec<Raw>>;
+
+/// The bytes of a value, copied: its owner may change it while the call is under way.
+pub(crate) fn bytes(value: Raw) -> Vec<u8> {
+    match value {
+        Either::A(text) => text.into_bytes(),
+        Either::B(bytes) => bytes.to_vec(),
+    }
+}
+
+/// Bytes for Node, not copied where nobody else holds them.
+pub(crate) fn buffer(bytes: bytes::Bytes) -> Buffer {
+    Vec::from(bytes).into()
+}
+
+/// A number that Node can hold. Beyond 2^53 its last digits are lost.
+pub(crate) fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A time in milliseconds.
+pub(crate) fn duration(field: &str, milliseconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(milliseconds / 1000.0).map_err(|_| {
+        Error::invalid(
+            field,
+            milliseconds,
+            "milliseconds, not below zero",
+            "give a number of milliseconds, or leave it out",
+        )
+    })
+}
+
+/// A number that must fit into another type.
+pub(crate) fn fits<T: TryFrom<u32>>(field: &str, value: u32, most: &str) -> Result<T> {
+    T::try_from(value).map_err(|_| Error::invalid(field, value, most, "give a smaller number"))
+}
+
+/// A moment: a `Date`.
+#[derive(Clone, Copy, Debug)]
+pub struct Date(SystemTime);
+
+impl From<SystemTime> for Date {
+    fn from(time: SystemTime) -> Self {
+        Self(time)
+    }
+}
+
+impl TypeName for Date {
+    fn type_name() -> &'static str {
+        "Date"
+    }
+
+    fn value_type() -> ValueType {
+        ValueType::Object
+    }
+}
+
+impl ToNapiValue for Date {
+    unsafe fn to_napi_value(env: sys::napi_env, date: Self) -> napi::Result<sys::napi_value> {
+        let whole = match date.0.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => after.as_millis(),
+            Err(_) => 0,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
+        let milliseconds = whole as f64;
+        let of = Env::from_raw(env);
+        let made = of.create_date(milliseconds)?;
+        // SAFETY: `env` is the one that we were called with, and `made` is of it.
+        unsafe { ToNapiValue::to_napi_value(env, made) }
+    }
+}
+
+thread_local! {
+    /// Is dropped with the thread of Node that loaded us.
+    static THREAD: watch::Sender<()> = watch::Sender::new(());
+}
+
+/// Begins a call of the library: a promise. Where its thread ends before, as that of a
+/// worker which is terminated, the call is given up.
+pub(crate) fn call<T, U>(
+    env: &Env,
+    work: impl Future<Output = Result<U>> + Send + 'static,
+) -> napi::Result<PromiseRaw<'_, T>>
+where
+    T: ToNapiValue + From<U> + Send + 'static,
+{
+    let mut thread = THREAD.with(watch::Sender::subscribe);
+    env.spawn_future(async move {
+        tokio::select! {
+            biased;
+            done = work => done.map(T::from).map_err(|error| error::reject(&error)),
+            _ = thread.changed() => {
+                let gone = Error::new(ErrorKind::Cancelled, "the thread that asked is gone");
+                Err(error::reject(&gone))
+            }
+        }
+    })
+}

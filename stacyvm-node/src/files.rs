@@ -1,0 +1,485 @@
+//! The files of a sandbox.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use napi::Env;
+use napi::bindgen_prelude::{Buffer, PromiseRaw, ToNapiValue};
+use napi_derive::napi;
+use stacyvm::sandbox::copy::CopyOptions;
+use stacyvm::sandbox::exec::BoxStream;
+use stacyvm::sandbox::files::WriteMode;
+use stacyvm::{Error, ErrorKind, Result};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::convert::{Raw, buffer, bytes, call};
+use crate::info::{EntryInfo, WatchEvent};
+
+/// Pieces of a written stream that wait for the sandbox.
+const PIECES: usize = 4;
+
+/// The files of a sandbox, as one user.
+#[napi]
+#[derive(Debug)]
+pub struct Files(stacyvm::Files);
+
+impl Files {
+    pub(crate) fn of(files: stacyvm::Files, user: Option<String>) -> Self {
+        Self(match user {
+            Some(user) => files.with_user(user),
+            None => files,
+        })
+    }
+
+    fn call<'env, T, U, F>(
+        &self,
+        env: &'env Env,
+        work: impl FnOnce(stacyvm::Files) -> F,
+    ) -> napi::Result<PromiseRaw<'env, T>>
+    where
+        T: ToNapiValue + From<U> + Send + 'static,
+        F: Future<Output = Result<U>> + Send + 'static,
+    {
+        call(env, work(self.0.clone()))
+    }
+}
+
+#[napi]
+impl Files {
+    /// Reads a whole file.
+    #[napi]
+    pub fn read<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, Buffer>> {
+        let path = bytes(path);
+        self.call(
+            env,
+            |files| async move { Ok(buffer(files.read(path).await?)) },
+        )
+    }
+
+    /// Reads a whole file of UTF-8 text.
+    #[napi]
+    pub fn read_text<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+    ) -> napi::Result<PromiseRaw<'env, String>> {
+        let path = bytes(path);
+        self.call(env, |files| async move { files.read_text(path).await })
+    }
+
+    /// Reads a file piece by piece.
+    #[napi]
+    pub fn open<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, Reader>> {
+        let path = bytes(path);
+        self.call(env, |files| async move {
+            let (_, data) = files.read_range(path, 0, None).await?;
+            Ok(Reader(Arc::new(Mutex::new(Some(data)))))
+        })
+    }
+
+    /// Writes a file in one step.
+    #[napi]
+    pub fn write<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        data: Raw,
+        mode: Option<u32>,
+    ) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
+        let (path, data) = (bytes(path), bytes(data));
+        self.call(env, move |files| async move {
+            let data = Box::pin(futures_util::stream::iter([Ok(data.into())]));
+            files.write_with(path, WriteMode::Replace, mode, data).await
+        })
+    }
+
+    /// Adds to the end of a file.
+    #[napi]
+    pub fn append<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        data: Raw,
+    ) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
+        let (path, data) = (bytes(path), bytes(data));
+        self.call(env, |files| async move { files.append(path, data).await })
+    }
+
+    /// Writes a file piece by piece; it is there when the writer is finished.
+    #[napi]
+    pub fn create<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        mode: Option<u32>,
+    ) -> napi::Result<PromiseRaw<'env, Writer>> {
+        let path = bytes(path);
+        self.call(env, move |files| async move {
+            let (pieces, come) = mpsc::channel(PIECES);
+            let data = until_finished(come);
+            let written = tokio::spawn(async move {
+                files.write_with(path, WriteMode::Replace, mode, data).await
+            });
+            let writing = Writing { pieces, written };
+            Ok(Writer(Arc::new(Mutex::new(Some(writing)))))
+        })
+    }
+
+    /// Describes a path; a symbolic link is described itself unless it is to be followed.
+    #[napi]
+    pub fn info<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        follow: bool,
+    ) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
+        let path = bytes(path);
+        self.call(env, move |files| async move {
+            if follow {
+                files.stat_followed(path).await
+            } else {
+                files.stat(path).await
+            }
+        })
+    }
+
+    /// Whether there is something at a path.
+    #[napi]
+    pub fn exists<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, bool>> {
+        let path = bytes(path);
+        self.call(env, |files| async move { files.exists(path).await })
+    }
+
+    /// Lists a directory, so many levels deep.
+    #[napi]
+    pub fn entries<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        depth: u32,
+    ) -> napi::Result<PromiseRaw<'env, Vec<EntryInfo>>> {
+        let path = bytes(path);
+        self.call(env, move |files| async move {
+            let mut entries = files.list_depth(path, depth).await?;
+            let mut all = Vec::new();
+            while let Some(entry) = entries.next().await {
+                all.push(EntryInfo::from(entry?));
+            }
+            Ok(all)
+        })
+    }
+
+    /// Finds paths by an absolute shell pattern.
+    #[napi]
+    pub fn glob<'env>(
+        &self,
+        env: &'env Env,
+        pattern: Raw,
+    ) -> napi::Result<PromiseRaw<'env, Vec<EntryInfo>>> {
+        let pattern = bytes(pattern);
+        self.call(env, |files| async move {
+            let found = files.glob(pattern).await?;
+            Ok(found.into_iter().map(EntryInfo::from).collect::<Vec<_>>())
+        })
+    }
+
+    /// Makes a directory and the missing ones above it.
+    #[napi]
+    pub fn make_dir<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, ()>> {
+        let path = bytes(path);
+        self.call(env, |files| async move { files.make_dir(path).await })
+    }
+
+    /// Moves a path.
+    #[napi]
+    pub fn rename<'env>(
+        &self,
+        env: &'env Env,
+        from: Raw,
+        to: Raw,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (from, to) = (bytes(from), bytes(to));
+        self.call(env, |files| async move { files.rename(from, to).await })
+    }
+
+    /// Removes a file, or a directory with what is in it.
+    #[napi]
+    pub fn remove<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, ()>> {
+        let path = bytes(path);
+        self.call(env, |files| async move { files.remove(path).await })
+    }
+
+    /// Sets permission bits.
+    #[napi]
+    pub fn chmod<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        mode: u32,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let path = bytes(path);
+        self.call(
+            env,
+            move |files| async move { files.chmod(path, mode).await },
+        )
+    }
+
+    /// Sets owner and group, by name or number.
+    #[napi]
+    pub fn chown<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        owner: Option<String>,
+        group: Option<String>,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let path = bytes(path);
+        self.call(
+            env,
+            |files| async move { files.chown(path, owner, group).await },
+        )
+    }
+
+    /// Makes a symbolic link.
+    #[napi]
+    pub fn symlink<'env>(
+        &self,
+        env: &'env Env,
+        target: Raw,
+        path: Raw,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        let (target, path) = (bytes(target), bytes(path));
+        self.call(env, |files| async move { files.link(target, path).await })
+    }
+
+    /// Reports changes of a path.
+    #[napi]
+    pub fn watch<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        recursive: bool,
+    ) -> napi::Result<PromiseRaw<'env, Watch>> {
+        let path = bytes(path);
+        self.call(env, move |files| async move {
+            let events = files.watch(path, recursive).await?;
+            Ok(Watch(Arc::new(Watched {
+                events: Mutex::new(Some(events)),
+                stopped: tokio::sync::watch::Sender::new(false),
+            })))
+        })
+    }
+
+    /// Copies a file or directory of the host into the sandbox; gives what was left out.
+    #[napi]
+    pub fn upload<'env>(
+        &self,
+        env: &'env Env,
+        local: String,
+        path: Raw,
+    ) -> napi::Result<PromiseRaw<'env, Vec<String>>> {
+        let path = bytes(path);
+        self.call(env, |files| async move {
+            let left = files.copy_in(local, path, CopyOptions::default()).await?;
+            Ok(texts(left.names))
+        })
+    }
+
+    /// Copies a file or directory of the sandbox to the host; gives what was left out.
+    #[napi]
+    pub fn download<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        local: String,
+    ) -> napi::Result<PromiseRaw<'env, Vec<String>>> {
+        let path = bytes(path);
+        self.call(env, |files| async move {
+            let left = files.copy_out(path, local, CopyOptions::default()).await?;
+            Ok(texts(left.names))
+        })
+    }
+}
+
+fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
+    let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
+    names.into_iter().map(text).collect()
+}
+
+/// A file that is read piece by piece.
+#[napi]
+pub struct Reader(Arc<Mutex<Option<BoxStream<Result<bytes::Bytes>>>>>);
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+#[napi]
+impl Reader {
+    /// The next piece; null after the last.
+    #[napi]
+    pub fn next<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Option<Buffer>>> {
+        let reader = Arc::clone(&self.0);
+        call(env, async move {
+            let mut data = reader.lock().await;
+            match data.as_mut() {
+                Some(data) => Ok(data.next().await.transpose()?.map(buffer)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    /// Lets go of the file.
+    #[napi]
+    pub fn close<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+        let reader = Arc::clone(&self.0);
+        call(env, async move {
+            *reader.lock().await = None;
+            Ok(())
+        })
+    }
+}
+
+/// The pieces up to the `None` that finishes them. Where none comes the writer is gone,
+/// and the old file stays.
+fn until_finished(come: mpsc::Receiver<Option<bytes::Bytes>>) -> BoxStream<Result<bytes::Bytes>> {
+    let next = async |come: Option<mpsc::Receiver<Option<bytes::Bytes>>>| {
+        let mut come = come?;
+        match come.recv().await {
+            Some(Some(piece)) => Some((Ok(piece), Some(come))),
+            Some(None) => None,
+            None => Some((
+                Err(Error::new(ErrorKind::Cancelled, "the writer gave up")),
+                None,
+            )),
+        }
+    };
+    Box::pin(futures_util::stream::unfold(Some(come), next))
+}
+
+#[derive(Debug)]
+struct Writing {
+    pieces: mpsc::Sender<Option<bytes::Bytes>>,
+    written: tokio::task::JoinHandle<Result<stacyvm::sandbox::files::FileEntry>>,
+}
+
+/// A file that is written piece by piece. One that is dropped leaves the old file.
+#[napi]
+#[derive(Debug)]
+pub struct Writer(Arc<Mutex<Option<Writing>>>);
+
+#[napi]
+impl Writer {
+    /// Writes a piece; waits while the sandbox is behind. False once it takes no more,
+    /// which `finish` explains.
+    #[napi]
+    pub fn write<'env>(&self, env: &'env Env, data: Raw) -> napi::Result<PromiseRaw<'env, bool>> {
+        let (writer, data) = (Arc::clone(&self.0), bytes(data));
+        call(env, async move {
+            match writer.lock().await.as_mut() {
+                Some(writing) => Ok(writing.pieces.send(Some(data.into())).await.is_ok()),
+                None => Ok(false),
+            }
+        })
+    }
+
+    /// Puts what was written in the file's place.
+    #[napi]
+    pub fn finish<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
+        let writer = Arc::clone(&self.0);
+        call(env, async move {
+            let Some(Writing { pieces, written }) = writer.lock().await.take() else {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the file is finished already",
+                ));
+            };
+            // One that takes no more has failed, and says why.
+            let _ = pieces.send(None).await;
+            written.await.map_err(|error| {
+                Error::new(ErrorKind::Internal, "the task that writes the file died").source(error)
+            })?
+        })
+    }
+
+    /// Leaves the old file.
+    #[napi]
+    pub fn abandon<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+        let writer = Arc::clone(&self.0);
+        call(env, async move {
+            if let Some(Writing { pieces, written }) = writer.lock().await.take() {
+                drop(pieces);
+                let _ = written.await;
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Watched {
+    events: Mutex<Option<BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>>>,
+    /// A wait for a change holds the lock; it ends when this is true.
+    stopped: tokio::sync::watch::Sender<bool>,
+}
+
+/// What a watch reports.
+#[napi]
+pub struct Watch(Arc<Watched>);
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+#[napi]
+impl Watch {
+    /// The next change; null after the end of the watch.
+    #[napi]
+    pub fn next<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Option<WatchEvent>>> {
+        let watched = Arc::clone(&self.0);
+        call(env, async move {
+            let mut stopped = watched.stopped.subscribe();
+            let mut events = watched.events.lock().await;
+            let Some(events) = events.as_mut() else {
+                return Ok(None);
+            };
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => Ok(None),
+                event = events.next() => Ok(event.transpose()?.map(WatchEvent::from)),
+            }
+        })
+    }
+
+    /// The changes that are there now.
+    #[napi]
+    pub fn take<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Vec<WatchEvent>>> {
+        let watched = Arc::clone(&self.0);
+        call(env, async move {
+            let mut events = watched.events.lock().await;
+            let mut there = Vec::new();
+            if let Some(events) = events.as_mut() {
+                while let Some(Some(event)) = events.next().now_or_never() {
+                    there.push(WatchEvent::from(event?));
+                }
+            }
+            Ok(there)
+        })
+    }
+
+    /// Ends it, and a wait for its next change.
+    #[napi]
+    pub fn stop<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+        let watched = Arc::clone(&self.0);
+        call(env, async move {
+            watched.stopped.send_replace(true);
+            *watched.events.lock().await = None;
+            Ok(())
+        })
+    }
+}

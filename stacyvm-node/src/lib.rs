@@ -1,0 +1,15 @@
+//! The native half of the Node package `stacyvm`: a method converts, calls the library,
+//! and converts. What users see is `ts`.
+#![allow(
+    unsafe_code,
+    reason = "what `napi` expands to, and a date, which it has no safe way to make"
+)]
+
+pub mod convert;
+pub mod engine;
+pub mod error;
+pub mod files;
+pub mod info;
+pub mod options;
+pub mod process;
+pub mod sandbox;

@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { describe, it } from 'node:test'
+import * as stacyvm from 'stacyvm'
+
+const require = createRequire(import.meta.url)
+const native = require('../native/index.js')
+const { Engine, StacyError } = stacyvm
+
+const classes = Object.values(stacyvm).filter(
+  (made) => typeof made === 'function' && made.prototype instanceof StacyError,
+)
+const ofLibrary = classes.filter((made) => made !== stacyvm.CommandFailedError)
+
+describe('errors', () => {
+  it('have one class for each code of the library', () => {
+    assert.deepEqual(ofLibrary.map((made) => made.code).sort(), native.errorCodes().sort())
+  })
+
+  it('have classes that are named like their codes', () => {
+    for (const made of classes) {
+      const camel = made.code.replace(/(?:^|_)(.)/g, (_, letter) => letter.toUpperCase())
+      assert.equal(made.name, `${camel}Error`)
+      const error = new made('told', {})
+      assert.equal(error.name, made.name)
+      assert.equal(error.code, made.code)
+      assert.equal(error.message, 'told')
+      assert.deepEqual(error.context, {})
+    }
+  })
+
+  it('tell what, where and why', async () => {
+    const engine = Engine.mock()
+    await assert.rejects(engine.connect('nonesuch'), (error) => {
+      assert.ok(error instanceof stacyvm.NotFoundError && error instanceof StacyError && error instanceof Error)
+      const { code, retryable, retryAfterMs, operation, provider, context } = error
+      assert.deepEqual(
+        { code, retryable, retryAfterMs, operation, provider, context },
+        { code: 'not_found', retryable: false, retryAfterMs: null, operation: 'get', provider: null, context: { sandbox: 'nonesuch' } },
+      )
+      return true
+    })
+    const sandbox = await engine.create({ image: 'scratch' })
+    await assert.rejects(sandbox.pty.create(), { name: 'UnsupportedError', provider: 'mock' })
+    await sandbox.kill()
+    await assert.rejects(sandbox.commands.run('true'), { name: 'NotFoundError', operation: 'exec' })
+  })
+
+  it('have the stack of the caller', async () => {
+    async function theCaller() {
+      await Engine.mock().connect('nonesuch')
+    }
+    await assert.rejects(theCaller(), (error) => {
+      assert.match(error.stack, /^NotFoundError: /)
+      assert.match(error.stack, /at async theCaller \(.*errors\.test\.mjs/)
+      assert.doesNotMatch(error.stack, /at (async )?called|fromNative/)
+      return true
+    })
+  })
+
+  it('of wrong types are those of Node', async () => {
+    await assert.rejects(Engine.mock().connect(5), (error) => !(error instanceof StacyError))
+  })
+})
+
+describe('the parts that other lists are compared with', () => {
+  const python = (file) => readFileSync(new URL(`../../stacyvm-py/${file}`, import.meta.url), 'utf8')
+  const camel = (name) => name.replace(/_(.)/g, (_, letter) => letter.toUpperCase())
+
+  it('create has the options of Python, with milliseconds', () => {
+    const source = python('src/options.rs').match(/\noptions! \{\n([^}]+)\}/)[1]
+    const names = [...source.matchAll(/^ {4}(\w+):/gm)].map(([, name]) => camel(name))
+    const inMilliseconds = names.map((name) => (/timeout$/i.test(name) ? `${name}Ms` : name))
+    assert.deepEqual(native.createOptions().sort(), inMilliseconds.sort())
+  })
+
+  it('create declares the options that it reads', () => {
+    const declared = readFileSync(new URL('../native/index.d.ts', import.meta.url), 'utf8')
+    const [, body] = declared.match(/export interface CreateOptions \{\n([^]+?)\n\}/)
+    const names = [...body.matchAll(/^ {2}(\w+)\?:/gm)].map(([, name]) => name)
+    assert.deepEqual(names, native.createOptions())
+  })
+
+  it('what the native half tells is exported', () => {
+    const declared = readFileSync(new URL('../native/index.d.ts', import.meta.url), 'utf8')
+    const told = [...declared.matchAll(/^export (?:interface|type) (\w+)/gm)].map(([, name]) => name)
+    const index = readFileSync(new URL('../ts/index.ts', import.meta.url), 'utf8')
+    const exported = [...index.match(/export type \{([^}]+)\}/)[1].matchAll(/\w+/g)].map(([name]) => name)
+    const kept = ['Event', 'HowToRun', 'Output']
+    assert.deepEqual([...exported, ...kept].sort(), told.sort())
+  })
+
+  it('classes have the methods of Python', () => {
+    const source = python('python/stacyvm/_async.py')
+    let classes = 0
+    for (const [, name, body] of source.matchAll(/^class Async(\w+):\n([^]+?)(?=^\S|(?![^]))/gm)) {
+      const names = [...body.matchAll(/^ {4}(?:async )?def ([a-z]\w*)/gm)].map(([, method]) => camel(method))
+      const made = stacyvm[name]
+      classes += 1
+      const here = [...Object.getOwnPropertyNames(made.prototype), ...Object.getOwnPropertyNames(made)]
+      const mine = here.filter((method) => !['constructor', 'length', 'name', 'prototype'].includes(method))
+      assert.deepEqual([...new Set(mine)].sort(), [...new Set(names)].sort(), name)
+    }
+    assert.equal(classes, 8)
+  })
+
+  it('ESM and CommonJS give the same classes', () => {
+    const common = require('stacyvm')
+    for (const name of Object.keys(common)) {
+      if (name !== '__esModule') assert.equal(stacyvm[name], common[name], name)
+    }
+    assert.equal(stacyvm.default, stacyvm.Sandbox)
+    assert.equal(Object.keys(stacyvm).length, new Set([...Object.keys(common), ...Object.keys(stacyvm)]).size)
+  })
+})

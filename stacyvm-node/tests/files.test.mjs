@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { text } from 'node:stream/consumers'
+import { IsDirectoryError, NotFoundError, PermissionDeniedError } from 'stacyvm'
+import { directory, onEach, privileged } from './engines.mjs'
+
+const host = directory()
+
+onEach('files', ({ name }, test) => {
+  test('are written and read as text, bytes and streams', async ({ sandbox: { files } }) => {
+    const entry = await files.write('/workspace/a/tëxt', 'hällo')
+    assert.equal(entry.type, 'file')
+    assert.equal(entry.size, 6)
+    assert.ok(entry.modifiedTime instanceof Date)
+    assert.equal(await files.read('/workspace/a/tëxt'), 'hällo')
+    assert.deepEqual(await files.read('/workspace/a/tëxt', { format: 'bytes' }), Buffer.from('hällo'))
+
+    const bytes = Uint8Array.from([0, 255, 1])
+    await files.write('/workspace/bytes', bytes, { mode: 0o640 })
+    const read = await files.read('/workspace/bytes', { format: 'bytes' })
+    assert.ok(Buffer.isBuffer(read))
+    assert.deepEqual([...read], [...bytes])
+    assert.equal((await files.getInfo('/workspace/bytes')).mode, 0o640)
+    await files.append('/workspace/bytes', 'end')
+    assert.equal((await files.getInfo('/workspace/bytes')).size, 6)
+    await assert.rejects(files.read('/workspace/bytes'), /UTF-8/i)
+  })
+
+  test('are written piece by piece', async ({ sandbox: { files } }) => {
+    const big = Buffer.alloc(5 << 20, 'abc')
+    const sources = {
+      readable: Readable.from(big),
+      web: new Blob([big]).stream(),
+      generator: (function* () {
+        for (let at = 0; at < big.length; at += 1 << 20) yield big.subarray(at, at + (1 << 20))
+      })(),
+      async: (async function* () {
+        yield big.toString()
+      })(),
+    }
+    for (const [kind, source] of Object.entries(sources)) {
+      await files.write('/workspace/big', source)
+      assert.ok(big.equals(await files.read('/workspace/big', { format: 'bytes' })), kind)
+    }
+    const stream = await files.read('/workspace/big', { format: 'stream' })
+    assert.ok(stream instanceof Readable)
+    let length = 0
+    for await (const piece of stream) length += piece.length
+    assert.equal(length, big.length)
+    const copy = await files.read('/workspace/big', { format: 'stream' })
+    await files.write('/workspace/copy', copy)
+    assert.equal((await files.getInfo('/workspace/copy')).size, big.length)
+    const part = await files.read('/workspace/big', { format: 'stream' })
+    for await (const piece of part) {
+      assert.ok(piece.length > 0)
+      break
+    }
+    assert.equal(part.destroyed, true)
+    await pipeline(await files.read('/workspace/big', { format: 'stream' }), async function (source) {
+      assert.equal((await text(source)).length, big.length)
+    })
+  })
+
+  test('stay as they were where the source fails', async ({ sandbox: { files } }) => {
+    await files.write('/workspace/kept', 'old')
+    const failed = new Error('the source')
+    const source = (async function* () {
+      yield 'new'
+      throw failed
+    })()
+    await assert.rejects(files.write('/workspace/kept', source), failed)
+    assert.equal(await files.read('/workspace/kept'), 'old')
+    await assert.rejects(files.write('/workspace', (function* () { yield 'a' })()), { code: /directory|conflict|exists/ })
+  })
+
+  test('are listed, found and described', async ({ sandbox: { files } }) => {
+    await files.makeDir('/workspace/tree/deep')
+    await files.makeDir('/workspace/tree/deep')
+    await files.write('/workspace/tree/b.txt', '')
+    await files.write('/workspace/tree/deep/c.txt', '')
+    await files.symlink('b.txt', '/workspace/tree/link')
+    const names = (entries) => entries.map((entry) => entry.path)
+    assert.deepEqual(names(await files.list('/workspace/tree')), ['b.txt', 'deep', 'link'])
+    assert.deepEqual(names(await files.list('/workspace/tree', { depth: 2 })).sort(), [
+      'b.txt', 'deep', 'deep/c.txt', 'link',
+    ])
+    assert.deepEqual(names(await files.glob('/workspace/tree/**/*.txt')).sort(), [
+      '/workspace/tree/b.txt', '/workspace/tree/deep/c.txt',
+    ])
+    const link = await files.getInfo('/workspace/tree/link')
+    assert.equal(link.type, 'link')
+    assert.equal(link.symlinkTarget, 'b.txt')
+    assert.equal((await files.getInfo('/workspace/tree/link', { follow: true })).type, 'file')
+    assert.equal((await files.getInfo('/workspace/tree/deep')).type, 'dir')
+  })
+
+  test('are moved, changed and removed', async (given, context) => {
+    if (!privileged(given, context)) return
+    const { files } = given.sandbox
+    await files.write('/workspace/from', 'x')
+    await files.rename('/workspace/from', '/workspace/to')
+    assert.equal(await files.exists('/workspace/from'), false)
+    await files.chmod('/workspace/to', 0o600)
+    const root = files.withUser('root')
+    await root.chown('/workspace/to', 'root', 'root')
+    const { mode, uid, owner } = await files.getInfo('/workspace/to')
+    assert.deepEqual({ mode, uid, owner }, { mode: 0o600, uid: 0, owner: 'root' })
+    await assert.rejects(files.read('/workspace/to'), PermissionDeniedError)
+    assert.equal(await root.read('/workspace/to'), 'x')
+    await files.remove('/workspace/to')
+    assert.equal(await files.exists('/workspace/to'), false)
+    await assert.rejects(files.read('/workspace/to'), (error) => {
+      assert.ok(error instanceof NotFoundError)
+      assert.equal(error.context.path, '/workspace/to')
+      return true
+    })
+    await assert.rejects(files.read('/workspace', { format: 'bytes' }), IsDirectoryError)
+    await assert.rejects(files.read('/workspace/to', { format: 'stream' }), NotFoundError)
+  })
+
+  test('may have names that are no text', async ({ sandbox: { files } }) => {
+    if (name === 'mock') return
+    const path = Buffer.concat([Buffer.from('/workspace/odd/'), Buffer.from([0xff])])
+    await files.write(path, 'odd')
+    const [entry] = await files.list('/workspace/odd')
+    assert.equal(entry.name, '\ufffd')
+    assert.deepEqual(entry.pathBytes, Buffer.from([0xff]))
+    assert.equal(await files.read(path), 'odd')
+  })
+
+  test('are watched', async ({ sandbox: { files } }) => {
+    await files.makeDir('/workspace/watched')
+    const watch = await files.watchDir('/workspace/watched')
+    await files.write('/workspace/watched/new', 'x')
+    for await (const event of watch) {
+      assert.equal(event.name, 'new')
+      assert.match(event.type, /created|modified/)
+      break
+    }
+    await files.remove('/workspace/watched/new')
+    const seen = []
+    while (!seen.some((event) => event.type === 'removed')) {
+      seen.push(...(await watch.getNewEvents()))
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
+    // A loop that waits ends with the watch.
+    const waits = (async () => {
+      for await (const event of watch) seen.push(event)
+    })()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    await watch.stop()
+    await waits
+    await watch[Symbol.asyncDispose]()
+    assert.deepEqual(await watch.getNewEvents(), [])
+  })
+
+  test('are copied to and from the host', async ({ sandbox: { files } }) => {
+    const from = join(host, 'from')
+    mkdirSync(join(from, 'deep'), { recursive: true })
+    writeFileSync(join(from, 'deep', 'file'), 'carried')
+    const to = `/workspace/up-${name}`
+    assert.deepEqual(await files.upload(from, to), [])
+    assert.equal(await files.read(`${to}/deep/file`), 'carried')
+    const back = join(host, `back-${name}`)
+    assert.deepEqual(await files.download(to, back), [])
+    assert.equal(readFileSync(join(back, 'deep', 'file'), 'utf8'), 'carried')
+  })
+})

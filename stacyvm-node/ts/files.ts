@@ -1,0 +1,179 @@
+import { Readable } from 'node:stream'
+import type * as native from '../native/index.js'
+import { called, refuse } from './call.js'
+
+/** A path inside: text, or bytes where it is no text. */
+export type Path = native.Raw
+
+/** What a file is written from: text, bytes, a stream, or anything that gives pieces. */
+export type Data = native.Raw | AsyncIterable<native.Raw> | Iterable<native.Raw>
+
+/** The files of a sandbox, with the rights of its default user or of another one. */
+export class Files {
+  readonly #sandbox: native.Sandbox
+  readonly #native: native.Files
+
+  /** @internal */
+  constructor(sandbox: native.Sandbox, user?: string) {
+    this.#sandbox = sandbox
+    this.#native = sandbox.files(user)
+  }
+
+  /** The same files with the rights of this user. */
+  withUser(user: string): Files {
+    return new Files(this.#sandbox, user)
+  }
+
+  /** Reads a file: UTF-8 text, bytes, or a stream of bytes. */
+  async read(path: Path, options?: { format?: 'text' }): Promise<string>
+  async read(path: Path, options: { format: 'bytes' }): Promise<Buffer>
+  async read(path: Path, options: { format: 'stream' }): Promise<Readable>
+  async read(
+    path: Path,
+    options: { format?: 'text' | 'bytes' | 'stream' } = {},
+  ): Promise<string | Buffer | Readable> {
+    const { format = 'text', ...unknown } = options
+    refuse(unknown)
+    if (format === 'bytes') return called(this.#native.read(path))
+    if (format === 'text') return called(this.#native.readText(path))
+    const reader = await called(this.#native.open(path))
+    return Readable.from(pieces(reader), { objectMode: false })
+  }
+
+  /**
+   * Writes a file in one step, and the directories above it where they are missing:
+   * readers see the old file or the new one.
+   */
+  async write(path: Path, data: Data, options: { mode?: number } = {}): Promise<native.EntryInfo> {
+    const { mode, ...unknown } = options
+    refuse(unknown)
+    if (typeof data === 'string' || data instanceof Uint8Array) {
+      return called(this.#native.write(path, data, mode))
+    }
+    const writer = await called(this.#native.create(path, mode))
+    try {
+      for await (const piece of data) if (!(await called(writer.write(piece)))) break
+    } catch (thrown) {
+      await called(writer.abandon())
+      throw thrown
+    }
+    return called(writer.finish())
+  }
+
+  /** Adds to the end of a file, or makes it. */
+  async append(path: Path, data: native.Raw): Promise<native.EntryInfo> {
+    return called(this.#native.append(path, data))
+  }
+
+  /** Lists a directory in the order of names, so many levels deep. */
+  async list(path: Path, options: { depth?: number } = {}): Promise<native.EntryInfo[]> {
+    return called(this.#native.entries(path, options.depth ?? 1))
+  }
+
+  /** Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`). */
+  async glob(pattern: Path): Promise<native.EntryInfo[]> {
+    return called(this.#native.glob(pattern))
+  }
+
+  /** Whether there is something at a path. */
+  async exists(path: Path): Promise<boolean> {
+    return called(this.#native.exists(path))
+  }
+
+  /** Describes a path; a symbolic link itself unless it is to be followed. */
+  async getInfo(path: Path, options: { follow?: boolean } = {}): Promise<native.EntryInfo> {
+    return called(this.#native.info(path, options.follow ?? false))
+  }
+
+  /** Makes a directory and the missing ones above it. One that is there is success. */
+  async makeDir(path: Path): Promise<void> {
+    await called(this.#native.makeDir(path))
+  }
+
+  /** Moves a path and replaces a file there. */
+  async rename(oldPath: Path, newPath: Path): Promise<void> {
+    await called(this.#native.rename(oldPath, newPath))
+  }
+
+  /** Removes a file, or a directory with what is in it. */
+  async remove(path: Path): Promise<void> {
+    await called(this.#native.remove(path))
+  }
+
+  /** Sets permission bits. */
+  async chmod(path: Path, mode: number): Promise<void> {
+    await called(this.#native.chmod(path, mode))
+  }
+
+  /** Sets owner and group, by name or number. */
+  async chown(path: Path, owner?: string | null, group?: string | null): Promise<void> {
+    await called(this.#native.chown(path, owner, group))
+  }
+
+  /** Makes a symbolic link at `path` that says `target`. */
+  async symlink(target: Path, path: Path): Promise<void> {
+    await called(this.#native.symlink(target, path))
+  }
+
+  /** Reports changes of a directory. Every change after the return is seen. */
+  async watchDir(path: Path, options: { recursive?: boolean } = {}): Promise<WatchHandle> {
+    return new WatchHandle(await called(this.#native.watch(path, options.recursive ?? false)))
+  }
+
+  /**
+   * Copies a file or directory of the host into the sandbox, as `docker cp` does. Gives
+   * the names of sockets and devices, which are left out.
+   */
+  async upload(local: string, path: Path): Promise<string[]> {
+    return called(this.#native.upload(local, path))
+  }
+
+  /** Copies a file or directory of the sandbox to the host. */
+  async download(path: Path, local: string): Promise<string[]> {
+    return called(this.#native.download(path, local))
+  }
+}
+
+async function* pieces(reader: native.Reader): AsyncGenerator<Buffer, void, undefined> {
+  try {
+    for (;;) {
+      const piece = await called(reader.next())
+      if (!piece) return
+      yield piece
+    }
+  } finally {
+    await called(reader.close())
+  }
+}
+
+/** A watch on a directory. Iterating gives changes as they come, until it is stopped. */
+export class WatchHandle {
+  readonly #native: native.Watch
+
+  /** @internal */
+  constructor(watch: native.Watch) {
+    this.#native = watch
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<native.WatchEvent, void, undefined> {
+    for (;;) {
+      const event = await called(this.#native.next())
+      if (!event) return
+      yield event
+    }
+  }
+
+  /** The changes that came since the last call. */
+  async getNewEvents(): Promise<native.WatchEvent[]> {
+    return called(this.#native.take())
+  }
+
+  /** Ends the watch, and a loop that waits for its next change. */
+  async stop(): Promise<void> {
+    await called(this.#native.stop())
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+}
