@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 # The strings of `allow = [` in the section [licenses].
-allowed=$(awk '/^\[/ { inside = ($0 == "[licenses]") } inside && /^ *"/ { gsub(/[ ",]/, ""); print }' deny.toml)
+allowed=$(awk '/^\[/ { inside = ($0 == "[licenses]") } inside && /^ *"/ { gsub(/ WITH /, "+WITH+"); gsub(/[ ",]/, ""); print }' deny.toml)
 [[ -n $allowed ]] || die "deny.toml allows no licence: the list could not be read"
 
 # Whether an SPDX expression can be met with allowed licences alone. In SPDX as

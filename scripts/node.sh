@@ -2,6 +2,7 @@
 # The Node package: builds, checks and tests it. May be run again at any time.
 #
 #   scripts/node.sh                    build, check, test
+#   scripts/node.sh tools              installs what it is built and checked with
 #   scripts/node.sh build [--release]  its tools, the native half, the JavaScript
 #   scripts/node.sh check              types, and that generated files are the committed ones
 #   scripts/node.sh test [FILE..]      its tests, or those of these files
@@ -13,13 +14,17 @@ source "$(dirname "$0")/lib.sh"
 cd stacyvm-node
 have npm || die "npm is missing: install Node 20 or newer"
 
-build() {
-    step "the Node package: build"
+tools() {
     # What is installed is of this lock file already, or is made so.
     if ! cmp -s package-lock.json node_modules/.of-lock; then
         npm ci --ignore-scripts --no-audit --no-fund >&2
         cp package-lock.json node_modules/.of-lock
     fi
+}
+
+build() {
+    step "the Node package: build"
+    tools
     npx --no-install napi build --platform --output-dir native "$@" >&2
     rm -rf dist
     npx --no-install tsc -p .
@@ -42,8 +47,8 @@ tests() {
 }
 
 case ${1-} in
-    build | check) "$@" ;;
+    tools | build | check) "$@" ;;
     test) shift && tests "$@" ;;
     "") build && check && tests ;;
-    *) die "unknown argument $1, expected build, check or test" ;;
+    *) die "unknown argument $1, expected tools, build, check or test" ;;
 esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Python package in a virtual environment of its own (target/python).
 #
+#   scripts/python.sh tools    makes the environment
 #   scripts/python.sh build    makes the environment, builds the package into it
 #   scripts/python.sh check    what is generated is what is committed; mypy, pyright
 #   scripts/python.sh test     its tests; more arguments go to pytest
@@ -43,6 +44,7 @@ check() {
 }
 
 case ${1:-} in
+    tools) environment ;;
     build) environment && build ;;
     check) check ;;
     generate)
@@ -57,5 +59,5 @@ case ${1:-} in
         cd "$package"
         exec "$bin/python" -m pytest -rs "$@"
         ;;
-    *) die "expected build, check, generate or test" ;;
+    *) die "expected tools, build, check, generate or test" ;;
 esac

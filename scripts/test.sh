@@ -71,8 +71,8 @@ runner() {
     local log=$work/log passed=true
     "$@" 2>&1 | tee "$log" || passed=false
     sed -i 's/\x1b\[[0-9;]*m//g' "$log"
-    grep -E '^ *Summary \[|^test result:|^[0-9]+ (passed|failed|skipped).* in [0-9.]+s' "$log" | sed 's/^ */        /' >>"$work/summary" || true
-    if ! grep -qE '^ *Summary \[.* [1-9][0-9]*(/[0-9]+)? tests? run:|^test result: .* [1-9][0-9]* (passed|failed)|^[1-9][0-9]* (passed|failed).* in [0-9.]+s' "$log"; then
+    grep -E '^ *Summary \[|^test result:|^[0-9]+ (passed|failed|skipped).* in [0-9.]+s|^[^a-z]* (pass|fail|skipped) [0-9]+$' "$log" | sed 's/^ */        /' >>"$work/summary" || true
+    if ! grep -qE '^ *Summary \[.* [1-9][0-9]*(/[0-9]+)? tests? run:|^test result: .* [1-9][0-9]* (passed|failed)|^[1-9][0-9]* (passed|failed).* in [0-9.]+s|^[^a-z]* (pass|fail) [1-9]' "$log"; then
         say "no test ran: $*"
         note 0 1 0
         return 1
@@ -130,6 +130,16 @@ pytest_suite() {
     count() { sed -nE "s/(.*[^0-9]|^)([0-9]+) $1.*/\2/p" <<<"$line"; }
     declined <"$work/log" >/dev/null
     note "$(count passed | grep . || echo 0)" "$(count failed | grep . || echo 0)" "$(count skipped | grep . || echo 0)"
+    return $result
+}
+
+# Of node:test, which ends with a line each of `pass 92`, `fail 0` and `skipped 3`.
+node_suite() {
+    local result=0
+    runner scripts/node.sh test || result=1
+    count() { sed -nE "s/^[^a-z]* $1 ([0-9]+)$/\1/p" "$work/log" | tail -n 1 | grep . || echo 0; }
+    declined <"$work/log" >/dev/null
+    note "$(count pass)" "$(count fail)" "$(count skipped)"
     return $result
 }
 
@@ -268,9 +278,20 @@ else
     not_run "tests in a virtual machine: $lacking"
 fi
 run "the example provider" libtest scripts/example.sh
-run "Python: build" scripts/python.sh build
-run "Python: what is generated, types" scripts/python.sh check
-run "Python" pytest_suite
+if ! scripts/python.sh tools; then
+    not_run "Python: its tools could not be installed (python3 with venv, and PyPI)"
+else
+    run "Python: build" scripts/python.sh build
+    run "Python: what is generated, types" scripts/python.sh check
+    run "Python" pytest_suite
+fi
+if ! scripts/node.sh tools; then
+    not_run "Node: its tools could not be installed (npm, and its registry)"
+else
+    run "Node: build" scripts/node.sh build
+    run "Node: what is generated, types" scripts/node.sh check
+    run "Node" node_suite
+fi
 run "packages" scripts/package-test.sh
 
 step "summary"

@@ -102,6 +102,16 @@ export declare class Reader {
   close(): Promise<undefined>
 }
 
+/** Code that runs. Where nobody holds it any more before its end, its interpreter ends. */
+export declare class RunningCode {
+  /** What happens next; null after the end. */
+  nextEvent(): Promise<CodeOutput | undefined | null>
+  /** Has the call that waits for what happens next end the interpreter. */
+  giveUp(): void
+  /** What it gave so far. */
+  execution(): Promise<Execution>
+}
+
 /** A sandbox. */
 export declare class Sandbox {
   /** Its id. */
@@ -118,6 +128,16 @@ export declare class Sandbox {
   commands(): Promise<Array<CommandInfo>>
   /** Sends a signal to a command by its id; to `process`, `group` or `tree`. */
   signal(command: string, signal: number, scope: 'process' | 'group' | 'tree'): Promise<undefined>
+  /** Runs code in an interpreter and gathers what it gives. */
+  runCode(code: string, how?: HowToRunCode | undefined | null): Promise<Execution>
+  /** Starts code in an interpreter. */
+  startCode(code: string, how?: HowToRunCode | undefined | null): Promise<RunningCode>
+  /** Makes an interpreter apart from the others. */
+  codeContext(language: string, cwd?: string | undefined | null): Promise<CodeContext>
+  /** The interpreters. */
+  codeContexts(): Array<CodeContext>
+  /** Ends an interpreter. */
+  removeCodeContext(context: string): void
   /** What is known of it. */
   info(): Promise<SandboxInfo>
   /** Lists the processes inside. */
@@ -163,6 +183,66 @@ export declare class Writer {
   finish(): Promise<EntryInfo>
   /** Leaves the old file. */
   abandon(): Promise<undefined>
+}
+
+/** An interpreter with its own state. */
+export interface CodeContext {
+  /** Its id. */
+  id: string
+  /** Its language. */
+  language: string
+  /** The directory in which it began. */
+  cwd: string | null
+}
+
+/** What code raised. */
+export interface CodeError {
+  /** The name of its class. */
+  name: string
+  /** Its text. */
+  value: string
+  /** Where it was raised, as the interpreter shows it. */
+  traceback: string
+}
+
+/** What happened while code ran: one of the four. */
+export interface CodeOutput {
+  /** Text of standard output. */
+  stdout?: string
+  /** Text of standard error. */
+  stderr?: string
+  /** A value that was shown. */
+  result?: CodeResult
+  /** What was raised. */
+  error?: CodeError
+}
+
+/** A value that code showed, in the forms that it has: text as it is, bytes in base64. */
+export interface CodeResult {
+  /** All forms by media type. */
+  data: Record<string, string>
+  /** Whether it is the value of the code's last expression. */
+  isMainResult: boolean
+  /** As plain text. */
+  text: string | null
+  /** As HTML. */
+  html: string | null
+  /** As Markdown. */
+  markdown: string | null
+  /** As SVG. */
+  svg: string | null
+  /** As PNG, in base64. */
+  png: string | null
+  /** As JPEG, in base64. */
+  jpeg: string | null
+  /** As PDF, in base64. */
+  pdf: string | null
+  /** As LaTeX. */
+  latex: string | null
+  /** As JSON text. */
+  json: string | null
+  /** As JavaScript. */
+  javascript: string | null
 }
 
 /** A line for the shell inside, or an argument vector without a shell. */
@@ -313,6 +393,22 @@ export interface Event {
   exit?: ExitInfo
 }
 
+/** What code gave. */
+export interface Execution {
+  /** The value of the last expression as text. */
+  text: string | null
+  /** The values that were shown; that of the last expression is one of them. */
+  results: Array<CodeResult>
+  /** What it wrote to standard output. */
+  stdout: string
+  /** What it wrote to standard error. */
+  stderr: string
+  /** Bytes of both that were read and not kept. */
+  truncatedBytes: number
+  /** What it raised. */
+  error: CodeError | null
+}
+
 /** How a command ended. */
 export interface ExitInfo {
   /** Why it ended. */
@@ -343,6 +439,16 @@ export interface HowToRun {
   background?: boolean
   /** Rows and columns of its terminal, if it has one. */
   size?: [rows: number, columns: number]
+}
+
+/** Where and how long code runs. */
+export interface HowToRunCode {
+  /** Its language, `python` unless told otherwise. */
+  language?: string
+  /** The id of the interpreter in which it runs. */
+  context?: string
+  /** Milliseconds after which it is interrupted, with its state kept. */
+  timeoutMs?: number
 }
 
 /** Bytes that nobody read in time. */

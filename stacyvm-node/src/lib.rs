@@ -5,6 +5,7 @@
     reason = "what `napi` expands to, and a date, which it has no safe way to make"
 )]
 
+pub mod code;
 pub mod convert;
 pub mod engine;
 pub mod error;

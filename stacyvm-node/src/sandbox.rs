@@ -10,6 +10,7 @@ use napi_derive::napi;
 use stacyvm::sandbox::exec::{AttachOptions, TtySize};
 use stacyvm::{Error, ErrorKind, Exec, ExecId, ExecSpec, Result, SignalScope};
 
+use crate::code::{CodeContext, Execution, HowToRunCode, RunningCode, code_run};
 use crate::convert::{Command, Raw, bytes, call, duration, fits};
 use crate::files::Files;
 use crate::info::{CommandInfo, Output, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo};
@@ -227,6 +228,62 @@ impl Sandbox {
             let scope = scope_of(&scope)?;
             sandbox.signal(&ExecId::new(command)?, signal, scope).await
         })
+    }
+
+    /// Runs code in an interpreter and gathers what it gives.
+    #[napi]
+    pub fn run_code<'env>(
+        &self,
+        env: &'env Env,
+        code: String,
+        how: Option<HowToRunCode>,
+    ) -> napi::Result<PromiseRaw<'env, Execution>> {
+        self.call(env, |sandbox| async move {
+            code_run(&sandbox, code, how.unwrap_or_default())?
+                .output()
+                .await
+        })
+    }
+
+    /// Starts code in an interpreter.
+    #[napi]
+    pub fn start_code<'env>(
+        &self,
+        env: &'env Env,
+        code: String,
+        how: Option<HowToRunCode>,
+    ) -> napi::Result<PromiseRaw<'env, RunningCode>> {
+        self.call(env, |sandbox| async move {
+            code_run(&sandbox, code, how.unwrap_or_default())?
+                .start()
+                .await
+        })
+    }
+
+    /// Makes an interpreter apart from the others.
+    #[napi]
+    pub fn code_context<'env>(
+        &self,
+        env: &'env Env,
+        language: String,
+        cwd: Option<String>,
+    ) -> napi::Result<PromiseRaw<'env, CodeContext>> {
+        self.call(env, |sandbox| async move {
+            sandbox.code_context(&language, cwd)
+        })
+    }
+
+    /// The interpreters.
+    #[napi]
+    pub fn code_contexts(&self) -> Vec<CodeContext> {
+        self.0.code_contexts().into_iter().map(Into::into).collect()
+    }
+
+    /// Ends an interpreter.
+    #[expect(clippy::needless_pass_by_value, reason = "what `napi` gives")]
+    #[napi]
+    pub fn remove_code_context(&self, context: String) {
+        self.0.remove_code_context(&context);
     }
 
     /// What is known of it.

@@ -15,12 +15,16 @@ export * from './result.js'
 export * from './sandbox.js'
 export { Sandbox as default } from './sandbox.js'
 export type {
+  CodeContext,
+  CodeError,
+  CodeResult,
   Command,
   CommandInfo,
   CreateOptions,
   Effective,
   EngineOptions,
   EntryInfo,
+  Execution,
   ExitInfo,
   Lost,
   ProcessInfo,

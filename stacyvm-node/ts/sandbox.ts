@@ -1,10 +1,32 @@
 import * as native from '../native/index.js'
-import { called } from './call.js'
+import { called, refuse, untilAborted } from './call.js'
 import { Commands, type RunOptions } from './commands.js'
 import { defaultEngine, type ListOptions } from './engine.js'
 import { Files } from './files.js'
 import { Pty } from './pty.js'
 import type { CommandResult } from './result.js'
+
+/** Where and how long code runs, and what is told meanwhile. */
+export interface RunCodeOptions extends Pick<native.HowToRunCode, 'language' | 'timeoutMs'> {
+  /** The interpreter in which it runs. */
+  context?: native.CodeContext | string
+  /** Is called with text as it comes, and awaited. */
+  onStdout?: (text: string) => unknown
+  /** The same of standard error. */
+  onStderr?: (text: string) => unknown
+  /** Is called with each value that is shown. */
+  onResult?: (result: native.CodeResult) => unknown
+  /** Is called with what the code raises. */
+  onError?: (error: native.CodeError) => unknown
+  /** Ends the interpreter when it is aborted, and rejects with its reason. */
+  signal?: AbortSignal
+}
+
+/** What an interpreter is made with. */
+export interface CodeContextOptions {
+  language?: string
+  cwd?: string
+}
 
 /**
  * A disposable machine.
@@ -62,6 +84,52 @@ export class Sandbox {
   /** Runs a command without a shell and gathers its output. */
   exec(argv: native.Raw[], options?: RunOptions): Promise<CommandResult> {
     return this.commands.run(argv, options)
+  }
+
+  /**
+   * Runs code in an interpreter (Python) that keeps its state between calls.
+   *
+   * What the code raises is told by `error`. The interpreter is this object's: another
+   * process, or another object of the same sandbox, has one of its own.
+   */
+  async runCode(code: string, options: RunCodeOptions = {}): Promise<native.Execution> {
+    const { language, context, timeoutMs, signal, onStdout, onStderr, onResult, onError, ...unknown } = options
+    refuse(unknown)
+    signal?.throwIfAborted()
+    const within = typeof context === 'object' ? context.id : context
+    const how = { language, context: within, timeoutMs }
+    if (!signal && !onStdout && !onStderr && !onResult && !onError) {
+      return called(this.#native.runCode(code, how))
+    }
+    const running = await called(this.#native.startCode(code, how))
+    const work = async (): Promise<native.Execution> => {
+      for (;;) {
+        const event = await called(running.nextEvent())
+        if (!event) return called(running.execution())
+        if (event.stdout !== undefined) await onStdout?.(event.stdout)
+        if (event.stderr !== undefined) await onStderr?.(event.stderr)
+        if (event.result !== undefined) await onResult?.(event.result)
+        if (event.error !== undefined) await onError?.(event.error)
+      }
+    }
+    return untilAborted(signal, async () => running.giveUp(), work)
+  }
+
+  /** Makes an interpreter apart from the others, which begins in `cwd`. */
+  async createCodeContext(options: CodeContextOptions = {}): Promise<native.CodeContext> {
+    const { language = 'python', cwd, ...unknown } = options
+    refuse(unknown)
+    return called(this.#native.codeContext(language, cwd))
+  }
+
+  /** The interpreters of this object. */
+  async listCodeContexts(): Promise<native.CodeContext[]> {
+    return this.#native.codeContexts()
+  }
+
+  /** Ends an interpreter. One that is not there is success. */
+  async removeCodeContext(context: native.CodeContext | string): Promise<void> {
+    this.#native.removeCodeContext(typeof context === 'object' ? context.id : context)
   }
 
   /** What is known of it. */
