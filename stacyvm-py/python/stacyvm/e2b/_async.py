@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import SandboxInfo as Info
 from .._async import AsyncSandbox as Machine
-from .._errors import InvalidArgumentError, NotFoundError
+from .._errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from ._async_commands import AsyncCommands, AsyncInside, AsyncPty
 from ._async_files import AsyncFilesystem
 from ._by_id import by_id
 from ._errors import NotSupportedException, SandboxNotFoundException, told
-from ._options import SNAPSHOT, create_options, host_of, info_of, known, metrics_of, state_of, wanted
+from ._options import (
+    SNAPSHOT,
+    absent,
+    create_options,
+    hinted,
+    host_of,
+    info_of,
+    known,
+    metrics_of,
+    state_of,
+    wanted,
+)
 from ._types import (
     ApiParams,
     CreateParams,
@@ -122,7 +133,10 @@ class AsyncSandbox:
                 template, timeout, metadata, envs, allow_internet_access, network, lifecycle,
                 idempotency_key, opts, mcp=mcp, iam=iam, volume_mounts=volume_mounts,
             )
-            return cls._of(await Machine.create(**options))
+            try:
+                return cls._of(await Machine.create(**options))
+            except UnsupportedError as error:
+                raise hinted(error) from error
 
     @by_id
     async def connect(
@@ -147,7 +161,7 @@ class AsyncSandbox:
             elif info.ends is not None:
                 if info.ends < datetime.now(timezone.utc) + timedelta(seconds=seconds):
                     await machine.set_timeout(seconds)
-            return type(self)._of(machine)
+            return self if "commands" in vars(self) else type(self)._of(machine)
 
     @classmethod
     def list(
@@ -258,21 +272,15 @@ class AsyncSandbox:
             raise SandboxNotFoundException("connect to the sandbox first")
         return host_of(self._machine._native, port)
 
-    def download_url(
-        self, path: str, user: str | None = None, use_signature_expiration: int | None = None
-    ) -> str:
-        """Not offered."""
-        raise NotSupportedException(
-            "there are no URLs of files; read it: `sandbox.files.read(path, \"stream\")`"
-        )
-
-    def upload_url(
-        self, path: str, user: str | None = None, use_signature_expiration: int | None = None
-    ) -> str:
-        """Not offered."""
-        raise NotSupportedException(
-            "there are no URLs of files; write it: `sandbox.files.write(path, data)`"
-        )
+    download_url = absent('there are no URLs of files; `sandbox.files.read(path, "stream")`')
+    upload_url = absent("there are no URLs of files; `sandbox.files.write(path, data)`")
+    fork = absent("sandboxes are not forked; make another one, or `create_snapshot()`")
+    update_network = absent("say what may be reached when it is made: `create(network=...)`")
+    list_snapshots = absent("keep the ids of `create_snapshot()`")
+    delete_snapshot = absent("remove it with the tools of its provider")
+    beta_create = absent("a sandbox is killed at its timeout; `create()`, and `pause()` before it")
+    get_mcp_url = absent("there is no MCP gateway; run a server with `commands.run`")
+    get_mcp_token = absent("there is no MCP gateway; run a server with `commands.run`")
 
     @property
     def git(self) -> Any:

@@ -54,6 +54,10 @@ class AsyncReader:
         self._events: deque[Event] = deque()
         feed._readers.add(self)
 
+    def close(self) -> None:
+        """Reads no more."""
+        self._feed._readers.discard(self)
+
     async def next(self) -> Event | None:
         """What comes next; `None` after the end."""
         while not self._events:

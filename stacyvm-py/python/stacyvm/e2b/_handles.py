@@ -121,6 +121,7 @@ class CommandHandle:
     def disconnect(self) -> None:
         """Reads no more; the command goes on."""
         self._disconnected = True
+        self._reader.close()
 
     def kill(self) -> bool:
         """Kills it and its children. False if it had ended."""
@@ -220,6 +221,7 @@ class AsyncCommandHandle:
         """Reads no more; the command goes on."""
         self._task.cancel()
         await asyncio.wait([self._task])
+        self._reader.close()
 
     async def kill(self) -> bool:
         """Kills it and its children. False if it had ended."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from .. import SandboxInfo as Info
 from .. import SandboxMetrics as Usage
 from .._call import waited
-from .._errors import UnsupportedError
-from ._errors import NotSupportedException, told
+from .._errors import StacyError, UnsupportedError
+from ._errors import NotSupportedException, named, told
 from ._types import (
     ALL_TRAFFIC,
     ApiParams,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .._native import Sandbox as NativeSandbox
     from .._types import CreateOptions
 
-BASES = (None, "", "base", "code-interpreter-v1")
+BASES = ("base", "code-interpreter-v1")
 """E2B's own templates: here the image that is configured."""
 SNAPSHOT = "snapshot:"
 """How the id of a snapshot begins that `create` takes in the place of a template."""
@@ -40,6 +40,16 @@ UNSUPPORTED = {
     "iam": "give credentials with `envs`",
     "volume_mounts": "mount what the host has: `mounts=[{\"target\": ..., \"source\": {\"host\": ...}}]`",
 }
+
+
+def absent(words: str) -> staticmethod[..., Any]:
+    """A method of E2B's that is not offered."""
+
+    def refuse(*args: object, **how: object) -> Any:
+        """Not offered: it raises what to use."""
+        raise NotSupportedException(words)
+
+    return staticmethod(refuse)
 
 
 def known(options: Mapping[str, Any], allowed: type = ApiParams) -> None:
@@ -74,18 +84,18 @@ def create_options(
         raise NotSupportedException(
             "a sandbox is killed at its timeout; `pause()` it before, which removes the end"
         )
-    named = template or "base"
+    source = template or "base"
     options: dict[str, Any] = {
         name: value
         for name, value in others.items()
         if name not in _names(ApiParams)
     }
-    if named.startswith(SNAPSHOT):
-        options["snapshot"] = named[len(SNAPSHOT):]
-    elif named not in BASES:
-        options["template"] = named
+    if source.startswith(SNAPSHOT):
+        options["snapshot"] = source[len(SNAPSHOT):]
+    elif source not in BASES:
+        options["template"] = source
     options["timeout"] = 300 if timeout is None else timeout
-    options["env"] = {"E2B_SANDBOX": "true", "E2B_TEMPLATE_ID": named, **(envs or {})}
+    options["env"] = {"E2B_SANDBOX": "true", "E2B_TEMPLATE_ID": source, **(envs or {})}
     options["metadata"] = dict(metadata or {})
     reach = reachable(allow_internet_access, network)
     if reach is not None:
@@ -93,6 +103,15 @@ def create_options(
     if idempotency_key is not None:
         options["idempotency_key"] = idempotency_key
     return cast("CreateOptions", options)
+
+
+def hinted(error: UnsupportedError) -> StacyError:
+    """A create that cannot be, with what to use where it was of a template."""
+    other = named(error)
+    if error.context.get("need") == "template":
+        words = "E2B builds templates in its cloud; name an image: `Sandbox.create(image=...)`"
+        other.args = (f"{error}. {words}",)
+    return other
 
 
 def reachable(

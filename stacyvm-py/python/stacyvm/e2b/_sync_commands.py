@@ -29,6 +29,8 @@ from ._types import (
 ALL = 1 << 40
 """All output is kept, as E2B keeps it."""
 LOOK = "if [ -x /bin/bash ]; then echo /bin/bash; else echo /bin/sh; fi; cd && pwd || echo /"
+OPEN = "; chmod go+rx . 2>/dev/null || true"
+"""E2B's `root` may enter the home of `user`. Here `root` has no rights over others."""
 
 
 class Inside:
@@ -48,8 +50,11 @@ class Inside:
         user = self.user(user)
         known = self._known.get(user)
         if known is None:
+            if user is not None:
+                self.places(None)
+            look = LOOK + OPEN if user is None else LOOK
             result = self.machine.commands.run(
-                ["/bin/sh", "-c", LOOK], user=user, check=True, timeout=60
+                ["/bin/sh", "-c", look], user=user, check=True, timeout=60
             )
             shell, home = result.stdout.splitlines()[:2]
             known = self._known[user] = shell, home
@@ -229,8 +234,8 @@ class Commands:
         *,
         retain_output: bool = True,
     ) -> CommandHandle:
-        """Follows a command by its pid, from now on. `timeout` is taken and means
-        nothing: the command keeps its own."""
+        """Follows a command by its pid: what this process did not read yet, and what
+        comes. `timeout` is taken and means nothing: the command keeps its own."""
         with told():
             feed = self._inside.feed(pid)
             return CommandHandle(feed, retain_output)
@@ -279,7 +284,7 @@ class Pty:
         timeout: float | None = 60,
         request_timeout: float | None = None,
     ) -> CommandHandle:
-        """Follows a terminal by its pid, from now on."""
+        """Follows a terminal by its pid, as `commands.connect` does a command."""
         with told():
             feed = self._inside.feed(pid)
             return CommandHandle(feed)

@@ -54,6 +54,10 @@ class Reader:
         self._events: deque[Event] = deque()
         feed._readers.add(self)
 
+    def close(self) -> None:
+        """Reads no more."""
+        self._feed._readers.discard(self)
+
     def next(self) -> Event | None:
         """What comes next; `None` after the end."""
         while not self._events:
