@@ -12,6 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,25 @@ def test_output_that_is_not_utf8_is_replaced_where_it_is_broken() -> None:
         assert sandbox.commands.run(line, background=True).wait().stdout == "a" * 8191 + "\ufffd"
     sandbox.commands.run("printf '\\xe2' > broken")
     assert sandbox.files.read("broken") == "\ufffd"
+
+
+def test_ports_pauses_and_snapshots_of_a_docker_engine() -> None:
+    image = "stacyvm-test/busybox"
+    known = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
+    if known.returncode != 0:
+        pytest.skip(f"needs a Docker engine with {image}: scripts/docker-host.sh start")
+    sandbox = Sandbox.create(
+        provider="docker", image=image, allow_internet_access=True, ports=[{"guest": 3000}]
+    )
+    with sandbox:
+        sandbox.files.write("index.html", "from inside")
+        sandbox.commands.run("busybox httpd -f -p 3000", background=True, timeout=0)
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", sandbox.get_host(3000))
+        line = "until wget -qO- http://127.0.0.1:3000/index.html; do sleep 0.05; done"
+        assert sandbox.commands.run(line).stdout == "from inside"
+        assert sandbox.pause()
+        assert sandbox.get_info().end_at == datetime.max.replace(tzinfo=timezone.utc)
+        assert sandbox.connect(timeout=60).is_running()
+        snapshot = sandbox.create_snapshot()
+        with Sandbox.create(snapshot.snapshot_id, provider="docker") as another:
+            assert another.files.read("index.html") == "from inside"

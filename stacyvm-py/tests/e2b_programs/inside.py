@@ -141,9 +141,10 @@ terminal = sandbox.pty.create(PtySize(cols=80, rows=24), timeout=0)
 # Don't forget the newline!
 sandbox.pty.send_stdin(terminal.pid, b'echo "Hello from $((6 * 7)) PTY"\\n')
 for _, _, data in terminal:
-    print(data.decode(), end='')  # end='' prevents extra newline
-    if b"Hello from 42" in data:
-        break
+    if data:
+        print(data.decode(), end='')  # end='' prevents extra newline
+        if b"Hello from 42" in data:
+            break
 ''', r"Hello from 42 PTY\r?\n"),
     "pty-resize": Program("sandbox/pty", '''
 from stacyvm.e2b import PtySize, Sandbox
@@ -236,7 +237,7 @@ print(sandbox.files.write_files([
     { "path": "another/path/to/b", "data": "file content" }
 ]))
 print(sandbox.commands.run("cat path/to/a another/path/to/b").stdout)
-''', r"^\[WriteInfo\(name='a', type=<FileType.FILE: 'file'>, path='/home/user/path/to/a'\), WriteInfo\(name='b', .* path='/home/user/another/path/to/b'\)\]\nfile contentfile content\n$"),
+''', r"^\[WriteInfo\(name='a', type=<FileType.FILE: 'file'>, path='/home/user/path/to/a', metadata=None\), WriteInfo\(name='b', .* path='/home/user/another/path/to/b', metadata=None\)\]\nfile contentfile content\n$"),
     "files-upload": Program("filesystem/upload", '''
 from stacyvm.e2b import Sandbox
 
@@ -334,7 +335,7 @@ sandbox.files.write('test_file.txt', 'Hello, world!')
 info = sandbox.files.get_info('test_file.txt')
 
 print(info)
-''', r"^EntryInfo\(name='test_file.txt', type=<FileType.FILE: 'file'>, path='/home/user/test_file.txt', size=13, mode=420, permissions='-rw-r--r--', owner='user', group='user', modified_time=datetime.datetime\(.*\), symlink_target=None\)\n$"),
+''', r"^EntryInfo\(name='test_file.txt', type=<FileType.FILE: 'file'>, path='/home/user/test_file.txt', metadata=None, size=13, mode=420, permissions='-rw-r--r--', owner='user', group='user', modified_time=datetime.datetime\(.*\), symlink_target=None\)\n$"),
     "files-info-directory": Program("filesystem/info", '''
 from stacyvm.e2b import Sandbox
 

@@ -16,6 +16,7 @@ from ._errors import (
     AuthenticationException,
     CommandExitException,
     FileNotFoundException,
+    GuestUnresponsiveException,
     InvalidArgumentException,
     NotEnoughSpaceException,
     NotFoundException,
@@ -25,6 +26,7 @@ from ._errors import (
     SandboxNotFoundException,
     SandboxNotRunningException,
     SandboxUnreachableException,
+    ServiceBusyException,
     TemplateException,
     TimeoutException,
 )
@@ -80,6 +82,7 @@ __all__ = [
     "FileType",
     "FilesystemEvent",
     "FilesystemEventType",
+    "GuestUnresponsiveException",
     "InvalidArgumentException",
     "NotEnoughSpaceException",
     "NotFoundException",
@@ -104,6 +107,7 @@ __all__ = [
     "SandboxQuery",
     "SandboxState",
     "SandboxUnreachableException",
+    "ServiceBusyException",
     "SnapshotInfo",
     "SnapshotMode",
     "Stderr",
@@ -117,21 +121,21 @@ __all__ = [
     "WriteInfo",
 ]
 
-_IMAGES = "use an image: `Sandbox.create(image=...)`"
 _ABSENT = {
-    "AsyncTemplate": _IMAGES,
-    "AsyncVolume": "mount what the host has: `Sandbox.create(mounts=...)`",
-    "E2B": "use `Sandbox.create()`",
-    "Secret": "give credentials with `envs`",
-    "Template": _IMAGES,
-    "Volume": "mount what the host has: `Sandbox.create(mounts=...)`",
-    "default_build_logger": _IMAGES,
-    "get_signature": "there are no URLs of files; use `sandbox.files`",
-    "wait_for_port": _IMAGES,
+    ("Template", "AsyncTemplate", "Build", "CopyItem", "Dockerfile", "LogEntry", "ReadyCmd",
+     "default_build_logger", "wait_for_"): "name an image: `Sandbox.create(image=...)`",
+    ("Volume", "AsyncVolume"): "mount what the host has: `Sandbox.create(mounts=...)`",
+    ("Secret", "AsyncSecret", "SandboxIam"): "give credentials with `envs`",
+    ("Git",): "run git: `sandbox.commands.run(\"git ...\")`",
+    ("McpServer", "GitHubMcp"): "run an MCP server with `sandbox.commands.run`",
+    ("E2B", "ApiClient", "ConnectionConfig", "client"): "there is no service; use `Sandbox.create()`",
+    ("get_signature",): "there are no URLs of files; use `sandbox.files`",
 }
+"""How names of E2B begin that are not offered, and what to use."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ABSENT:
-        raise ImportError(f"stacyvm.e2b has no {name}, which is of E2B's cloud; {_ABSENT[name]}")
+    for beginnings, words in _ABSENT.items():
+        if name.startswith(beginnings):
+            raise ImportError(f"stacyvm.e2b has no {name}, which is of E2B's cloud; {words}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

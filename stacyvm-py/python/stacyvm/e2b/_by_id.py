@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 P = ParamSpec("P")
@@ -27,8 +28,7 @@ class by_id(Generic[T, P, R]):
     def __get__(self, obj: T | None, owner: Any = None) -> Callable[..., R]:
         method = cast("Callable[..., R]", self._method)
         if obj is not None:
-            here = obj
-            return lambda *args, **how: method(here, *args, **how)
+            return cast("Callable[..., R]", MethodType(method, obj))
 
         def called(sandbox_id: str | T, *args: Any, **how: Any) -> R:
             if isinstance(sandbox_id, str):
@@ -36,5 +36,5 @@ class by_id(Generic[T, P, R]):
                 return method(named, *args, **how)
             return method(sandbox_id, *args, **how)
 
-        called.__doc__ = self.__doc__
+        called.__doc__, called.__name__ = self.__doc__, self.__name__
         return called

@@ -66,6 +66,14 @@ class RateLimitException(SandboxException, stacy.ResourceExhaustedError):
     """A quota, a limit or the host's means are used up."""
 
 
+class ServiceBusyException(Exception):
+    """Never raised here: E2B's service has no capacity."""
+
+
+class GuestUnresponsiveException(SandboxException):
+    """Never raised here: a snapshot of a sandbox that hung."""
+
+
 class NotSupportedException(SandboxException, stacy.UnsupportedError):
     """Of E2B, but not offered here; the message says what to use. (Not a name of E2B.)"""
 

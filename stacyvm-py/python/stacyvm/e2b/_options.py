@@ -163,6 +163,13 @@ def info_of(info: Info, state: SandboxState) -> SandboxInfo:
     )
 
 
+def remaining(info: Info) -> float | None:
+    """Seconds to the end of a sandbox."""
+    if info.ends is None:
+        return None
+    return max((info.ends - datetime.now(timezone.utc)).total_seconds(), 1)
+
+
 def cpus(info: Info) -> int:
     """Processors that a sandbox may use."""
     return max(1, round(info.cpus)) if info.cpus else os.cpu_count() or 1

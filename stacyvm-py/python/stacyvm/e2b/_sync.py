@@ -26,6 +26,7 @@ from ._options import (
     info_of,
     known,
     metrics_of,
+    remaining,
     state_of,
     wanted,
 )
@@ -181,6 +182,11 @@ class Sandbox:
         """Its id."""
         return self._id
 
+    @property
+    def traffic_access_token(self) -> str | None:
+        """`None`: ports are not published to the world."""
+        return None
+
     @by_id
     def kill(self, **opts: Unpack[ApiParams]) -> bool:
         """Ends a sandbox. False if there is none, or it had ended."""
@@ -244,8 +250,13 @@ class Sandbox:
             machine, info = self._known()
             if info.phase == "paused":
                 return False
-            machine.pause()
+            # In this order: who is inside keeps the time on some providers.
             machine.set_timeout(None)
+            try:
+                machine.pause()
+            except BaseException:
+                machine.set_timeout(remaining(info))
+                raise
             return True
 
     beta_pause = pause

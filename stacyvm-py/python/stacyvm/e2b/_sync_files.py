@@ -117,11 +117,13 @@ class Filesystem:
     def read(
         self, path: str, format: Literal["stream"], user: Username | None = None,
         request_timeout: float | None = None, gzip: bool = False,
+        stream_idle_timeout: float | None = None,
     ) -> FileStreamReader: ...
 
     def read(
         self, path: str, format: Literal["text", "bytes", "stream"] = "text",
         user: Username | None = None, request_timeout: float | None = None, gzip: bool = False,
+        stream_idle_timeout: float | None = None,
     ) -> str | bytearray | FileStreamReader:
         """Reads a file: text, where what is no UTF-8 is replaced, bytes, or piece by piece."""
         with told():

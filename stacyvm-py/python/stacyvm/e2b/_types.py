@@ -76,6 +76,8 @@ class WriteInfo:
     name: str
     type: FileType | None
     path: str
+    metadata: dict[str, str] | None = field(default=None, kw_only=True)
+    """`None`: files have no labels here."""
 
 
 @dataclass
@@ -150,6 +152,13 @@ class SandboxInfo:
     memory_mb: int
     envd_version: str
     """`stacyvm`: there is no envd inside."""
+    allow_internet_access: bool | None = None
+    network: dict[str, Any] | None = None
+    """`None`: what it may reach is not told again."""
+    lifecycle: dict[str, Any] | None = field(
+        default_factory=lambda: {"on_timeout": "kill", "auto_resume": False}
+    )
+    volume_mounts: list[dict[str, str]] = field(default_factory=lambda: list[dict[str, str]]())
 
 
 @dataclass
@@ -193,6 +202,7 @@ class SandboxNetworkSelectorContext:
     """What a function for `allow_out` or `deny_out` is called with."""
 
     all_traffic: str = ALL_TRAFFIC
+    rules: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
 
 
 Selector = Union[Sequence[str], Callable[[SandboxNetworkSelectorContext], Sequence[str]]]
