@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import io
@@ -10,17 +11,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from e2b_programs import Program, inside, loops, sandboxes
 
 import stacyvm
 from stacyvm import e2b
-from stacyvm.e2b import Sandbox
+from stacyvm.e2b import Sandbox, _handles
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {**sandboxes.PROGRAMS, **inside.PROGRAMS, **loops.PROGRAMS}
@@ -130,6 +135,35 @@ def test_handles_of_one_command_each_see_all_of_it() -> None:
     assert other.wait().stdout == command.wait().stdout == "héllo"
 
 
+def test_a_task_that_is_cancelled_takes_its_command_along() -> None:
+    async def main() -> None:
+        async with await e2b.AsyncSandbox.create() as sandbox:
+            for how in ({}, {"on_stdout": print}, {"stdin": True}):
+                run = asyncio.create_task(sandbox.commands.run("sleep 60", **how))
+                while not await sandbox.commands.list():
+                    await asyncio.sleep(0.01)
+                run.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await run
+                deadline = time.monotonic() + 10
+                while await sandbox.commands.list():
+                    assert time.monotonic() < deadline, how
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_handles_are_read_in_threads_of_their_own() -> None:
+    sandbox = Sandbox.create()
+    command = sandbox.commands.run("read line; seq 20000", background=True, stdin=True)
+    handles = [sandbox.commands.connect(command.pid) for _ in range(4)]
+    with ThreadPoolExecutor(5) as pool:
+        said = [pool.submit(handle.wait) for handle in (command, *handles)]
+        command.send_stdin("go\n")
+        assert len({result.result(60).stdout for result in said}) == 1
+    assert said[0].result().stdout.endswith("20000\n")
+
+
 def test_a_command_whose_handle_is_gone_is_found_by_its_pid() -> None:
     sandbox = Sandbox.create()
     pid = sandbox.commands.run("cat", background=True, stdin=True).pid
@@ -197,6 +231,13 @@ def test_output_that_is_not_utf8_is_replaced_where_it_is_broken() -> None:
         assert sandbox.commands.run(line, background=True).wait().stdout == "a" * 8191 + "\ufffd"
     sandbox.commands.run("printf '\\xe2' > broken")
     assert sandbox.files.read("broken") == "\ufffd"
+
+
+def test_lost_output_is_told() -> None:
+    said = _handles._Said(False, True)  # pyright: ignore[reportPrivateUsage]
+    event = SimpleNamespace(lost=(3, 4), stdout=b"rest", stderr=None, exit=None)
+    with pytest.warns(RuntimeWarning, match="7 bytes of output"):
+        assert list(said.event(cast(Any, event))) == [("rest", None, None)]
 
 
 def test_ports_pauses_and_snapshots_of_a_docker_engine() -> None:

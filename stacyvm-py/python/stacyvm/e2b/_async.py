@@ -126,8 +126,8 @@ class AsyncSandbox:
         """Makes a sandbox that lives `timeout` seconds, 300 unless it is said.
 
         `template` is a snapshot's id, or a template of stacyvm's provider; an image is
-        named with `image=...`. The network is what stacyvm is configured to unless
-        `allow_internet_access` or `network` say it.
+        named with `image=...`. There is no network unless `allow_internet_access` or
+        `network` ask for it.
         """
         with told(control=True):
             options = create_options(

@@ -223,11 +223,16 @@ class AsyncCommands:
             )
             feed = AsyncFeed(machine._native, native, tty=False)
             handle = AsyncCommandHandle(feed, retain_output, on_stdout, on_stderr)  # async only
-            return handle if background else await handle.wait()  # async only
             # sync only: handle = CommandHandle(feed, retain_output)
-            # sync only: if background:
-            # sync only:     return handle
-            # sync only: return handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
+            if background:
+                return handle
+            try:
+                return await handle.wait()  # async only
+                # sync only: return handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    await handle.kill()
+                raise
 
     async def connect(
         self,

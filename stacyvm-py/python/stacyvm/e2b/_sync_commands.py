@@ -224,7 +224,12 @@ class Commands:
             handle = CommandHandle(feed, retain_output)
             if background:
                 return handle
-            return handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
+            try:
+                return handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    handle.kill()
+                raise
 
     def connect(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from threading import Lock
 from collections import deque
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from .._call import waited
 from .._native import Event
@@ -24,7 +24,7 @@ class Feed:
         self.native = native
         self.tty = tty
         self._lock = Lock()
-        self._readers: WeakSet[Reader] = WeakSet()
+        self._readers: WeakValueDictionary[int, Reader] = WeakValueDictionary()
         self._over = False
         _feeds[sandbox.id, native.id] = self
 
@@ -42,8 +42,10 @@ class Feed:
         event = waited(self.native.next_event())
         self._over = event is None or event.exit is not None
         if event is not None:
-            for reader in list(self._readers):
-                reader._events.append(event)
+            for reference in self._readers.valuerefs():
+                reader = reference()
+                if reader is not None:
+                    reader._events.append(event)
 
 
 class Reader:
@@ -52,11 +54,11 @@ class Reader:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._events: deque[Event] = deque()
-        feed._readers.add(self)
+        feed._readers[id(self)] = self
 
     def close(self) -> None:
         """Reads no more."""
-        self._feed._readers.discard(self)
+        self._feed._readers.pop(id(self), None)
 
     def next(self) -> Event | None:
         """What comes next; `None` after the end."""
