@@ -164,6 +164,19 @@ def test_handles_are_read_in_threads_of_their_own() -> None:
     assert said[0].result().stdout.endswith("20000\n")
 
 
+def test_commands_are_told_apart_by_their_pids() -> None:
+    sandbox = Sandbox.create()
+    first, second, third = (
+        sandbox.commands.run("cat", background=True, stdin=True) for _ in range(3)
+    )
+    assert len({first.pid, second.pid, third.pid}) == 3
+    sandbox.commands.send_stdin(second.pid, "for the second")
+    sandbox.commands.close_stdin(second.pid)
+    assert second.wait().stdout == "for the second"
+    assert sandbox.commands.kill(third.pid)
+    assert [info.pid for info in sandbox.commands.list()] == [first.pid]
+
+
 def test_a_command_whose_handle_is_gone_is_found_by_its_pid() -> None:
     sandbox = Sandbox.create()
     pid = sandbox.commands.run("cat", background=True, stdin=True).pid

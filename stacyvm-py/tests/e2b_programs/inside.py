@@ -368,6 +368,7 @@ sandbox.files.remove("new.txt")
 print(sandbox.files.exists("new.txt"))
 ''', r"^/home/user/new.txt False True\nFalse\n$"),
     "files-watch": Program("filesystem/watch", '''
+import time
 from stacyvm.e2b import Sandbox, FilesystemEventType
 
 sandbox = Sandbox.create()
@@ -378,14 +379,19 @@ handle = sandbox.files.watch_dir(dirname)
 # Trigger file write event
 sandbox.files.write(f"{dirname}/my-file", "hello")
 
-# Retrieve the latest new events since the last `get_new_events()` call
-events = handle.get_new_events()
+# Retrieve the latest new events since the last `get_new_events()` call,
+# whose delivery may be delayed
+events, deadline = [], time.monotonic() + 10
+while FilesystemEventType.WRITE not in [event.type for event in events]:
+  assert time.monotonic() < deadline, events
+  events += handle.get_new_events()
 for event in events:
   print(event)
   if event.type == FilesystemEventType.WRITE:
     print(f"wrote to file {event.name}")
 ''', r"^FilesystemEvent\(name='my-file', type=<FilesystemEventType.CREATE: 'create'>, entry=None\)\n.*wrote to file my-file\n$"),
     "files-watch-recursive": Program("filesystem/watch", '''
+import time
 from stacyvm.e2b import Sandbox, FilesystemEventType
 
 sandbox = Sandbox.create()
@@ -396,8 +402,12 @@ handle = sandbox.files.watch_dir(dirname, recursive=True)
 # Trigger file write event
 sandbox.files.write(f"{dirname}/my-folder/my-file", "hello")
 
-# Retrieve the latest new events since the last `get_new_events()` call
-events = handle.get_new_events()
+# Retrieve the latest new events since the last `get_new_events()` call,
+# whose delivery may be delayed
+events, deadline = [], time.monotonic() + 10
+while FilesystemEventType.WRITE not in [event.type for event in events]:
+  assert time.monotonic() < deadline, events
+  events += handle.get_new_events()
 for event in events:
   print(event)
   if event.type == FilesystemEventType.WRITE:
