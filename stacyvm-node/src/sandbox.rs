@@ -280,7 +280,7 @@ impl Sandbox {
     }
 
     /// Ends an interpreter.
-    #[expect(clippy::needless_pass_by_value, reason = "what `napi` gives")]
+    #[allow(clippy::needless_pass_by_value, reason = "what `napi` gives")]
     #[napi]
     pub fn remove_code_context(&self, context: String) {
         self.0.remove_code_context(&context);

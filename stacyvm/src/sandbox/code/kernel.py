@@ -47,8 +47,10 @@ class Stream:
 
 
 streams = Stream(1, "stdout"), Stream(2, "stderr")
-sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), errors="replace", write_through=True)
-sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="replace", write_through=True)
+sys.stdout, sys.stderr = (
+    io.TextIOWrapper(open(descriptor, "wb", closefd=False), errors="replace", line_buffering=True)
+    for descriptor in (1, 2)
+)
 
 MIMES = [
     ("_repr_html_", "text/html"),
