@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,7 +26,8 @@ from e2b_programs import Program, inside, loops, sandboxes
 
 import stacyvm
 from stacyvm import e2b
-from stacyvm.e2b import Sandbox, _handles
+from stacyvm.e2b import Sandbox
+from stacyvm.e2b import _handles  # pyright: ignore[reportPrivateUsage]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {**sandboxes.PROGRAMS, **inside.PROGRAMS, **loops.PROGRAMS}
@@ -138,16 +140,21 @@ def test_handles_of_one_command_each_see_all_of_it() -> None:
 def test_a_task_that_is_cancelled_takes_its_command_along() -> None:
     async def main() -> None:
         async with await e2b.AsyncSandbox.create() as sandbox:
-            for how in ({}, {"on_stdout": print}, {"stdin": True}):
-                run = asyncio.create_task(sandbox.commands.run("sleep 60", **how))
+            run = sandbox.commands.run
+            for begun in (
+                run("sleep 60"),
+                run("sleep 60", on_stdout=print),
+                run("sleep 60", stdin=True),
+            ):
+                task = asyncio.create_task(begun)
                 while not await sandbox.commands.list():
                     await asyncio.sleep(0.01)
-                run.cancel()
+                task.cancel()
                 with pytest.raises(asyncio.CancelledError):
-                    await run
+                    await task
                 deadline = time.monotonic() + 10
                 while await sandbox.commands.list():
-                    assert time.monotonic() < deadline, how
+                    assert time.monotonic() < deadline
                     await asyncio.sleep(0.01)
 
     asyncio.run(main())
@@ -189,14 +196,16 @@ def test_a_command_whose_handle_is_gone_is_found_by_its_pid() -> None:
 
 def test_what_is_not_offered_says_what_to_use() -> None:
     sandbox = Sandbox.create()
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "publishes ports": lambda: sandbox.get_host(3000),
         "files.read": lambda: sandbox.download_url("demo.txt"),
         "files.write": lambda: sandbox.upload_url("demo.txt"),
         "git ...": lambda: sandbox.git,
         "make another one": lambda: sandbox.fork(),
         "allow_out": lambda: Sandbox.create(network={"deny_out": ["8.8.8.8"]}),
-        "pause": lambda: Sandbox.create(lifecycle={"on_timeout": "pause"}),  # type: ignore[typeddict-item]
+        "pause": lambda: Sandbox.create(
+            lifecycle=cast("e2b.SandboxLifecycle", {"on_timeout": "pause"})
+        ),
         "commands.run": lambda: Sandbox.create(mcp={"duckduckgo": {}}),
         "network_full": lambda: Sandbox.create(allow_internet_access=True),
         "image=": lambda: Sandbox.create("my-template"),
@@ -257,7 +266,7 @@ def test_ports_pauses_and_snapshots_of_a_docker_engine() -> None:
     image = "stacyvm-test/busybox"
     known = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
     if known.returncode != 0:
-        pytest.skip(f"needs a Docker engine with {image}: scripts/docker-host.sh start")
+        pytest.skip(f"not run: needs a Docker engine with {image}: scripts/docker-host.sh start")
     sandbox = Sandbox.create(
         provider="docker", image=image, allow_internet_access=True, ports=[{"guest": 3000}]
     )
