@@ -10,7 +10,7 @@ use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::exec::BoxStream;
 use stacyvm::sandbox::files::WriteMode;
 use stacyvm::{Error, ErrorKind, Result};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::convert::{Bytes, Nothing, Raw};
 use crate::forked::OfProcess;
@@ -182,7 +182,12 @@ impl Files {
     fn watch(&self, path: Raw, recursive: bool) -> Call<Watch> {
         self.call(move |files| async move {
             let events = files.watch(path.0, recursive).await?;
-            Ok(Watch(Arc::new(OfProcess::new(Mutex::new(Some(events))))))
+            let events = Mutex::new(Some(Open(events)));
+            let stopped = Notify::new();
+            Ok(Watch(Arc::new(OfProcess::new(Watching {
+                events,
+                stopped,
+            }))))
         })
     }
 
@@ -305,9 +310,24 @@ impl Writer {
 
 type Events = BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>;
 
+#[derive(Debug)]
+struct Watching {
+    /// None once it was stopped.
+    events: Mutex<Option<Open>>,
+    stopped: Notify,
+}
+
+struct Open(Events);
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open").finish_non_exhaustive()
+    }
+}
+
 /// What a watch reports.
 #[pyclass(module = "stacyvm._native", frozen)]
-pub(crate) struct Watch(Arc<OfProcess<Mutex<Option<Events>>>>);
+pub(crate) struct Watch(Arc<OfProcess<Watching>>);
 
 #[pymethods]
 impl Watch {
@@ -315,10 +335,18 @@ impl Watch {
     fn next(&self) -> Call<Option<WatchEvent>> {
         let watch = Arc::clone(&self.0);
         Call::new(async move {
-            let mut events = watch.get().ok_or_else(of_another_process)?.lock().await;
-            match events.as_mut() {
-                Some(events) => Ok(events.next().await.transpose()?.map(Into::into)),
-                None => Ok(None),
+            let watch = watch.get().ok_or_else(of_another_process)?;
+            let mut events = watch.events.lock().await;
+            let Some(open) = events.as_mut() else {
+                return Ok(None);
+            };
+            tokio::select! {
+                biased;
+                () = watch.stopped.notified() => {
+                    *events = None;
+                    Ok(None)
+                }
+                event = open.0.next() => Ok(event.transpose()?.map(Into::into)),
             }
         })
     }
@@ -327,10 +355,11 @@ impl Watch {
     fn take(&self) -> Call<Vec<WatchEvent>> {
         let watch = Arc::clone(&self.0);
         Call::new(async move {
-            let mut events = watch.get().ok_or_else(of_another_process)?.lock().await;
+            let watch = watch.get().ok_or_else(of_another_process)?;
+            let mut events = watch.events.lock().await;
             let mut there = Vec::new();
-            if let Some(events) = events.as_mut() {
-                while let Some(Some(event)) = events.next().now_or_never() {
+            if let Some(open) = events.as_mut() {
+                while let Some(Some(event)) = open.0.next().now_or_never() {
                     there.push(event?.into());
                 }
             }
@@ -338,12 +367,13 @@ impl Watch {
         })
     }
 
-    /// Ends it.
+    /// Ends it, also where somebody waits for its next change.
     fn stop(&self) -> Call<Nothing> {
         let watch = Arc::clone(&self.0);
         Call::new(async move {
-            if let Some(events) = watch.get() {
-                *events.lock().await = None;
+            if let Some(watch) = watch.get() {
+                watch.stopped.notify_one();
+                *watch.events.lock().await = None;
             }
             Ok(())
         })

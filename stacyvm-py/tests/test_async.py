@@ -34,6 +34,22 @@ def test_the_same_things_can_be_awaited() -> None:
     asyncio.run(main())
 
 
+def test_a_watch_is_stopped_beside_whoever_waits_for_it() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create() as sandbox:
+            watch = await sandbox.files.watch_dir("/workspace")
+
+            async def rest() -> list[stacyvm.WatchEvent]:
+                return [event async for event in watch]
+
+            waits = asyncio.create_task(rest())
+            await asyncio.sleep(0.2)
+            await watch.stop()
+            assert await asyncio.wait_for(waits, 20) == []
+
+    asyncio.run(main())
+
+
 def test_many_run_at_once() -> None:
     async def main() -> None:
         async with await AsyncSandbox.create() as sandbox:

@@ -107,6 +107,9 @@ fn is_test(id: &str) -> bool {
         // pytest runs what begins so, where it stands at the margin.
         return name.starts_with("test_") && source.contains(&format!("\ndef {name}("));
     }
+    if file.ends_with(".mjs") {
+        return !name.is_empty() && source.contains(&format!("it('{name}'"));
+    }
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     if source.contains("suite!(") && lines.contains(&name) {
         return true;

@@ -812,7 +812,7 @@ class Watch:
         """
     def stop(self, /) -> Call[None]:
         """
-        Ends it.
+        Ends it, also where somebody waits for its next change.
         """
     def take(self, /) -> Call[list[WatchEvent]]:
         """
