@@ -29,6 +29,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
+# What is built once gains nothing by what would be built again.
+export CARGO_INCREMENTAL=0
 # Whatever opens the default state directory finds one of this run.
 mkdir -m 700 "$work/state"
 export STACYVM_STATE_DIR=$work/state
