@@ -275,7 +275,7 @@ mod tests {
             ("personality", [0xFFFF_FFFF, 0, 0], true),
             ("personality", [0x4_0000, 0, 0], false),
             ("fcntl", [0, 10, 9], false),
-            ("fcntl", [0, high | 10, 9], false),
+            ("fcntl", [0, high | u64::from(SET_SIGNAL), 9], false),
             ("fcntl", [0, 8, 1], true),
             ("fcntl", [0, 1030, 0], true),
             ("ioctl", [0, 0x5412, 0], false),
