@@ -16,6 +16,7 @@ def test_state_is_kept(sandbox: Sandbox) -> None:
     assert sandbox.run_code("x = 20; x + 1").text == "21"
     done = sandbox.run_code("print(x)")
     assert (done.stdout, done.text, done.error, done.results) == ("20\n", None, None, [])
+    assert sandbox.run_code("print('no end of line', end='')").stdout == "no end of line"
 
 
 def test_what_is_raised_is_told(sandbox: Sandbox) -> None:
