@@ -12,6 +12,7 @@ from typing import Any
 
 from ._async import AsyncSandbox, AsyncSandboxPaginator
 from ._async_files import AsyncFileStreamReader
+from ._code import Context, Execution, ExecutionError, Logs, OutputMessage, Result
 from ._errors import (
     AuthenticationException,
     CommandExitException,
@@ -76,7 +77,10 @@ __all__ = [
     "CommandExitException",
     "CommandHandle",
     "CommandResult",
+    "Context",
     "EntryInfo",
+    "Execution",
+    "ExecutionError",
     "FileNotFoundException",
     "FileStreamReader",
     "FileType",
@@ -84,14 +88,17 @@ __all__ = [
     "FilesystemEventType",
     "GuestUnresponsiveException",
     "InvalidArgumentException",
+    "Logs",
     "NotEnoughSpaceException",
     "NotFoundException",
     "NotSupportedException",
     "OutputHandler",
+    "OutputMessage",
     "ProcessInfo",
     "PtyOutput",
     "PtySize",
     "RateLimitException",
+    "Result",
     "Sandbox",
     "SandboxException",
     "SandboxInfo",

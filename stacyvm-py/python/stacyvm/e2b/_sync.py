@@ -16,6 +16,19 @@ from .._errors import InvalidArgumentError, NotFoundError, UnsupportedError
 from ._sync_commands import Commands, Inside, Pty
 from ._sync_files import Filesystem
 from ._by_id import by_id
+from ._code import (
+    Context,
+    ErrorHandler,
+    Execution,
+    Logs,
+    MessageHandler,
+    ResultHandler,
+    error_of,
+    execution_of,
+    message,
+    result_of,
+    without_envs,
+)
 from ._errors import NotSupportedException, SandboxNotFoundException, told
 from ._options import (
     SNAPSHOT,
@@ -276,6 +289,57 @@ class Sandbox:
         with told(control=True):
             machine, _ = self._known()
             return SnapshotInfo(SNAPSHOT + (machine.snapshot()).id)
+
+    def run_code(
+        self,
+        code: str,
+        language: str | None = None,
+        context: Context | None = None,
+        on_stdout: MessageHandler | None = None,
+        on_stderr: MessageHandler | None = None,
+        on_result: ResultHandler | None = None,
+        on_error: ErrorHandler | None = None,
+        envs: dict[str, str] | None = None,
+        timeout: float | None = TIMEOUT,
+        request_timeout: float | None = None,
+    ) -> Execution:
+        """Runs code in an interpreter that keeps its state between calls.
+
+        `TimeoutException` where it took longer than `timeout`; its state is kept.
+        """
+        without_envs(envs)
+        machine, logs = self._found(), Logs()
+        with told():
+            gathered = machine.run_code(
+                code,
+                language,
+                context=context,
+                timeout=timeout or None,
+                on_stdout=message(on_stdout, logs.stdout, False),
+                on_stderr=message(on_stderr, logs.stderr, True),
+                on_result=(lambda result: on_result(result_of(result))) if on_result else None,
+                on_error=(lambda error: on_error(error_of(error))) if on_error else None,
+            )
+        return execution_of(gathered, logs)
+
+    def create_code_context(
+        self,
+        cwd: str | None = None,
+        language: str | None = None,
+        request_timeout: float | None = None,
+    ) -> Context:
+        """Makes an interpreter apart from the others."""
+        machine = self._found()
+        with told():
+            return machine.create_code_context(language or "python", cwd=cwd)
+
+    def list_code_contexts(self) -> builtins.list[Context]:
+        """The interpreters of this object."""
+        return (self._found()).list_code_contexts()
+
+    def remove_code_context(self, context: Context | str) -> None:
+        """Ends an interpreter."""
+        (self._found()).remove_code_context(context)
 
     def get_host(self, port: int) -> str:
         """The host and port at which others reach a port of it."""
