@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Serve a provider to programs of this host, by HTTP on a loopback address. All of them
     /// are served: there are no identities
     Serve(ServeArgs),
+    /// Give an AI agent tools that work in a sandbox, by the Model Context Protocol on the
+    /// standard streams. The sandbox is made by the first call, and ends with this
+    Mcp(McpArgs),
     /// Show settings
     Config {
         #[command(subcommand)]
@@ -106,6 +109,12 @@ pub(crate) struct ServeArgs {
     /// Provider, as configured [default: oci]
     #[arg(long)]
     pub(crate) provider: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct McpArgs {
+    #[command(flatten)]
+    pub(crate) spec: SpecArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -171,7 +180,7 @@ pub(crate) enum ConfigCommand {
 }
 
 /// What a sandbox should be.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct SpecArgs {
     /// Provider, as configured [default: oci]
     #[arg(long)]

@@ -151,6 +151,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Conformance {
             command: ConformanceCommand::Run(args),
         } => commands::conformance::run(&engine, &config, args, json).await,
+        Command::Mcp(args) => commands::mcp::mcp(&engine, args).await,
         Command::Serve(args) => commands::serve::serve(&engine, args, json).await,
         Command::Providers => commands::show::providers(&engine, json).await,
         #[cfg(target_os = "linux")]
@@ -172,6 +173,7 @@ fn runtime_of(command: &Command) -> Option<(String, String)> {
     let (provider, runtime) = match command {
         Command::Run(args) => (&args.spec.provider, &args.spec.runtime),
         Command::Create(args) => (&args.spec.provider, &args.spec.runtime),
+        Command::Mcp(args) => (&args.spec.provider, &args.spec.runtime),
         Command::Conformance {
             command: ConformanceCommand::Run(args),
         } => (&args.provider, &args.runtime),

@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod life;
 pub(crate) mod logs;
+pub(crate) mod mcp;
 pub(crate) mod probe;
 pub(crate) mod run;
 pub(crate) mod serve;
