@@ -96,7 +96,7 @@ libtest() {
 
 # The suites of the conformance crate, each in one process as an outsider's are: some
 # minutes faster than a process for each case, by the same programs.
-in_one_process='binary_id(/^stacyvm-conformance::(mock|embedded|http_mock|http_embedded|http_python|docker.*)$/)'
+in_one_process='binary_id(/^stacyvm-conformance::(mock|embedded|http_mock|http_embedded|http_python|python_package|docker.*)$/)'
 suites() {
     local result=0 program
     if [[ ! -s $work/programs ]]; then
@@ -286,6 +286,7 @@ else
     run "Python: build" scripts/python.sh build
     run "Python: what is generated, types" scripts/python.sh check
     run "Python" pytest_suite
+    if have cargo-nextest; then run "conformance through Python" suites python_package; fi
 fi
 if ! scripts/node.sh tools; then
     not_run "Node: its tools could not be installed (npm, and its registry)"

@@ -11,7 +11,7 @@ use crate::fixture::Fixture;
 use crate::{ensure, ensure_eq};
 
 pub(super) const CASES: &[Case] = cases! {
-    Must "isolation.no_process_of_another_is_listed" [] needs(PROCESSES) => not_listed;
+    Must "isolation.no_process_of_another_is_listed" [] needs(PROCESSES, BACKGROUND) => not_listed;
     Must "isolation.no_command_of_another_is_listed" [] needs(BACKGROUND) => commands_not_listed;
     Must "isolation.no_process_of_another_is_seen_inside" ["S2.1"] needs(ISOLATION) => not_seen;
     Must "isolation.no_signal_reaches_another" ["S2.1"] needs(ISOLATION, USERS) => no_signal;
