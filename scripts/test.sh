@@ -68,10 +68,15 @@ declined() {
     wc -l <"$work/declined"
 }
 
+# Whoever started this in the background had Ctrl-C ignored, and a shell cannot take
+# that back for what it starts.
+heeds_signals=()
+if env --default-signal=INT,QUIT true 2>/dev/null; then heeds_signals=(env --default-signal=INT,QUIT); fi
+
 # Runs a test runner, shows what it prints, and fails when no test ran.
 runner() {
     local log=$work/log passed=true
-    "$@" 2>&1 | tee "$log" || passed=false
+    "${heeds_signals[@]}" "$@" 2>&1 | tee "$log" || passed=false
     sed -i 's/\x1b\[[0-9;]*m//g' "$log"
     grep -E '^ *Summary \[|^test result:|^[0-9]+ (passed|failed|skipped).* in [0-9.]+s|^[^a-z]* (pass|fail|skipped) [0-9]+$' "$log" | sed 's/^ */        /' >>"$work/summary" || true
     if ! grep -qE '^ *Summary \[.* [1-9][0-9]*(/[0-9]+)? tests? run:|^test result: .* [1-9][0-9]* (passed|failed)|^[1-9][0-9]* (passed|failed).* in [0-9.]+s|^[^a-z]* (pass|fail) [1-9]' "$log"; then
