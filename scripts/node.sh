@@ -15,6 +15,8 @@ cd stacyvm-node
 have npm || die "npm is missing: install Node 20 or newer"
 
 tools() {
+    node -e 'process.exit(process.versions.node.split(".")[0] >= 20 ? 0 : 1)' ||
+        die "node is $(node --version 2>/dev/null || echo missing), expected 20 or newer"
     # What is installed is of this lock file already, or is made so.
     if ! cmp -s package-lock.json node_modules/.of-lock; then
         npm ci --ignore-scripts --no-audit --no-fund >&2

@@ -294,7 +294,7 @@ else
     if have cargo-nextest; then run "conformance through Python" suites python_package; fi
 fi
 if ! scripts/node.sh tools; then
-    not_run "Node: its tools could not be installed (npm, and its registry)"
+    not_run "Node: its tools could not be installed (Node 20 or newer, npm, and its registry)"
 else
     run "Node: build" scripts/node.sh build
     run "Node: what is generated, types" scripts/node.sh check
