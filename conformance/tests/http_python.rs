@@ -2,65 +2,20 @@
 //! it claims.
 
 #[cfg(all(feature = "http", target_os = "linux"))]
-mod wire {
-    use std::io::{BufRead as _, BufReader, ErrorKind as Io};
-    use std::process::{Child, Command, Stdio};
-    use std::sync::Arc;
-    use std::time::{Duration, Instant};
+#[path = "common/server.rs"]
+mod server;
 
-    use stacyvm::providers::http::{HttpConfig, HttpProvider};
-    use stacyvm::{Error, ErrorKind, Result, SandboxSpec};
+#[cfg(all(feature = "http", target_os = "linux"))]
+mod wire {
+    use std::io::ErrorKind as Io;
+    use std::process::Command;
+
+    use stacyvm::Result;
     use stacyvm_conformance::{Harness, Subject};
 
     const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/server.py");
 
     pub(crate) struct Served;
-
-    /// The server's process, which ends when its standard input does: with this one,
-    /// however it ends.
-    struct Server(Child);
-
-    impl Server {
-        /// Starts it, and reads its URL.
-        fn start() -> Result<(Self, String)> {
-            let mut command = Command::new("python3");
-            command.arg(SCRIPT);
-            let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            let child = piped.spawn().map_err(|error| {
-                Error::new(ErrorKind::Internal, "python3 does not start").source(error)
-            })?;
-            let mut server = Self(child);
-            let mut url = String::new();
-            let read = server.0.stdout.take().map(|out| {
-                let mut out = BufReader::new(out);
-                out.read_line(&mut url)
-            });
-            match read {
-                Some(Ok(1..)) => Ok((server, url.trim_end().to_owned())),
-                _ => Err(Error::new(
-                    ErrorKind::Internal,
-                    format!("{SCRIPT} printed no URL, expected one on its first line"),
-                )),
-            }
-        }
-    }
-
-    impl Drop for Server {
-        #[expect(clippy::disallowed_methods, reason = "a process is polled")]
-        fn drop(&mut self) {
-            drop(self.0.stdin.take());
-            let until = Instant::now() + Duration::from_secs(10);
-            while matches!(self.0.try_wait(), Ok(None)) {
-                if Instant::now() > until {
-                    // It may have ended meanwhile.
-                    let _ = self.0.kill();
-                    let _ = self.0.wait();
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
 
     #[async_trait::async_trait]
     impl Harness for Served {
@@ -75,10 +30,7 @@ mod wire {
         }
 
         async fn open(&self) -> Result<Subject> {
-            let (server, url) = Server::start()?;
-            let provider = HttpProvider::open(HttpConfig::new(url)).await?;
-            let subject = Subject::new(Arc::new(provider), SandboxSpec::host()).await?;
-            Ok(subject.keep(server))
+            crate::server::subject("python3", SCRIPT).await
         }
     }
 }

@@ -169,21 +169,7 @@ impl CreateOptions {
     /// The request to an engine.
     pub(crate) fn request(self, engine: &Engine) -> Result<Create> {
         let mut spec = SandboxSpec::default();
-        let sources = [
-            self.image.map(Source::Image),
-            self.template.map(Source::Template),
-            self.snapshot.map(Source::Snapshot),
-        ];
-        let mut sources = sources.into_iter().flatten();
-        spec.source = sources.next().unwrap_or_default();
-        if let Some(second) = sources.next() {
-            return Err(Error::invalid(
-                "image",
-                format!("{:?} and {second:?}", spec.source),
-                "one of image, template and snapshot",
-                "leave the others out",
-            ));
-        }
+        spec.source = Source::one_of(self.image, self.template, self.snapshot)?;
         spec.env = self.env.unwrap_or_default();
         spec.labels = self.metadata.unwrap_or_default();
         spec.secrets = self.secrets.unwrap_or_default();

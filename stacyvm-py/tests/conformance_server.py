@@ -11,6 +11,7 @@ import contextlib
 from datetime import datetime
 import http.server
 import json
+import shutil
 import signal
 import socket
 import socketserver
@@ -33,7 +34,8 @@ HEAD, STDOUT, STDERR, LOST, EXITED, STDIN, CLOSE, RESIZE, SIGNAL, CREDIT, DONE =
 )
 ERROR, EVENT, LONGEST = 4, 64, 1 << 20
 
-ENGINE = Engine(state_dir=tempfile.mkdtemp(prefix="stacyvm-conformance-"))
+STATE = tempfile.mkdtemp(prefix="stacyvm-conformance-")
+ENGINE = Engine(state_dir=STATE)
 ROOMS: dict[str, "Room"] = {}
 LOCKS: dict[str, threading.Lock] = {}
 
@@ -318,3 +320,6 @@ if __name__ == "__main__":
     sys.stdin.buffer.read()
     while ROOMS:
         ROOMS.popitem()[1].sandbox.kill()
+    ENGINE.close()
+    # A helper that was parked may still be going.
+    shutil.rmtree(STATE, ignore_errors=True)

@@ -20,6 +20,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = os.environ.get("STACYVM_STATE_DIR")
     os.environ["STACYVM_STATE_DIR"] = str(path)
     yield path
+    # Of tests that failed, and of those that do not end what they make.
+    for info in list(Sandbox.list()):
+        Sandbox.connect(info.id).kill()
     if before is None:
         del os.environ["STACYVM_STATE_DIR"]
     else:

@@ -227,7 +227,7 @@ def test_what_is_not_offered_says_what_to_use() -> None:
 def test_an_image_without_the_user_and_without_bash() -> None:
     busybox = Path("/usr/bin/busybox")
     if not busybox.exists() or subprocess.run(["ldd", busybox], capture_output=True).returncode == 0:
-        pytest.skip("needs a static busybox")
+        pytest.skip("not run: needs a static busybox")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)

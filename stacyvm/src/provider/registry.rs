@@ -248,3 +248,66 @@ impl ProviderFactory for Missing {
         Some(Arc::new(Self { kind, needs }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::providers::mock::Mock;
+
+    /// A provider with a choice of runtimes, which notes the one that it is opened with.
+    #[derive(Debug)]
+    struct Choosing(Option<String>, Arc<std::sync::Mutex<Vec<String>>>);
+
+    #[async_trait]
+    impl ProviderFactory for Choosing {
+        #[expect(clippy::unnecessary_literal_bound, reason = "the trait lends the name")]
+        fn kind(&self) -> &str {
+            "choosing"
+        }
+
+        async fn open(&self, name: &str, _: &Surroundings) -> Result<Arc<dyn Provider>> {
+            let opened = format!("{name} {}", self.0.as_deref().unwrap_or("-"));
+            self.1.lock().unwrap().push(opened);
+            Ok(Arc::new(Mock::default()))
+        }
+
+        fn with_runtime(&self, runtime: &str) -> Option<Arc<dyn ProviderFactory>> {
+            let seen = Arc::clone(&self.1);
+            Some(Arc::new(Self(Some(runtime.to_owned()), seen)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_is_named_is_a_provider_of_its_own_and_opened_once() {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let around = Surroundings {
+            instance: InstanceId::random(),
+            state: None,
+            clock: Arc::new(SystemClock),
+        };
+        let mut registry = Registry::new(around, Vec::new());
+        registry.register("docker", Arc::new(Choosing(None, Arc::clone(&seen))));
+        registry.register("mock", Arc::new(Ready(Arc::new(Mock::default()))));
+
+        let name = on_runtime("docker", "runsc");
+        let opened = registry.open(&name).await.unwrap();
+        assert_eq!(opened.name(), "docker@runsc");
+        registry.open(&name).await.unwrap();
+        registry.open("docker").await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["docker@runsc runsc", "docker -"]);
+        assert!(registry.opened(&name).is_some());
+        // Only what is configured is listed.
+        assert_eq!(registry.names().collect::<Vec<_>>(), ["docker", "mock"]);
+
+        for (name, field) in [
+            ("mock@x", "runtime"),
+            ("none@x", "provider"),
+            ("none", "provider"),
+        ] {
+            let error = registry.open(name).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert_eq!(error.fact("field"), Some(field), "{name}");
+        }
+    }
+}

@@ -112,6 +112,36 @@ impl Default for Source {
     }
 }
 
+impl Source {
+    /// The one that is named; the image `host` where none is.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` where several are.
+    pub fn one_of(
+        image: Option<String>,
+        template: Option<String>,
+        snapshot: Option<String>,
+    ) -> Result<Self> {
+        let named = [
+            image.map(Self::Image),
+            template.map(Self::Template),
+            snapshot.map(Self::Snapshot),
+        ];
+        let mut named = named.into_iter().flatten();
+        let source = named.next().unwrap_or_default();
+        match named.next() {
+            None => Ok(source),
+            Some(second) => Err(Error::invalid(
+                "image",
+                format!("{source:?} and {second:?}"),
+                "one of image, template and snapshot",
+                "leave the others out",
+            )),
+        }
+    }
+}
+
 /// What root inside may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -392,3 +392,11 @@ async fn a_handle_in_the_context_of_another_tenant_finds_nothing() {
     let again = other.with_context(Context::default());
     again.usage().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_kill_tells_whether_there_was_something_to_end() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    assert!(sandbox.kill().await.unwrap());
+    assert!(!sandbox.kill().await.unwrap());
+}
