@@ -90,7 +90,10 @@ runner() {
 # Of a runner that prints `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
 libtest() {
     local result=0 counts skipped
-    runner "$@" || result=1
+    if ! runner "$@"; then
+        result=1
+        libtest_failures <"$work/log" >>"$work/failures"
+    fi
     counts=$(sed -nE 's/^test result: [^ ]+ ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$work/log" |
         awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
     skipped=$(declined <"$work/log")
@@ -132,7 +135,10 @@ as=''
 # Of pytest, which ends with `2 failed, 79 passed, 1 skipped in 14.06s`.
 pytest_suite() {
     local result=0 line
-    runner scripts/python.sh test --quiet || result=1
+    if ! runner scripts/python.sh test --quiet; then
+        result=1
+        grep -E -A 1 '^(FAILED|ERROR|E  ) ?' "$work/log" | tail -n 60 >>"$work/failures" || true
+    fi
     line=$(grep -E '^[0-9]+ (passed|failed|skipped).* in [0-9.]+s' "$work/log" | tail -n 1)
     count() { sed -nE "s/(.*[^0-9]|^)([0-9]+) $1.*/\2/p" <<<"$line"; }
     declined <"$work/log" >/dev/null
@@ -143,7 +149,11 @@ pytest_suite() {
 # Of node:test, which ends with a line each of `pass 92`, `fail 0` and `skipped 3`.
 node_suite() {
     local result=0
-    runner scripts/node.sh test || result=1
+    if ! runner scripts/node.sh test; then
+        result=1
+        # What failed comes again at its end, after a line of its own.
+        sed -n '/failing tests:$/,$p' "$work/log" | head -n 60 >>"$work/failures"
+    fi
     count() { sed -nE "s/^[^a-z]* $1 ([0-9]+)$/\1/p" "$work/log" | tail -n 1 | grep . || echo 0; }
     declined <"$work/log" >/dev/null
     note "$(count pass)" "$(count fail)" "$(count skipped)"
@@ -170,6 +180,18 @@ nextest() {
     note $((${p:-0} - skipped)) "$f" $((${s:-0} + skipped))
     if [[ ${f:-0} != 0 ]]; then failures "$report" >>"$work/failures" || true; fi
     return $result
+}
+
+# What each failed test of libtest's said, to its last lines: between `---- NAME stdout ----`
+# after `failures:` and the next of these or the list of names.
+libtest_failures() {
+    awk '
+        function tell() { for (i = (n > 30 ? n - 29 : 1); i <= n; i++) print "    " substr(lines[i], 1, 400); n = 0 }
+        /^failures:$/ { tell(); failed = 1; title = 0; next }
+        /^test result:/ { tell(); failed = 0; title = 0 }
+        failed && /^---- .* ----$/ { tell(); print "failed: " $0; title = 1; next }
+        failed && title && NF { lines[++n] = $0 }
+        END { tell() }'
 }
 
 # What each test of a report said that failed, to its last lines.
@@ -303,7 +325,9 @@ fi
 run "packages" scripts/package-test.sh
 
 step "summary"
-if [[ -e $work/failures ]]; then cat "$work/failures"; fi
 cat "$work/summary"
+# Last, since some who read this see its end alone.
+if [[ -e $work/failures ]]; then cat "$work/failures"; fi
+grep -E '^failed ' "$work/summary" || true
 awk '{ p += $1; f += $2; s += $3 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s }' "$work/counts"
 ((steps_failed == 0)) || die "$steps_failed steps failed"
