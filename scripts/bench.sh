@@ -34,11 +34,12 @@ case " $* " in
 esac
 case " $* " in
     *" bindings "*)
-        # The package as users install it, optimised, with docker-py beside it.
-        python=$PWD/target/bench-python
-        if [ ! -x "$python/bin/python" ]; then python3 -m venv "$python"; fi
-        "$python/bin/pip" install --quiet ./stacyvm-py docker==7.2.0
-        export STACYVM_BENCH_PYTHON=$python/bin/python
+        # The packages as users install them, optimised, with a client of Docker beside each.
+        export STACYVM_BENCH_PYTHON=$PWD/target/bench-python STACYVM_BENCH_NODE=$PWD/target/bench-node
+        if [ ! -x "$STACYVM_BENCH_PYTHON/bin/python" ]; then python3 -m venv "$STACYVM_BENCH_PYTHON"; fi
+        "$STACYVM_BENCH_PYTHON/bin/pip" install --quiet ./stacyvm-py docker==7.2.0
+        mkdir -p "$STACYVM_BENCH_NODE"
+        npm install --silent --no-fund --no-audit --prefix "$STACYVM_BENCH_NODE" ./stacyvm-node dockerode@5.0.1
         ;;
 esac
 STACYVM_STATE_DIR=$(mktemp -d)

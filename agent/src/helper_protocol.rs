@@ -500,6 +500,15 @@ pub enum MonitorRequest {
     /// Answered by [`FromHelper::Ended`] when it has ended and nothing is left.
     #[n(6)]
     Subscribe,
+    /// Whether the sandbox ends with the connection on which this comes, and with the
+    /// process that made that; with no other from here on. Answered by
+    /// [`FromHelper::Done`]. A sandbox that waits to be claimed stays its owner's.
+    #[n(7)]
+    SetAttached {
+        /// Else it ends with nobody.
+        #[n(0)]
+        attached: bool,
+    },
 }
 
 /// From the helper.

@@ -105,14 +105,7 @@ fn one_that_was_claimed_as_detached_outlives_its_owner_and_another_does_not() {
         };
         sandbox.helper.send(&ToHelper::Claim(claim), &[]);
         // Sent is as good as done: nobody waits for the answer of a host that dies.
-        let (nobody, _) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        drop(std::mem::replace(&mut sandbox.helper.owner, nobody));
+        drop_owner(&mut sandbox.helper);
         let (id, pid) = (sandbox.id.clone(), sandbox.report.pid);
         if detach {
             std::thread::sleep(std::time::Duration::from_millis(300));
@@ -123,6 +116,70 @@ fn one_that_was_claimed_as_detached_outlives_its_owner_and_another_does_not() {
         }
         assert_gone(&host, &id, pid);
     }
+}
+
+/// Closes the owner channel.
+fn drop_owner(helper: &mut Helper) {
+    let (nobody, _) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    drop(std::mem::replace(&mut helper.owner, nobody));
+}
+
+const ATTACH: MonitorRequest = MonitorRequest::SetAttached { attached: true };
+const DETACH: MonitorRequest = MonitorRequest::SetAttached { attached: false };
+
+#[test]
+fn one_that_was_made_another_s_ends_with_that_and_not_with_who_made_it() {
+    let host = Host::new();
+    let mut sandbox = host.launch(|_, _| {});
+    let [mut first, mut last] = [(); 2].map(|()| sandbox.connect(REQUEST_MONITOR));
+    for owner in [&mut first, &mut last] {
+        assert_eq!(monitor(owner, ATTACH), Some(FromHelper::Done));
+        assert_eq!(monitor(owner, ATTACH), Some(FromHelper::Done));
+    }
+    drop_owner(&mut sandbox.helper);
+    drop(first);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(exists(sandbox.report.pid), "it ended with an earlier owner");
+    drop(last);
+    assert_gone(&host, &sandbox.id, sandbox.report.pid);
+}
+
+#[test]
+fn one_that_is_nobody_s_outlives_all_owners() {
+    let host = Host::new();
+    let mut sandbox = host.launch(|_, _| {});
+    let [mut owner, mut other] = [(); 2].map(|()| sandbox.connect(REQUEST_MONITOR));
+    assert_eq!(monitor(&mut owner, ATTACH), Some(FromHelper::Done));
+    assert_eq!(monitor(&mut other, DETACH), Some(FromHelper::Done));
+    drop(owner);
+    drop_owner(&mut sandbox.helper);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(exists(sandbox.report.pid), "it ended with an owner");
+    let ended = monitor(&mut other, MonitorRequest::Destroy);
+    assert!(matches!(ended, Some(FromHelper::Ended(_))), "{ended:?}");
+    assert_gone(&host, &sandbox.id, sandbox.report.pid);
+}
+
+#[test]
+fn one_that_waits_stays_its_owner_s() {
+    let host = Host::new();
+    let mut sandbox = host.launch(|launch, _| launch.waits = true);
+    let mut other = sandbox.connect(REQUEST_MONITOR);
+    for request in [ATTACH, DETACH] {
+        let answer = monitor(&mut other, request);
+        assert!(
+            matches!(&answer, Some(FromHelper::Failed(failed)) if failed.kind == FailedKind::Conflict),
+            "{answer:?}"
+        );
+    }
+    drop_owner(&mut sandbox.helper);
+    assert_gone(&host, &sandbox.id, sandbox.report.pid);
 }
 
 #[test]
@@ -514,14 +571,7 @@ fn the_end_of_the_owner_ends_what_is_attached() {
 
 /// Closes the owner channel and gives the helper's process.
 fn helper_parts(mut helper: Helper) -> std::process::Child {
-    let (none, _) = rustix::net::socketpair(
-        rustix::net::AddressFamily::UNIX,
-        rustix::net::SocketType::SEQPACKET,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap();
-    drop(std::mem::replace(&mut helper.owner, none));
+    drop_owner(&mut helper);
     let stand_in = std::process::Command::new("true").spawn().unwrap();
     std::mem::replace(&mut helper.child, stand_in)
 }

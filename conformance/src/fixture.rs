@@ -129,15 +129,16 @@ impl Fixture {
     }
 
     /// Another process that opens the provider over the same state, and has made a
-    /// sandbox of each of these lifetimes; the case is not run where that cannot be done.
-    pub async fn host(&self, lifetimes: &[Lifetime]) -> Checked<(HostProcess, Vec<SandboxId>)> {
+    /// sandbox for each of these: of the first lifetime, to which it then gives the others.
+    /// The case is not run where that cannot be done.
+    pub async fn host(&self, lives: &[&[Lifetime]]) -> Checked<(HostProcess, Vec<SandboxId>)> {
         let command = self.harness.host().map_err(|error| match error.kind() {
             ErrorKind::Unsupported => Failure::NotRun(error.to_string()),
             _ => error.into(),
         })?;
-        let wanted = lifetimes.iter().map(|&lifetime| Wanted {
+        let wanted = lives.iter().map(|&lifetimes| Wanted {
             id: self.mint(),
-            lifetime,
+            lifetimes: lifetimes.to_vec(),
         });
         let wanted: Vec<Wanted> = wanted.collect();
         let host = HostProcess::start(command, &wanted).await?;

@@ -33,7 +33,8 @@ const MADE: &str = "made";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Wanted {
     pub(crate) id: SandboxId,
-    pub(crate) lifetime: Lifetime,
+    /// The one that it is made with, and those that it is given after that.
+    pub(crate) lifetimes: Vec<Lifetime>,
 }
 
 /// This program once more, with the same arguments: what most harnesses give as
@@ -76,13 +77,20 @@ pub async fn as_host(harness: Arc<dyn Harness>) -> Option<ExitCode> {
             None => harness,
         };
         let subject = harness.open().await?;
-        for Wanted { id, lifetime } in wanted {
-            let mut spec = subject.spec().clone().lifetime(lifetime);
-            if lifetime == Lifetime::Detached && subject.capabilities().ttl > Level::Absent {
+        for Wanted { id, lifetimes } in wanted {
+            let (first, later) = lifetimes
+                .split_first()
+                .ok_or_else(|| no_order("no lifetime"))?;
+            let mut spec = subject.spec().clone().lifetime(*first);
+            if lifetimes.contains(&Lifetime::Detached) && subject.capabilities().ttl > Level::Absent
+            {
                 spec = spec.ttl(LIFE);
             }
             let create = subject.engine().create(spec).id(id);
-            create.provider(subject.name()).await?;
+            let sandbox = create.provider(subject.name()).await?;
+            for lifetime in later {
+                sandbox.set_lifetime(*lifetime).await?;
+            }
         }
         Ok::<_, Error>(subject)
     };

@@ -25,6 +25,7 @@ const OF_A_KERNEL: &[Lie] = &[
     Lie::TrustsTitles,
     Lie::OutlivesItsOwner,
     Lie::EndsWithItsHost,
+    Lie::ChangesNoLifetime,
 ];
 
 /// The quick ones first: a lie is dropped when the first suite has found it out.

@@ -144,7 +144,14 @@ mod linux {
                 Lie::GivesAllAway,
             ],
         ),
-        ("reattach", &[Lie::OutlivesItsOwner, Lie::EndsWithItsHost]),
+        (
+            "reattach",
+            &[
+                Lie::OutlivesItsOwner,
+                Lie::EndsWithItsHost,
+                Lie::ChangesNoLifetime,
+            ],
+        ),
     ];
 
     #[tokio::test(flavor = "multi_thread")]

@@ -156,7 +156,7 @@ impl Provider for Faulty {
     }
 
     stacyvm::unsupported! {
-        probe, pull, create, origin, claim, set_deadline, pause, resume, exec, attach,
+        probe, pull, create, origin, claim, set_deadline, set_lifetime, pause, resume, exec, attach,
         read_log, list_execs, signal_exec, file, read_file, write_file, watch, export_tar,
         import_tar, dial, listen, endpoint, processes, usage, snapshot, delete_snapshot,
         remove_leftover, disk_use, tidy,

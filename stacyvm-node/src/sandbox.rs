@@ -353,6 +353,18 @@ impl Sandbox {
         })
     }
 
+    /// Has it end with this process (`attached`), or with none (`detached`).
+    #[napi]
+    pub fn set_lifetime<'env>(
+        &self,
+        env: &'env Env,
+        #[napi(ts_arg_type = "'attached' | 'detached'")] lifetime: String,
+    ) -> napi::Result<PromiseRaw<'env, ()>> {
+        self.call(env, move |sandbox| async move {
+            sandbox.set_lifetime(lifetime.parse()?).await
+        })
+    }
+
     /// Stops every process.
     #[napi]
     pub fn pause<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {

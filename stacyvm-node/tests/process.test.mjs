@@ -89,6 +89,20 @@ describe('what a program leaves of the embedded provider', { skip: missing }, ()
     await until(() => ended(line), 'the sandbox is still there')
   })
 
+  it('is nothing of one that it made its own when it is killed', async () => {
+    const { child, line } = await started(`
+      const sandbox = await Sandbox.create()
+      await sandbox.setLifetime('detached')
+      await assert.rejects(sandbox.setLifetime('endless'), { code: 'invalid_argument' })
+      await sandbox.setLifetime('attached')
+      console.log(sandbox.id)
+      await sandbox.commands.run('sleep 65')
+    `)
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    await until(() => ended(line), 'the sandbox is still there')
+  })
+
   it('is a detached sandbox, without the commands that it waited for', async () => {
     const { child, line } = await started(`
       const sandbox = await Sandbox.create()

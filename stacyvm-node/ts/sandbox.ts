@@ -158,6 +158,14 @@ export class Sandbox {
     await called(this.#native.setTtl(timeoutMs))
   }
 
+  /**
+   * Has it end with this process, whatever ends that, or with none: then at its
+   * `timeoutMs`. It ends with the last process that asked for `attached`.
+   */
+  async setLifetime(lifetime: 'attached' | 'detached'): Promise<void> {
+    await called(this.#native.setLifetime(lifetime))
+  }
+
   /** Moves its end later by so many milliseconds. */
   async extend(byMs: number): Promise<void> {
     await called(this.#native.extend(byMs))

@@ -335,6 +335,16 @@ impl Sandbox {
         self.call(move |sandbox| async move { sandbox.extend(seconds("by", by)?).await })
     }
 
+    /// Has it end with this process (`attached`), or with none (`detached`).
+    fn set_lifetime(&self, lifetime: String) -> Call<Nothing> {
+        self.call(move |sandbox| async move { sandbox.set_lifetime(lifetime.parse()?).await })
+    }
+
+    /// Begins a block at whose end it is killed.
+    fn begin_scope(&self) -> Call<Nothing> {
+        self.call(|sandbox| async move { sandbox.begin_scope().await })
+    }
+
     /// Stops every process.
     fn pause(&self) -> Call<Nothing> {
         self.call(|sandbox| async move { sandbox.pause().await })

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import stacyvm
-from stacyvm import Engine, Sandbox
+from stacyvm import Engine, InvalidArgumentError, Sandbox
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -187,6 +187,45 @@ def test_an_attached_sandbox_does_not_outlive_its_process_by_a_forked_child(tmp_
         until_none("forked")
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+BLOCK = """
+import os, sys, time
+from stacyvm import Sandbox
+with Sandbox.create(metadata={"of": "block"}) as sandbox:
+    child = os.fork()
+    if child:
+        print(sandbox.get_info().lifetime, child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_ends_the_sandbox_of_its_block_whatever_it_forked(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(BLOCK)
+    owner = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    lifetime, child = owner.stdout.readline().split()
+    try:
+        assert lifetime == "attached" and living("block")
+        owner.kill()
+        owner.wait()
+        os.kill(int(child), 0)
+        until_none("block")
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_sandbox_is_made_its_process_s_and_nobody_s() -> None:
+    sandbox = Sandbox.create()
+    try:
+        for lifetime in ("attached", "detached", "attached"):
+            sandbox.set_lifetime(lifetime)
+            assert sandbox.get_info().lifetime == lifetime
+        with pytest.raises(InvalidArgumentError, match="attached or detached"):
+            sandbox.set_lifetime("endless")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    finally:
+        sandbox.kill()
 
 
 def test_an_interpreter_ends_beside_what_is_under_way(python: Program) -> None:

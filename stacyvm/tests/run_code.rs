@@ -184,6 +184,87 @@ async fn an_interpreter_that_ends_or_lies_is_replaced() {
 }
 
 #[tokio::test]
+async fn children_that_the_code_forks_answer_nothing() {
+    sandbox!(sandbox);
+    let fork = "import os\nchild = os.fork()\n'forked'";
+    for n in 0..3 {
+        assert_eq!(run(sandbox.run_code(fork)).await.text(), Some("'forked'"));
+        let next = run(sandbox.run_code(format!("{n} + 40"))).await;
+        assert_eq!(next.text(), Some((n + 40).to_string().as_str()));
+    }
+    let reaped = run(sandbox.run_code("os.waitpid(child, 0)[1]")).await;
+    assert_eq!(reaped.text(), Some("0"));
+}
+
+#[tokio::test]
+async fn values_that_no_text_can_say_leave_the_interpreter_as_it_is() {
+    sandbox!(sandbox);
+    run(sandbox.run_code("kept = 1")).await;
+    let code = "class Mute(Exception):\n def __str__(self): raise ValueError\nraise Mute";
+    let mute = run(sandbox.run_code(code)).await.error.unwrap();
+    assert_eq!(
+        (mute.name.as_str(), mute.value.as_str()),
+        ("Mute", "<exception str() failed>")
+    );
+    let lone = run(sandbox.run_code("raise ValueError('a\\ud800b')")).await;
+    assert_eq!(lone.error.unwrap().value, "a\\ud800b");
+    let shown =
+        "class Shown:\n def __repr__(self): return '\\udcff'\n _repr_html_ = __repr__\nShown()";
+    assert_eq!(run(sandbox.run_code(shown)).await.text(), Some("\\udcff"));
+    assert_eq!(run(sandbox.run_code("kept")).await.text(), Some("1"));
+}
+
+#[tokio::test]
+async fn files_of_the_working_directory_are_the_codes_to_import_alone() {
+    sandbox!(sandbox);
+    let names = ["types", "json", "select", "own"];
+    for name in names {
+        let path = format!("/workspace/{name}.py");
+        sandbox
+            .files()
+            .write(path, "raise SystemExit('taken')")
+            .await
+            .unwrap();
+    }
+    sandbox
+        .files()
+        .write("/workspace/own.py", "x = 7")
+        .await
+        .unwrap();
+    let own = sandbox.run_code("import own; own.x");
+    let context = sandbox
+        .code_context("python", Some("/workspace".into()))
+        .unwrap();
+    assert_eq!(run(own.context(context.id)).await.text(), Some("7"));
+}
+
+#[tokio::test]
+async fn code_that_waits_for_its_turn_waits_no_longer_than_it_may() {
+    sandbox!(sandbox);
+    let mut first = soon(
+        sandbox
+            .run_code("print(1, flush=True); import time; time.sleep(600)")
+            .start(),
+    )
+    .await
+    .unwrap();
+    soon(first.next_event()).await.unwrap();
+    let inner = sandbox.run_code("2").timeout(Duration::from_millis(100));
+    let error = soon(inner.output()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("other code ran"), "{error}");
+}
+
+#[tokio::test]
+async fn an_interpreter_that_went_with_its_sandbox_says_so() {
+    sandbox!(sandbox);
+    run(sandbox.run_code("1")).await;
+    sandbox.kill().await.unwrap();
+    let error = soon(sandbox.run_code("2").output()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SandboxGone, "{error}");
+}
+
+#[tokio::test]
 async fn a_call_that_is_given_up_leaves_no_code_behind() {
     sandbox!(sandbox);
     let code = "import subprocess\nsubprocess.run(['sleep', '4721'])";

@@ -63,6 +63,8 @@ enum Kind {
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
+    /// Tells it from all others of this helper.
+    pub(crate) number: u64,
     bytes: Vec<u8>,
     kind: Kind,
 }
@@ -74,9 +76,10 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd, number: u64) -> Self {
         Self {
             socket,
+            number,
             bytes: Vec::new(),
             kind: Kind::Undecided {
                 since: Instant::now(),

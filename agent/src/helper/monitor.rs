@@ -53,14 +53,29 @@ pub(crate) struct Monitor<'a> {
     owner_process: Option<OwnedFd>,
     signals: BorrowedFd<'a>,
     connections: Vec<Connection>,
+    /// How many have been accepted.
+    accepted: u64,
     timer: Option<OwnedFd>,
     /// Runs while the sandbox is not in use.
     idle_timer: Option<OwnedFd>,
     in_use: bool,
-    attached: bool,
+    attached: Attached,
+    /// The process that made the connection which is the owner.
+    later_owner: Option<OwnedFd>,
     ready: bool,
     paused: bool,
     buffer: Vec<u8>,
+}
+
+/// What the sandbox ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attached {
+    /// Nothing.
+    No,
+    /// The channel of the owner that made it.
+    ToChannel,
+    /// The connection of this number.
+    ToConnection(u64),
 }
 
 /// Why the loop ends.
@@ -83,10 +98,12 @@ impl<'a> Monitor<'a> {
             owner_process: process_of(owner),
             signals,
             connections: Vec::new(),
+            accepted: 0,
             timer: None,
             idle_timer: None,
             in_use: false,
-            attached: true,
+            attached: Attached::ToChannel,
+            later_owner: None,
             ready: false,
             paused: false,
             buffer: Vec::new(),
@@ -162,6 +179,10 @@ impl<'a> Monitor<'a> {
                 self.owner_process.as_ref().map_or(stand_in, AsFd::as_fd),
                 PollFlags::IN,
             ),
+            PollFd::from_borrowed_fd(
+                self.later_owner.as_ref().map_or(stand_in, AsFd::as_fd),
+                PollFlags::IN,
+            ),
         ];
         let fixed = fds.len();
         for connection in &self.connections {
@@ -228,6 +249,7 @@ impl<'a> Monitor<'a> {
         {
             return Ok(Some(cause));
         }
+        let gone = (seen[9] && self.later_owner.is_some()).then_some(self.attached);
         let mut cause = None;
         let mut index = fixed;
         let mut connections = std::mem::take(&mut self.connections);
@@ -239,7 +261,12 @@ impl<'a> Monitor<'a> {
             }
             match connection.read() {
                 Event::Wait => true,
-                Event::Close => false,
+                Event::Close => {
+                    if self.attached == Attached::ToConnection(connection.number) {
+                        cause = Some(EndCause::OwnerGone);
+                    }
+                    false
+                }
                 Event::Agent => {
                     fault_point!("helper.connection");
                     self.hand_over(connection.as_fd());
@@ -249,7 +276,13 @@ impl<'a> Monitor<'a> {
                 Event::Requests(requests) => {
                     fault_point!("helper.asked");
                     for request in requests {
-                        if let Some(reply) = self.answer(request) {
+                        let reply = match request {
+                            MonitorRequest::SetAttached { attached } => {
+                                Some(self.set_attached(attached.then_some(&*connection)))
+                            }
+                            other => self.answer(other),
+                        };
+                        if let Some(reply) = reply {
                             if !connection.send(&reply) {
                                 return false;
                             }
@@ -265,6 +298,10 @@ impl<'a> Monitor<'a> {
             }
         });
         self.connections = connections;
+        // Unless what it said last gave the sandbox away.
+        if gone == Some(self.attached) {
+            cause = Some(EndCause::OwnerGone);
+        }
         if seen[3] {
             self.accept();
         }
@@ -378,7 +415,7 @@ impl<'a> Monitor<'a> {
         let owner = self.owner?;
         match packet::receive(owner, &mut self.buffer) {
             Ok(Some((ToHelper::Detach, _))) => {
-                self.attached = false;
+                self.attached = Attached::No;
                 fault_point!("helper.detached");
                 None
             }
@@ -414,7 +451,7 @@ impl<'a> Monitor<'a> {
         self.owner = None;
         self.owner_process = None;
         // Before it is ready nobody else knows of it.
-        (self.attached || !self.ready).then_some(EndCause::OwnerGone)
+        (self.attached == Attached::ToChannel || !self.ready).then_some(EndCause::OwnerGone)
     }
 
     /// Makes a sandbox that waited somebody's: all of it or nothing.
@@ -428,8 +465,28 @@ impl<'a> Monitor<'a> {
         }
         self.set_deadline(claim.ends_in_ms)?;
         self.sandbox.waits = false;
-        self.attached = !claim.detach;
+        self.attached = if claim.detach {
+            Attached::No
+        } else {
+            Attached::ToChannel
+        };
         self.count_idleness()
+    }
+
+    /// Has the sandbox end with this connection and no other, or with nothing.
+    fn set_attached(&mut self, owner: Option<&Connection>) -> FromHelper {
+        if self.sandbox.waits {
+            return FromHelper::Failed(Failed::new(
+                FailedKind::Conflict,
+                "the sandbox waits to be claimed",
+            ));
+        }
+        self.later_owner = owner.and_then(|connection| process_of(connection.as_fd()));
+        self.attached = match owner {
+            Some(connection) => Attached::ToConnection(connection.number),
+            None => Attached::No,
+        };
+        FromHelper::Done
     }
 
     fn accept(&mut self) {
@@ -437,7 +494,9 @@ impl<'a> Monitor<'a> {
         while let Ok(socket) = accept_with(&self.sandbox.listener, flags) {
             // Dropped otherwise, which closes it.
             if self.connections.len() < MAX_CONNECTIONS && Peer::may_ask(&socket) {
-                self.connections.push(Connection::new(socket));
+                self.accepted += 1;
+                self.connections
+                    .push(Connection::new(socket, self.accepted));
             }
         }
     }
@@ -475,6 +534,11 @@ impl<'a> Monitor<'a> {
             MonitorRequest::SetDeadline { in_ms } => self.set_deadline(in_ms),
             MonitorRequest::Pause => self.freeze(true),
             MonitorRequest::Resume => self.freeze(false),
+            // The channel's owner makes itself no owner but by a connection.
+            MonitorRequest::SetAttached { .. } => Err(Failed::new(
+                FailedKind::Invalid,
+                "an owner asks on a connection of its own",
+            )),
             MonitorRequest::Destroy | MonitorRequest::Subscribe => return None,
         };
         Some(match result {

@@ -22,7 +22,7 @@ use stacyvm::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileOperation, FileReply, FileRequest,
     ImportRequest, ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use stacyvm::sandbox::spec::SandboxSpec;
+use stacyvm::sandbox::spec::{Lifetime, SandboxSpec};
 use stacyvm::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 use stacyvm::{Error, ErrorKind, ExecId, Result, SandboxId};
 
@@ -197,6 +197,13 @@ impl Provider for Liar {
             return Ok(());
         }
         self.inner.set_deadline(cx, id, ends).await
+    }
+
+    async fn set_lifetime(&self, cx: &Context, id: &SandboxId, lifetime: Lifetime) -> Result<()> {
+        if self.is(Lie::ChangesNoLifetime) {
+            return Ok(());
+        }
+        self.inner.set_lifetime(cx, id, lifetime).await
     }
 
     async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()> {

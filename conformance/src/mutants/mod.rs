@@ -182,6 +182,7 @@ lies! {
     ClaimsFullNetworks "a full network is claimed and not given";
     OutlivesItsOwner "an attached sandbox goes on without its owner";
     EndsWithItsHost "a detached sandbox ends with the process that made it";
+    ChangesNoLifetime "a lifetime is changed without effect";
     ForgetsLabels "labels are forgotten";
     ForgetsLabelsAtTheEnd "labels are forgotten when a sandbox ends";
     IgnoresLabels "a list of those with some labels is one of all";

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use stacyvm::sandbox::exec::AttachOptions;
 use stacyvm::sandbox::files::{FileOperation, FileRequest, GuestPath};
+use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{ErrorKind, ExecId, ExecSpec, SandboxId, SignalScope};
 
 use super::cases;
@@ -55,6 +56,10 @@ macro_rules! calls {
             ("file", p.file(cx, $id, &stat).await.map(drop)),
             ("pause", p.pause(cx, $id).await),
             ("set_deadline", p.set_deadline(cx, $id, None).await),
+            (
+                "set_lifetime",
+                p.set_lifetime(cx, $id, Lifetime::Detached).await,
+            ),
             ("processes", p.processes(cx, $id).await.map(drop)),
             ("usage", p.usage(cx, $id).await.map(drop)),
             ("dial", p.dial(cx, $id, 1).await.map(drop)),

@@ -15,6 +15,7 @@ use crate::{ensure, ensure_eq};
 
 pub(super) const CASES: &[Case] = cases! {
     Must "reattach.an_attached_one_ends_with_its_killed_host" ["N1.7"] needs(ATTACHED) else attached_declined => attached;
+    Must "reattach.one_attached_later_ends_with_its_killed_host" ["N1.29"] needs(ATTACHED) => attached_later;
     Must "reattach.a_detached_one_outlives_its_killed_host" ["N1.28"] => detached;
 };
 
@@ -28,7 +29,7 @@ const LONGEST_LEASE: Duration = Duration::from_secs(10);
 const AFTER: Duration = Duration::from_secs(2);
 
 async fn attached(f: &Fixture) -> Checked {
-    let (host, ids) = f.host(&[Lifetime::Attached]).await?;
+    let (host, ids) = f.host(&[&[Lifetime::Attached]]).await?;
     let id = &ids[0];
     // It is its owner's end that ends it.
     answers(f, id, "while its host lives").await?;
@@ -36,11 +37,35 @@ async fn attached(f: &Fixture) -> Checked {
     ends(f, id).await
 }
 
+async fn attached_later(f: &Fixture) -> Checked {
+    use Lifetime::{Attached, Detached};
+    let lives: [&[Lifetime]; 2] = [&[Detached, Attached], &[Attached, Detached]];
+    let (host, ids) = f.host(&lives).await?;
+    for id in &ids {
+        answers(f, id, "while its host lives").await?;
+    }
+    host.kill();
+    ends(f, &ids[0]).await?;
+    tokio::time::sleep(AFTER).await;
+    answers(
+        f,
+        &ids[1],
+        "after its host was killed, from which it was detached",
+    )
+    .await
+}
+
 async fn detached(f: &Fixture) -> Checked {
     // An attached one tells how long it takes until the end of an owner is noticed.
-    let clock = f.claims().attached_lifetime.then_some(Lifetime::Attached);
-    let lifetimes: Vec<_> = [Lifetime::Detached].into_iter().chain(clock).collect();
-    let (host, ids) = f.host(&lifetimes).await?;
+    let clock: Option<&[_]> = f
+        .claims()
+        .attached_lifetime
+        .then_some(&[Lifetime::Attached]);
+    let lives: Vec<&[_]> = [&[Lifetime::Detached][..]]
+        .into_iter()
+        .chain(clock)
+        .collect();
+    let (host, ids) = f.host(&lives).await?;
     answers(f, &ids[0], "while its host lives").await?;
     host.kill();
     match ids.get(1) {

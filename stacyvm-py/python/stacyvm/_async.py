@@ -113,8 +113,9 @@ class AsyncEngine:
 class AsyncSandbox:
     """A disposable machine.
 
-    `async with await AsyncSandbox.create() as sandbox:` ends it with the block;
-    otherwise it lives until its `timeout`, and other processes find it by its id.
+    `async with await AsyncSandbox.create() as sandbox:` ends it with the block, and with
+    this process where its provider can; otherwise it lives until its `timeout`, and other
+    processes find it by its id.
     """
 
     _native: NativeSandbox
@@ -262,6 +263,11 @@ class AsyncSandbox:
         """What its provider can do here."""
         return cast("dict[str, Any]", json.loads(await awaited(self._native.capabilities())))
 
+    async def set_lifetime(self, lifetime: Literal["attached", "detached"]) -> None:
+        """Has it end with this process, whatever ends that, or with none: then at its
+        `timeout`. It ends with the last process that asked for `attached`."""
+        await awaited(self._native.set_lifetime(lifetime))
+
     async def pause(self) -> None:
         """Stops every process."""
         await awaited(self._native.pause())
@@ -279,6 +285,7 @@ class AsyncSandbox:
         return await awaited(self._native.kill())
 
     async def __aenter__(self) -> Self:
+        await awaited(self._native.begin_scope())
         return self
 
     async def __aexit__(

@@ -113,8 +113,9 @@ class Engine:
 class Sandbox:
     """A disposable machine.
 
-    `with Sandbox.create() as sandbox:` ends it with the block;
-    otherwise it lives until its `timeout`, and other processes find it by its id.
+    `with Sandbox.create() as sandbox:` ends it with the block, and with
+    this process where its provider can; otherwise it lives until its `timeout`, and other
+    processes find it by its id.
     """
 
     _native: NativeSandbox
@@ -262,6 +263,11 @@ class Sandbox:
         """What its provider can do here."""
         return cast("dict[str, Any]", json.loads(waited(self._native.capabilities())))
 
+    def set_lifetime(self, lifetime: Literal["attached", "detached"]) -> None:
+        """Has it end with this process, whatever ends that, or with none: then at its
+        `timeout`. It ends with the last process that asked for `attached`."""
+        waited(self._native.set_lifetime(lifetime))
+
     def pause(self) -> None:
         """Stops every process."""
         waited(self._native.pause())
@@ -279,6 +285,7 @@ class Sandbox:
         return waited(self._native.kill())
 
     def __enter__(self) -> Self:
+        waited(self._native.begin_scope())
         return self
 
     def __exit__(

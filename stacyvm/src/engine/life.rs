@@ -11,7 +11,7 @@ use crate::clock::{from_ms, to_ms};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provider::Provider as _;
 use crate::sandbox::handle::Sandbox;
-use crate::sandbox::spec::check_life;
+use crate::sandbox::spec::{Lifetime, check_life};
 use crate::sandbox::state::Phase;
 use crate::store::{SandboxRecord, SandboxUpdate};
 use crate::units::{LONGEST, format_duration, format_time};
@@ -180,6 +180,38 @@ impl Engine {
                 let former = before.ends_ms.map(from_ms);
                 if let Err(stays) = provider.set_deadline(context, id, former).await {
                     tracing::warn!(sandbox = %id, error = %stays, "an end was moved, but not recorded");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has a sandbox end with this process, or with none. As the end, the provider's
+    /// part comes first, and is taken back where the record cannot follow.
+    pub(crate) async fn set_lifetime(&self, sandbox: &Sandbox, lifetime: Lifetime) -> Result<()> {
+        let before = self.load_living(sandbox).await?.lifetime;
+        if (before, lifetime) == (Lifetime::Detached, Lifetime::Detached) {
+            return Ok(());
+        }
+        let (context, id) = (sandbox.context(), sandbox.id());
+        let provider = sandbox.provider()?;
+        provider.set_lifetime(context, id, lifetime).await?;
+        if before == lifetime {
+            return Ok(());
+        }
+        let update = SandboxUpdate {
+            lifetime: Some(lifetime),
+            ..SandboxUpdate::default()
+        };
+        match self.update(context, id, |_| Some(update.clone())).await {
+            Ok(_) => Ok(()),
+            // Nobody knows whether a write was done that was not waited for.
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => {
+                Err(error)
+            }
+            Err(error) => {
+                if let Err(stays) = provider.set_lifetime(context, id, before).await {
+                    tracing::warn!(sandbox = %id, error = %stays, "a lifetime was changed, but not recorded");
                 }
                 Err(error)
             }

@@ -12,7 +12,7 @@ use crate::id::SandboxId;
 use crate::layer::Layered;
 use crate::provider::{Provider as _, Pull};
 use crate::sandbox::handle::Sandbox;
-use crate::sandbox::spec::{MountSource, SandboxSpec, Source};
+use crate::sandbox::spec::{Lifetime, MountSource, SandboxSpec, Source};
 use crate::sandbox::state::Observed;
 
 impl Engine {
@@ -210,6 +210,18 @@ impl Engine {
     ) -> Result<()> {
         let sandbox = self.recorded(context, provider, id).await?;
         self.set_end_at(&sandbox, ends).await
+    }
+
+    /// Has a sandbox end with this server or with nobody, and writes that down.
+    pub(crate) async fn lifetime_served(
+        &self,
+        context: &Context,
+        provider: &Arc<Layered>,
+        id: &SandboxId,
+        lifetime: Lifetime,
+    ) -> Result<()> {
+        let sandbox = self.recorded(context, provider, id).await?;
+        self.set_lifetime(&sandbox, lifetime).await
     }
 
     /// Stops or continues a sandbox, and writes that down.

@@ -26,7 +26,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileKind, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
 #[derive(Debug)]
@@ -334,6 +334,10 @@ impl Provider for Scripted {
             .sandboxes
             .insert(id.clone(), (ObservedState::Running, ends));
         Ok(())
+    }
+    async fn set_lifetime(&self, _: &Context, id: &SandboxId, _: Lifetime) -> Result<()> {
+        self.enter(OperationKind::SetLifetime)?;
+        self.find(id).map(drop)
     }
     async fn pause(&self, _: &Context, id: &SandboxId) -> Result<()> {
         self.enter(OperationKind::Pause)?;

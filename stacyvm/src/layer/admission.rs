@@ -63,6 +63,7 @@ fn need(kind: OperationKind) -> Option<Need> {
         | Kind::RemoveLeftover
         | Kind::DiskUse
         | Kind::Tidy => None,
+        Kind::SetLifetime => need("attached_lifetime", |c| c.attached_lifetime),
         Kind::Claim => need("claim", |c| c.claim),
         Kind::ReadLog => need("reattach_output", |c| c.reattach_output),
         Kind::Attach => need("exec_background", |c| c.exec_background),

@@ -59,6 +59,7 @@ impl Deadline {
             | Kind::Inspect
             | Kind::List
             | Kind::SetDeadline
+            | Kind::SetLifetime
             | Kind::Exec
             | Kind::Attach
             | Kind::ReadLog

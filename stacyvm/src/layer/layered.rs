@@ -23,7 +23,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::SandboxSpec;
+use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
 
 type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -245,6 +245,13 @@ impl Provider for Layered {
     ) -> Result<()> {
         self.call(cx, OperationKind::SetDeadline, Some(id), move |p, cx| {
             Box::pin(async move { p.set_deadline(&cx, id, ends).await })
+        })
+        .await
+    }
+
+    async fn set_lifetime(&self, cx: &Context, id: &SandboxId, lifetime: Lifetime) -> Result<()> {
+        self.call(cx, OperationKind::SetLifetime, Some(id), move |p, cx| {
+            Box::pin(async move { p.set_lifetime(&cx, id, lifetime).await })
         })
         .await
     }

@@ -137,6 +137,21 @@ pub trait Provider: Debug + Send + Sync + 'static {
         ends: Option<SystemTime>,
     ) -> Result<()>;
 
+    /// Has a sandbox end with this process, whatever ends that, or with none.
+    ///
+    /// # Behavior
+    ///
+    /// - It ends with the last process that asked for `Attached`, and with no other any
+    ///   more: not with the one that made it. `Detached` leaves it to its end, which stays
+    ///   where it is.
+    /// - Asking again is success.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` without the capability `attached_lifetime`; `conflict` for one that
+    /// waits to be claimed.
+    async fn set_lifetime(&self, cx: &Context, id: &SandboxId, lifetime: Lifetime) -> Result<()>;
+
     /// Stops every process. Pausing a paused sandbox is success.
     async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()>;
 

@@ -47,6 +47,8 @@ operations! {
     List = "list", idempotent: true, streams: false;
     /// `set_deadline`.
     SetDeadline = "set_deadline", idempotent: true, streams: false;
+    /// `set_lifetime`.
+    SetLifetime = "set_lifetime", idempotent: true, streams: false;
     /// `pause`.
     Pause = "pause", idempotent: true, streams: false;
     /// `resume`.

@@ -27,8 +27,8 @@
 ///     }
 ///
 ///     stacyvm::unsupported! {
-///         probe, pull, origin, claim, inspect, list, set_deadline, pause, resume, exec,
-///         attach, read_log, list_execs, signal_exec, file, read_file, write_file, watch,
+///         probe, pull, origin, claim, inspect, list, set_deadline, set_lifetime, pause,
+///         resume, exec, attach, read_log, list_execs, signal_exec, file, read_file, write_file, watch,
 ///         export_tar, import_tar, dial, listen, endpoint, processes, usage, snapshot,
 ///         delete_snapshot, leftovers, remove_leftover, disk_use, tidy,
 ///     }
@@ -46,6 +46,7 @@ macro_rules! unsupported {
     (@of inspect) => { $crate::unsupported!(@on inspect [] -> $crate::sandbox::state::Observed); };
     (@of list) => { $crate::unsupported!(@is list ['b ::std::option::Option<&'b $crate::SandboxId>, u32] -> ::std::vec::Vec<$crate::sandbox::state::Observed>); };
     (@of set_deadline) => { $crate::unsupported!(@on set_deadline [::std::option::Option<::std::time::SystemTime>] -> ()); };
+    (@of set_lifetime) => { $crate::unsupported!(@on set_lifetime [$crate::sandbox::spec::Lifetime] -> ()); };
     (@of pause) => { $crate::unsupported!(@on pause [] -> ()); };
     (@of resume) => { $crate::unsupported!(@on resume [] -> ()); };
     (@of destroy) => { $crate::unsupported!(@on destroy [] -> ()); };

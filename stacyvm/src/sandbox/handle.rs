@@ -13,6 +13,7 @@ use super::files_handle::Files;
 use super::info::SandboxInfo;
 use super::logs::{Logs, LogsRequest};
 use super::process::Process;
+use super::spec::Lifetime;
 use super::state::{ProcessInfo, Usage};
 use crate::context::Context;
 use crate::engine::Engine;
@@ -349,6 +350,50 @@ impl Sandbox {
     /// `permission_denied` past the policy's longest life, `sandbox_gone`.
     pub async fn set_ttl(&self, ttl: Option<Duration>) -> Result<Option<SystemTime>> {
         self.0.engine.set_ttl(self, ttl).await
+    }
+
+    /// Has it end with this process, whatever ends that, or with none.
+    ///
+    /// It ends with the last process that asked for [`Lifetime::Attached`], and no longer
+    /// with the one that made it. [`Lifetime::Detached`] leaves it to its end, which stays
+    /// where it is: [`set_ttl`](Self::set_ttl) gives an end to one that has none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> stacyvm::Result<()> {
+    /// use stacyvm::{Engine, Lifetime, SandboxSpec, providers::Mock};
+    ///
+    /// let engine = Engine::builder()
+    ///     .provider("mock", std::sync::Arc::new(Mock::default()))
+    ///     .build()
+    ///     .await?;
+    /// let sandbox = engine.create(SandboxSpec::host()).await?;
+    /// sandbox.set_lifetime(Lifetime::Attached).await?;
+    /// assert_eq!(sandbox.info().await?.lifetime, Lifetime::Attached);
+    /// # sandbox.kill().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where sandboxes cannot end with a process (the capability
+    /// `attached_lifetime`); `sandbox_gone`.
+    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<()> {
+        self.0.engine.set_lifetime(self, lifetime).await
+    }
+
+    /// Begins a block at whose end the caller kills it: as in [`Engine::scope`] it ends
+    /// with this process where its provider can have that, and else stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// `sandbox_gone`.
+    pub async fn begin_scope(&self) -> Result<()> {
+        if self.provider()?.claims().attached_lifetime {
+            self.set_lifetime(Lifetime::Attached).await?;
+        }
+        Ok(())
     }
 
     /// Stops every process. A paused sandbox is success.

@@ -244,6 +244,24 @@ pub enum Lifetime {
     Detached,
 }
 
+impl std::str::FromStr for Lifetime {
+    type Err = Error;
+
+    /// Reads `attached` or `detached`; anything else is `invalid_argument`.
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "attached" => Ok(Self::Attached),
+            "detached" => Ok(Self::Detached),
+            other => Err(Error::invalid(
+                "lifetime",
+                other,
+                "attached or detached",
+                "ask for one of them",
+            )),
+        }
+    }
+}
+
 /// Where the value of a secret is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -106,6 +106,7 @@ routes! {
     Inspect "GET" "/v1/sandboxes/{sandbox}" "Tells what is there", Form::Nothing => Form::Json("SandboxReply");
     Destroy "DELETE" "/v1/sandboxes/{sandbox}" "Ends a sandbox; an absent one is success", Form::Nothing => DONE;
     SetDeadline "PUT" "/v1/sandboxes/{sandbox}/deadline" "Moves the end of a sandbox's life", Form::Json("DeadlineBody") => DONE;
+    SetLifetime "PUT" "/v1/sandboxes/{sandbox}/lifetime" "Has a sandbox end with an owner, or with none", Form::Json("LifetimeBody") => DONE;
     Pause "POST" "/v1/sandboxes/{sandbox}/pause" "Stops every process", EMPTY => DONE;
     Resume "POST" "/v1/sandboxes/{sandbox}/resume" "Lets the processes go on", EMPTY => DONE;
     ListExecs "GET" "/v1/sandboxes/{sandbox}/execs" "Lists commands", Form::Nothing => Form::Json("ExecsReply");
@@ -205,6 +206,7 @@ async fn serve(call: Call, route: &Route, found: &[&str]) -> Result<Response<Bod
         Kind::Inspect => lists::inspect(&call, &sandbox()?).await,
         Kind::Destroy => sandboxes::destroy(&call, &sandbox()?).await,
         Kind::SetDeadline => sandboxes::set_deadline(call, &sandbox()?).await,
+        Kind::SetLifetime => sandboxes::set_lifetime(call, &sandbox()?).await,
         Kind::Pause => sandboxes::pause(call, &sandbox()?, true).await,
         Kind::Resume => sandboxes::pause(call, &sandbox()?, false).await,
         Kind::ListExecs => lists::execs(&call, &sandbox()?).await,

@@ -8,12 +8,12 @@ use super::guard;
 use super::owners::{self, Given};
 use super::route::Call;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{SandboxId, SnapshotId};
+use crate::id::{OwnerId, SandboxId, SnapshotId};
 use crate::provider::{Provider as _, PullRequest};
 use crate::sandbox::spec::Lifetime;
 use crate::wire::sandbox::{
-    CreateBody, DeadlineBody, DoneReply, EmptyBody, OriginBody, OriginReply, PullBody,
-    SandboxReply, SnapshotBody,
+    CreateBody, DeadlineBody, DoneReply, EmptyBody, LifetimeBody, OriginBody, OriginReply,
+    PullBody, SandboxReply, SnapshotBody,
 };
 
 pub(super) async fn pull(call: Call) -> Result<Response<Body>> {
@@ -93,10 +93,7 @@ pub(super) async fn create(call: Call) -> Result<Response<Body>> {
             }
             Given::OwnerGone => {
                 owners::end(&call.state, &call.context, &body.id).await;
-                return Err(Error::new(
-                    ErrorKind::SandboxGone,
-                    format!("the owner {owner} went while the sandbox was made"),
-                ));
+                return Err(gone_meanwhile(owner));
             }
         }
     }
@@ -130,6 +127,43 @@ pub(super) async fn set_deadline(call: Call, id: &SandboxId) -> Result<Response<
     let (engine, provider) = (&call.state.engine, &call.state.provider);
     engine.end_served(&call.context, provider, id, ends).await?;
     answer::json(&DoneReply {})
+}
+
+pub(super) async fn set_lifetime(call: Call, id: &SandboxId) -> Result<Response<Body>> {
+    let body: LifetimeBody = guard::body(call.request).await?;
+    let State {
+        engine,
+        provider,
+        owners,
+        ..
+    } = &*call.state;
+    let lifetime = match &body.owner {
+        Some(owner) => {
+            owners.check(owner)?;
+            Lifetime::Attached
+        }
+        None => Lifetime::Detached,
+    };
+    engine
+        .lifetime_served(&call.context, provider, id, lifetime)
+        .await?;
+    // Whoever had it has it no more.
+    owners.forget(id);
+    if let Some(owner) = &body.owner
+        && !matches!(owners.give(owner, id, &call.context), Given::Done)
+    {
+        owners::end(&call.state, &call.context, id).await;
+        return Err(gone_meanwhile(owner));
+    }
+    answer::json(&DoneReply {})
+}
+
+/// The owner went before the sandbox was its own, which has ended with it.
+fn gone_meanwhile(owner: &OwnerId) -> Error {
+    Error::new(
+        ErrorKind::SandboxGone,
+        format!("the owner {owner} went before the sandbox was its own"),
+    )
 }
 
 pub(super) async fn pause(call: Call, id: &SandboxId, stop: bool) -> Result<Response<Body>> {

@@ -34,7 +34,7 @@ pub use record::{
     SandboxFilter, SandboxRecord, SandboxUpdate,
 };
 #[cfg(feature = "sqlite")]
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, after_fork, before_fork};
 pub use state_dir::StateDir;
 
 /// The newest layout that this build writes.

@@ -77,6 +77,8 @@ pub struct SandboxUpdate {
     pub effective: Option<BTreeMap<String, Effective>>,
     /// Its labels, all of them.
     pub labels: Option<BTreeMap<String, String>>,
+    /// Whether it ends with its owner, where that is changed later.
+    pub lifetime: Option<Lifetime>,
     /// What was asked for, where that is settled after it was made.
     pub asked: Option<Asked>,
     /// Its new owner's lock.

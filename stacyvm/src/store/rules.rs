@@ -117,6 +117,9 @@ pub(super) fn apply(
     if let Some(labels) = &update.labels {
         next.labels.clone_from(labels);
     }
+    if let Some(lifetime) = update.lifetime {
+        next.lifetime = lifetime;
+    }
     if let Some(asked) = &update.asked {
         next.spec.clone_from(&asked.spec);
         next.digest.clone_from(&asked.digest);

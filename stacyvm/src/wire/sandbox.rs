@@ -70,7 +70,7 @@ pub struct CreateBody {
 /// The first frame of an owner's connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OwnerReply {
-    /// What creates name the owner by.
+    /// What requests name the owner by.
     pub owner: OwnerId,
 }
 
@@ -115,6 +115,14 @@ pub struct OriginReply {
 pub struct DeadlineBody {
     /// The end; none takes it away.
     pub ends: Option<Time>,
+}
+
+/// What a sandbox ends with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LifetimeBody {
+    /// The owner, and no other from here on; none, and it ends with nobody.
+    pub owner: Option<OwnerId>,
 }
 
 /// A snapshot to make.

@@ -243,7 +243,7 @@ impl Provider for Tenantless {
     }
 
     stacyvm::unsupported! {
-        probe, pull, origin, claim, list, set_deadline, pause, resume, exec, attach, read_log,
+        probe, pull, origin, claim, list, set_deadline, set_lifetime, pause, resume, exec, attach, read_log,
         list_execs, signal_exec, file, read_file, write_file, watch, export_tar, import_tar, dial,
         listen, endpoint, processes, usage, snapshot, delete_snapshot, leftovers, remove_leftover,
         disk_use, tidy,

@@ -363,6 +363,8 @@ class AsyncSandbox:
         raise NotSupportedException("run git: `sandbox.commands.run(\"git ...\")`")
 
     async def __aenter__(self) -> Self:
+        with told(control=True):
+            await (await self._found()).__aenter__()
         return self
 
     async def __aexit__(

@@ -363,6 +363,8 @@ class Sandbox:
         raise NotSupportedException("run git: `sandbox.commands.run(\"git ...\")`")
 
     def __enter__(self) -> Self:
+        with told(control=True):
+            (self._found()).__enter__()
         return self
 
     def __exit__(

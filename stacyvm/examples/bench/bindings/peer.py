@@ -32,8 +32,12 @@ if which == "docker-py":
 else:
     from stacyvm import Sandbox
 
+    if which == "large":
+        memory = bytearray(2 << 30)
+        memory[:: 4096] = b"x" * (len(memory) // 4096)
     where = {"provider": "docker", "image": image} if image else {}
     sandbox = Sandbox.create(lifetime="attached", **where)
+    waiting = sandbox.commands.run(["sleep", "100000"], background=True)
 
     def run():
         taken, result = timed(lambda: sandbox.commands.run(["/bin/true"]))
@@ -51,12 +55,21 @@ else:
         return taken
 
     def call():
-        # The loop itself is what an empty call of Python costs.
-        native, rounds = sandbox._native, range(200_000)
-        taken = timed(lambda: [native.id for _ in rounds])[0]
+        rounds = range(200_000)
+        taken = timed(lambda: [waiting.pid for _ in rounds])[0]
         return (taken - timed(lambda: [None for _ in rounds])[0]) / len(rounds)
 
-    WORDS = {"run": run, "out": out, "code": code, "call": call}
+    def first():
+        made = Sandbox.create(lifetime="attached")
+        assert made.commands.run(["/bin/true"]).ok
+        return made
+
+    def create():
+        taken, made = timed(first)
+        made.kill()
+        return taken
+
+    WORDS = {"run": run, "out": out, "code": code, "call": call, "create": create}
 
     def close():
         sandbox.kill()

@@ -30,15 +30,15 @@ pub(super) fn end(
     }
 }
 
-/// Renews the lease of a sandbox as long as this process lives and the
-/// sandbox is there. The task dies with its runtime, which is the point.
-pub(super) fn hold(life: &Arc<Life>, id: SandboxId) {
+/// Renews the lease of a sandbox as long as this process lives, the sandbox is
+/// there, and is this owner's. The task dies with its runtime, which is the point.
+pub(super) fn hold(life: &Arc<Life>, id: SandboxId, owner: String) {
     let life = Arc::clone(life);
     tokio::spawn(async move {
         let pause = life.config.lease / RENEWALS;
         loop {
             // The first at once: the start took a part of the first lease.
-            let mut renewing = std::pin::pin!(life.renew(&id));
+            let mut renewing = std::pin::pin!(life.renew(&id, Some(&owner)));
             let renewed = loop {
                 match timeout(SLOW, &mut renewing).await {
                     Ok(renewed) => break renewed,
@@ -52,7 +52,7 @@ pub(super) fn hold(life: &Arc<Life>, id: SandboxId) {
             match renewed {
                 Ok(true) => {}
                 Ok(false) => {
-                    // Another engine of this store claimed it, or ended it.
+                    // Somebody claimed it or made it theirs, or ended it.
                     if life.observe(&id).await.is_err_and(|error| is_end(&error)) {
                         life.pool.end(&id);
                     }

@@ -129,7 +129,11 @@ impl Life {
                 made = Box::pin(life.make_or_undo(&request, &tenant, answer.closed())).await;
             }
             if made.is_ok() && request.spec.lifetime == Lifetime::Attached {
-                lease::hold(&life, request.id.clone());
+                match life.tickets.find(&request.id) {
+                    Ok(Some(ticket)) => lease::hold(&life, request.id.clone(), ticket.owner),
+                    Ok(None) => {}
+                    Err(error) => made = Err(error),
+                }
             }
             if let Err(Ok(_)) = answer.send(made) {
                 life.undo(&request.id).await;
@@ -587,10 +591,37 @@ impl Life {
         self.tickets.keep(id, &ticket)
     }
 
+    /// Has a sandbox end with this process, or with none.
+    pub(super) async fn set_attached(
+        life: &Arc<Self>,
+        id: &SandboxId,
+        attached: bool,
+    ) -> Result<()> {
+        let client = life.client(id).await?;
+        let Some(mut ticket) = life.tickets.find(id)? else {
+            return Err(gone(ErrorKind::NotFound).context("sandbox", id));
+        };
+        if ticket.waits {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the sandbox waits to be claimed",
+            ));
+        }
+        ticket.give(attached)?;
+        // First, so that a renewal of the lease that comes between is corrected.
+        life.tickets.keep(id, &ticket)?;
+        client.set_deadline(life.told(id, &ticket)).await?;
+        if attached {
+            lease::hold(life, id.clone(), ticket.owner);
+        }
+        Ok(())
+    }
+
     /// Tells the agent of an attached sandbox that its owner lives. False
-    /// where there is nothing to renew.
-    pub(super) async fn renew(&self, id: &SandboxId) -> Result<bool> {
-        let Some(ticket) = self.tickets.find(id)?.filter(|t| t.attached) else {
+    /// where there is nothing to renew, or not by this owner.
+    pub(super) async fn renew(&self, id: &SandboxId, owner: Option<&str>) -> Result<bool> {
+        let is_its = |t: &Ticket| t.attached && owner.is_none_or(|owner| owner == t.owner);
+        let Some(ticket) = self.tickets.find(id)?.filter(is_its) else {
             return Ok(false);
         };
         let client = self.client(id).await?;
@@ -601,7 +632,7 @@ impl Life {
             Some(now) if now == ticket => Ok(true),
             Some(now) => {
                 client.set_deadline(self.told(id, &now)).await?;
-                Ok(now.attached)
+                Ok(is_its(&now))
             }
             None => Ok(false),
         }

@@ -64,7 +64,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::{SandboxSpec, Source};
+use crate::sandbox::spec::{Lifetime, SandboxSpec, Source};
 use crate::sandbox::state::{Observed, ObservedState, ProcessInfo, Usage};
 
 /// Sandboxes as containers of a Docker Engine. See the [module](self).
@@ -253,6 +253,13 @@ impl Provider for DockerProvider {
     ) -> Result<()> {
         let work = self.life.set_end(id, ends);
         self.outside(cx, OperationKind::SetDeadline, Box::pin(work))
+            .await
+    }
+
+    async fn set_lifetime(&self, cx: &Context, id: &SandboxId, lifetime: Lifetime) -> Result<()> {
+        let attached = lifetime == Lifetime::Attached;
+        let work = Life::set_attached(&self.life, id, attached);
+        self.outside(cx, OperationKind::SetLifetime, Box::pin(work))
             .await
     }
 

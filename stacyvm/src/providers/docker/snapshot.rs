@@ -200,7 +200,7 @@ impl Life {
     /// Tells a living sandbox when it ends. One that is attached and stands still while
     /// it is saved hears of a later end, as nobody can renew its lease meanwhile.
     async fn tell_end(&self, id: &SandboxId) {
-        let told = timeout(PATIENCE, self.renew(id)).await;
+        let told = timeout(PATIENCE, self.renew(id, None)).await;
         if !matches!(told, Ok(Ok(_))) {
             tracing::debug!(sandbox = %id, "a sandbox that is saved was not told its end");
         }

@@ -36,6 +36,9 @@ pub(super) struct Ticket {
     /// Whether it has one user, whom the agent is.
     #[serde(default)]
     pub(super) one_user: bool,
+    /// Who renews its lease where it is attached: the last who said that it is theirs.
+    #[serde(default)]
+    pub(super) owner: String,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -47,27 +50,39 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut random = [0; N];
+    getrandom::fill(&mut random).map_err(|e| {
+        Error::new(
+            ErrorKind::Internal,
+            "the system has no source of randomness",
+        )
+        .source(e)
+    })?;
+    Ok(random)
+}
+
 impl Ticket {
     /// A ticket with a new random key and a new random place for the agent,
     /// which no image can have prepared for.
     pub(super) fn mint(ends_ms: Option<u64>, attached: bool) -> Result<Self> {
-        let mut random = [0; KEY_BYTES + 8];
-        getrandom::fill(&mut random).map_err(|e| {
-            Error::new(
-                ErrorKind::Internal,
-                "the system has no source of randomness",
-            )
-            .source(e)
-        })?;
-        let (key, place) = random.split_at(KEY_BYTES);
+        let (key, place) = (random::<KEY_BYTES>()?, random::<8>()?);
         Ok(Self {
-            key: hex(key),
-            program: format!("/.stacyvm-{}/stacyvm-agent", hex(place)),
+            key: hex(&key),
+            program: format!("/.stacyvm-{}/stacyvm-agent", hex(&place)),
             ends_ms,
             attached,
             waits: false,
             one_user: false,
+            owner: hex(&random::<8>()?),
         })
+    }
+
+    /// Has it end with a new owner and nobody else, or with none.
+    pub(super) fn give(&mut self, attached: bool) -> Result<()> {
+        self.attached = attached;
+        self.owner = hex(&random::<8>()?);
+        Ok(())
     }
 
     /// The key itself.

@@ -16,7 +16,7 @@ pub use config::HttpConfig;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::id::{ExecId, SandboxId, SnapshotId};
+use crate::id::{ExecId, OwnerId, SandboxId, SnapshotId};
 use crate::provider::{
     Capabilities, ClaimRequest, Connection, CreateRequest, DiskUse, Endpoint, Leftover,
     PortListener, ProbeReport, Provider, ProviderInfo, PullRequest, Reach, SnapshotInfo, Tidied,
@@ -35,8 +35,8 @@ use crate::wire::exec::{AttachBody, ExecBody, ExecsReply, LogBody, SignalBody, d
 use crate::wire::file::{EntryReply, ImportBody, WriteBody};
 use crate::wire::frame::broken;
 use crate::wire::sandbox::{
-    CreateBody, DeadlineBody, DoneReply, EmptyBody, OriginBody, OriginReply, ProcessesReply,
-    ProviderReply, PullBody, SandboxReply, SandboxesReply, SnapshotBody,
+    CreateBody, DeadlineBody, DoneReply, EmptyBody, LifetimeBody, OriginBody, OriginReply,
+    ProcessesReply, ProviderReply, PullBody, SandboxReply, SandboxesReply, SnapshotBody,
 };
 use crate::wire::{LONGEST_PAGE, Time, UPGRADE_EXEC, UPGRADE_STREAM};
 use owner::Owner;
@@ -98,6 +98,14 @@ impl HttpProvider {
         )))
     }
 
+    /// Whom a sandbox of this lifetime ends with.
+    async fn owner_for(&self, lifetime: Lifetime) -> Result<Option<OwnerId>> {
+        match lifetime {
+            Lifetime::Attached => Ok(Some(self.owner.id(&self.transport).await?)),
+            Lifetime::Detached => Ok(None),
+        }
+    }
+
     async fn done(&self, call: Call<'_>, body: &impl serde::Serialize) -> Result<()> {
         let DoneReply {} = self.transport.tell(call, body).await?;
         Ok(())
@@ -150,10 +158,7 @@ impl Provider for HttpProvider {
         if request.waits {
             return Err(not_carried("a sandbox that waits to be claimed"));
         }
-        let owner = match request.spec.lifetime {
-            Lifetime::Attached => Some(self.owner.id(&self.transport).await?),
-            Lifetime::Detached => None,
-        };
+        let owner = self.owner_for(request.spec.lifetime).await?;
         let mut spec = request.spec.clone();
         // Their values go beside it.
         spec.secrets.clear();
@@ -224,6 +229,12 @@ impl Provider for HttpProvider {
         let call = Call::of(Method::PUT, cx, of(id, "/deadline"));
         let ends = ends.map(Time::from);
         self.done(call, &DeadlineBody { ends }).await
+    }
+
+    async fn set_lifetime(&self, cx: &Context, id: &SandboxId, lifetime: Lifetime) -> Result<()> {
+        let owner = self.owner_for(lifetime).await?;
+        let call = Call::of(Method::PUT, cx, of(id, "/lifetime"));
+        self.done(call, &LifetimeBody { owner }).await
     }
 
     async fn pause(&self, cx: &Context, id: &SandboxId) -> Result<()> {

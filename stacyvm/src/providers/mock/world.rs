@@ -32,7 +32,7 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteMode, WriteRequest,
 };
-use crate::sandbox::spec::{SandboxSpec, Source};
+use crate::sandbox::spec::{Lifetime, SandboxSpec, Source};
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
 
 /// Entries that the log keeps.
@@ -423,6 +423,20 @@ impl Provider for Mock {
             let sandbox = self.get(cx, id)?;
             sandbox.lock().ends = ends;
             watch_over(&sandbox);
+            Ok(())
+        })
+        .await
+    }
+
+    /// What is in this process's memory always ends with it.
+    async fn set_lifetime(&self, cx: &Context, id: &SandboxId, _: Lifetime) -> Result<()> {
+        self.call(cx, OperationKind::SetLifetime, Some(id), |_| async {
+            if self.get(cx, id)?.lock().waits {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the sandbox waits to be claimed",
+                ));
+            }
             Ok(())
         })
         .await

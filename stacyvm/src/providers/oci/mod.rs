@@ -23,6 +23,7 @@ mod mountinfo;
 mod obstacle;
 mod open;
 mod owned;
+mod ownership;
 mod processes;
 mod program;
 mod pulls;
@@ -65,15 +66,15 @@ use crate::sandbox::files::{
     Archive, ByteStream, ExportRequest, FileEntry, FileReply, FileRequest, ImportRequest,
     ReadRequest, WatchEvent, WatchRequest, WriteRequest,
 };
-use crate::sandbox::spec::{Mount, MountSource, SandboxSpec};
+use crate::sandbox::spec::{Lifetime, MountSource, SandboxSpec};
 use crate::sandbox::state::{Effective, Observed, ObservedState, ProcessInfo, Usage};
 use directory::{PARKED, Sandboxes};
 use host::Host;
 use identities::Identities;
 use images::Images;
 use owned::Owned;
+use ownership::Ownership;
 use program::{Program, unexpected};
-use quota::Size;
 use runtime::Runtime;
 use volumes::Volumes;
 
@@ -96,6 +97,7 @@ pub struct Oci {
     runtime: Option<Runtime>,
     sandboxes: Arc<Sandboxes>,
     owned: Arc<Owned>,
+    ownership: Ownership,
     agents: AgentPool,
 }
 
@@ -162,6 +164,7 @@ impl Oci {
             )),
             runtime,
             sandboxes,
+            ownership: Ownership::default(),
             agents: AgentPool::new(),
         };
         for name in provider.sandboxes.names()? {
@@ -244,26 +247,6 @@ impl Oci {
             FromHelper::Done => Ok(()),
             _ => Err(unexpected()),
         }
-    }
-
-    /// Refuses sizes of volumes that could not be put in force, before any effect.
-    fn check_sizes(&self, mounts: &[Mount]) -> Result<()> {
-        for mount in mounts {
-            let MountSource::Volume(name) = &mount.source else {
-                continue;
-            };
-            let Some(size) = Size::of(name, mounts) else {
-                continue;
-            };
-            if let Some(runtime) = &self.runtime
-                && runtime.has_own_kernel()
-            {
-                let cause = format!("nobody has looked whether {} keeps to it", runtime.name);
-                return Err(size.refused(&cause, "leave it out"));
-            }
-            self.volumes.can_have(name, &size)?;
-        }
-        Ok(())
     }
 
     /// Waits until nothing of a sandbox is left; the directory is its last part.
@@ -513,7 +496,7 @@ impl Provider for Oci {
         let client = AgentClient::connect(stream, ConnectOptions::default()).await?;
         fault_point!("create.connected");
         self.agents.put(&request.id, client);
-        if request.spec.lifetime == crate::sandbox::spec::Lifetime::Detached {
+        if request.spec.lifetime == Lifetime::Detached {
             // From here on it does not end when it is given up, so nothing
             // that can be dropped may come before it is kept.
             helper.send(&ToHelper::Detach, &[]).await?;
@@ -581,6 +564,11 @@ impl Provider for Oci {
         .await
     }
 
+    async fn set_lifetime(&self, _cx: &Context, id: &SandboxId, lifetime: Lifetime) -> Result<()> {
+        self.attach_to_this_process(id, lifetime == Lifetime::Attached)
+            .await
+    }
+
     async fn pause(&self, _cx: &Context, id: &SandboxId) -> Result<()> {
         self.done(id, MonitorRequest::Pause).await
     }
@@ -600,6 +588,7 @@ impl Provider for Oci {
         }
         fault_point!("destroy.taken-down");
         self.agents.remove(id);
+        self.ownership.forget(id);
         self.owned.ended(id).await
     }
 

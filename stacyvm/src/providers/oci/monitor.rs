@@ -108,6 +108,15 @@ pub(super) async fn ask(
     directory: &OwnedFd,
     request: MonitorRequest,
 ) -> Result<Option<FromHelper>> {
+    let asked = ask_and_stay(directory, request).await?;
+    Ok(asked.map(|(reply, _)| reply))
+}
+
+/// The same, and gives the connection.
+pub(super) async fn ask_and_stay(
+    directory: &OwnedFd,
+    request: MonitorRequest,
+) -> Result<Option<(FromHelper, UnixStream)>> {
     let Some(mut stream) = connect(directory).await? else {
         return Ok(None);
     };
@@ -117,13 +126,13 @@ pub(super) async fn ask(
     bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or_default().to_le_bytes());
     bytes.extend_from_slice(&body);
     let helper = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    let answer = async {
+    let answer = async move {
         stream.write_all(&bytes).await?;
         fault_point!("monitor.asked");
         let length = stream.read_u32_le().await? as usize;
         let mut body = vec![0; length.min(MAX_PACKET)];
         stream.read_exact(&mut body).await?;
-        std::io::Result::Ok((length, body))
+        std::io::Result::Ok((length, body, stream))
     };
     tokio::pin!(answer);
     let answered = loop {
@@ -142,7 +151,7 @@ pub(super) async fn ask(
         }
     };
     // A helper that ends while it is asked is one that does not listen any more.
-    let Ok((length, body)) = answered else {
+    let Ok((length, body, stream)) = answered else {
         return Ok(None);
     };
     if length > MAX_PACKET {
@@ -150,6 +159,6 @@ pub(super) async fn ask(
     }
     match decode(&body).map_err(|_| unexpected())? {
         FromHelper::Failed(report) => Err(failed(&report)),
-        reply => Ok(Some(reply)),
+        reply => Ok(Some((reply, stream))),
     }
 }

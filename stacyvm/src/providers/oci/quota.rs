@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::sys;
+use super::{Oci, sys};
 use crate::error::{Error, Result};
 use crate::sandbox::spec::{Mount, MountSource};
 
@@ -171,4 +171,26 @@ fn project_of(volume: &OwnedFd) -> Option<u32> {
     let number = u32::try_from(rustix::fs::fstat(volume).ok()?.st_ino).ok()?;
     // The last number means none.
     number.checked_add(FIRST).filter(|id| *id != u32::MAX)
+}
+
+impl Oci {
+    /// Refuses sizes of volumes that could not be put in force, before any effect.
+    pub(super) fn check_sizes(&self, mounts: &[Mount]) -> Result<()> {
+        for mount in mounts {
+            let MountSource::Volume(name) = &mount.source else {
+                continue;
+            };
+            let Some(size) = Size::of(name, mounts) else {
+                continue;
+            };
+            if let Some(runtime) = &self.runtime
+                && runtime.has_own_kernel()
+            {
+                let cause = format!("nobody has looked whether {} keeps to it", runtime.name);
+                return Err(size.refused(&cause, "leave it out"));
+            }
+            self.volumes.can_have(name, &size)?;
+        }
+        Ok(())
+    }
 }

@@ -1,15 +1,31 @@
 # Runs code for stacyvm and keeps what it leaves: a line of JSON asks, lines of JSON
 # answer. It needs Python 3.6 and nothing else.
-import ast, base64, codecs, fcntl, io, json, linecache, os, select, signal, struct, sys, termios, threading, traceback, types
+import sys
+
+# Files of the working directory are the code's to import, not this program's.
+sys.path[:] = [path for path in sys.path if path]
+import ast, base64, codecs, fcntl, io, json, linecache, os, select, signal, struct, termios, threading, traceback, types
 
 asked = os.fdopen(os.dup(0), "rb")
 answers = os.fdopen(os.dup(1), "wb")
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 writing = threading.Lock()
+process = os.getpid()
+
+
+def sound(value):
+    """The same, with text that UTF-8 can say."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {sound(key): sound(one) for key, one in value.items()}
+    return value
 
 
 def answer(kind, **what):
-    line = json.dumps(dict(what, kind=kind)).encode() + b"\n"
+    if os.getpid() != process:
+        return  # a child that the code forked: who asked waits for its parent
+    line = json.dumps(sound(dict(what, kind=kind))).encode() + b"\n"
     with writing:
         answers.write(line)
         answers.flush()
@@ -123,8 +139,7 @@ main.__builtins__ = __builtins__
 main.display = display
 sys.modules["__main__"] = main
 sys.argv = [""]
-if sys.path[0] != "":
-    sys.path.insert(0, "")
+sys.path.insert(0, "")
 event_loop = None
 
 
@@ -160,8 +175,12 @@ def execute(text, number):
         frames = error.__traceback__
         while frames is not None and frames.tb_frame.f_code.co_filename != name:
             frames = frames.tb_next
+        try:
+            value = str(error)
+        except Exception:
+            value = "<exception str() failed>"
         told = traceback.format_exception(type(error), error, frames)
-        answer("error", name=type(error).__name__, value=str(error), traceback="".join(told))
+        answer("error", name=type(error).__name__, value=value, traceback="".join(told))
 
 
 def interrupted(*_):
@@ -187,6 +206,8 @@ while True:
             stream.flush()
         except Exception:
             pass
+    if os.getpid() != process:
+        os._exit(0)  # it has no more to do: what is asked is its parent's
     for stream in streams:
         stream.drain()
     answer("end", count=number)

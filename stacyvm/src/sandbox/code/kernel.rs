@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{CodeError, CodeEvent, CodeResult};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandbox::exec::{ExecEvent, SignalScope};
+use crate::sandbox::exec::{ExecEvent, ExitStatus, SignalScope};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::process::Process;
 
@@ -165,6 +165,12 @@ impl Kernel {
                 Some(ExecEvent::Exited(status)) => {
                     self.ended = true;
                     let complaint = self.complaint.trim();
+                    if status == ExitStatus::SandboxGone {
+                        return Err(Error::new(
+                            ErrorKind::SandboxGone,
+                            "the sandbox ended under the code",
+                        ));
+                    }
                     return Err(gone().context("end", status).context("stderr", complaint));
                 }
                 None => {
@@ -226,6 +232,19 @@ impl Kernel {
             format!("the interpreter answered what makes no sense: {why}"),
         )
     }
+}
+
+/// Earlier code of the same context did not end in time.
+pub(super) fn no_turn(timeout: Duration) -> Error {
+    let given = crate::units::format_duration(timeout);
+    Error::new(
+        ErrorKind::Timeout,
+        format!("other code ran in the same context for the whole {given}"),
+    )
+    .context(
+        "remedy",
+        "wait for its end before (a callback of that code waits for itself), or use another context",
+    )
 }
 
 fn late(timeout: Option<Duration>) -> Error {

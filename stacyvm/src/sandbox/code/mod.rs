@@ -11,6 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::exec_builder::DEFAULT_MAX_OUTPUT;
 use super::handle::Sandbox;
+use super::state::Phase;
 use crate::error::{Error, ErrorKind, Result};
 use kernel::Kernel;
 
@@ -157,7 +158,7 @@ impl CodeRun {
         self
     }
 
-    /// Interrupts it after this time, as Ctrl-C would. Its state is kept; an interpreter
+    /// How long it may wait for its turn, and then run: it is interrupted as by Ctrl-C. Its state is kept; an interpreter
     /// that does not heed that within two seconds is ended.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -169,12 +170,19 @@ impl CodeRun {
     /// # Errors
     ///
     /// `unsupported` for a language that is not known, `not_found` for a context that is
-    /// not there, `command_not_found` where the sandbox lacks the interpreter, and those of
+    /// not there, `timeout` where earlier code of the context runs for longer than it may
+    /// wait, `command_not_found` where the sandbox lacks the interpreter, and those of
     /// [`Exec::start`](super::exec_builder::Exec::start).
     pub async fn start(self) -> Result<RunningCode> {
         let error = |error: Error| error.operation("run_code");
         let slot = self.slot().map_err(error)?;
-        let mut held = slot.kernel.lock_owned().await;
+        let turn = slot.kernel.lock_owned();
+        let mut held = match self.timeout {
+            None => turn.await,
+            Some(timeout) => tokio::time::timeout(timeout, turn)
+                .await
+                .map_err(|_| error(kernel::no_turn(timeout)))?,
+        };
         if held.as_ref().is_none_or(Kernel::has_ended) {
             *held = None;
             let program = program_of(&slot.context.language)?;
@@ -187,7 +195,21 @@ impl CodeRun {
             ended: false,
         };
         let kernel = running.kernel()?;
-        kernel.ask(&self.code).await.map_err(error)?;
+        if let Err(gone) = kernel.ask(&self.code).await {
+            // It may have gone with its sandbox.
+            let known = self.sandbox.info().await;
+            let has_ended = known.is_ok_and(|info| {
+                matches!(info.phase, Phase::Destroying | Phase::Ended | Phase::Failed)
+            });
+            return Err(error(if has_ended {
+                Error::new(
+                    ErrorKind::SandboxGone,
+                    format!("sandbox {} has ended", self.sandbox.id()),
+                )
+            } else {
+                gone
+            }));
+        }
         Ok(running)
     }
 

@@ -105,11 +105,21 @@ pub(super) fn held(file: &Path, what: &str) -> Error {
     }
 }
 
+/// Whether a failure is the file's own.
+pub(super) fn means_damage(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+}
+
 fn sql(file: &Path, error: rusqlite::Error) -> Error {
     let (kind, what, remedy) = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+        Some(code) if means_damage(code) => {
             return corrupt(file, &error.to_string(), "a whole SQLite database").source(error);
         }
+        Some(ErrorCode::OutOfMemory) => (
+            ErrorKind::ResourceExhausted,
+            "cannot be read for want of memory",
+            "give this process more memory (ulimit -v, the limit of its cgroup)",
+        ),
         Some(ErrorCode::DiskFull) => (
             ErrorKind::NoSpace,
             "has no space left on its disk",

@@ -1,6 +1,7 @@
 //! The store in a SQLite file that many processes share.
 
 mod fault;
+mod forks;
 mod holder;
 mod open;
 mod query;
@@ -28,6 +29,8 @@ use crate::error::Result;
 use crate::id::{ExecId, SandboxId};
 use crate::sandbox::exec::ExitStatus;
 use fault::Fault;
+use forks::Open;
+pub use forks::{after_fork, before_fork};
 use rows::int;
 use worker::Worker;
 
@@ -41,8 +44,8 @@ const BUSY_TRIES: u32 = 6;
 ///
 /// A change is on the disk before its call returns; the records of commands
 /// are with the system by then, so that they survive this process but not a
-/// loss of power. Any number of processes may have the store open. It must not
-/// be carried across a fork.
+/// loss of power. Any number of processes may have the store open. A forked child has
+/// none of it: it opens its own, which [`before_fork`] makes possible.
 #[derive(Debug)]
 pub struct SqliteStore {
     file: Arc<Path>,
@@ -73,19 +76,36 @@ impl SqliteStore {
             worker::once("stacyvm-open", &path.clone(), move || open::open(&path)).await?
         };
         let in_use = Arc::new(opened.in_use);
-        let start =
-            |name, connection| Worker::start(name, &path, connection, in_use.clone()).map(Arc::new);
-        let writer = start("stacyvm-store", opened.writer)?;
+        let file: Arc<Path> = path.into();
+        let disk = Arc::new(Disk(AtomicBool::new(open::WAITS_FOR_DISK)));
+        let alone = opened.reader.is_none();
+        let again = {
+            let (file, disk) = (file.clone(), disk.clone());
+            move || {
+                let open = Open::new(&file, || open::writer(&file, alone))?;
+                disk.0.store(open::WAITS_FOR_DISK, Ordering::Relaxed);
+                Ok(open)
+            }
+        };
+        let name = "stacyvm-store";
+        let writer = Worker::start(name, &file, opened.writer, again, in_use.clone())?;
+        let writer = Arc::new(writer);
         let reader = match opened.reader {
-            Some(reader) => start("stacyvm-read", reader)?,
+            Some(reader) => {
+                let again = {
+                    let file = file.clone();
+                    move || Open::new(&file, || open::reader(&file))
+                };
+                Arc::new(Worker::start("stacyvm-read", &file, reader, again, in_use)?)
+            }
             None => writer.clone(),
         };
         Ok(Self {
             writer,
             reader,
-            disk: Arc::new(Disk(AtomicBool::new(open::WAITS_FOR_DISK))),
+            disk,
             meta: opened.meta,
-            file: path.into(),
+            file,
         })
     }
 

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use super::super::state_dir::{self, failed};
 use super::super::{SCHEMA, StoreMeta};
 use super::fault::{self, Fault};
+use super::forks::{self, Counted, Open};
 use super::reserve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::InstanceId;
@@ -34,9 +35,9 @@ const CHEAP_TO_CHECK: u64 = 1 << 20;
 
 /// An open store.
 pub(super) struct Opened {
-    pub(super) writer: Connection,
+    pub(super) writer: Open,
     /// Not there on a full disk, where the store is open once alone.
-    pub(super) reader: Option<Connection>,
+    pub(super) reader: Option<Open>,
     pub(super) meta: StoreMeta,
     /// Held as long as a connection is, so that others see that the file is in use.
     pub(super) in_use: File,
@@ -44,6 +45,9 @@ pub(super) struct Opened {
 
 /// Opens the store at `path`, and makes it where it is missing. Blocks.
 pub(super) fn open(path: &Path) -> Result<Opened> {
+    let _no_fork = forks::no_fork();
+    // Nor may a child of a fork that asks nobody believe that nothing was open.
+    let _counted = Counted::new(path)?;
     check_library(rusqlite::version_number())?;
     let in_use = open_lock(&lock_of(path))?;
     let alone = lock(path, &in_use)?;
@@ -73,36 +77,23 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
 /// Connects, also on a disk that is full. What the reserve gives back others
 /// may take before us; then the index of the log stays in memory, and nobody
 /// else has the store open until it is closed.
-fn connect_both(
-    path: &Path,
-    alone: bool,
-    check: bool,
-) -> Result<(Connection, Option<Connection>, StoreMeta)> {
-    let writer = |exclusive| -> Result<(Connection, StoreMeta)> {
-        let writer = connect(path).map_err(|e| fault_of(path, e))?;
-        if exclusive {
-            writer
-                .pragma_update(None, "locking_mode", "exclusive")
-                .map_err(|e| fault_of(path, e))?;
-        }
-        let meta = read_meta(path, &writer)?;
-        if check {
-            quick_check(path, &writer)?;
-        }
-        configure(&writer).map_err(|e| fault_of(path, e))?;
-        Ok((writer, meta))
-    };
-    let reader = || {
-        connect(path)
-            .and_then(|c| {
-                configure(&c)?;
-                c.pragma_update(None, "query_only", true)?;
-                Ok(c)
-            })
-            .map_err(|e| fault_of(path, e))
+fn connect_both(path: &Path, alone: bool, check: bool) -> Result<(Open, Option<Open>, StoreMeta)> {
+    let writer = |exclusive| -> Result<(Open, StoreMeta)> {
+        let mut meta = None;
+        let open = Open::new(path, || {
+            let writer = connect_writer(path, exclusive)?;
+            meta = Some(read_meta(path, &writer)?);
+            if check {
+                quick_check(path, &writer)?;
+            }
+            configure(&writer).map_err(|e| fault_of(path, e))?;
+            Ok(writer)
+        })?;
+        Ok((open, meta.ok_or_else(|| fault::bad_row("meta", "one"))?))
     };
     loop {
-        let both = writer(false).and_then(|(writer, meta)| Ok((writer, Some(reader()?), meta)));
+        let both = writer(false)
+            .and_then(|(writer, meta)| Ok((writer, Some(Open::new(path, || reader(path))?), meta)));
         match both {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
                 if reserve::give_back(path) {
@@ -117,6 +108,33 @@ fn connect_both(
             both => return both,
         }
     }
+}
+
+fn connect_writer(path: &Path, exclusive: bool) -> Result<Connection> {
+    let writer = connect(path).map_err(|e| fault_of(path, e))?;
+    if exclusive {
+        writer
+            .pragma_update(None, "locking_mode", "exclusive")
+            .map_err(|e| fault_of(path, e))?;
+    }
+    Ok(writer)
+}
+
+/// Connects to a store that was open before.
+pub(super) fn writer(path: &Path, exclusive: bool) -> Result<Connection> {
+    let writer = connect_writer(path, exclusive)?;
+    configure(&writer).map_err(|e| fault_of(path, e))?;
+    Ok(writer)
+}
+
+pub(super) fn reader(path: &Path) -> Result<Connection> {
+    connect(path)
+        .and_then(|c| {
+            configure(&c)?;
+            c.pragma_update(None, "query_only", true)?;
+            Ok(c)
+        })
+        .map_err(|e| fault_of(path, e))
 }
 
 pub(super) fn check_library(version: i32) -> Result<()> {
@@ -405,6 +423,16 @@ fn quick_check(path: &Path, connection: &Connection) -> Result<()> {
         .map_err(|e| fault_of(path, e))?;
     if verdict == "ok" {
         return Ok(());
+    }
+    // A page that could not be read for want of something else is no damage.
+    let code = verdict.rsplit_once("error code=");
+    let code = code.and_then(|(_, code)| code.trim().parse().ok());
+    let error = code.map(rusqlite::ffi::Error::new);
+    if let Some(error) = error.filter(|error| !fault::means_damage(error.code)) {
+        return Err(fault_of(
+            path,
+            rusqlite::Error::SqliteFailure(error, Some(verdict)),
+        ));
     }
     Err(fault::corrupt(path, &verdict, "a whole database"))
 }

@@ -1,20 +1,21 @@
 //! A thread that owns a connection.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::rules;
+use super::forks::{self, Open, Place};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many calls wait for one connection before callers wait to be queued.
 const QUEUE: usize = 256;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Job = Box<dyn FnOnce(Result<&mut Connection>) + Send>;
 
 /// Runs work on one connection, one piece after the other.
 #[derive(Debug)]
@@ -24,19 +25,37 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. `kept` is dropped after the connection.
+    /// Starts the thread. `again` opens the connection anew after a fork; `kept` is
+    /// dropped after the connection.
     pub(super) fn start(
         name: &str,
         file: &Path,
-        mut connection: Connection,
+        open: Open,
+        again: impl Fn() -> Result<Open> + Send + 'static,
         kept: impl Send + 'static,
     ) -> Result<Self> {
         let (sender, mut receiver) = mpsc::channel::<Job>(QUEUE);
+        let place: Place = Arc::new(Mutex::new(Some(open)));
+        {
+            let _no_fork = forks::no_fork();
+            forks::register(&place);
+        }
         let run = move || {
             while let Some(job) = receiver.blocking_recv() {
-                job(&mut connection);
+                let _no_fork = forks::no_fork();
+                let mut open = place.lock().unwrap_or_else(PoisonError::into_inner);
+                let there = match open.take() {
+                    Some(there) => Ok(there),
+                    None => again(),
+                };
+                match there {
+                    Ok(there) => job(Ok(&mut open.insert(there).connection)),
+                    Err(error) => job(Err(error)),
+                }
             }
-            drop(connection);
+            let no_fork = forks::no_fork();
+            drop(place);
+            drop(no_fork);
             drop(kept);
         };
         let thread = Builder::new()
@@ -65,7 +84,7 @@ impl Worker {
         let job: Job = Box::new(move |connection| {
             if !reply.is_closed() {
                 // The caller may have gone in the meantime; the work is done.
-                let _ = reply.send(work(connection));
+                let _ = reply.send(connection.and_then(work));
             }
         });
         cx.bound(async {

@@ -174,7 +174,7 @@ impl Provider for DockerEngineExec {
     }
 
     crate::unsupported! {
-        claim, attach, read_log, list_execs, signal_exec, file, read_file, write_file, watch,
+        claim, set_lifetime, attach, read_log, list_execs, signal_exec, file, read_file, write_file, watch,
         export_tar, import_tar, dial, listen, processes, usage, snapshot, delete_snapshot,
     }
 }
