@@ -23,8 +23,10 @@ def test_the_options_of_create_are_those_that_rust_reads() -> None:
 
 
 def test_both_halves_have_the_same_methods() -> None:
-    for name in ("Engine", "Sandbox", "Commands", "CommandHandle", "Files", "Pty", "PtyHandle", "WatchHandle"):
-        blocking, awaiting = getattr(_sync, name), getattr(_async, f"Async{name}")
+    names = [name for name in vars(_async) if name.startswith("Async") and name != "AsyncIterator"]
+    assert len(names) == 11
+    for name in names:
+        blocking, awaiting = getattr(_sync, name.removeprefix("Async")), getattr(_async, name)
         assert methods(blocking) == methods(awaiting), name
 
 

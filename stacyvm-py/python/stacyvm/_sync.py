@@ -7,14 +7,14 @@ import builtins
 import codecs
 import json
 import signal as signals
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ._call import waited
-from ._chunk import Chunk
+from ._chunk import Chunk, LogEntry
 from ._default import default_engine
-from ._errors import CommandFailedError
+from ._errors import CommandFailedError, InvalidArgumentError
 from ._native import (
     CodeContext,
     CodeError,
@@ -24,24 +24,30 @@ from ._native import (
     EntryInfo,
     Execution,
     ExitInfo,
+    PoolStats,
     ProcessInfo,
     SandboxInfo,
     SandboxMetrics,
     SnapshotInfo,
     WatchEvent,
 )
+from ._native import Connection as NativeConnection
 from ._native import Engine as NativeEngine
+from ._native import Listener as NativeListener
+from ._native import Pool as NativePool
 from ._native import Process as NativeProcess
 from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
 from ._native import Watch as NativeWatch
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from os import PathLike
+    from socket import socket as Socket
 
     from typing_extensions import Self, Unpack
 
-    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, Path
+    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, OnPull, Path, PoolOptions
 
 PAGE = 256
 """Sandboxes that are asked for at once."""
@@ -72,10 +78,12 @@ class Engine:
         engine._native = NativeEngine.mock()
         return engine
 
-    def create(self, **options: Unpack[CreateOptions]) -> Sandbox:
-        """Makes a sandbox and returns when a command can run in it."""
-        native = waited(self._native.create(json.dumps(options, default=dict)))
-        return Sandbox._of(native)
+    def create(
+        self, *, on_pull: OnPull | None = None, **options: Unpack[CreateOptions]
+    ) -> Sandbox:
+        """Makes a sandbox and returns when a command can run in it. `on_pull` is told
+        how far the pull of its image is; what it raises gives the sandbox up."""
+        return Sandbox._of(_created(self._native, options, on_pull))
 
     def connect(self, sandbox_id: str) -> Sandbox:
         """Finds a sandbox by its id. Its end stays where it is."""
@@ -94,6 +102,27 @@ class Engine:
                 return
             after = page[-1].id
 
+    def pool(
+        self,
+        *,
+        size: int | None = None,
+        max_age: float | None = None,
+        refill_at_once: int | None = None,
+        **options: Unpack[PoolOptions],
+    ) -> Pool:
+        """Makes a pool of sandboxes, which are made ahead and wait to be claimed: `size`
+        of them at most (4), each for `max_age` seconds at most (600), made
+        `refill_at_once` at a time (1). It does not wait until the pool is full."""
+        asked = json.dumps(options, default=dict)
+        return Pool(
+            waited(self._native.pool(asked, size, max_age, refill_at_once))
+        )
+
+    def providers(self) -> builtins.list[dict[str, Any]]:
+        """What each configured provider is, can do on this host, and needs."""
+        told = json.loads(waited(self._native.providers()))
+        return cast("list[dict[str, Any]]", told)
+
     def close(self) -> None:
         """Lets go of its records and ends what it has under way. Sandboxes go on."""
         waited(self._native.close())
@@ -108,6 +137,86 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _created(
+    engine: NativeEngine, options: CreateOptions, on_pull: OnPull | None
+) -> NativeSandbox:
+    asked = json.dumps(options, default=dict)
+    if on_pull is None:
+        return waited(engine.create(asked))
+    creating = waited(engine.watched_create(asked))
+    try:
+        while True:
+            pulling, made = waited(creating.next_event())
+            if made is not None:
+                return made
+            if pulling is not None:
+                on_pull(pulling)
+    except BaseException:
+        waited(creating.give_up())
+        raise
+
+
+class Pool:
+    """Sandboxes of the same options that are made ahead, from `engine.pool()`.
+
+    It belongs to its process. With its block, or when nobody holds it any more, all
+    that wait are ended; those that were claimed go on.
+    """
+
+    def __init__(self, native: NativePool) -> None:
+        self._native = native
+
+    @property
+    def name(self) -> str:
+        """Its random name: the label `stacyvm.pool` of those that nobody has claimed."""
+        return self._native.name
+
+    def claim(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Mapping[Path, str | bytes] | None = None,
+        timeout: float | None = None,
+        lifetime: Literal["attached", "detached"] | None = None,
+    ) -> Sandbox:
+        """Gives a sandbox away, with what the claim brings; where none waits, one is made.
+
+        `timeout` are the seconds that it lives from now on. `files` are written before.
+        """
+        options = {
+            "env": env, "secrets": secrets, "metadata": metadata,
+            "timeout": timeout, "lifetime": lifetime,
+        }
+        asked = json.dumps(options, default=dict)
+        given = list((files or {}).items())
+        return Sandbox._of(waited(self._native.claim(asked, given)))
+
+    def stats(self) -> PoolStats:
+        """What it has and did."""
+        return waited(self._native.stats())
+
+    def filled(self) -> None:
+        """Waits until as many wait as may."""
+        waited(self._native.filled())
+
+    def drain(self) -> None:
+        """Ends all that wait, and returns when nothing of them is left."""
+        waited(self._native.drain())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.drain()
 
 
 class Sandbox:
@@ -139,10 +248,12 @@ class Sandbox:
         return sandbox
 
     @classmethod
-    def create(cls, **options: Unpack[CreateOptions]) -> Self:
-        """Makes a sandbox and returns when a command can run in it."""
-        engine = default_engine()
-        return cls._of(waited(engine.create(json.dumps(options, default=dict))))
+    def create(
+        cls, *, on_pull: OnPull | None = None, **options: Unpack[CreateOptions]
+    ) -> Self:
+        """Makes a sandbox and returns when a command can run in it. `on_pull` is told
+        how far the pull of its image is; what it raises gives the sandbox up."""
+        return cls._of(_created(default_engine(), options, on_pull))
 
     @classmethod
     def connect(cls, sandbox_id: str) -> Self:
@@ -242,6 +353,45 @@ class Sandbox:
         host = self.get_host(port)
         return host if "://" in host else f"http://{host}"
 
+    def dial(self, port: int) -> Connection:
+        """Connects to a TCP port inside, without any network of the sandbox."""
+        return Connection(waited(self._native.dial(port)))
+
+    def listen(self, port: int = 0) -> Listener:
+        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it."""
+        return Listener(waited(self._native.listen(port)))
+
+    def logs(
+        self,
+        command_id: str | None = None,
+        *,
+        follow: bool = False,
+        since: datetime | None = None,
+    ) -> Iterator[LogEntry]:
+        """Reads what is kept of the output of a command, or of all. With `follow` it goes
+        on with what comes until the command, or the sandbox, ends. `since` is a time with
+        its zone."""
+        native = waited(self._native.logs(command_id, follow, since))
+        texts: dict[str, tuple[codecs.IncrementalDecoder, codecs.IncrementalDecoder]] = {}
+        decoder = codecs.getincrementaldecoder("utf-8")
+        while (told := waited(native.next_event())) is not None:
+            command, event = told
+            stdout, stderr = texts.setdefault(command, (decoder("replace"), decoder("replace")))
+            if event.stdout is not None and (text := stdout.decode(event.stdout)):
+                yield LogEntry(command, stdout=text)
+            if event.stderr is not None and (text := stderr.decode(event.stderr)):
+                yield LogEntry(command, stderr=text)
+            if event.lost is not None:
+                yield LogEntry(command, lost=event.lost)
+            if event.exit is not None:
+                del texts[command]
+                for entry in _rest(command, stdout, stderr):
+                    yield entry
+                yield LogEntry(command, exit=event.exit)
+        for command, (stdout, stderr) in texts.items():
+            for entry in _rest(command, stdout, stderr):
+                yield entry
+
     def set_timeout(self, timeout: float | None) -> None:
         """Sets its end to so many seconds from now; `None` removes it."""
         waited(self._native.set_ttl(timeout))
@@ -297,6 +447,101 @@ def _engine_of_default() -> Engine:
     engine = Engine.__new__(Engine)
     engine._native = default_engine()
     return engine
+
+
+def _rest(
+    command: str, stdout: codecs.IncrementalDecoder, stderr: codecs.IncrementalDecoder
+) -> Iterable[LogEntry]:
+    if text := stdout.decode(b"", True):
+        yield LogEntry(command, stdout=text)
+    if text := stderr.decode(b"", True):
+        yield LogEntry(command, stderr=text)
+
+
+class Connection:
+    """A connection to or from a port inside. Iterating gives bytes as they come.
+
+    One may send while another one receives. It is closed with its block.
+    """
+
+    def __init__(self, native: NativeConnection) -> None:
+        self._native = native
+
+    def recv(self, limit: int = 65536) -> bytes:
+        """Waits for bytes of the other side; `b""` once it sends no more."""
+        return waited(self._native.recv(limit))
+
+    def send(self, data: str | bytes) -> None:
+        """Sends all of this; waits while the other side does not read."""
+        waited(self._native.send(data))
+
+    def send_eof(self) -> None:
+        """Tells the other side that no more comes; it may send on."""
+        waited(self._native.send_eof())
+
+    def socket(self) -> Socket:
+        """Gives the connection as a socket of this process instead, for
+        `asyncio.open_connection(sock=...)`, `http.client`, `ssl` and the like. What
+        breaks it is the socket's end then, without a reason."""
+        return waited(self._native.socket())
+
+    def close(self) -> None:
+        """Closes it, also where somebody waits to receive or to send."""
+        waited(self._native.close())
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self.recv():
+            yield piece
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Listener:
+    """A port inside that is listened on. Iterating gives connections as they come.
+
+    It is closed with its block; connections that were made go on.
+    """
+
+    def __init__(self, native: NativeListener) -> None:
+        self._native = native
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self._native.port
+
+    def accept(self) -> Connection | None:
+        """Waits for a connection of a program inside; `None` once the port is closed."""
+        native = waited(self._native.accept())
+        return None if native is None else Connection(native)
+
+    def close(self) -> None:
+        """Closes the port, also where somebody waits for a connection."""
+        waited(self._native.close())
+
+    def __iter__(self) -> Iterator[Connection]:
+        while (connection := self.accept()) is not None:
+            yield connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class Commands:
@@ -549,20 +794,35 @@ class Files:
     def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
 
     @overload
-    def read(self, path: Path, format: Literal["bytes"]) -> bytes: ...
+    def read(
+        self, path: Path, format: Literal["bytes"], *, offset: int = 0, length: int | None = None
+    ) -> bytes: ...
 
     @overload
-    def read(self, path: Path, format: Literal["stream"]) -> Iterator[bytes]: ...
+    def read(
+        self, path: Path, format: Literal["stream"], *, offset: int = 0, length: int | None = None
+    ) -> Iterator[bytes]: ...
 
     def read(
-        self, path: Path, format: Literal["text", "bytes", "stream"] = "text"
+        self,
+        path: Path,
+        format: Literal["text", "bytes", "stream"] = "text",
+        *,
+        offset: int = 0,
+        length: int | None = None,
     ) -> str | bytes | Iterator[bytes]:
-        """Reads a file: UTF-8 text, bytes, or bytes piece by piece."""
-        if format == "text":
-            return waited(self._native.read_text(path))
+        """Reads a file: UTF-8 text, bytes, or bytes piece by piece. Of bytes a part can be
+        had: from `offset` on, `length` of them at most."""
         if format == "bytes":
-            return waited(self._native.read(path))
-        return _pieces(waited(self._native.open(path)))
+            return waited(self._native.read(path, offset, length))
+        if format == "stream":
+            return _pieces(waited(self._native.open(path, offset, length)))
+        if offset != 0 or length is not None:
+            raise InvalidArgumentError(
+                "a part of a text could begin within a character, expected no `offset` and no "
+                "`length`; read it with the format `bytes` or `stream`"
+            )
+        return waited(self._native.read_text(path))
 
     def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
         """Writes a file in one step, and the directories above it where they are missing:
@@ -612,15 +872,21 @@ class Files:
         """Removes a file, or a directory with what is in it."""
         waited(self._native.remove(path))
 
-    def chmod(self, path: Path, mode: int) -> None:
-        """Sets permission bits."""
-        waited(self._native.chmod(path, mode))
+    def chmod(self, path: Path, mode: int, *, recursive: bool = False) -> None:
+        """Sets permission bits, of everything below as well if `recursive`."""
+        waited(self._native.set_attributes(path, mode, None, None, recursive))
 
     def chown(
-        self, path: Path, owner: str | None = None, group: str | None = None
+        self,
+        path: Path,
+        owner: str | None = None,
+        group: str | None = None,
+        *,
+        recursive: bool = False,
     ) -> None:
-        """Sets owner and group, by name or number."""
-        waited(self._native.chown(path, owner, group))
+        """Sets owner and group, by name or number, of everything below as well if
+        `recursive`."""
+        waited(self._native.set_attributes(path, None, owner, group, recursive))
 
     def symlink(self, target: Path, path: Path) -> None:
         """Makes a symbolic link at `path` that says `target`."""
