@@ -94,7 +94,8 @@ describe('the parts that other lists are compared with', () => {
   })
 
   it('classes have the methods of Python', () => {
-    const source = python('python/stacyvm/_async.py')
+    const parts = ['_async', '_async_files', '_async_ports']
+    const source = parts.map((part) => python(`python/stacyvm/${part}.py`)).join('\n\n')
     let classes = 0
     // A `Duplex` of Node's own here.
     const ofNode = ['Connection']

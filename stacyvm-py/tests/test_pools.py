@@ -40,8 +40,9 @@ def test_one_that_waits_is_claimed_with_what_the_claim_brings(tmp_path: Path) ->
     with pytest.raises(stacyvm.ConflictError):
         pool.claim()
     # What was claimed goes on.
-    assert Sandbox.connect(sandbox.id).commands.run("echo on").stdout == "on\n"
-    assert sandbox.kill()
+    again = Sandbox.connect(sandbox.id)
+    assert again.commands.run("echo on").stdout == "on\n"
+    assert again.kill()
 
 
 def test_what_waits_ends_when_nobody_holds_the_pool() -> None:

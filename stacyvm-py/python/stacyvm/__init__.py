@@ -9,16 +9,14 @@ hello
 from ._async import (
     AsyncCommandHandle,
     AsyncCommands,
-    AsyncConnection,
     AsyncEngine,
-    AsyncFiles,
-    AsyncListener,
     AsyncPool,
     AsyncPty,
     AsyncPtyHandle,
     AsyncSandbox,
-    AsyncWatchHandle,
 )
+from ._async_files import AsyncFiles, AsyncWatchHandle
+from ._async_ports import AsyncConnection, AsyncListener
 from ._chunk import Chunk, LogEntry
 from ._errors import (
     AlreadyExistsError,
@@ -67,16 +65,14 @@ from ._native import (
 from ._sync import (
     CommandHandle,
     Commands,
-    Connection,
     Engine,
-    Files,
-    Listener,
     Pool,
     Pty,
     PtyHandle,
     Sandbox,
-    WatchHandle,
 )
+from ._sync_files import Files, WatchHandle
+from ._sync_ports import Connection, Listener
 
 __all__ = [
     "AlreadyExistsError",

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from ._sync_files import Files
+from ._sync_ports import Connection, Listener
 from ._call import waited
 from ._chunk import Chunk, LogEntry
 from ._default import default_engine
-from ._errors import CommandFailedError, InvalidArgumentError
+from ._errors import CommandFailedError
 from ._native import (
     CodeContext,
     CodeError,
     CodeResult,
     CommandInfo,
     CommandResult,
-    EntryInfo,
     Execution,
     ExitInfo,
     PoolStats,
@@ -29,30 +30,22 @@ from ._native import (
     SandboxInfo,
     SandboxMetrics,
     SnapshotInfo,
-    WatchEvent,
 )
-from ._native import Connection as NativeConnection
 from ._native import Engine as NativeEngine
-from ._native import Listener as NativeListener
 from ._native import Pool as NativePool
 from ._native import Process as NativeProcess
-from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
-from ._native import Watch as NativeWatch
 
 if TYPE_CHECKING:
     from datetime import datetime
     from os import PathLike
-    from socket import socket as Socket
 
     from typing_extensions import Self, Unpack
 
-    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, OnPull, Path, PoolOptions
+    from ._types import Command, CreateOptions, HowToRun, OnOutput, OnPull, Path, PoolOptions
 
 PAGE = 256
 """Sandboxes that are asked for at once."""
-PIECE = 1 << 20
-"""Bytes of a file object that are sent at once."""
 
 
 class Engine:
@@ -458,92 +451,6 @@ def _rest(
         yield LogEntry(command, stderr=text)
 
 
-class Connection:
-    """A connection to or from a port inside. Iterating gives bytes as they come.
-
-    One may send while another one receives. It is closed with its block.
-    """
-
-    def __init__(self, native: NativeConnection) -> None:
-        self._native = native
-
-    def recv(self, limit: int = 65536) -> bytes:
-        """Waits for bytes of the other side; `b""` once it sends no more."""
-        return waited(self._native.recv(limit))
-
-    def send(self, data: str | bytes) -> None:
-        """Sends all of this; waits while the other side does not read."""
-        waited(self._native.send(data))
-
-    def send_eof(self) -> None:
-        """Tells the other side that no more comes; it may send on."""
-        waited(self._native.send_eof())
-
-    def socket(self) -> Socket:
-        """Gives the connection as a socket of this process instead, for
-        `asyncio.open_connection(sock=...)`, `http.client`, `ssl` and the like. What
-        breaks it is the socket's end then, without a reason."""
-        return waited(self._native.socket())
-
-    def close(self) -> None:
-        """Closes it, also where somebody waits to receive or to send."""
-        waited(self._native.close())
-
-    def __iter__(self) -> Iterator[bytes]:
-        while piece := self.recv():
-            yield piece
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Listener:
-    """A port inside that is listened on. Iterating gives connections as they come.
-
-    It is closed with its block; connections that were made go on.
-    """
-
-    def __init__(self, native: NativeListener) -> None:
-        self._native = native
-
-    @property
-    def port(self) -> int:
-        """The port."""
-        return self._native.port
-
-    def accept(self) -> Connection | None:
-        """Waits for a connection of a program inside; `None` once the port is closed."""
-        native = waited(self._native.accept())
-        return None if native is None else Connection(native)
-
-    def close(self) -> None:
-        """Closes the port, also where somebody waits for a connection."""
-        waited(self._native.close())
-
-    def __iter__(self) -> Iterator[Connection]:
-        while (connection := self.accept()) is not None:
-            yield connection
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
 class Commands:
     """The commands of a sandbox."""
 
@@ -777,169 +684,3 @@ class PtyHandle:
     def kill(self) -> None:
         """Kills its whole tree."""
         waited(self._native.kill())
-
-
-class Files:
-    """The files of a sandbox, with the rights of its default user or of another one."""
-
-    def __init__(self, native: NativeSandbox, user: str | None = None) -> None:
-        self._sandbox = native
-        self._native = native.files(user)
-
-    def with_user(self, user: str) -> Files:
-        """The same files with the rights of this user."""
-        return Files(self._sandbox, user)
-
-    @overload
-    def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
-
-    @overload
-    def read(
-        self, path: Path, format: Literal["bytes"], *, offset: int = 0, length: int | None = None
-    ) -> bytes: ...
-
-    @overload
-    def read(
-        self, path: Path, format: Literal["stream"], *, offset: int = 0, length: int | None = None
-    ) -> Iterator[bytes]: ...
-
-    def read(
-        self,
-        path: Path,
-        format: Literal["text", "bytes", "stream"] = "text",
-        *,
-        offset: int = 0,
-        length: int | None = None,
-    ) -> str | bytes | Iterator[bytes]:
-        """Reads a file: UTF-8 text, bytes, or bytes piece by piece. Of bytes a part can be
-        had: from `offset` on, `length` of them at most."""
-        if format == "bytes":
-            return waited(self._native.read(path, offset, length))
-        if format == "stream":
-            return _pieces(waited(self._native.open(path, offset, length)))
-        if offset != 0 or length is not None:
-            raise InvalidArgumentError(
-                "a part of a text could begin within a character, expected no `offset` and no "
-                "`length`; read it with the format `bytes` or `stream`"
-            )
-        return waited(self._native.read_text(path))
-
-    def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
-        """Writes a file in one step, and the directories above it where they are missing:
-        readers see the old file or the new one. `data` is text, bytes, a file object, or
-        anything that gives bytes piece by piece."""
-        if isinstance(data, (str, bytes)):
-            return waited(self._native.write(path, data, mode))
-        writer = waited(self._native.create(path, mode))
-        try:
-            for piece in _pieces_of(data):
-                if not waited(writer.write(piece)):
-                    break
-        except BaseException:
-            waited(writer.abandon())
-            raise
-        return waited(writer.finish())
-
-    def append(self, path: Path, data: str | bytes) -> EntryInfo:
-        """Adds to the end of a file, or makes it."""
-        return waited(self._native.append(path, data))
-
-    def list(self, path: Path, depth: int = 1) -> builtins.list[EntryInfo]:
-        """Lists a directory in the order of names, so many levels deep."""
-        return waited(self._native.entries(path, depth))
-
-    def glob(self, pattern: Path) -> builtins.list[EntryInfo]:
-        """Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`)."""
-        return waited(self._native.glob(pattern))
-
-    def exists(self, path: Path) -> bool:
-        """Whether there is something at a path."""
-        return waited(self._native.exists(path))
-
-    def get_info(self, path: Path, *, follow: bool = False) -> EntryInfo:
-        """Describes a path; a symbolic link itself unless it is to be followed."""
-        return waited(self._native.info(path, follow))
-
-    def make_dir(self, path: Path) -> None:
-        """Makes a directory and the missing ones above it. One that is there is success."""
-        waited(self._native.make_dir(path))
-
-    def rename(self, old_path: Path, new_path: Path) -> None:
-        """Moves a path and replaces a file there."""
-        waited(self._native.rename(old_path, new_path))
-
-    def remove(self, path: Path) -> None:
-        """Removes a file, or a directory with what is in it."""
-        waited(self._native.remove(path))
-
-    def chmod(self, path: Path, mode: int, *, recursive: bool = False) -> None:
-        """Sets permission bits, of everything below as well if `recursive`."""
-        waited(self._native.set_attributes(path, mode, None, None, recursive))
-
-    def chown(
-        self,
-        path: Path,
-        owner: str | None = None,
-        group: str | None = None,
-        *,
-        recursive: bool = False,
-    ) -> None:
-        """Sets owner and group, by name or number, of everything below as well if
-        `recursive`."""
-        waited(self._native.set_attributes(path, None, owner, group, recursive))
-
-    def symlink(self, target: Path, path: Path) -> None:
-        """Makes a symbolic link at `path` that says `target`."""
-        waited(self._native.symlink(target, path))
-
-    def watch_dir(self, path: Path, *, recursive: bool = False) -> WatchHandle:
-        """Reports changes of a directory. Every change after the return is seen."""
-        return WatchHandle(waited(self._native.watch(path, recursive)))
-
-    def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
-        """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the names of sockets and devices, which are left out."""
-        return waited(self._native.upload(local, path))
-
-    def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
-        """Copies a file or directory of the sandbox to the host."""
-        return waited(self._native.download(path, local))
-
-
-def _pieces(reader: NativeReader) -> Iterator[bytes]:
-    while True:
-        piece = waited(reader.next())
-        if piece is None:
-            return
-        yield piece
-
-
-def _pieces_of(data: object) -> Iterable[bytes]:
-    read = getattr(data, "read", None)
-    if read is None:
-        yield from cast("Iterable[bytes]", data)
-        return
-    while piece := read(PIECE):
-        yield piece
-
-
-class WatchHandle:
-    """A watch on a directory. Iterating gives changes as they come."""
-
-    def __init__(self, native: NativeWatch) -> None:
-        self._native = native
-
-    def __iter__(self) -> Iterator[WatchEvent]:
-        while True:
-            event = waited(self._native.next())
-            if event is None:
-                return
-            yield event
-
-    def get_new_events(self) -> builtins.list[WatchEvent]:
-        """The changes that came since the last call."""
-        return waited(self._native.take())
-
-    def stop(self) -> None:
-        """Ends the watch."""
-        waited(self._native.stop())
