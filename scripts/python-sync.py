@@ -30,7 +30,7 @@ RULES = [
     (r"\baclose\b", "close"),
     (r"(?m)^(from \.+)_async", r"\1_sync"),
     (r'"""Sandboxes in an event loop\..*?"""', '"""Sandboxes, in threads. Made from `_async.py` by scripts/python-sync.py."""'),
-    (r"import Iterator, Callable, Iterable\n", "import Callable, Iterable, Iterator\n"),
+    (r"import Iterator, Callable, Iterable(, \w+)?\n", r"import Callable, Iterable, Iterator\1\n"),
     (r'"""(\w[^"\n]*), in an event loop\. `_sync', r'"""\1, in threads. `_sync'),
     (r"`(_sync\w*)\.py` is made from this file by scripts/python-sync\.py\.", r"Made from `\1.py` by scripts/python-sync.py."),
     (r"Iterable, Iterator\n|Iterator, Iterable\n", "Iterable, Iterator\n"),

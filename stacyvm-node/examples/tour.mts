@@ -1,5 +1,5 @@
 // What programs write; `scripts/node.sh check` compiles it with all strictness.
-import type { Readable } from 'node:stream'
+import type { Duplex, Readable } from 'node:stream'
 import Default, {
   CommandFailedError,
   Engine,
@@ -10,6 +10,7 @@ import Default, {
   type CommandResult,
   type CreateOptions,
   type EntryInfo,
+  type PoolStats,
   type SandboxInfo,
 } from 'stacyvm'
 
@@ -47,6 +48,20 @@ export async function tour(): Promise<void> {
   await terminal.sendInput('exit\n')
   for await (const shown of terminal) process.stdout.write(shown)
 
+  const part: Buffer = await sandbox.files.read('/workspace/a', { format: 'bytes', offset: 1, length: 2 })
+  const connection: Duplex = await sandbox.dial(8000)
+  connection.end(part)
+  await using listener = await sandbox.listen()
+  for await (const caller of listener) caller.pipe(process.stdout)
+  for await (const { command, stdout, exit } of sandbox.logs(undefined, { follow: true, since: new Date() })) {
+    console.log(command, stdout, exit?.exitCode)
+  }
+  await using pool = await engine.pool({ image: 'host', size: 4, maxAgeMs: 60_000 })
+  const claimed: Sandbox = await pool.claim({ env: { A: '1' }, files: { '/workspace/a': bytes } })
+  const { warm, lastError }: PoolStats = await pool.stats()
+  console.log(claimed.id, warm, lastError)
+  await engine.create({ image: 'python:3.12', onPull: ({ done, total }) => console.log(done / total) })
+
   try {
     await Sandbox.connect('nonesuch')
   } catch (error) {
@@ -61,4 +76,6 @@ export async function tour(): Promise<void> {
   await sandbox.commands.run('true', { background: true, onStdout: console.log })
   // @ts-expect-error: there is no such option.
   await Sandbox.create({ memory: 5 })
+  // @ts-expect-error: a claim brings secrets.
+  await engine.pool({ secrets: { A: { env: 'HOME' } } })
 }

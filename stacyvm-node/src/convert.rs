@@ -32,6 +32,11 @@ pub(crate) fn buffer(bytes: bytes::Bytes) -> Buffer {
     Vec::from(bytes).into()
 }
 
+/// A value for `JSON.parse`.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
+}
+
 /// A number that Node can hold. Beyond 2^53 its last digits are lost.
 pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -47,6 +52,25 @@ pub(crate) fn duration(field: &str, milliseconds: f64) -> Result<Duration> {
             "give a number of milliseconds, or leave it out",
         )
     })
+}
+
+/// A whole number of Node's.
+pub(crate) fn count(field: &str, value: f64) -> Result<u64> {
+    const MOST: f64 = 9_007_199_254_740_991.0;
+    if value.fract() == 0.0 && (0.0..=MOST).contains(&value) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked"
+        )]
+        return Ok(value as u64);
+    }
+    Err(Error::invalid(
+        field,
+        value,
+        "a whole number, not below zero",
+        "give another number",
+    ))
 }
 
 /// A number that must fit into another type.

@@ -12,9 +12,11 @@ use stacyvm::providers::mock::Mock;
 use stacyvm::{Filter, Result};
 use tokio::sync::OnceCell;
 
-use crate::convert::call;
+use crate::convert::{call, count, duration, json};
+use crate::creating::Creating;
 use crate::info::SandboxInfo;
 use crate::options::{self, CreateOptions};
+use crate::pool::Pool;
 use crate::sandbox::Sandbox;
 
 /// How an engine is opened.
@@ -48,6 +50,11 @@ impl Opener {
         };
         self.opened.get_or_try_init(open).await.cloned()
     }
+}
+
+/// A number of sandboxes.
+fn places(field: &str, value: f64) -> Result<usize> {
+    Ok(usize::try_from(count(field, value)?).unwrap_or(usize::MAX))
 }
 
 /// Settings of an engine.
@@ -106,6 +113,56 @@ impl Engine {
         call(env, async move {
             let options: CreateOptions = options::parse(&options)?;
             options.request(&opener.engine().await?)?.await
+        })
+    }
+
+    /// Makes a sandbox as `create` does, step by step.
+    #[napi]
+    pub fn watched_create<'env>(
+        &self,
+        env: &'env Env,
+        options: String,
+    ) -> napi::Result<PromiseRaw<'env, Creating>> {
+        let opener = Arc::clone(&self.0);
+        call(env, async move {
+            let options: CreateOptions = options::parse(&options)?;
+            Ok(options.request(&opener.engine().await?)?.watched())
+        })
+    }
+
+    /// Makes a pool of sandboxes of these options in JSON.
+    #[napi]
+    pub fn pool<'env>(
+        &self,
+        env: &'env Env,
+        options: String,
+        size: Option<f64>,
+        max_age_ms: Option<f64>,
+        refill_at_once: Option<f64>,
+    ) -> napi::Result<PromiseRaw<'env, Pool>> {
+        let opener = Arc::clone(&self.0);
+        call(env, async move {
+            let options: CreateOptions = options::parse(&options)?;
+            let mut pool = options.pool(&opener.engine().await?)?;
+            if let Some(size) = size {
+                pool = pool.size(places("size", size)?);
+            }
+            if let Some(age) = max_age_ms {
+                pool = pool.max_age(duration("maxAgeMs", age)?);
+            }
+            if let Some(at_once) = refill_at_once {
+                pool = pool.refill_at_once(places("refillAtOnce", at_once)?);
+            }
+            pool.await
+        })
+    }
+
+    /// What each configured provider is, can do and needs, as JSON.
+    #[napi]
+    pub fn providers<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, String>> {
+        let opener = Arc::clone(&self.0);
+        call(env, async move {
+            json(&opener.engine().await?.providers().await)
         })
     }
 

@@ -10,11 +10,12 @@ use napi::bindgen_prelude::{Buffer, PromiseRaw, ToNapiValue};
 use napi_derive::napi;
 use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::exec::BoxStream;
-use stacyvm::sandbox::files::WriteMode;
+use stacyvm::sandbox::files::{Attributes, WriteMode};
+use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::convert::{Raw, buffer, bytes, call};
+use crate::convert::{Raw, buffer, bytes, call, count};
 use crate::info::{EntryInfo, WatchEvent};
 
 /// Pieces of a written stream that wait for the sandbox.
@@ -48,14 +49,20 @@ impl Files {
 
 #[napi]
 impl Files {
-    /// Reads a whole file.
+    /// Reads a file, or a part of it.
     #[napi]
-    pub fn read<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, Buffer>> {
+    pub fn read<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        offset: f64,
+        length: Option<f64>,
+    ) -> napi::Result<PromiseRaw<'env, Buffer>> {
         let path = bytes(path);
-        self.call(
-            env,
-            |files| async move { Ok(buffer(files.read(path).await?)) },
-        )
+        self.call(env, move |files| async move {
+            let (offset, length) = range(offset, length)?;
+            Ok(buffer(files.read_part(path, offset, length).await?))
+        })
     }
 
     /// Reads a whole file of UTF-8 text.
@@ -71,10 +78,17 @@ impl Files {
 
     /// Reads a file piece by piece.
     #[napi]
-    pub fn open<'env>(&self, env: &'env Env, path: Raw) -> napi::Result<PromiseRaw<'env, Reader>> {
+    pub fn open<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        offset: f64,
+        length: Option<f64>,
+    ) -> napi::Result<PromiseRaw<'env, Reader>> {
         let path = bytes(path);
-        self.call(env, |files| async move {
-            let (_, data) = files.read_range(path, 0, None).await?;
+        self.call(env, move |files| async move {
+            let (offset, length) = range(offset, length)?;
+            let (_, data) = files.read_range(path, offset, length).await?;
             Ok(Reader(Arc::new(Mutex::new(Some(data)))))
         })
     }
@@ -211,35 +225,27 @@ impl Files {
         self.call(env, |files| async move { files.remove(path).await })
     }
 
-    /// Sets permission bits.
+    /// Sets permission bits, owner and group, of everything below as well if `recursive`.
     #[napi]
-    pub fn chmod<'env>(
+    pub fn set_attributes<'env>(
         &self,
         env: &'env Env,
         path: Raw,
-        mode: u32,
-    ) -> napi::Result<PromiseRaw<'env, ()>> {
-        let path = bytes(path);
-        self.call(
-            env,
-            move |files| async move { files.chmod(path, mode).await },
-        )
-    }
-
-    /// Sets owner and group, by name or number.
-    #[napi]
-    pub fn chown<'env>(
-        &self,
-        env: &'env Env,
-        path: Raw,
+        mode: Option<u32>,
         owner: Option<String>,
         group: Option<String>,
+        recursive: bool,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let path = bytes(path);
-        self.call(
-            env,
-            |files| async move { files.chown(path, owner, group).await },
-        )
+        self.call(env, move |files| async move {
+            let attributes = Attributes {
+                mode,
+                owner,
+                group,
+                ..Attributes::default()
+            };
+            files.set_attributes(path, attributes, recursive).await
+        })
     }
 
     /// Makes a symbolic link.
@@ -265,10 +271,7 @@ impl Files {
         let path = bytes(path);
         self.call(env, move |files| async move {
             let events = files.watch(path, recursive).await?;
-            Ok(Watch(Arc::new(Watched {
-                events: Mutex::new(Some(events)),
-                stopped: tokio::sync::watch::Sender::new(false),
-            })))
+            Ok(Watch(Arc::new(Closable::new(events))))
         })
     }
 
@@ -306,6 +309,12 @@ impl Files {
 fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
     let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
     names.into_iter().map(text).collect()
+}
+
+/// The part of a file that is read.
+fn range(offset: f64, length: Option<f64>) -> Result<(u64, Option<u64>)> {
+    let length = length.map(|length| count("length", length)).transpose()?;
+    Ok((count("offset", offset)?, length))
 }
 
 /// A file that is read piece by piece.
@@ -420,65 +429,47 @@ impl Writer {
     }
 }
 
-struct Watched {
-    events: Mutex<Option<BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>>>,
-    /// A wait for a change holds the lock; it ends when this is true.
-    stopped: tokio::sync::watch::Sender<bool>,
-}
-
 /// What a watch reports.
 #[napi]
-pub struct Watch(Arc<Watched>);
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct Watch(Arc<Closable<BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>>>);
 
 #[napi]
 impl Watch {
     /// The next change; null after the end of the watch.
     #[napi]
     pub fn next<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Option<WatchEvent>>> {
-        let watched = Arc::clone(&self.0);
+        let watch = Arc::clone(&self.0);
         call(env, async move {
-            let mut stopped = watched.stopped.subscribe();
-            let mut events = watched.events.lock().await;
-            let Some(events) = events.as_mut() else {
-                return Ok(None);
-            };
-            tokio::select! {
-                biased;
-                _ = stopped.wait_for(|stopped| *stopped) => Ok(None),
-                event = events.next() => Ok(event.transpose()?.map(WatchEvent::from)),
-            }
+            let event = watch.with(|events| Box::pin(events.next()));
+            Ok(event.await.flatten().transpose()?.map(WatchEvent::from))
         })
     }
 
     /// The changes that are there now.
     #[napi]
     pub fn take<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Vec<WatchEvent>>> {
-        let watched = Arc::clone(&self.0);
+        let watch = Arc::clone(&self.0);
         call(env, async move {
-            let mut events = watched.events.lock().await;
-            let mut there = Vec::new();
-            if let Some(events) = events.as_mut() {
-                while let Some(Some(event)) = events.next().now_or_never() {
-                    there.push(WatchEvent::from(event?));
-                }
-            }
-            Ok(there)
+            let there = watch.with(|events| {
+                Box::pin(async move {
+                    let mut there = Vec::new();
+                    while let Some(Some(event)) = events.next().now_or_never() {
+                        there.push(WatchEvent::from(event?));
+                    }
+                    Ok(there)
+                })
+            });
+            there.await.unwrap_or_else(|| Ok(Vec::new()))
         })
     }
 
     /// Ends it, and a wait for its next change.
     #[napi]
     pub fn stop<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
-        let watched = Arc::clone(&self.0);
+        let watch = Arc::clone(&self.0);
         call(env, async move {
-            watched.stopped.send_replace(true);
-            *watched.events.lock().await = None;
+            watch.close().await;
             Ok(())
         })
     }

@@ -7,10 +7,14 @@
 
 pub mod code;
 pub mod convert;
+pub mod creating;
 pub mod engine;
 pub mod error;
 pub mod files;
 pub mod info;
+pub mod logs;
 pub mod options;
+pub mod pool;
+pub mod ports;
 pub mod process;
 pub mod sandbox;

@@ -10,7 +10,7 @@ use stacyvm::sandbox::spec::{
     Lifetime, Mount, MountSource, Network, Port, Privileges, Profile, Resources, SecretReference,
     Source,
 };
-use stacyvm::{Create, Engine, Error, Result, SandboxId, SandboxSpec};
+use stacyvm::{Create, Engine, Error, PoolBuilder, Result, SandboxId, SandboxSpec};
 
 use crate::convert::duration;
 
@@ -166,8 +166,8 @@ impl From<MountOption> for Mount {
 }
 
 impl CreateOptions {
-    /// The request to an engine.
-    pub(crate) fn request(self, engine: &Engine) -> Result<Create> {
+    /// What a sandbox is made of, and where and how it is made.
+    fn split(self) -> Result<(SandboxSpec, How)> {
         let mut spec = SandboxSpec::default();
         spec.source = Source::one_of(self.image, self.template, self.snapshot)?;
         spec.env = self.env.unwrap_or_default();
@@ -194,24 +194,72 @@ impl CreateOptions {
         spec.read_only_root = self.read_only_root.unwrap_or_default();
         spec.profile = self.profile.unwrap_or_default();
         spec.provider_options = self.provider_options.unwrap_or_default();
+        let how = How {
+            provider: self.provider,
+            runtime: self.runtime,
+            pull: self.pull,
+            idempotency_key: self.idempotency_key,
+            id: self.id,
+        };
+        Ok((spec, how))
+    }
+
+    /// The request to an engine.
+    pub(crate) fn request(self, engine: &Engine) -> Result<Create> {
+        let (spec, how) = self.split()?;
         let mut create = engine.create(spec);
-        if let Some(provider) = self.provider {
+        if let Some(provider) = how.provider {
             create = create.provider(provider);
         }
-        if let Some(runtime) = self.runtime {
+        if let Some(runtime) = how.runtime {
             create = create.runtime(runtime);
         }
-        if let Some(pull) = self.pull {
+        if let Some(pull) = how.pull {
             create = create.pull(pull);
         }
-        if let Some(key) = self.idempotency_key {
+        if let Some(key) = how.idempotency_key {
             create = create.idempotency_key(key);
         }
-        if let Some(id) = self.id {
+        if let Some(id) = how.id {
             create = create.id(SandboxId::new(id)?);
         }
         Ok(create)
     }
+
+    /// The same for sandboxes that are made ahead.
+    pub(crate) fn pool(self, engine: &Engine) -> Result<PoolBuilder> {
+        let (spec, how) = self.split()?;
+        let mut pool = engine.pool(spec);
+        for (field, value) in [("id", how.id), ("idempotencyKey", how.idempotency_key)] {
+            if let Some(value) = value {
+                return Err(Error::invalid(
+                    field,
+                    value,
+                    "none of a pool, which makes many",
+                    "leave it out",
+                ));
+            }
+        }
+        if let Some(provider) = how.provider {
+            pool = pool.provider(provider);
+        }
+        if let Some(runtime) = how.runtime {
+            pool = pool.runtime(runtime);
+        }
+        if let Some(pull) = how.pull {
+            pool = pool.pull(pull);
+        }
+        Ok(pool)
+    }
+}
+
+/// Where and how a sandbox is made, beside what it is made of.
+struct How {
+    provider: Option<String>,
+    runtime: Option<String>,
+    pull: Option<Pull>,
+    idempotency_key: Option<String>,
+    id: Option<String>,
 }
 
 /// Options that came as JSON.

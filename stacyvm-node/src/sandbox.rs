@@ -8,12 +8,14 @@ use napi::Env;
 use napi::bindgen_prelude::{Either3, PromiseRaw};
 use napi_derive::napi;
 use stacyvm::sandbox::exec::{AttachOptions, TtySize};
-use stacyvm::{Error, ErrorKind, Exec, ExecId, ExecSpec, Result, SignalScope};
+use stacyvm::{Error, Exec, ExecId, ExecSpec, Result, SignalScope};
 
 use crate::code::{CodeContext, Execution, HowToRunCode, RunningCode, code_run};
-use crate::convert::{Command, Raw, bytes, call, duration, fits};
+use crate::convert::{Command, Raw, bytes, call, duration, fits, json};
 use crate::files::Files;
 use crate::info::{CommandInfo, Output, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo};
+use crate::logs::{Logs, WhichLogs};
+use crate::ports::{Connection, Listener};
 use crate::process::Process;
 
 /// How a command is run.
@@ -313,10 +315,7 @@ impl Sandbox {
     /// What its provider can do, as JSON.
     #[napi]
     pub fn capabilities<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, String>> {
-        self.call(env, |sandbox| async move {
-            serde_json::to_string(&sandbox.capabilities()?)
-                .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))
-        })
+        self.call(env, |sandbox| async move { json(&sandbox.capabilities()?) })
     }
 
     /// Where others reach a port: a host with a port, or a URL.
@@ -329,6 +328,42 @@ impl Sandbox {
         self.call(env, move |sandbox| async move {
             let port = fits("port", port, "1 to 65535")?;
             Ok(sandbox.endpoint(port).await?.address)
+        })
+    }
+
+    /// Connects to a port inside.
+    #[napi]
+    pub fn dial<'env>(
+        &self,
+        env: &'env Env,
+        port: u32,
+    ) -> napi::Result<PromiseRaw<'env, Connection>> {
+        self.call(env, move |sandbox| async move {
+            sandbox.dial(fits("port", port, "1 to 65535")?).await
+        })
+    }
+
+    /// Listens on a port inside; 0 chooses one.
+    #[napi]
+    pub fn listen<'env>(
+        &self,
+        env: &'env Env,
+        port: u32,
+    ) -> napi::Result<PromiseRaw<'env, Listener>> {
+        self.call(env, move |sandbox| async move {
+            sandbox.listen(fits("port", port, "0 to 65535")?).await
+        })
+    }
+
+    /// Reads what is kept of the output of a command, or of all.
+    #[napi]
+    pub fn logs<'env>(
+        &self,
+        env: &'env Env,
+        which: WhichLogs,
+    ) -> napi::Result<PromiseRaw<'env, Logs>> {
+        self.call(env, |sandbox| async move {
+            sandbox.logs(which.request()?).await
         })
     }
 

@@ -157,6 +157,30 @@ onEach('files', ({ name }, test) => {
     assert.deepEqual(await watch.getNewEvents(), [])
   })
 
+  test('have attributes, and what is below them', async ({ sandbox: { files } }) => {
+    for (const file of ['a', 'deep/b']) await files.write(`/workspace/tree/${file}`, 'x', { mode: 0o644 })
+    await files.chmod('/workspace/tree', 0o700)
+    assert.equal((await files.getInfo('/workspace/tree/deep/b')).mode, 0o644)
+    await files.chmod('/workspace/tree', 0o750, { recursive: true })
+    const below = await files.list('/workspace/tree', { depth: 3 })
+    assert.deepEqual(below.map((one) => one.mode), [0o750, 0o750, 0o750])
+    await assert.rejects(files.chmod('/workspace/tree', 0o700, { deep: true }), /no option deep/)
+  })
+
+  test('are read in part', async ({ sandbox: { files } }) => {
+    await files.write('/workspace/digits', '0123456789'.repeat(1000))
+    const part = async (options) => String(await files.read('/workspace/digits', { format: 'bytes', ...options }))
+    assert.equal(await part({ offset: 4, length: 3 }), '456')
+    assert.equal(await part({ offset: 9_998 }), '89')
+    assert.equal(await part({ offset: 20_000 }), '')
+    const stream = await files.read('/workspace/digits', { format: 'stream', offset: 9_997, length: 2 })
+    assert.equal((await stream.toArray()).join(''), '78')
+    await assert.rejects(part({ offset: -1 }), (error) => error.context.field === 'offset')
+    await assert.rejects(part({ length: 0.5 }), (error) => error.context.field === 'length')
+    // A part of a text could begin within a character.
+    await assert.rejects(files.read('/workspace/digits', { offset: 1 }), /no option offset/)
+  })
+
   test('are copied to and from the host', async ({ sandbox: { files } }) => {
     const from = join(host, 'from')
     mkdirSync(join(from, 'deep'), { recursive: true })

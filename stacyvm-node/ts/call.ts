@@ -54,6 +54,13 @@ export async function untilAborted<T>(
   }
 }
 
+/** Options as the native half reads them. */
+export const asked = (options: object): string => JSON.stringify(options, numbers)
+
+/** JSON would make null of a number that is none, and null is an option left out. */
+const numbers = (_: string, value: unknown): unknown =>
+  typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
+
 /** Refuses options that nobody reads: one that is misspelt would silently do nothing. */
 export function refuse(unknown: object): void {
   const name = Object.keys(unknown).find((key) => unknown[key as keyof typeof unknown] !== undefined)

@@ -1,13 +1,28 @@
 import * as native from '../native/index.js'
-import { called, refuse } from './call.js'
+import { asked, called, refuse } from './call.js'
+import { Pool } from './pool.js'
 import { Sandbox } from './sandbox.js'
 
 /** Sandboxes that are asked for at once. */
 const PAGE = 256
 
-/** JSON would make null of a number that is none, and null is an option left out. */
-const numbers = (_: string, value: unknown): unknown =>
-  typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
+/** What a sandbox is made of, and who is told of its pull. */
+export interface CreateOptions extends native.CreateOptions {
+  /** Is told how far the pull of its image is, and awaited. What it throws gives the
+   * sandbox up. */
+  onPull?: (progress: native.PullInfo) => unknown
+}
+
+/** What a pool has, and what its sandboxes are made of; a claim brings their secrets. */
+export interface PoolOptions
+  extends Omit<native.CreateOptions, 'id' | 'idempotencyKey' | 'secrets'> {
+  /** How many wait at most, those included that are being made: 4 unless told otherwise. */
+  size?: number
+  /** Milliseconds that one waits at most: ten minutes unless told otherwise. */
+  maxAgeMs?: number
+  /** How many are made at once: 1 unless told otherwise. */
+  refillAtOnce?: number
+}
 
 /** Which sandboxes are listed. */
 export interface ListOptions {
@@ -42,8 +57,32 @@ export class Engine {
   }
 
   /** Makes a sandbox and resolves when a command can run in it. */
-  async create(options: native.CreateOptions = {}): Promise<Sandbox> {
-    return new Sandbox(await called(this.#native.create(JSON.stringify(options, numbers))))
+  async create(options: CreateOptions = {}): Promise<Sandbox> {
+    const { onPull, ...rest } = options
+    if (!onPull) return new Sandbox(await called(this.#native.create(asked(rest))))
+    const creating = await called(this.#native.watchedCreate(asked(rest)))
+    try {
+      for (;;) {
+        const { pulling, made } = await called(creating.next())
+        if (made) return new Sandbox(made)
+        if (pulling) await onPull(pulling)
+      }
+    } catch (thrown) {
+      await creating.giveUp()
+      throw thrown
+    }
+  }
+
+  /** Makes a pool of sandboxes, which are made ahead and wait to be claimed. It does not
+   * wait until the pool is full. */
+  async pool(options: PoolOptions = {}): Promise<Pool> {
+    const { size, maxAgeMs, refillAtOnce, ...rest } = options
+    return new Pool(await called(this.#native.pool(asked(rest), size, maxAgeMs, refillAtOnce)))
+  }
+
+  /** What each configured provider is, can do on this host, and needs. */
+  async providers(): Promise<Array<Record<string, unknown>>> {
+    return JSON.parse(await called(this.#native.providers()))
   }
 
   /** Finds a sandbox by its id. Its end stays where it is. */

@@ -8,6 +8,12 @@ export type Path = native.Raw
 /** What a file is written from: text, bytes, a stream, or anything that gives pieces. */
 export type Data = native.Raw | AsyncIterable<native.Raw> | Iterable<native.Raw>
 
+/** The part of a file that is read as bytes. */
+export interface Part {
+  offset?: number
+  length?: number
+}
+
 /** The files of a sandbox, with the rights of its default user or of another one. */
 export class Files {
   readonly #sandbox: native.Sandbox
@@ -24,19 +30,20 @@ export class Files {
     return new Files(this.#sandbox, user)
   }
 
-  /** Reads a file: UTF-8 text, bytes, or a stream of bytes. */
+  /** Reads a file: UTF-8 text, bytes, or a stream of bytes. Of bytes a part can be had:
+   * from `offset` on, `length` of them at most. */
   async read(path: Path, options?: { format?: 'text' }): Promise<string>
-  async read(path: Path, options: { format: 'bytes' }): Promise<Buffer>
-  async read(path: Path, options: { format: 'stream' }): Promise<Readable>
+  async read(path: Path, options: { format: 'bytes' } & Part): Promise<Buffer>
+  async read(path: Path, options: { format: 'stream' } & Part): Promise<Readable>
   async read(
     path: Path,
-    options: { format?: 'text' | 'bytes' | 'stream' } = {},
+    options: { format?: 'text' | 'bytes' | 'stream' } & Part = {},
   ): Promise<string | Buffer | Readable> {
-    const { format = 'text', ...unknown } = options
-    refuse(unknown)
-    if (format === 'bytes') return called(this.#native.read(path))
+    const { format = 'text', offset, length, ...unknown } = options
+    refuse(format === 'text' ? { offset, length, ...unknown } : unknown)
+    if (format === 'bytes') return called(this.#native.read(path, offset ?? 0, length))
     if (format === 'text') return called(this.#native.readText(path))
-    const reader = await called(this.#native.open(path))
+    const reader = await called(this.#native.open(path, offset ?? 0, length))
     return Readable.from(pieces(reader), { objectMode: false })
   }
 
@@ -100,14 +107,23 @@ export class Files {
     await called(this.#native.remove(path))
   }
 
-  /** Sets permission bits. */
-  async chmod(path: Path, mode: number): Promise<void> {
-    await called(this.#native.chmod(path, mode))
+  /** Sets permission bits, of everything below as well if `recursive`. */
+  async chmod(path: Path, mode: number, options: { recursive?: boolean } = {}): Promise<void> {
+    const { recursive = false, ...unknown } = options
+    refuse(unknown)
+    await called(this.#native.setAttributes(path, mode, null, null, recursive))
   }
 
-  /** Sets owner and group, by name or number. */
-  async chown(path: Path, owner?: string | null, group?: string | null): Promise<void> {
-    await called(this.#native.chown(path, owner, group))
+  /** Sets owner and group, by name or number, of everything below as well if `recursive`. */
+  async chown(
+    path: Path,
+    owner?: string | null,
+    group?: string | null,
+    options: { recursive?: boolean } = {},
+  ): Promise<void> {
+    const { recursive = false, ...unknown } = options
+    refuse(unknown)
+    await called(this.#native.setAttributes(path, null, owner, group, recursive))
   }
 
   /** Makes a symbolic link at `path` that says `target`. */

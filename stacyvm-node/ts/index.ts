@@ -10,6 +10,9 @@ export * from './errors.js'
 export * from './commands.js'
 export * from './engine.js'
 export * from './files.js'
+export type { LogEntry, LogsOptions } from './logs.js'
+export * from './pool.js'
+export { Listener } from './ports.js'
 export * from './pty.js'
 export * from './result.js'
 export * from './sandbox.js'
@@ -20,14 +23,15 @@ export type {
   CodeResult,
   Command,
   CommandInfo,
-  CreateOptions,
   Effective,
   EngineOptions,
   EntryInfo,
   Execution,
   ExitInfo,
   Lost,
+  PoolStats,
   ProcessInfo,
+  PullInfo,
   Raw,
   SandboxInfo,
   SandboxMetrics,

@@ -1,8 +1,11 @@
+import type { Duplex } from 'node:stream'
 import * as native from '../native/index.js'
 import { called, refuse, untilAborted } from './call.js'
 import { Commands, type RunOptions } from './commands.js'
-import { defaultEngine, type ListOptions } from './engine.js'
+import { type CreateOptions, defaultEngine, type ListOptions } from './engine.js'
 import { Files } from './files.js'
+import { entriesOf, type LogEntry, type LogsOptions } from './logs.js'
+import { Listener, streamOf } from './ports.js'
 import { Pty } from './pty.js'
 import type { CommandResult } from './result.js'
 
@@ -57,7 +60,7 @@ export class Sandbox {
   }
 
   /** Makes a sandbox and resolves when a command can run in it. */
-  static create(options?: native.CreateOptions): Promise<Sandbox> {
+  static create(options?: CreateOptions): Promise<Sandbox> {
     return defaultEngine().create(options)
   }
 
@@ -151,6 +154,28 @@ export class Sandbox {
   async getUrl(port: number): Promise<string> {
     const host = await called(this.#native.endpoint(port))
     return host.includes('://') ? host : `http://${host}`
+  }
+
+  /** Connects to a TCP port inside, without any network of the sandbox. */
+  async dial(port: number): Promise<Duplex> {
+    return streamOf(await called(this.#native.dial(port)))
+  }
+
+  /** Listens on a TCP port inside; 0 chooses one. Programs inside connect to it. */
+  async listen(port = 0): Promise<Listener> {
+    return new Listener(await called(this.#native.listen(port)))
+  }
+
+  /** Reads what is kept of the output of a command, or of all. */
+  async *logs(
+    commandId?: string,
+    options: LogsOptions = {},
+  ): AsyncGenerator<LogEntry, void, undefined> {
+    const { follow, since, signal, ...unknown } = options
+    refuse(unknown)
+    signal?.throwIfAborted()
+    const which = { command: commandId, follow, sinceMs: since?.getTime() }
+    yield* entriesOf(await called(this.#native.logs(which)), signal)
   }
 
   /** Sets its end to so many milliseconds from now; null removes it. */

@@ -3,6 +3,12 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyNone, PyString};
 
+/// A value for Python's `json`.
+pub(crate) fn json(value: &impl serde::Serialize) -> stacyvm::Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| stacyvm::Error::new(stacyvm::ErrorKind::Internal, error.to_string()))
+}
+
 /// Bytes for Python.
 #[derive(Debug)]
 pub(crate) struct Bytes(pub(crate) bytes::Bytes);

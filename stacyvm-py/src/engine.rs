@@ -9,11 +9,13 @@ use stacyvm::providers::mock::Mock;
 use stacyvm::{Filter, Result};
 use tokio::sync::OnceCell;
 
-use crate::convert::Nothing;
+use crate::convert::{Nothing, json};
+use crate::creating::Creating;
 use crate::forked::PerProcess;
 use crate::info::SandboxInfo;
-use crate::options::{self, CreateOptions};
+use crate::options::{self, CreateOptions, seconds};
 use crate::pending::Call;
+use crate::pool::Pool;
 use crate::sandbox::Sandbox;
 
 /// How an engine is opened.
@@ -91,6 +93,48 @@ impl Engine {
             let made = options.request(&opener.engine().await?)?.await?;
             Ok(Sandbox::of(opener, made))
         })
+    }
+
+    /// Makes a sandbox as `create` does, step by step.
+    fn watched_create(&self, options: &str) -> Call<Creating> {
+        let options: Result<CreateOptions> = options::parse(options);
+        let opener = Arc::clone(&self.0);
+        Call::new(async move {
+            let creating = options?.request(&opener.engine().await?)?.watched();
+            Ok(Creating::of(opener, creating))
+        })
+    }
+
+    /// Makes a pool of sandboxes of these options in JSON.
+    fn pool(
+        &self,
+        options: &str,
+        size: Option<usize>,
+        max_age: Option<f64>,
+        refill_at_once: Option<usize>,
+    ) -> Call<Pool> {
+        let options: Result<CreateOptions> = options::parse(options);
+        let opener = Arc::clone(&self.0);
+        Call::new(async move {
+            let mut pool = options?.pool(&opener.engine().await?)?;
+            if let Some(size) = size {
+                pool = pool.size(size);
+            }
+            if let Some(age) = max_age {
+                pool = pool.max_age(seconds("max_age", age)?);
+            }
+            if let Some(count) = refill_at_once {
+                pool = pool.refill_at_once(count);
+            }
+            let made = pool.await?;
+            Ok(Pool::of(opener, made))
+        })
+    }
+
+    /// What each configured provider is, can do and needs, as JSON.
+    fn providers(&self) -> Call<String> {
+        let opener = Arc::clone(&self.0);
+        Call::new(async move { json(&opener.engine().await?.providers().await) })
     }
 
     /// Finds a sandbox by its id.

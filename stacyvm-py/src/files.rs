@@ -8,9 +8,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use pyo3::prelude::*;
 use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::exec::BoxStream;
-use stacyvm::sandbox::files::WriteMode;
+use stacyvm::sandbox::files::{Attributes, WriteMode};
+use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind, Result};
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, mpsc};
 
 use crate::convert::{Bytes, Nothing, Raw};
 use crate::forked::OfProcess;
@@ -52,9 +53,10 @@ impl Files {
 
 #[pymethods]
 impl Files {
-    /// Reads a whole file.
-    fn read(&self, path: Raw) -> Call<Bytes> {
-        self.call(|files| async move { Ok(Bytes(files.read(path.0).await?)) })
+    /// Reads a file, or a part of it.
+    #[pyo3(signature = (path, offset=0, length=None))]
+    fn read(&self, path: Raw, offset: u64, length: Option<u64>) -> Call<Bytes> {
+        self.call(move |files| async move { files.read_part(path.0, offset, length).await })
     }
 
     /// Reads a whole file of UTF-8 text.
@@ -161,15 +163,24 @@ impl Files {
         self.call(|files| async move { files.remove(path.0).await })
     }
 
-    /// Sets permission bits.
-    fn chmod(&self, path: Raw, mode: u32) -> Call<Nothing> {
-        self.call(move |files| async move { files.chmod(path.0, mode).await })
-    }
-
-    /// Sets owner and group, by name or number.
-    #[pyo3(signature = (path, owner=None, group=None))]
-    fn chown(&self, path: Raw, owner: Option<String>, group: Option<String>) -> Call<Nothing> {
-        self.call(move |files| async move { files.chown(path.0, owner, group).await })
+    /// Sets permission bits, owner and group, of everything below as well if `recursive`.
+    fn set_attributes(
+        &self,
+        path: Raw,
+        mode: Option<u32>,
+        owner: Option<String>,
+        group: Option<String>,
+        recursive: bool,
+    ) -> Call<Nothing> {
+        self.call(move |files| async move {
+            let attributes = Attributes {
+                mode,
+                owner,
+                group,
+                ..Attributes::default()
+            };
+            files.set_attributes(path.0, attributes, recursive).await
+        })
     }
 
     /// Makes a symbolic link.
@@ -182,12 +193,7 @@ impl Files {
     fn watch(&self, path: Raw, recursive: bool) -> Call<Watch> {
         self.call(move |files| async move {
             let events = files.watch(path.0, recursive).await?;
-            let events = Mutex::new(Some(Open(events)));
-            let stopped = Notify::new();
-            Ok(Watch(Arc::new(OfProcess::new(Watching {
-                events,
-                stopped,
-            }))))
+            Ok(Watch(Arc::new(OfProcess::new(Closable::new(events)))))
         })
     }
 
@@ -310,24 +316,9 @@ impl Writer {
 
 type Events = BoxStream<Result<stacyvm::sandbox::files::WatchEvent>>;
 
-#[derive(Debug)]
-struct Watching {
-    /// None once it was stopped.
-    events: Mutex<Option<Open>>,
-    stopped: Notify,
-}
-
-struct Open(Events);
-
-impl std::fmt::Debug for Open {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open").finish_non_exhaustive()
-    }
-}
-
 /// What a watch reports.
 #[pyclass(module = "stacyvm._native", frozen)]
-pub(crate) struct Watch(Arc<OfProcess<Watching>>);
+pub(crate) struct Watch(Arc<OfProcess<Closable<Events>>>);
 
 #[pymethods]
 impl Watch {
@@ -336,18 +327,8 @@ impl Watch {
         let watch = Arc::clone(&self.0);
         Call::new(async move {
             let watch = watch.get().ok_or_else(of_another_process)?;
-            let mut events = watch.events.lock().await;
-            let Some(open) = events.as_mut() else {
-                return Ok(None);
-            };
-            tokio::select! {
-                biased;
-                () = watch.stopped.notified() => {
-                    *events = None;
-                    Ok(None)
-                }
-                event = open.0.next() => Ok(event.transpose()?.map(Into::into)),
-            }
+            let event = watch.with(|events| Box::pin(events.next()));
+            Ok(event.await.flatten().transpose()?.map(Into::into))
         })
     }
 
@@ -356,14 +337,16 @@ impl Watch {
         let watch = Arc::clone(&self.0);
         Call::new(async move {
             let watch = watch.get().ok_or_else(of_another_process)?;
-            let mut events = watch.events.lock().await;
-            let mut there = Vec::new();
-            if let Some(open) = events.as_mut() {
-                while let Some(Some(event)) = open.0.next().now_or_never() {
-                    there.push(event?.into());
-                }
-            }
-            Ok(there)
+            let there = watch.with(|events| {
+                Box::pin(async move {
+                    let mut there = Vec::new();
+                    while let Some(Some(event)) = events.next().now_or_never() {
+                        there.push(event?.into());
+                    }
+                    Ok(there)
+                })
+            });
+            there.await.unwrap_or_else(|| Ok(Vec::new()))
         })
     }
 
@@ -372,8 +355,7 @@ impl Watch {
         let watch = Arc::clone(&self.0);
         Call::new(async move {
             if let Some(watch) = watch.get() {
-                watch.stopped.notify_one();
-                *watch.events.lock().await = None;
+                watch.close().await;
             }
             Ok(())
         })

@@ -3,13 +3,17 @@
 
 mod code;
 mod convert;
+mod creating;
 mod engine;
 mod error;
 mod files;
 mod forked;
 mod info;
+mod logs;
 mod options;
 mod pending;
+mod pool;
+mod ports;
 mod process;
 mod runtime;
 mod sandbox;
@@ -20,6 +24,8 @@ mod sys;
 mod _native {
     #[pymodule_export]
     use crate::code::{CodeContext, CodeError, CodeOutput, CodeResult, Execution, RunningCode};
+    #[pymodule_export]
+    use crate::creating::{Creating, PullInfo};
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]
@@ -32,9 +38,15 @@ mod _native {
         SnapshotInfo, WatchEvent,
     };
     #[pymodule_export]
+    use crate::logs::Logs;
+    #[pymodule_export]
     use crate::options::create_options;
     #[pymodule_export]
     use crate::pending::Pending;
+    #[pymodule_export]
+    use crate::pool::{Pool, PoolStats};
+    #[pymodule_export]
+    use crate::ports::{Connection, Listener};
     #[pymodule_export]
     use crate::process::{Event, Process};
     #[pymodule_export]

@@ -20,6 +20,12 @@ use crate::sandbox::scope_of;
 #[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Event(ExecEvent);
 
+impl From<ExecEvent> for Event {
+    fn from(event: ExecEvent) -> Self {
+        Self(event)
+    }
+}
+
 #[pymethods]
 impl Event {
     /// Bytes of standard output, or of the terminal.

@@ -12,15 +12,17 @@ use stacyvm::sandbox::exec::TtySize;
 use stacyvm::{Exec, ExecId, ExecSpec, Result, SignalScope};
 
 use crate::code::{CodeContext, Execution, RunningCode};
-use crate::convert::{Nothing, Raw};
+use crate::convert::{Nothing, Raw, json};
 use crate::engine::Opener;
 use crate::files::Files;
 use crate::forked::PerProcess;
 use crate::info::{
     CommandInfo, CommandResult, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo,
 };
+use crate::logs::{self, Logs};
 use crate::options::seconds;
 use crate::pending::Call;
+use crate::ports::{Connection, Listener};
 use crate::process::Process;
 
 /// A sandbox as it is found again in a forked child: by its id.
@@ -309,17 +311,29 @@ impl Sandbox {
 
     /// What its provider can do, as JSON.
     fn capabilities(&self) -> Call<String> {
-        self.call(|sandbox| async move {
-            let told = serde_json::to_string(&sandbox.capabilities()?);
-            told.map_err(|error| {
-                stacyvm::Error::new(stacyvm::ErrorKind::Internal, error.to_string())
-            })
-        })
+        self.call(|sandbox| async move { json(&sandbox.capabilities()?) })
     }
 
     /// Where others reach a port: a host with a port, or a URL.
     fn endpoint(&self, port: u16) -> Call<String> {
         self.call(move |sandbox| async move { Ok(sandbox.endpoint(port).await?.address) })
+    }
+
+    /// Connects to a port inside.
+    fn dial(&self, port: u16) -> Call<Connection> {
+        self.call(move |sandbox| async move { sandbox.dial(port).await })
+    }
+
+    /// Listens on a port inside; 0 chooses one.
+    fn listen(&self, port: u16) -> Call<Listener> {
+        self.call(move |sandbox| async move { sandbox.listen(port).await })
+    }
+
+    /// Reads what is kept of the output of a command, or of all.
+    fn logs(&self, command: Option<String>, follow: bool, since: Option<SystemTime>) -> Call<Logs> {
+        self.call(move |sandbox| async move {
+            sandbox.logs(logs::request(command, follow, since)?).await
+        })
     }
 
     /// Sets the end of its life to so many seconds from now; `None` removes it.

@@ -7,7 +7,7 @@ import inspect
 import typing
 
 import stacyvm
-from stacyvm import _async, _errors, _native, _sync, _types
+from stacyvm import _async, _async_files, _async_ports, _errors, _native, _sync, _sync_files, _sync_ports, _types
 
 
 def test_each_code_has_its_class() -> None:
@@ -23,8 +23,10 @@ def test_the_options_of_create_are_those_that_rust_reads() -> None:
 
 
 def test_both_halves_have_the_same_methods() -> None:
-    for name in ("Engine", "Sandbox", "Commands", "CommandHandle", "Files", "Pty", "PtyHandle", "WatchHandle"):
-        blocking, awaiting = getattr(_sync, name), getattr(_async, f"Async{name}")
+    names = [name for name in stacyvm.__all__ if name.startswith("Async")]
+    assert len(names) == 11
+    for name in names:
+        blocking, awaiting = getattr(stacyvm, name.removeprefix("Async")), getattr(stacyvm, name)
         assert methods(blocking) == methods(awaiting), name
 
 
@@ -39,7 +41,7 @@ def test_what_is_public_is_listed_and_there() -> None:
 
 
 def test_each_method_says_what_it_does() -> None:
-    for module in (_sync, _async):
+    for module in (_sync, _sync_files, _sync_ports, _async, _async_files, _async_ports):
         for name, cls in vars(module).items():
             if not inspect.isclass(cls) or cls.__module__ != module.__name__:
                 continue

@@ -127,3 +127,25 @@ def test_directories_go_up_and_down(sandbox: Sandbox, tmp_path: Path) -> None:
     assert (tmp_path / "down" / "deep" / "a").read_bytes() == b"\0\xff" * 1000
     sandbox.files.download("/workspace/up/run.sh", str(tmp_path / "one"))
     assert (tmp_path / "one").read_text().endswith("ran\n")
+
+
+def test_a_part_of_a_file_is_read(sandbox: Sandbox) -> None:
+    sandbox.files.write("/workspace/digits", "0123456789" * 1000)
+    assert sandbox.files.read("/workspace/digits", "bytes", offset=4, length=3) == b"456"
+    assert sandbox.files.read("/workspace/digits", "bytes", offset=9_998) == b"89"
+    assert sandbox.files.read("/workspace/digits", "bytes", offset=20_000) == b""
+    assert b"".join(sandbox.files.read("/workspace/digits", "stream", offset=9_997, length=2)) == b"78"
+    with pytest.raises(stacyvm.InvalidArgumentError, match="bytes"):
+        sandbox.files.read("/workspace/digits", offset=1)  # type: ignore[call-overload]
+
+
+def test_attributes_are_set_of_everything_below(sandbox: Sandbox) -> None:
+    files = sandbox.files
+    for name in ("a", "deep/b"):
+        files.write(f"/workspace/tree/{name}", "x", mode=0o644)
+    files.chmod("/workspace/tree", 0o700)
+    assert files.get_info("/workspace/tree/deep/b").mode == 0o644
+    files.chmod("/workspace/tree", 0o750, recursive=True)
+    assert {e.mode for e in files.list("/workspace/tree", depth=3)} == {0o750}
+    files.with_user("root").chown("/workspace/tree", "root", "root", recursive=True)
+    assert {(e.uid, e.gid) for e in files.list("/workspace/tree", depth=3)} == {(0, 0)}

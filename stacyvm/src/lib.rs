@@ -79,8 +79,8 @@ pub mod wire;
 
 pub use context::Context;
 pub use engine::{
-    Claim, Create, Engine, EngineBuilder, Filter, Policy, Pool, PoolBuilder, PoolStats,
-    ProviderSummary, Reconciled,
+    Claim, Create, CreateStep, Creating, Engine, EngineBuilder, Filter, Policy, Pool, PoolBuilder,
+    PoolStats, ProviderSummary, Reconciled,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use id::{ExecId, SandboxId};

@@ -109,7 +109,8 @@ fn is_test(id: &str) -> bool {
         return name.starts_with("test_") && source.contains(&format!("\ndef {name}("));
     }
     if kind == Some("mjs") {
-        return !name.is_empty() && source.contains(&format!("it('{name}'"));
+        let runs = ["it", "test"].map(|call| format!("{call}('{name}'"));
+        return !name.is_empty() && runs.iter().any(|run| source.contains(run));
     }
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     if source.contains("suite!(") && lines.contains(&name) {
@@ -272,4 +273,158 @@ fn nothing_that_is_shipped_has_points_for_faults() {
         // Its own line is the only one.
         assert_eq!(uses, usize::from(declares), "{}", path.display());
     }
+}
+
+/// Files whose public functions are what a program calls.
+const SURFACE: [&str; 18] = [
+    "engine/create",
+    "engine/creating",
+    "engine/life",
+    "engine/mod",
+    "engine/open",
+    "engine/pool/claim",
+    "engine/pool/mod",
+    "engine/reconcile",
+    "engine/upkeep",
+    "engine/view",
+    "sandbox/code/mod",
+    "sandbox/copy",
+    "sandbox/exec_builder",
+    "sandbox/files_handle",
+    "sandbox/handle",
+    "sandbox/logs",
+    "sandbox/process",
+    "sandbox/shared",
+];
+
+/// What a binding does not call, and why.
+const NOT_BOUND: [(&str, &[&str], &str); 16] = [
+    (
+        "engine/create",
+        &["on_pull"],
+        "`watched` tells where one waits",
+    ),
+    ("engine/life", &["scope"], "a block ends its sandbox"),
+    (
+        "engine/mod",
+        &["default_provider", "instance", "scope"],
+        "`providers` and `info` tell the names; a block ends its sandbox",
+    ),
+    (
+        "engine/open",
+        &["open_default"],
+        "`open`, with the settings that it would load",
+    ),
+    (
+        "engine/reconcile",
+        &["reconcile", "record_ends"],
+        "an engine does it by itself; an operator has the command line",
+    ),
+    (
+        "engine/upkeep",
+        &["leaks", "remove_leak", "sweep", "disk_use", "prune", "uses"],
+        "an operator's, who has the command line",
+    ),
+    (
+        "engine/view",
+        &["get_in"],
+        "a program has the tenant of its settings",
+    ),
+    (
+        "sandbox/exec_builder",
+        &["envs", "workdir", "user"],
+        "fields of the spec that `exec_spec` takes",
+    ),
+    (
+        "sandbox/exec_builder",
+        &["stdout_text", "stderr_text"],
+        "Node makes text of bytes by itself",
+    ),
+    (
+        "sandbox/files_handle",
+        &[
+            "read",
+            "read_stream",
+            "write",
+            "write_stream",
+            "chmod",
+            "chown",
+        ],
+        "`read_part`, `read_range`, `write_with` and `set_attributes` say more",
+    ),
+    (
+        "sandbox/files_handle",
+        &[
+            "export_tar",
+            "export_tar_with",
+            "import_tar",
+            "import_tar_with",
+        ],
+        "not there yet (docs/roadmap.md); `copy_in` and `copy_out` are",
+    ),
+    (
+        "sandbox/handle",
+        &["with_context"],
+        "calls have timeouts of their own, and are cancelled as the language does it",
+    ),
+    ("sandbox/handle", &["attach"], "`attach_with` says more"),
+    ("sandbox/logs", &["commands"], "`execs` lists them"),
+    (
+        "sandbox/process",
+        &["wait", "detach"],
+        "the end is waited for with what was said; what is let go of is detached",
+    ),
+    (
+        "sandbox/shared",
+        &["port"],
+        "Python keeps it beside the listener",
+    ),
+];
+
+/// Python and Node call what a Rust program calls, or it is listed with its reason.
+/// That each has the methods of the other is for `errors.test.mjs` to see.
+#[test]
+fn what_rust_has_is_bound_or_listed() {
+    let bindings = ["stacyvm-py/src", "stacyvm-node/src"].map(|folder| {
+        let files = std::fs::read_dir(root().join(folder)).expect("a directory");
+        files
+            .map(|file| std::fs::read_to_string(file.expect("an entry").path()).expect("text"))
+            .collect::<String>()
+    });
+    let mut not_bound = BTreeSet::new();
+    let mut seen = 0;
+    for file in SURFACE {
+        let source = text(&format!("stacyvm/src/{file}.rs"));
+        for line in source.lines() {
+            let function = line
+                .strip_prefix("    pub async fn ")
+                .or_else(|| line.strip_prefix("    pub fn "));
+            let Some(function) = function else { continue };
+            let name = function.split(['(', '<']).next().unwrap_or_default();
+            seen += 1;
+            let calls = [format!(".{name}("), format!("::{name}(")];
+            let bound = |binding: &String| calls.iter().any(|call| binding.contains(call));
+            if !bindings.iter().all(bound) {
+                not_bound.insert((file, name.to_owned()));
+            }
+        }
+    }
+    assert!(
+        seen > 120,
+        "the source was not understood: {seen} functions"
+    );
+    let listed: BTreeSet<_> = NOT_BOUND
+        .iter()
+        .flat_map(|(file, names, reason)| {
+            assert!(!reason.is_empty());
+            names.iter().map(|name| (*file, (*name).to_owned()))
+        })
+        .collect();
+    let missing: Vec<_> = not_bound.difference(&listed).collect();
+    assert!(
+        missing.is_empty(),
+        "a binding lacks {missing:?}: bind it in both, or list it with its reason"
+    );
+    let stale: Vec<_> = listed.difference(&not_bound).collect();
+    assert!(stale.is_empty(), "{stale:?} is bound, or gone: unlist it");
 }

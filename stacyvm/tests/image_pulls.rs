@@ -29,7 +29,7 @@ use stacyvm::engine::Engine;
 use stacyvm::image::Images;
 use stacyvm::provider::Pull;
 use stacyvm::sandbox::spec::Lifetime;
-use stacyvm::{Context, Create, ErrorKind, Filter};
+use stacyvm::{Context, Create, CreateStep, ErrorKind, Filter};
 
 struct World {
     host: Host,
@@ -143,6 +143,46 @@ async fn creates_at_once_pull_a_missing_image_once_and_later_ones_ask_nobody() {
     {
         soon(sandbox.kill()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_pull_is_watched_where_the_create_is_waited_for() {
+    let Some(world) = World::new(|_, _| ()).await else {
+        return;
+    };
+    let mut creating = world.create().watched();
+    let (mut told, mut made) = (Vec::new(), None);
+    while made.is_none() {
+        match soon(creating.next()).await.unwrap() {
+            CreateStep::Pulling(progress) => told.push(progress),
+            CreateStep::Made(sandbox) => made = Some(sandbox),
+        }
+    }
+    assert!(told.is_sorted_by_key(|progress| progress.done), "{told:?}");
+    let last = told.last().expect("progress");
+    assert!(last.done > 6_000_000 && last.done <= last.total, "{told:?}");
+    let after = creating.next().await.unwrap_err();
+    assert_eq!(after.kind(), ErrorKind::Conflict, "{after}");
+    soon(made.unwrap().kill()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watched_create_that_is_dropped_leaves_nothing() {
+    let Some(world) = World::new(|_, _| ()).await else {
+        return;
+    };
+    world.hangs.store(true, Ordering::Relaxed);
+    let mut creating = world.create().watched();
+    // It is under way also while nobody waits for it.
+    let early = tokio::time::timeout(Duration::from_millis(50), creating.next()).await;
+    assert!(!matches!(early, Ok(Err(_))), "{early:?}");
+    eventually("a blob is asked for", async || {
+        world.server.count("/blobs/") > 0
+    })
+    .await;
+    drop(creating);
+    world.hangs.store(false, Ordering::Relaxed);
+    world.is_without_traces().await;
 }
 
 #[tokio::test]

@@ -10,13 +10,14 @@ from ._async import (
     AsyncCommandHandle,
     AsyncCommands,
     AsyncEngine,
-    AsyncFiles,
+    AsyncPool,
     AsyncPty,
     AsyncPtyHandle,
     AsyncSandbox,
-    AsyncWatchHandle,
 )
-from ._chunk import Chunk
+from ._async_files import AsyncFiles, AsyncWatchHandle
+from ._async_ports import AsyncConnection, AsyncListener
+from ._chunk import Chunk, LogEntry
 from ._errors import (
     AlreadyExistsError,
     CancelledError,
@@ -53,7 +54,9 @@ from ._native import (
     EntryInfo,
     Execution,
     ExitInfo,
+    PoolStats,
     ProcessInfo,
+    PullInfo,
     SandboxInfo,
     SandboxMetrics,
     SnapshotInfo,
@@ -63,19 +66,23 @@ from ._sync import (
     CommandHandle,
     Commands,
     Engine,
-    Files,
+    Pool,
     Pty,
     PtyHandle,
     Sandbox,
-    WatchHandle,
 )
+from ._sync_files import Files, WatchHandle
+from ._sync_ports import Connection, Listener
 
 __all__ = [
     "AlreadyExistsError",
     "AsyncCommandHandle",
     "AsyncCommands",
+    "AsyncConnection",
     "AsyncEngine",
     "AsyncFiles",
+    "AsyncListener",
+    "AsyncPool",
     "AsyncPty",
     "AsyncPtyHandle",
     "AsyncSandbox",
@@ -93,6 +100,7 @@ __all__ = [
     "CommandResult",
     "Commands",
     "ConflictError",
+    "Connection",
     "CorruptError",
     "DirectoryNotEmptyError",
     "Engine",
@@ -104,15 +112,20 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "IsDirectoryError",
+    "Listener",
+    "LogEntry",
     "NoSpaceError",
     "NotDirectoryError",
     "NotFoundError",
     "PathNotFoundError",
     "PermissionDeniedError",
+    "Pool",
+    "PoolStats",
     "ProcessInfo",
     "ProtocolError",
     "Pty",
     "PtyHandle",
+    "PullInfo",
     "ResourceExhaustedError",
     "Sandbox",
     "SandboxGoneError",

@@ -7,12 +7,14 @@ import builtins
 import codecs
 import json
 import signal as signals
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from ._async_files import AsyncFiles
+from ._async_ports import AsyncConnection, AsyncListener
 from ._call import awaited
-from ._chunk import Chunk
+from ._chunk import Chunk, LogEntry
 from ._default import default_engine
 from ._errors import CommandFailedError
 from ._native import (
@@ -21,32 +23,29 @@ from ._native import (
     CodeResult,
     CommandInfo,
     CommandResult,
-    EntryInfo,
     Execution,
     ExitInfo,
+    PoolStats,
     ProcessInfo,
     SandboxInfo,
     SandboxMetrics,
     SnapshotInfo,
-    WatchEvent,
 )
 from ._native import Engine as NativeEngine
+from ._native import Pool as NativePool
 from ._native import Process as NativeProcess
-from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
-from ._native import Watch as NativeWatch
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from os import PathLike
 
     from typing_extensions import Self, Unpack
 
-    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, Path
+    from ._types import Command, CreateOptions, HowToRun, OnOutput, OnPull, Path, PoolOptions
 
 PAGE = 256
 """Sandboxes that are asked for at once."""
-PIECE = 1 << 20
-"""Bytes of a file object that are sent at once."""
 
 
 class AsyncEngine:
@@ -72,10 +71,12 @@ class AsyncEngine:
         engine._native = NativeEngine.mock()
         return engine
 
-    async def create(self, **options: Unpack[CreateOptions]) -> AsyncSandbox:
-        """Makes a sandbox and returns when a command can run in it."""
-        native = await awaited(self._native.create(json.dumps(options, default=dict)))
-        return AsyncSandbox._of(native)
+    async def create(
+        self, *, on_pull: OnPull | None = None, **options: Unpack[CreateOptions]
+    ) -> AsyncSandbox:
+        """Makes a sandbox and returns when a command can run in it. `on_pull` is told
+        how far the pull of its image is; what it raises gives the sandbox up."""
+        return AsyncSandbox._of(await _created(self._native, options, on_pull))
 
     async def connect(self, sandbox_id: str) -> AsyncSandbox:
         """Finds a sandbox by its id. Its end stays where it is."""
@@ -94,6 +95,27 @@ class AsyncEngine:
                 return
             after = page[-1].id
 
+    async def pool(
+        self,
+        *,
+        size: int | None = None,
+        max_age: float | None = None,
+        refill_at_once: int | None = None,
+        **options: Unpack[PoolOptions],
+    ) -> AsyncPool:
+        """Makes a pool of sandboxes, which are made ahead and wait to be claimed: `size`
+        of them at most (4), each for `max_age` seconds at most (600), made
+        `refill_at_once` at a time (1). It does not wait until the pool is full."""
+        asked = json.dumps(options, default=dict)
+        return AsyncPool(
+            await awaited(self._native.pool(asked, size, max_age, refill_at_once))
+        )
+
+    async def providers(self) -> builtins.list[dict[str, Any]]:
+        """What each configured provider is, can do on this host, and needs."""
+        told = json.loads(await awaited(self._native.providers()))
+        return cast("list[dict[str, Any]]", told)
+
     async def close(self) -> None:
         """Lets go of its records and ends what it has under way. Sandboxes go on."""
         await awaited(self._native.close())
@@ -108,6 +130,86 @@ class AsyncEngine:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _created(
+    engine: NativeEngine, options: CreateOptions, on_pull: OnPull | None
+) -> NativeSandbox:
+    asked = json.dumps(options, default=dict)
+    if on_pull is None:
+        return await awaited(engine.create(asked))
+    creating = await awaited(engine.watched_create(asked))
+    try:
+        while True:
+            pulling, made = await awaited(creating.next_event())
+            if made is not None:
+                return made
+            if pulling is not None:
+                on_pull(pulling)
+    except BaseException:
+        await awaited(creating.give_up())
+        raise
+
+
+class AsyncPool:
+    """Sandboxes of the same options that are made ahead, from `engine.pool()`.
+
+    It belongs to its process. With its block, or when nobody holds it any more, all
+    that wait are ended; those that were claimed go on.
+    """
+
+    def __init__(self, native: NativePool) -> None:
+        self._native = native
+
+    @property
+    def name(self) -> str:
+        """Its random name: the label `stacyvm.pool` of those that nobody has claimed."""
+        return self._native.name
+
+    async def claim(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Mapping[Path, str | bytes] | None = None,
+        timeout: float | None = None,
+        lifetime: Literal["attached", "detached"] | None = None,
+    ) -> AsyncSandbox:
+        """Gives a sandbox away, with what the claim brings; where none waits, one is made.
+
+        `timeout` are the seconds that it lives from now on. `files` are written before.
+        """
+        options = {
+            "env": env, "secrets": secrets, "metadata": metadata,
+            "timeout": timeout, "lifetime": lifetime,
+        }
+        asked = json.dumps(options, default=dict)
+        given = list((files or {}).items())
+        return AsyncSandbox._of(await awaited(self._native.claim(asked, given)))
+
+    async def stats(self) -> PoolStats:
+        """What it has and did."""
+        return await awaited(self._native.stats())
+
+    async def filled(self) -> None:
+        """Waits until as many wait as may."""
+        await awaited(self._native.filled())
+
+    async def drain(self) -> None:
+        """Ends all that wait, and returns when nothing of them is left."""
+        await awaited(self._native.drain())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.drain()
 
 
 class AsyncSandbox:
@@ -140,10 +242,12 @@ class AsyncSandbox:
         return sandbox
 
     @classmethod
-    async def create(cls, **options: Unpack[CreateOptions]) -> Self:
-        """Makes a sandbox and returns when a command can run in it."""
-        engine = default_engine()
-        return cls._of(await awaited(engine.create(json.dumps(options, default=dict))))
+    async def create(
+        cls, *, on_pull: OnPull | None = None, **options: Unpack[CreateOptions]
+    ) -> Self:
+        """Makes a sandbox and returns when a command can run in it. `on_pull` is told
+        how far the pull of its image is; what it raises gives the sandbox up."""
+        return cls._of(await _created(default_engine(), options, on_pull))
 
     @classmethod
     async def connect(cls, sandbox_id: str) -> Self:
@@ -243,6 +347,45 @@ class AsyncSandbox:
         host = await self.get_host(port)
         return host if "://" in host else f"http://{host}"
 
+    async def dial(self, port: int) -> AsyncConnection:
+        """Connects to a TCP port inside, without any network of the sandbox."""
+        return AsyncConnection(await awaited(self._native.dial(port)))
+
+    async def listen(self, port: int = 0) -> AsyncListener:
+        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it."""
+        return AsyncListener(await awaited(self._native.listen(port)))
+
+    async def logs(
+        self,
+        command_id: str | None = None,
+        *,
+        follow: bool = False,
+        since: datetime | None = None,
+    ) -> AsyncIterator[LogEntry]:
+        """Reads what is kept of the output of a command, or of all. With `follow` it goes
+        on with what comes until the command, or the sandbox, ends. `since` is a time with
+        its zone."""
+        native = await awaited(self._native.logs(command_id, follow, since))
+        texts: dict[str, tuple[codecs.IncrementalDecoder, codecs.IncrementalDecoder]] = {}
+        decoder = codecs.getincrementaldecoder("utf-8")
+        while (told := await awaited(native.next_event())) is not None:
+            command, event = told
+            stdout, stderr = texts.setdefault(command, (decoder("replace"), decoder("replace")))
+            if event.stdout is not None and (text := stdout.decode(event.stdout)):
+                yield LogEntry(command, stdout=text)
+            if event.stderr is not None and (text := stderr.decode(event.stderr)):
+                yield LogEntry(command, stderr=text)
+            if event.lost is not None:
+                yield LogEntry(command, lost=event.lost)
+            if event.exit is not None:
+                del texts[command]
+                for entry in _rest(command, stdout, stderr):
+                    yield entry
+                yield LogEntry(command, exit=event.exit)
+        for command, (stdout, stderr) in texts.items():
+            for entry in _rest(command, stdout, stderr):
+                yield entry
+
     async def set_timeout(self, timeout: float | None) -> None:
         """Sets its end to so many seconds from now; `None` removes it."""
         await awaited(self._native.set_ttl(timeout))
@@ -304,6 +447,15 @@ def _engine_of_default() -> AsyncEngine:
     engine = AsyncEngine.__new__(AsyncEngine)
     engine._native = default_engine()
     return engine
+
+
+def _rest(
+    command: str, stdout: codecs.IncrementalDecoder, stderr: codecs.IncrementalDecoder
+) -> Iterable[LogEntry]:
+    if text := stdout.decode(b"", True):
+        yield LogEntry(command, stdout=text)
+    if text := stderr.decode(b"", True):
+        yield LogEntry(command, stderr=text)
 
 
 class AsyncCommands:
@@ -539,148 +691,3 @@ class AsyncPtyHandle:
     async def kill(self) -> None:
         """Kills its whole tree."""
         await awaited(self._native.kill())
-
-
-class AsyncFiles:
-    """The files of a sandbox, with the rights of its default user or of another one."""
-
-    def __init__(self, native: NativeSandbox, user: str | None = None) -> None:
-        self._sandbox = native
-        self._native = native.files(user)
-
-    def with_user(self, user: str) -> AsyncFiles:
-        """The same files with the rights of this user."""
-        return AsyncFiles(self._sandbox, user)
-
-    @overload
-    async def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
-
-    @overload
-    async def read(self, path: Path, format: Literal["bytes"]) -> bytes: ...
-
-    @overload
-    async def read(self, path: Path, format: Literal["stream"]) -> AsyncIterator[bytes]: ...
-
-    async def read(
-        self, path: Path, format: Literal["text", "bytes", "stream"] = "text"
-    ) -> str | bytes | AsyncIterator[bytes]:
-        """Reads a file: UTF-8 text, bytes, or bytes piece by piece."""
-        if format == "text":
-            return await awaited(self._native.read_text(path))
-        if format == "bytes":
-            return await awaited(self._native.read(path))
-        return _pieces(await awaited(self._native.open(path)))
-
-    async def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
-        """Writes a file in one step, and the directories above it where they are missing:
-        readers see the old file or the new one. `data` is text, bytes, a file object, or
-        anything that gives bytes piece by piece."""
-        if isinstance(data, (str, bytes)):
-            return await awaited(self._native.write(path, data, mode))
-        writer = await awaited(self._native.create(path, mode))
-        try:
-            for piece in _pieces_of(data):
-                if not await awaited(writer.write(piece)):
-                    break
-        except BaseException:
-            await awaited(writer.abandon())
-            raise
-        return await awaited(writer.finish())
-
-    async def append(self, path: Path, data: str | bytes) -> EntryInfo:
-        """Adds to the end of a file, or makes it."""
-        return await awaited(self._native.append(path, data))
-
-    async def list(self, path: Path, depth: int = 1) -> builtins.list[EntryInfo]:
-        """Lists a directory in the order of names, so many levels deep."""
-        return await awaited(self._native.entries(path, depth))
-
-    async def glob(self, pattern: Path) -> builtins.list[EntryInfo]:
-        """Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`)."""
-        return await awaited(self._native.glob(pattern))
-
-    async def exists(self, path: Path) -> bool:
-        """Whether there is something at a path."""
-        return await awaited(self._native.exists(path))
-
-    async def get_info(self, path: Path, *, follow: bool = False) -> EntryInfo:
-        """Describes a path; a symbolic link itself unless it is to be followed."""
-        return await awaited(self._native.info(path, follow))
-
-    async def make_dir(self, path: Path) -> None:
-        """Makes a directory and the missing ones above it. One that is there is success."""
-        await awaited(self._native.make_dir(path))
-
-    async def rename(self, old_path: Path, new_path: Path) -> None:
-        """Moves a path and replaces a file there."""
-        await awaited(self._native.rename(old_path, new_path))
-
-    async def remove(self, path: Path) -> None:
-        """Removes a file, or a directory with what is in it."""
-        await awaited(self._native.remove(path))
-
-    async def chmod(self, path: Path, mode: int) -> None:
-        """Sets permission bits."""
-        await awaited(self._native.chmod(path, mode))
-
-    async def chown(
-        self, path: Path, owner: str | None = None, group: str | None = None
-    ) -> None:
-        """Sets owner and group, by name or number."""
-        await awaited(self._native.chown(path, owner, group))
-
-    async def symlink(self, target: Path, path: Path) -> None:
-        """Makes a symbolic link at `path` that says `target`."""
-        await awaited(self._native.symlink(target, path))
-
-    async def watch_dir(self, path: Path, *, recursive: bool = False) -> AsyncWatchHandle:
-        """Reports changes of a directory. Every change after the return is seen."""
-        return AsyncWatchHandle(await awaited(self._native.watch(path, recursive)))
-
-    async def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
-        """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the names of sockets and devices, which are left out."""
-        return await awaited(self._native.upload(local, path))
-
-    async def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
-        """Copies a file or directory of the sandbox to the host."""
-        return await awaited(self._native.download(path, local))
-
-
-async def _pieces(reader: NativeReader) -> AsyncIterator[bytes]:
-    while True:
-        piece = await awaited(reader.next())
-        if piece is None:
-            return
-        yield piece
-
-
-def _pieces_of(data: object) -> Iterable[bytes]:
-    read = getattr(data, "read", None)
-    if read is None:
-        yield from cast("Iterable[bytes]", data)
-        return
-    while piece := read(PIECE):
-        yield piece
-
-
-class AsyncWatchHandle:
-    """A watch on a directory. Iterating gives changes as they come."""
-
-    def __init__(self, native: NativeWatch) -> None:
-        self._native = native
-
-    async def __aiter__(self) -> AsyncIterator[WatchEvent]:
-        while True:
-            event = await awaited(self._native.next())
-            if event is None:
-                return
-            yield event
-
-    async def get_new_events(self) -> builtins.list[WatchEvent]:
-        """The changes that came since the last call."""
-        return await awaited(self._native.take())
-
-    async def stop(self) -> None:
-        """Ends the watch."""
-        await awaited(self._native.stop())

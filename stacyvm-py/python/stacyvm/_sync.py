@@ -7,12 +7,14 @@ import builtins
 import codecs
 import json
 import signal as signals
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from ._sync_files import Files
+from ._sync_ports import Connection, Listener
 from ._call import waited
-from ._chunk import Chunk
+from ._chunk import Chunk, LogEntry
 from ._default import default_engine
 from ._errors import CommandFailedError
 from ._native import (
@@ -21,32 +23,29 @@ from ._native import (
     CodeResult,
     CommandInfo,
     CommandResult,
-    EntryInfo,
     Execution,
     ExitInfo,
+    PoolStats,
     ProcessInfo,
     SandboxInfo,
     SandboxMetrics,
     SnapshotInfo,
-    WatchEvent,
 )
 from ._native import Engine as NativeEngine
+from ._native import Pool as NativePool
 from ._native import Process as NativeProcess
-from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
-from ._native import Watch as NativeWatch
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from os import PathLike
 
     from typing_extensions import Self, Unpack
 
-    from ._types import Command, CreateOptions, Data, HowToRun, OnOutput, Path
+    from ._types import Command, CreateOptions, HowToRun, OnOutput, OnPull, Path, PoolOptions
 
 PAGE = 256
 """Sandboxes that are asked for at once."""
-PIECE = 1 << 20
-"""Bytes of a file object that are sent at once."""
 
 
 class Engine:
@@ -72,10 +71,12 @@ class Engine:
         engine._native = NativeEngine.mock()
         return engine
 
-    def create(self, **options: Unpack[CreateOptions]) -> Sandbox:
-        """Makes a sandbox and returns when a command can run in it."""
-        native = waited(self._native.create(json.dumps(options, default=dict)))
-        return Sandbox._of(native)
+    def create(
+        self, *, on_pull: OnPull | None = None, **options: Unpack[CreateOptions]
+    ) -> Sandbox:
+        """Makes a sandbox and returns when a command can run in it. `on_pull` is told
+        how far the pull of its image is; what it raises gives the sandbox up."""
+        return Sandbox._of(_created(self._native, options, on_pull))
 
     def connect(self, sandbox_id: str) -> Sandbox:
         """Finds a sandbox by its id. Its end stays where it is."""
@@ -94,6 +95,27 @@ class Engine:
                 return
             after = page[-1].id
 
+    def pool(
+        self,
+        *,
+        size: int | None = None,
+        max_age: float | None = None,
+        refill_at_once: int | None = None,
+        **options: Unpack[PoolOptions],
+    ) -> Pool:
+        """Makes a pool of sandboxes, which are made ahead and wait to be claimed: `size`
+        of them at most (4), each for `max_age` seconds at most (600), made
+        `refill_at_once` at a time (1). It does not wait until the pool is full."""
+        asked = json.dumps(options, default=dict)
+        return Pool(
+            waited(self._native.pool(asked, size, max_age, refill_at_once))
+        )
+
+    def providers(self) -> builtins.list[dict[str, Any]]:
+        """What each configured provider is, can do on this host, and needs."""
+        told = json.loads(waited(self._native.providers()))
+        return cast("list[dict[str, Any]]", told)
+
     def close(self) -> None:
         """Lets go of its records and ends what it has under way. Sandboxes go on."""
         waited(self._native.close())
@@ -108,6 +130,86 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _created(
+    engine: NativeEngine, options: CreateOptions, on_pull: OnPull | None
+) -> NativeSandbox:
+    asked = json.dumps(options, default=dict)
+    if on_pull is None:
+        return waited(engine.create(asked))
+    creating = waited(engine.watched_create(asked))
+    try:
+        while True:
+            pulling, made = waited(creating.next_event())
+            if made is not None:
+                return made
+            if pulling is not None:
+                on_pull(pulling)
+    except BaseException:
+        waited(creating.give_up())
+        raise
+
+
+class Pool:
+    """Sandboxes of the same options that are made ahead, from `engine.pool()`.
+
+    It belongs to its process. With its block, or when nobody holds it any more, all
+    that wait are ended; those that were claimed go on.
+    """
+
+    def __init__(self, native: NativePool) -> None:
+        self._native = native
+
+    @property
+    def name(self) -> str:
+        """Its random name: the label `stacyvm.pool` of those that nobody has claimed."""
+        return self._native.name
+
+    def claim(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        secrets: Mapping[str, Mapping[str, str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Mapping[Path, str | bytes] | None = None,
+        timeout: float | None = None,
+        lifetime: Literal["attached", "detached"] | None = None,
+    ) -> Sandbox:
+        """Gives a sandbox away, with what the claim brings; where none waits, one is made.
+
+        `timeout` are the seconds that it lives from now on. `files` are written before.
+        """
+        options = {
+            "env": env, "secrets": secrets, "metadata": metadata,
+            "timeout": timeout, "lifetime": lifetime,
+        }
+        asked = json.dumps(options, default=dict)
+        given = list((files or {}).items())
+        return Sandbox._of(waited(self._native.claim(asked, given)))
+
+    def stats(self) -> PoolStats:
+        """What it has and did."""
+        return waited(self._native.stats())
+
+    def filled(self) -> None:
+        """Waits until as many wait as may."""
+        waited(self._native.filled())
+
+    def drain(self) -> None:
+        """Ends all that wait, and returns when nothing of them is left."""
+        waited(self._native.drain())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.drain()
 
 
 class Sandbox:
@@ -140,10 +242,12 @@ class Sandbox:
         return sandbox
 
     @classmethod
-    def create(cls, **options: Unpack[CreateOptions]) -> Self:
-        """Makes a sandbox and returns when a command can run in it."""
-        engine = default_engine()
-        return cls._of(waited(engine.create(json.dumps(options, default=dict))))
+    def create(
+        cls, *, on_pull: OnPull | None = None, **options: Unpack[CreateOptions]
+    ) -> Self:
+        """Makes a sandbox and returns when a command can run in it. `on_pull` is told
+        how far the pull of its image is; what it raises gives the sandbox up."""
+        return cls._of(_created(default_engine(), options, on_pull))
 
     @classmethod
     def connect(cls, sandbox_id: str) -> Self:
@@ -243,6 +347,45 @@ class Sandbox:
         host = self.get_host(port)
         return host if "://" in host else f"http://{host}"
 
+    def dial(self, port: int) -> Connection:
+        """Connects to a TCP port inside, without any network of the sandbox."""
+        return Connection(waited(self._native.dial(port)))
+
+    def listen(self, port: int = 0) -> Listener:
+        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it."""
+        return Listener(waited(self._native.listen(port)))
+
+    def logs(
+        self,
+        command_id: str | None = None,
+        *,
+        follow: bool = False,
+        since: datetime | None = None,
+    ) -> Iterator[LogEntry]:
+        """Reads what is kept of the output of a command, or of all. With `follow` it goes
+        on with what comes until the command, or the sandbox, ends. `since` is a time with
+        its zone."""
+        native = waited(self._native.logs(command_id, follow, since))
+        texts: dict[str, tuple[codecs.IncrementalDecoder, codecs.IncrementalDecoder]] = {}
+        decoder = codecs.getincrementaldecoder("utf-8")
+        while (told := waited(native.next_event())) is not None:
+            command, event = told
+            stdout, stderr = texts.setdefault(command, (decoder("replace"), decoder("replace")))
+            if event.stdout is not None and (text := stdout.decode(event.stdout)):
+                yield LogEntry(command, stdout=text)
+            if event.stderr is not None and (text := stderr.decode(event.stderr)):
+                yield LogEntry(command, stderr=text)
+            if event.lost is not None:
+                yield LogEntry(command, lost=event.lost)
+            if event.exit is not None:
+                del texts[command]
+                for entry in _rest(command, stdout, stderr):
+                    yield entry
+                yield LogEntry(command, exit=event.exit)
+        for command, (stdout, stderr) in texts.items():
+            for entry in _rest(command, stdout, stderr):
+                yield entry
+
     def set_timeout(self, timeout: float | None) -> None:
         """Sets its end to so many seconds from now; `None` removes it."""
         waited(self._native.set_ttl(timeout))
@@ -304,6 +447,15 @@ def _engine_of_default() -> Engine:
     engine = Engine.__new__(Engine)
     engine._native = default_engine()
     return engine
+
+
+def _rest(
+    command: str, stdout: codecs.IncrementalDecoder, stderr: codecs.IncrementalDecoder
+) -> Iterable[LogEntry]:
+    if text := stdout.decode(b"", True):
+        yield LogEntry(command, stdout=text)
+    if text := stderr.decode(b"", True):
+        yield LogEntry(command, stderr=text)
 
 
 class Commands:
@@ -539,148 +691,3 @@ class PtyHandle:
     def kill(self) -> None:
         """Kills its whole tree."""
         waited(self._native.kill())
-
-
-class Files:
-    """The files of a sandbox, with the rights of its default user or of another one."""
-
-    def __init__(self, native: NativeSandbox, user: str | None = None) -> None:
-        self._sandbox = native
-        self._native = native.files(user)
-
-    def with_user(self, user: str) -> Files:
-        """The same files with the rights of this user."""
-        return Files(self._sandbox, user)
-
-    @overload
-    def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
-
-    @overload
-    def read(self, path: Path, format: Literal["bytes"]) -> bytes: ...
-
-    @overload
-    def read(self, path: Path, format: Literal["stream"]) -> Iterator[bytes]: ...
-
-    def read(
-        self, path: Path, format: Literal["text", "bytes", "stream"] = "text"
-    ) -> str | bytes | Iterator[bytes]:
-        """Reads a file: UTF-8 text, bytes, or bytes piece by piece."""
-        if format == "text":
-            return waited(self._native.read_text(path))
-        if format == "bytes":
-            return waited(self._native.read(path))
-        return _pieces(waited(self._native.open(path)))
-
-    def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
-        """Writes a file in one step, and the directories above it where they are missing:
-        readers see the old file or the new one. `data` is text, bytes, a file object, or
-        anything that gives bytes piece by piece."""
-        if isinstance(data, (str, bytes)):
-            return waited(self._native.write(path, data, mode))
-        writer = waited(self._native.create(path, mode))
-        try:
-            for piece in _pieces_of(data):
-                if not waited(writer.write(piece)):
-                    break
-        except BaseException:
-            waited(writer.abandon())
-            raise
-        return waited(writer.finish())
-
-    def append(self, path: Path, data: str | bytes) -> EntryInfo:
-        """Adds to the end of a file, or makes it."""
-        return waited(self._native.append(path, data))
-
-    def list(self, path: Path, depth: int = 1) -> builtins.list[EntryInfo]:
-        """Lists a directory in the order of names, so many levels deep."""
-        return waited(self._native.entries(path, depth))
-
-    def glob(self, pattern: Path) -> builtins.list[EntryInfo]:
-        """Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`)."""
-        return waited(self._native.glob(pattern))
-
-    def exists(self, path: Path) -> bool:
-        """Whether there is something at a path."""
-        return waited(self._native.exists(path))
-
-    def get_info(self, path: Path, *, follow: bool = False) -> EntryInfo:
-        """Describes a path; a symbolic link itself unless it is to be followed."""
-        return waited(self._native.info(path, follow))
-
-    def make_dir(self, path: Path) -> None:
-        """Makes a directory and the missing ones above it. One that is there is success."""
-        waited(self._native.make_dir(path))
-
-    def rename(self, old_path: Path, new_path: Path) -> None:
-        """Moves a path and replaces a file there."""
-        waited(self._native.rename(old_path, new_path))
-
-    def remove(self, path: Path) -> None:
-        """Removes a file, or a directory with what is in it."""
-        waited(self._native.remove(path))
-
-    def chmod(self, path: Path, mode: int) -> None:
-        """Sets permission bits."""
-        waited(self._native.chmod(path, mode))
-
-    def chown(
-        self, path: Path, owner: str | None = None, group: str | None = None
-    ) -> None:
-        """Sets owner and group, by name or number."""
-        waited(self._native.chown(path, owner, group))
-
-    def symlink(self, target: Path, path: Path) -> None:
-        """Makes a symbolic link at `path` that says `target`."""
-        waited(self._native.symlink(target, path))
-
-    def watch_dir(self, path: Path, *, recursive: bool = False) -> WatchHandle:
-        """Reports changes of a directory. Every change after the return is seen."""
-        return WatchHandle(waited(self._native.watch(path, recursive)))
-
-    def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
-        """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the names of sockets and devices, which are left out."""
-        return waited(self._native.upload(local, path))
-
-    def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
-        """Copies a file or directory of the sandbox to the host."""
-        return waited(self._native.download(path, local))
-
-
-def _pieces(reader: NativeReader) -> Iterator[bytes]:
-    while True:
-        piece = waited(reader.next())
-        if piece is None:
-            return
-        yield piece
-
-
-def _pieces_of(data: object) -> Iterable[bytes]:
-    read = getattr(data, "read", None)
-    if read is None:
-        yield from cast("Iterable[bytes]", data)
-        return
-    while piece := read(PIECE):
-        yield piece
-
-
-class WatchHandle:
-    """A watch on a directory. Iterating gives changes as they come."""
-
-    def __init__(self, native: NativeWatch) -> None:
-        self._native = native
-
-    def __iter__(self) -> Iterator[WatchEvent]:
-        while True:
-            event = waited(self._native.next())
-            if event is None:
-                return
-            yield event
-
-    def get_new_events(self) -> builtins.list[WatchEvent]:
-        """The changes that came since the last call."""
-        return waited(self._native.take())
-
-    def stop(self) -> None:
-        """Ends the watch."""
-        waited(self._native.stop())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Literal, TypedDict, Union
 
+from ._native import PullInfo
+
 Path = Union[str, bytes]
 """A path inside: text, or bytes where it is no text."""
 Command = Union[str, bytes, Sequence[Union[str, bytes]]]
@@ -14,10 +16,13 @@ Data = Union[str, bytes, IO[bytes], Iterable[bytes]]
 OnOutput = Callable[[str], object]
 """Is called with text as it comes; characters are never cut in two."""
 
+OnPull = Callable[[PullInfo], object]
+"""Is called with how far a pull is, where the call waits."""
 
-class CreateOptions(TypedDict, total=False):
-    """The keywords of `create`. What is written is required: it is in force, or the
-    call fails before anything is made."""
+
+class PoolOptions(TypedDict, total=False):
+    """The keywords of `pool`: those of `create`, but for `id`, `idempotency_key` and
+    `secrets`, which are a claim's to bring."""
 
     image: str
     """An image's reference, `host`, or the absolute path of a root directory."""
@@ -28,7 +33,7 @@ class CreateOptions(TypedDict, total=False):
     runtime: str
     """The runtime below it: `runsc`, `runc`, ..."""
     timeout: float | None
-    """Seconds that it lives; an hour unless the configuration says otherwise."""
+    """Seconds that one lives from its claim on."""
     idle_timeout: float | None
     """Seconds that it lives without use."""
     memory_mib: int | None
@@ -39,8 +44,6 @@ class CreateOptions(TypedDict, total=False):
     env: Mapping[str, str]
     metadata: Mapping[str, str]
     """Labels, by which `list` finds it."""
-    secrets: Mapping[str, Mapping[str, str]]
-    """By variable inside: `{"env": NAME}` or `{"file": PATH}` of the host."""
     user: str | None
     cwd: str | None
     privileges: Literal["none", "namespaced_root"]
@@ -55,6 +58,14 @@ class CreateOptions(TypedDict, total=False):
     profile: Literal["default", "strict"]
     provider_options: Mapping[str, Any]
     pull: Literal["never", "missing", "always"]
+
+
+class CreateOptions(PoolOptions, total=False):
+    """The keywords of `create`. What is written is required: it is in force, or the
+    call fails before anything is made."""
+
+    secrets: Mapping[str, Mapping[str, str]]
+    """By variable inside: `{"env": NAME}` or `{"file": PATH}` of the host."""
     idempotency_key: str
     id: str
 

@@ -3,6 +3,7 @@
 mod admission;
 mod builder;
 mod create;
+mod creating;
 mod host_mounts;
 mod life;
 mod needs;
@@ -45,6 +46,7 @@ use crate::store::Store;
 
 pub use builder::EngineBuilder;
 pub use create::Create;
+pub use creating::{CreateStep, Creating};
 pub use policy::Policy;
 pub use pool::{Claim, Pool, PoolBuilder, PoolStats};
 pub use reconcile::Reconciled;

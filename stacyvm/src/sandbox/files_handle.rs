@@ -79,10 +79,26 @@ impl Files {
     /// `not_found`, `is_directory`, `permission_denied`, `resource_exhausted`
     /// for a longer file.
     pub async fn read(&self, path: impl AsRef<[u8]>) -> Result<Bytes> {
-        let (entry, mut data) = self.read_stream(path).await?;
+        self.read_part(path, 0, None).await
+    }
+
+    /// Reads a part of a file into memory: from `offset`, at most `length` and
+    /// [`MAX_READ`] bytes. Past the end of the file there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub async fn read_part(
+        &self,
+        path: impl AsRef<[u8]>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Bytes> {
+        let (entry, mut data) = self.read_range(path, offset, length).await?;
         let mut whole = BytesMut::new();
         // The size is the guest's word: a hint for small files, no more.
-        whole.reserve(usize::try_from(entry.size).unwrap_or(0).min(1 << 20));
+        let hint = entry.size.min(length.unwrap_or(u64::MAX));
+        whole.reserve(usize::try_from(hint).unwrap_or(0).min(1 << 20));
         while let Some(piece) = data.next().await {
             let piece = piece?;
             if piece.len() > MAX_READ - whole.len() {

@@ -280,7 +280,8 @@ impl Sandbox {
     ///
     /// `not_found` where nothing listens, tried again for a moment; `unsupported`.
     pub async fn dial(&self, port: u16) -> Result<Connection> {
-        self.provider()?.dial(self.context(), self.id(), port).await
+        let dialled = self.provider()?.dial(self.context(), self.id(), port);
+        dialled.await.map_err(about(port))
     }
 
     /// Listens on a TCP port inside; 0 lets the sandbox choose. Dropping the
@@ -290,9 +291,8 @@ impl Sandbox {
     ///
     /// `already_exists` where the port is taken, `unsupported`.
     pub async fn listen(&self, port: u16) -> Result<PortListener> {
-        self.provider()?
-            .listen(self.context(), self.id(), port)
-            .await
+        let listening = self.provider()?.listen(self.context(), self.id(), port);
+        listening.await.map_err(about(port))
     }
 
     /// Tells where others reach a port.
@@ -439,5 +439,13 @@ impl Sandbox {
     /// Once begun it is finished, by this process or by the next reconcile.
     pub async fn kill(&self) -> Result<bool> {
         self.0.engine.destroy(self).await
+    }
+}
+
+/// Adds which port a failed call was about, where its provider did not.
+fn about(port: u16) -> impl FnOnce(Error) -> Error {
+    move |error| match error.fact("port") {
+        Some(_) => error,
+        None => error.context("port", port),
     }
 }

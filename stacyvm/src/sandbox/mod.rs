@@ -11,6 +11,7 @@ pub mod handle;
 pub mod info;
 pub mod logs;
 pub mod process;
+pub mod shared;
 pub mod spec;
 pub mod state;
 pub mod text;

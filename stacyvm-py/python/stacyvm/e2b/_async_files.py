@@ -10,7 +10,7 @@ from posixpath import basename, join
 from types import TracebackType
 from typing import Literal, cast, overload
 
-from .._async import AsyncFiles as Files
+from .._async_files import AsyncFiles as Files
 from .._call import awaited
 from .._errors import NotFoundError, StacyError
 from .._native import EntryInfo as Entry

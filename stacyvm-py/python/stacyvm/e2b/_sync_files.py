@@ -10,7 +10,7 @@ from posixpath import basename, join
 from types import TracebackType
 from typing import Literal, cast, overload
 
-from .._sync import Files as Files
+from .._sync_files import Files as Files
 from .._call import waited
 from .._errors import NotFoundError, StacyError
 from .._native import EntryInfo as Entry

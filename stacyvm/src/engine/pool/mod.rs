@@ -22,7 +22,8 @@ use super::admission::admit;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::layer::Layered;
-use crate::provider::{Level, Provider as _, PullRequest};
+use crate::provider::registry::on_runtime;
+use crate::provider::{Level, Provider as _, Pull, PullRequest};
 use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::units::format_duration;
 
@@ -39,6 +40,8 @@ pub struct PoolBuilder {
     engine: Engine,
     spec: SandboxSpec,
     provider: Option<String>,
+    runtime: Option<String>,
+    pull: Option<Pull>,
     context: Option<Context>,
     size: usize,
     max_age: Duration,
@@ -61,6 +64,8 @@ impl PoolBuilder {
             engine,
             spec,
             provider: None,
+            runtime: None,
+            pull: None,
             context: None,
             size: 4,
             max_age: MAX_AGE,
@@ -91,6 +96,20 @@ impl PoolBuilder {
     /// Makes them with this provider instead of the default one.
     pub fn provider(mut self, name: impl Into<String>) -> Self {
         self.provider = Some(name.into());
+        self
+    }
+
+    /// Makes them on this runtime of the provider, as [`Create::runtime`](super::Create::runtime)
+    /// does.
+    pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
+        self.runtime = Some(runtime.into());
+        self
+    }
+
+    /// Pulls the image as this says when the pool is made, instead of as the policy
+    /// does.
+    pub fn pull(mut self, when: Pull) -> Self {
+        self.pull = Some(when);
         self
     }
 
@@ -140,9 +159,14 @@ impl PoolBuilder {
         let engine = self.engine;
         let context = self.context.unwrap_or_else(|| engine.0.context.clone());
         context.check()?;
+        let when = engine.0.policy.pull(self.pull, &self.spec.source)?;
         let name = self
             .provider
             .unwrap_or_else(|| engine.0.default_provider.clone());
+        let name = match self.runtime {
+            Some(runtime) => on_runtime(&name, &runtime),
+            None => name,
+        };
         engine.check_provider_options(&self.spec)?;
         let provider = engine.0.registry.open(&name).await?;
         let claims = provider.claims();
@@ -160,7 +184,7 @@ impl PoolBuilder {
         let filled = engine.resolved(filled).await?;
         let image = PullRequest {
             source: filled.source.clone(),
-            when: engine.0.policy.pull,
+            when,
             observer: None,
         };
         engine.pull(&context, &provider, &image).await?;

@@ -1,0 +1,188 @@
+"""The files of a sandbox, in threads. Made from `_async_files.py` by scripts/python-sync.py."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, cast, overload
+
+from ._call import waited
+from ._errors import InvalidArgumentError
+from ._native import EntryInfo, WatchEvent
+from ._native import Reader as NativeReader
+from ._native import Sandbox as NativeSandbox
+from ._native import Watch as NativeWatch
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from ._types import Data, Path
+
+PIECE = 1 << 20
+"""Bytes of a file object that are sent at once."""
+
+
+class Files:
+    """The files of a sandbox, with the rights of its default user or of another one."""
+
+    def __init__(self, native: NativeSandbox, user: str | None = None) -> None:
+        self._sandbox = native
+        self._native = native.files(user)
+
+    def with_user(self, user: str) -> Files:
+        """The same files with the rights of this user."""
+        return Files(self._sandbox, user)
+
+    @overload
+    def read(self, path: Path, format: Literal["text"] = "text") -> str: ...
+
+    @overload
+    def read(
+        self, path: Path, format: Literal["bytes"], *, offset: int = 0, length: int | None = None
+    ) -> bytes: ...
+
+    @overload
+    def read(
+        self, path: Path, format: Literal["stream"], *, offset: int = 0, length: int | None = None
+    ) -> Iterator[bytes]: ...
+
+    def read(
+        self,
+        path: Path,
+        format: Literal["text", "bytes", "stream"] = "text",
+        *,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> str | bytes | Iterator[bytes]:
+        """Reads a file: UTF-8 text, bytes, or bytes piece by piece. Of bytes a part can be
+        had: from `offset` on, `length` of them at most."""
+        if format == "bytes":
+            return waited(self._native.read(path, offset, length))
+        if format == "stream":
+            return _pieces(waited(self._native.open(path, offset, length)))
+        if offset != 0 or length is not None:
+            raise InvalidArgumentError(
+                "a part of a text could begin within a character, expected no `offset` and no "
+                "`length`; read it with the format `bytes` or `stream`"
+            )
+        return waited(self._native.read_text(path))
+
+    def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
+        """Writes a file in one step, and the directories above it where they are missing:
+        readers see the old file or the new one. `data` is text, bytes, a file object, or
+        anything that gives bytes piece by piece."""
+        if isinstance(data, (str, bytes)):
+            return waited(self._native.write(path, data, mode))
+        writer = waited(self._native.create(path, mode))
+        try:
+            for piece in _pieces_of(data):
+                if not waited(writer.write(piece)):
+                    break
+        except BaseException:
+            waited(writer.abandon())
+            raise
+        return waited(writer.finish())
+
+    def append(self, path: Path, data: str | bytes) -> EntryInfo:
+        """Adds to the end of a file, or makes it."""
+        return waited(self._native.append(path, data))
+
+    def list(self, path: Path, depth: int = 1) -> builtins.list[EntryInfo]:
+        """Lists a directory in the order of names, so many levels deep."""
+        return waited(self._native.entries(path, depth))
+
+    def glob(self, pattern: Path) -> builtins.list[EntryInfo]:
+        """Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`)."""
+        return waited(self._native.glob(pattern))
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is something at a path."""
+        return waited(self._native.exists(path))
+
+    def get_info(self, path: Path, *, follow: bool = False) -> EntryInfo:
+        """Describes a path; a symbolic link itself unless it is to be followed."""
+        return waited(self._native.info(path, follow))
+
+    def make_dir(self, path: Path) -> None:
+        """Makes a directory and the missing ones above it. One that is there is success."""
+        waited(self._native.make_dir(path))
+
+    def rename(self, old_path: Path, new_path: Path) -> None:
+        """Moves a path and replaces a file there."""
+        waited(self._native.rename(old_path, new_path))
+
+    def remove(self, path: Path) -> None:
+        """Removes a file, or a directory with what is in it."""
+        waited(self._native.remove(path))
+
+    def chmod(self, path: Path, mode: int, *, recursive: bool = False) -> None:
+        """Sets permission bits, of everything below as well if `recursive`."""
+        waited(self._native.set_attributes(path, mode, None, None, recursive))
+
+    def chown(
+        self,
+        path: Path,
+        owner: str | None = None,
+        group: str | None = None,
+        *,
+        recursive: bool = False,
+    ) -> None:
+        """Sets owner and group, by name or number, of everything below as well if
+        `recursive`."""
+        waited(self._native.set_attributes(path, None, owner, group, recursive))
+
+    def symlink(self, target: Path, path: Path) -> None:
+        """Makes a symbolic link at `path` that says `target`."""
+        waited(self._native.symlink(target, path))
+
+    def watch_dir(self, path: Path, *, recursive: bool = False) -> WatchHandle:
+        """Reports changes of a directory. Every change after the return is seen."""
+        return WatchHandle(waited(self._native.watch(path, recursive)))
+
+    def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
+        """Copies a file or directory of the host into the sandbox, as `docker cp` does.
+        Gives the names of sockets and devices, which are left out."""
+        return waited(self._native.upload(local, path))
+
+    def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
+        """Copies a file or directory of the sandbox to the host."""
+        return waited(self._native.download(path, local))
+
+
+def _pieces(reader: NativeReader) -> Iterator[bytes]:
+    while True:
+        piece = waited(reader.next())
+        if piece is None:
+            return
+        yield piece
+
+
+def _pieces_of(data: object) -> Iterable[bytes]:
+    read = getattr(data, "read", None)
+    if read is None:
+        yield from cast("Iterable[bytes]", data)
+        return
+    while piece := read(PIECE):
+        yield piece
+
+
+class WatchHandle:
+    """A watch on a directory. Iterating gives changes as they come."""
+
+    def __init__(self, native: NativeWatch) -> None:
+        self._native = native
+
+    def __iter__(self) -> Iterator[WatchEvent]:
+        while True:
+            event = waited(self._native.next())
+            if event is None:
+                return
+            yield event
+
+    def get_new_events(self) -> builtins.list[WatchEvent]:
+        """The changes that came since the last call."""
+        return waited(self._native.take())
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        waited(self._native.stop())
