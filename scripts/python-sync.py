@@ -21,6 +21,7 @@ RULES = [
     (r"# sync only: ", ""),
     (r"async (def|with|for) ", r"\1 "),
     (r"\bawaited\b", "waited"),
+    (r"\bcall_back\b", "call_back_now"),
     (r"\bawait ", ""),
     (r"\bfrom asyncio import Lock\b", "from threading import Lock"),
     (r"\bAsyncIterator\b", "Iterator"),

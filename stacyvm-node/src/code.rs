@@ -8,8 +8,8 @@ use napi::Env;
 use napi::bindgen_prelude::PromiseRaw;
 use napi_derive::napi;
 use stacyvm::sandbox::code::{self, CodeEvent};
+use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind, Result};
-use tokio::sync::{Mutex, Notify};
 
 use crate::convert::{call, duration, number};
 
@@ -200,15 +200,9 @@ struct Running {
     execution: code::Execution,
 }
 
-struct Shared {
-    /// None once it was given up.
-    running: Mutex<Option<Running>>,
-    stop: Notify,
-}
-
-/// Code that runs. Where nobody holds it any more before its end, its interpreter ends.
+/// Code that runs. Given up, or held by nobody before its end, it ends the interpreter.
 #[napi]
-pub struct RunningCode(Arc<Shared>);
+pub struct RunningCode(Arc<Closable<Running>>);
 
 impl fmt::Debug for RunningCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -219,10 +213,7 @@ impl fmt::Debug for RunningCode {
 impl From<code::RunningCode> for RunningCode {
     fn from(code: code::RunningCode) -> Self {
         let execution = code::Execution::default();
-        Self(Arc::new(Shared {
-            running: Mutex::new(Some(Running { code, execution })),
-            stop: Notify::new(),
-        }))
+        Self(Arc::new(Closable::new(Running { code, execution })))
     }
 }
 
@@ -238,39 +229,41 @@ impl RunningCode {
         &self,
         env: &'env Env,
     ) -> napi::Result<PromiseRaw<'env, Option<CodeOutput>>> {
-        let shared = Arc::clone(&self.0);
+        let running = Arc::clone(&self.0);
         call(env, async move {
-            let mut held = shared.running.lock().await;
-            let running = held.as_mut().ok_or_else(given_up)?;
-            let event = tokio::select! {
-                biased;
-                () = shared.stop.notified() => {
-                    *held = None;
-                    return Err(given_up());
-                }
-                event = running.code.next_event() => event?,
-            };
-            if let Some(event) = event.clone() {
-                running.execution.add(event)?;
-            }
-            Ok(event.map(CodeOutput::from))
+            let next = running.with(|running| {
+                Box::pin(async {
+                    let event = running.code.next_event().await?;
+                    if let Some(event) = event.clone() {
+                        running.execution.add(event)?;
+                    }
+                    Ok(event.map(CodeOutput::from))
+                })
+            });
+            next.await.ok_or_else(given_up)?
         })
     }
 
-    /// Has the call that waits for what happens next end the interpreter.
+    /// Ends the interpreter, and the call that waits for what happens next.
     #[napi]
-    pub fn give_up(&self) {
-        self.0.stop.notify_one();
+    pub fn give_up<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+        let running = Arc::clone(&self.0);
+        call(env, async move {
+            running.close().await;
+            Ok(())
+        })
     }
 
     /// What it gave so far.
     #[napi]
     pub fn execution<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Execution>> {
-        let shared = Arc::clone(&self.0);
+        let running = Arc::clone(&self.0);
         call(env, async move {
-            let running = shared.running.lock().await;
-            let running = running.as_ref().ok_or_else(given_up)?;
-            Ok(running.execution.clone())
+            let execution = running.with(|running| {
+                let execution = running.execution.clone();
+                Box::pin(async move { execution })
+            });
+            execution.await.ok_or_else(given_up)
         })
     }
 }

@@ -61,6 +61,13 @@ export const asked = (options: object): string => JSON.stringify(options, number
 const numbers = (_: string, value: unknown): unknown =>
   typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
 
+/** The error for an argument that is not as it should be. Its value is not told. */
+export function invalid(field: string, expected: string): errors.InvalidArgumentError {
+  const error = new errors.InvalidArgumentError(`${field} is another thing than expected: ${expected}`)
+  error.context = { field, expected }
+  return error
+}
+
 /** Refuses options that nobody reads: one that is misspelt would silently do nothing. */
 export function refuse(unknown: object): void {
   const name = Object.keys(unknown).find((key) => unknown[key as keyof typeof unknown] !== undefined)
@@ -68,4 +75,15 @@ export function refuse(unknown: object): void {
   const error = new errors.InvalidArgumentError(`there is no option ${name}`)
   error.context = { field: name }
   throw error
+}
+
+/** Refuses what is no object of names and values: a map has none of its own, and would mean nothing. */
+export function variables(env: unknown): Record<string, string> | undefined {
+  if (env === undefined || env === null) return undefined
+  if (typeof env === 'object' && [Object.prototype, null].includes(Object.getPrototypeOf(env))) {
+    const [name] = Object.entries(env).find(([, value]) => typeof value !== 'string') ?? []
+    if (name === undefined) return env as Record<string, string>
+    throw invalid(`env.${name}`, 'a string')
+  }
+  throw invalid('env', 'an object of names and values')
 }

@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { StringDecoder } from 'node:string_decoder'
 import type * as native from '../native/index.js'
-import { called, refuse, untilAborted } from './call.js'
+import { called, invalid, refuse, untilAborted, variables } from './call.js'
 import { CommandFailedError } from './errors.js'
 import { CommandResult } from './result.js'
 
@@ -50,8 +50,11 @@ export interface Chunk {
   lost?: native.Lost
 }
 
-const numberOf = (signal: NodeJS.Signals | number): number =>
-  typeof signal === 'number' ? signal : constants.signals[signal]
+function numberOf(signal: NodeJS.Signals | number): number {
+  const number = typeof signal === 'number' ? signal : constants.signals[signal]
+  if (number === undefined) throw invalid('signal', 'a name of a signal, such as SIGTERM, or its number')
+  return number
+}
 
 /** The commands of a sandbox. */
 export class Commands {
@@ -79,7 +82,8 @@ export class Commands {
     const { onStdout, onStderr, check, ...unknown } = rest as WaitOptions
     refuse(background ? rest : unknown)
     signal?.throwIfAborted()
-    const how: native.HowToRun = { env, cwd, user, timeoutMs, maxOutput, background }
+    if (stdin === true && !background) throw invalid('stdin', 'data; one that stays open needs `background`')
+    const how: native.HowToRun = { env: variables(env), cwd, user, timeoutMs, maxOutput, background }
     if (typeof stdin === 'boolean') how.openStdin = stdin
     else how.input = stdin
     if (background) return new CommandHandle(await called(this.#native.start(command, how)))

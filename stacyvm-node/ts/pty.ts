@@ -1,5 +1,5 @@
 import type * as native from '../native/index.js'
-import { called, refuse, untilAborted } from './call.js'
+import { called, refuse, untilAborted, variables } from './call.js'
 import type { HowToRun } from './commands.js'
 import { CommandResult } from './result.js'
 
@@ -25,7 +25,7 @@ export class Pty {
     const { cmd = ['/bin/sh'], rows = 24, cols = 80, ...rest } = options
     const { env, cwd, user, timeoutMs, maxOutput, ...unknown } = rest
     refuse(unknown)
-    const how = { env, cwd, user, timeoutMs, maxOutput, openStdin: true }
+    const how = { env: variables(env), cwd, user, timeoutMs, maxOutput, openStdin: true }
     const started = this.#native.start(cmd, { ...how, size: [rows, cols] })
     return new PtyHandle(await called(started))
   }

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream'
 import * as native from '../native/index.js'
-import { called, refuse, untilAborted } from './call.js'
+import { called, invalid, refuse, untilAborted } from './call.js'
 import { Commands, type RunOptions } from './commands.js'
 import { type CreateOptions, defaultEngine, type ListOptions } from './engine.js'
 import { Files } from './files.js'
@@ -115,7 +115,14 @@ export class Sandbox {
         if (event.error !== undefined) await onError?.(event.error)
       }
     }
-    return untilAborted(signal, async () => running.giveUp(), work)
+    const giveUp = () => called(running.giveUp())
+    try {
+      return await untilAborted(signal, giveUp, work)
+    } catch (thrown) {
+      // Nobody reads it any more.
+      await giveUp().catch(() => {})
+      throw thrown
+    }
   }
 
   /** Makes an interpreter apart from the others, which begins in `cwd`. */
@@ -180,6 +187,7 @@ export class Sandbox {
 
   /** Sets its end to so many milliseconds from now; null removes it. */
   async setTimeout(timeoutMs: number | null): Promise<void> {
+    if (timeoutMs === undefined) throw invalid('timeoutMs', 'milliseconds, or null for no end')
     await called(this.#native.setTtl(timeoutMs))
   }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use stacyvm::sandbox::code::{self, CodeEvent};
+use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind};
-use tokio::sync::Mutex;
 
 use crate::forked::OfProcess;
 use crate::pending::Call;
+use crate::runtime;
 
 /// A value that code showed, in the forms that it has.
 #[pyclass(module = "stacyvm", frozen)]
@@ -246,14 +247,14 @@ struct Running {
     execution: code::Execution,
 }
 
-/// Code that runs. Dropped before its end it ends the interpreter.
+/// Code that runs. Given up or dropped before its end it ends the interpreter.
 #[pyclass(module = "stacyvm._native", frozen)]
-pub(crate) struct RunningCode(Arc<OfProcess<Mutex<Running>>>);
+pub(crate) struct RunningCode(Arc<OfProcess<Closable<Running>>>);
 
 impl From<code::RunningCode> for RunningCode {
     fn from(code: code::RunningCode) -> Self {
         let execution = code::Execution::default();
-        Self(Arc::new(OfProcess::new(Mutex::new(Running {
+        Self(Arc::new(OfProcess::new(Closable::new(Running {
             code,
             execution,
         }))))
@@ -267,27 +268,52 @@ fn of_another_process() -> Error {
     )
 }
 
+fn given_up() -> Error {
+    Error::new(ErrorKind::Cancelled, "the code was given up")
+}
+
 #[pymethods]
 impl RunningCode {
     /// What happens next; `None` after the end.
     fn next_event(&self) -> Call<Option<CodeOutput>> {
         let running = Arc::clone(&self.0);
         Call::new(async move {
-            let mut running = running.get().ok_or_else(of_another_process)?.lock().await;
-            let event = running.code.next_event().await?;
-            if let Some(event) = event.clone() {
-                running.execution.add(event)?;
-            }
-            Ok(event.map(CodeOutput::from))
+            let running = running.get().ok_or_else(of_another_process)?;
+            let next = running.with(|running| {
+                Box::pin(async {
+                    let event = running.code.next_event().await?;
+                    if let Some(event) = event.clone() {
+                        running.execution.add(event)?;
+                    }
+                    Ok(event.map(CodeOutput::from))
+                })
+            });
+            next.await.ok_or_else(given_up)?
         })
+    }
+
+    /// Ends the interpreter, and the call that waits for what happens next, in the
+    /// background.
+    fn give_up(&self) -> PyResult<()> {
+        let running = Arc::clone(&self.0);
+        runtime::handle()?.spawn(async move {
+            if let Some(running) = running.get() {
+                running.close().await;
+            }
+        });
+        Ok(())
     }
 
     /// What it gave so far.
     fn execution(&self) -> Call<Execution> {
         let running = Arc::clone(&self.0);
         Call::new(async move {
-            let running = running.get().ok_or_else(of_another_process)?.lock().await;
-            Ok(running.execution.clone())
+            let running = running.get().ok_or_else(of_another_process)?;
+            let execution = running.with(|running| {
+                let execution = running.execution.clone();
+                Box::pin(async move { execution })
+            });
+            execution.await.ok_or_else(given_up)
         })
     }
 }

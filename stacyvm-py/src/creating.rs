@@ -60,7 +60,7 @@ impl Creating {
     /// What happens next: how far the pull is, or the sandbox.
     fn next_event(&self) -> Call<(Option<PullInfo>, Option<Sandbox>)> {
         let (opener, creating) = (Arc::clone(&self.opener), Arc::clone(&self.creating));
-        Call::new(async move {
+        let work = async move {
             let creating = creating.get().ok_or_else(|| {
                 Error::new(
                     ErrorKind::Conflict,
@@ -73,6 +73,9 @@ impl Creating {
                 CreateStep::Pulling(progress) => (Some(progress.into()), None),
                 CreateStep::Made(sandbox) => (None, Some(Sandbox::of(opener, sandbox))),
             })
+        };
+        Call::of_made(work, |(_, made): &(_, Option<Sandbox>)| {
+            made.as_ref().map(Sandbox::undo)
         })
     }
 

@@ -88,11 +88,12 @@ impl Engine {
     fn create(&self, options: &str) -> Call<Sandbox> {
         let options: Result<CreateOptions> = options::parse(options);
         let opener = Arc::clone(&self.0);
-        Call::new(async move {
+        let work = async move {
             let options = options?;
             let made = options.request(&opener.engine().await?)?.await?;
             Ok(Sandbox::of(opener, made))
-        })
+        };
+        Call::of_made(work, |made: &Sandbox| Some(made.undo()))
     }
 
     /// Makes a sandbox as `create` does, step by step.

@@ -51,4 +51,6 @@ mod _native {
     use crate::process::{Event, Process};
     #[pymodule_export]
     use crate::sandbox::Sandbox;
+    #[pymodule_export]
+    use crate::sys::{after_fork, before_fork};
 }

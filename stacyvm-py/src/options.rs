@@ -170,17 +170,10 @@ pub(crate) fn seconds(field: &str, value: f64) -> Result<Duration> {
 
 /// Options that came as JSON.
 pub(crate) fn parse<T: DeserializeOwned>(json: &str) -> Result<T> {
-    // Without the value: a variable's is nobody's business.
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(json)).map_err(
         |error| {
             let field = error.path().to_string();
-            let told = error.into_inner().to_string();
-            let told = told
-                .split(" at line ")
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            Error::invalid(field, "not readable", &told, "correct the option")
+            Error::unreadable(&field, &error.into_inner().to_string())
         },
     )
 }

@@ -17,7 +17,9 @@ use crate::runtime;
 
 /// Makes the Python value of a result, which needs the interpreter.
 type Make = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
-type Work = Pin<Box<dyn Future<Output = stacyvm::Result<Make>> + Send>>;
+/// Takes back what a call made where nobody gets its result any more.
+pub(crate) type Undo = Box<dyn FnOnce() + Send + Sync>;
+type Work = Pin<Box<dyn Future<Output = stacyvm::Result<(Make, Option<Undo>)>> + Send>>;
 
 /// A call that has not begun. `wait()` or `await` begins it, once.
 #[pyclass(module = "stacyvm._native", frozen)]
@@ -35,12 +37,12 @@ impl Pending {
     /// Waits for the result. Ctrl-C gives the call up.
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match runtime::wait(py, self.take()?)? {
-            Ok(make) => make(py),
+            Ok((make, _)) => make(py),
             Err(error) => Err(error::raise(py, &error)),
         }
     }
 
-    /// The result, in an event loop. Cancelling the task gives the call up.
+    /// The result, in an event loop, to be taken. Cancelling the task gives the call up.
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let work = self.take()?;
         let event_loop = helper(py, "running_loop", &RUNNING_LOOP)?.call0()?;
@@ -53,11 +55,17 @@ impl Pending {
             tokio::task::block_in_place(|| {
                 Python::try_attach(|py| {
                     let result = match result {
-                        Ok(make) => make(py),
+                        Ok((make, undo)) => make(py).and_then(|value| {
+                            let delivery = Delivery {
+                                value,
+                                undo: Mutex::new(undo),
+                            };
+                            delivery.into_py_any(py)
+                        }),
                         Err(error) => Err(error::raise(py, &error)),
                     };
                     let told = match result {
-                        Ok(value) => (settle, waits, true, value),
+                        Ok(delivery) => (settle, waits, true, delivery),
                         Err(error) => (settle, waits, false, error.into_value(py).into_any()),
                     };
                     // A loop that is closed has nobody who waits.
@@ -67,6 +75,40 @@ impl Pending {
         });
         future.call_method1("add_done_callback", (Abort(task.abort_handle()),))?;
         future.call_method0("__await__")
+    }
+}
+
+/// The result of a call on its way to whoever awaits it. What was made is taken back where
+/// it does not arrive: the task was cancelled, or the loop has ended.
+#[pyclass(module = "stacyvm._native", frozen)]
+pub(crate) struct Delivery {
+    value: Py<PyAny>,
+    undo: Mutex<Option<Undo>>,
+}
+
+impl Delivery {
+    fn undo(&self) -> Option<Undo> {
+        self.undo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+#[pymethods]
+impl Delivery {
+    /// The result, which has arrived.
+    fn take(&self, py: Python<'_>) -> Py<PyAny> {
+        drop(self.undo());
+        self.value.clone_ref(py)
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(undo) = self.undo() {
+            undo();
+        }
     }
 }
 
@@ -98,6 +140,13 @@ impl Abort {
 /// A pending call of a result of type `T`: in Python a `Call[T]`.
 pub(crate) struct Call<T>(Work, PhantomData<T>);
 
+fn made<T>(value: T) -> Make
+where
+    T: for<'py> IntoPyObject<'py> + Send + 'static,
+{
+    Box::new(move |py: Python<'_>| value.into_py_any(py))
+}
+
 impl<T> Call<T>
 where
     T: for<'py> IntoPyObject<'py> + Send + 'static,
@@ -109,7 +158,25 @@ where
         Self(
             Box::pin(async move {
                 let value = T::from(work.await?);
-                Ok(Box::new(move |py: Python<'_>| value.into_py_any(py)) as Make)
+                Ok((made(value), None))
+            }),
+            PhantomData,
+        )
+    }
+
+    /// A call whose result is something that must not stay where nobody gets it.
+    pub(crate) fn of_made<U>(
+        work: impl Future<Output = stacyvm::Result<U>> + Send + 'static,
+        undo: impl FnOnce(&T) -> Option<Undo> + Send + 'static,
+    ) -> Self
+    where
+        T: From<U>,
+    {
+        Self(
+            Box::pin(async move {
+                let value = T::from(work.await?);
+                let undo = undo(&value);
+                Ok((made(value), undo))
             }),
             PhantomData,
         )

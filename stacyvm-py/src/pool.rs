@@ -142,11 +142,12 @@ impl Pool {
     fn claim(&self, options: &str, files: Vec<(Raw, Raw)>) -> Call<Sandbox> {
         let options: Result<ClaimOptions> = options::parse(options);
         let (opener, pool) = (Arc::clone(&self.opener), Arc::clone(&self.pool));
-        Call::new(async move {
+        let work = async move {
             let pool = pool.get().ok_or_else(of_another_process)?;
             let claimed = options?.claim(pool, files)?.await?;
             Ok(Sandbox::of(opener, claimed))
-        })
+        };
+        Call::of_made(work, |claimed: &Sandbox| Some(claimed.undo()))
     }
 
     /// What it has and did.

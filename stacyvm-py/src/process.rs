@@ -14,6 +14,7 @@ use crate::convert::{Nothing, Raw};
 use crate::forked::OfProcess;
 use crate::info::{CommandResult, ExitInfo};
 use crate::pending::Call;
+use crate::runtime;
 use crate::sandbox::scope_of;
 
 /// What happened: output, a gap in it, or the end.
@@ -221,5 +222,22 @@ impl Process {
                 other => other,
             }
         })
+    }
+
+    /// Kills its whole tree in the background, unless its end was read: what it left
+    /// then goes on.
+    fn give_up(&self) -> PyResult<()> {
+        if self.0.result.get().is_none()
+            && let Some(control) = self.0.control.get()
+        {
+            let control = Arc::clone(control);
+            runtime::handle()?.spawn(async move {
+                // One that has ended meanwhile is success.
+                let _ = control
+                    .signal(libc::SIGKILL, stacyvm::SignalScope::Tree)
+                    .await;
+            });
+        }
+        Ok(())
     }
 }

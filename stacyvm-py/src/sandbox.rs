@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use stacyvm::sandbox::code::CodeRun;
 use stacyvm::sandbox::exec::TtySize;
-use stacyvm::{Exec, ExecId, ExecSpec, Result, SignalScope};
+use stacyvm::{Error, ErrorKind, Exec, ExecId, ExecSpec, Result, SignalScope};
 
 use crate::code::{CodeContext, Execution, RunningCode};
 use crate::convert::{Nothing, Raw, json};
@@ -21,9 +21,10 @@ use crate::info::{
 };
 use crate::logs::{self, Logs};
 use crate::options::seconds;
-use crate::pending::Call;
+use crate::pending::{Call, Undo};
 use crate::ports::{Connection, Listener};
 use crate::process::Process;
+use crate::runtime;
 
 /// A sandbox as it is found again in a forked child: by its id.
 #[derive(Debug)]
@@ -103,6 +104,21 @@ impl Sandbox {
             id: sandbox.id().to_string(),
             handle: PerProcess::of(sandbox),
         }))
+    }
+
+    /// Ends it in the background.
+    pub(crate) fn undo(&self) -> Undo {
+        let place = Arc::clone(&self.0);
+        Box::new(move || {
+            // Without a runtime there are no threads any more, and the process ends.
+            if let Ok(runtime) = runtime::handle() {
+                runtime.spawn(async move {
+                    if let Ok(sandbox) = place.sandbox().await {
+                        let _ = sandbox.kill().await;
+                    }
+                });
+            }
+        })
     }
 
     /// A call of the library.
@@ -374,9 +390,15 @@ impl Sandbox {
         self.call(|sandbox| async move { sandbox.snapshot().await })
     }
 
-    /// Ends it, and returns when nothing of it is left.
+    /// Ends it, and returns when nothing of it is left. Once begun it goes on to the end,
+    /// also where it is given up.
     fn kill(&self) -> Call<bool> {
-        self.call(|sandbox| async move { sandbox.kill().await })
+        self.call(|sandbox| async move {
+            let killing = tokio::spawn(async move { sandbox.kill().await });
+            killing.await.unwrap_or_else(|ended| {
+                Err(Error::new(ErrorKind::Internal, "the end of a sandbox broke off").source(ended))
+            })
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "the handler of a fork is registered with libc")]
 
 use std::sync::Once;
+
+use pyo3::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many forks lie between the first process of this program and this one.
@@ -20,4 +22,16 @@ pub(crate) fn generation() -> u64 {
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     });
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// Before `os.fork`: closes what a child must not inherit.
+#[pyfunction]
+pub(crate) fn before_fork() {
+    stacyvm::store::before_fork();
+}
+
+/// After `os.fork`, in the parent and in the child.
+#[pyfunction]
+pub(crate) fn after_fork() {
+    stacyvm::store::after_fork();
 }

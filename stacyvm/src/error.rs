@@ -171,6 +171,59 @@ impl Error {
         .context("remedy", remedy)
     }
 
+    /// Options that could not be read, by what a parser of serde told. What it found is
+    /// left out, as it may be a secret: only its type is told, and what was expected.
+    ///
+    /// ```
+    /// let told = "invalid type: string \"sk-1\", expected f64";
+    /// let error = stacyvm::Error::unreadable("timeout", told);
+    /// assert!(error.to_string().contains("timeout is `a string`, expected a number"));
+    /// ```
+    pub fn unreadable(field: &str, told: &str) -> Self {
+        let told = told.split(" at line ").next().unwrap_or_default();
+        let (found, expected) = told.rsplit_once(", expected ").unwrap_or((told, ""));
+        if let Some(name) = found.strip_prefix("unknown field ") {
+            let within = Some(field).filter(|field| !matches!(*field, "" | "."));
+            let within = within.map(|field| format!("{field}.")).unwrap_or_default();
+            let name = name.trim_matches('`');
+            let name = name.strip_prefix(&within).unwrap_or(name);
+            let field = escape(&format!("{within}{name}"));
+            return Self::new(
+                ErrorKind::InvalidArgument,
+                format!("there is no option {field}, expected {expected}"),
+            )
+            .context("field", field)
+            .context("expected", expected);
+        }
+        let mut words = found
+            .split_once(": ")
+            .map_or("", |(_, found)| found)
+            .split(' ');
+        let found = match words.next().unwrap_or_default() {
+            "string" => "a string",
+            "integer" | "floating" => "a number",
+            "boolean" => "a boolean",
+            "null" | "unit" | "Option" => "nothing",
+            "map" => "an object",
+            "sequence" => "a list",
+            _ => "something else",
+        };
+        let expected = match expected {
+            "" | "value" => "a value that JSON has (no NaN, no infinity)",
+            "f64" => "a number",
+            "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, not below zero",
+            "i8" | "i16" | "i32" | "i64" => "a whole number",
+            "a map" => "an object of names and values",
+            "a sequence" => "a list",
+            other if other.starts_with("struct ") || other.contains("enum ") => {
+                "an object of its options"
+            }
+            other => other,
+        };
+        let field = if field == "." { "options" } else { field };
+        Self::invalid(field, found, expected, "correct the option")
+    }
+
     /// A request that this provider cannot serve; nothing was done.
     pub fn unsupported(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, what)

@@ -6,6 +6,7 @@
 hello
 """
 
+from . import _fork as _fork
 from ._async import (
     AsyncCommandHandle,
     AsyncCommands,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generator, Protocol, TypeVar
+import json
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, Generator, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -17,7 +20,15 @@ class Call(Protocol[T_co]):
         """Waits for the result. Ctrl-C gives the call up."""
         ...
 
-    def __await__(self) -> Generator[Any, Any, T_co]: ...
+    def __await__(self) -> Generator[Any, Any, Delivery[T_co]]: ...
+
+
+class Delivery(Protocol[T_co]):
+    """The result of a call, which is taken back if nobody takes it."""
+
+    def take(self) -> T_co:
+        """The result, which has arrived."""
+        ...
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -38,9 +49,34 @@ def settle(future: asyncio.Future[Any], succeeded: bool, value: Any) -> None:
         future.set_exception(value)
 
 
+def asked_as_json(options: Mapping[str, Any]) -> str:
+    """Options as the native half reads them."""
+    return json.dumps(options, default=_plain)
+
+
+def _plain(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    raise TypeError(f"an option has a value of type {type(value).__name__}, which no option has")
+
+
+async def call_back(callback: Callable[[Any], object] | None, value: Any) -> None:
+    """Tells a callback of something, and awaits what it returns where that is to be awaited."""
+    if callback is not None and value is not None:
+        answer = callback(value)
+        if isinstance(answer, Awaitable):
+            await answer
+
+
+def call_back_now(callback: Callable[[Any], object] | None, value: Any) -> None:
+    """Tells a callback of something."""
+    if callback is not None and value is not None:
+        callback(value)
+
+
 async def awaited(call: Call[T_co]) -> T_co:
     """The result of a call, in an event loop."""
-    return await call
+    return (await call).take()
 
 
 def waited(call: Call[T_co]) -> T_co:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ._sync_files import Files
 from ._sync_ports import Connection, Listener
-from ._call import waited
+from ._call import asked_as_json, waited, call_back_now
 from ._chunk import Chunk, LogEntry
 from ._default import default_engine
 from ._errors import CommandFailedError
@@ -106,7 +106,7 @@ class Engine:
         """Makes a pool of sandboxes, which are made ahead and wait to be claimed: `size`
         of them at most (4), each for `max_age` seconds at most (600), made
         `refill_at_once` at a time (1). It does not wait until the pool is full."""
-        asked = json.dumps(options, default=dict)
+        asked = asked_as_json(options)
         return Pool(
             waited(self._native.pool(asked, size, max_age, refill_at_once))
         )
@@ -135,7 +135,7 @@ class Engine:
 def _created(
     engine: NativeEngine, options: CreateOptions, on_pull: OnPull | None
 ) -> NativeSandbox:
-    asked = json.dumps(options, default=dict)
+    asked = asked_as_json(options)
     if on_pull is None:
         return waited(engine.create(asked))
     creating = waited(engine.watched_create(asked))
@@ -184,7 +184,7 @@ class Pool:
             "env": env, "secrets": secrets, "metadata": metadata,
             "timeout": timeout, "lifetime": lifetime,
         }
-        asked = json.dumps(options, default=dict)
+        asked = asked_as_json(options)
         given = list((files or {}).items())
         return Sandbox._of(waited(self._native.claim(asked, given)))
 
@@ -304,15 +304,16 @@ class Sandbox:
         if all(callback is None for callback in callbacks):
             return waited(self._native.run_code(code, language, within, timeout))
         running = waited(self._native.start_code(code, language, within, timeout))
-        while (event := waited(running.next_event())) is not None:
-            if event.stdout is not None and on_stdout is not None:
-                on_stdout(event.stdout)
-            if event.stderr is not None and on_stderr is not None:
-                on_stderr(event.stderr)
-            if event.result is not None and on_result is not None:
-                on_result(event.result)
-            if event.error is not None and on_error is not None:
-                on_error(event.error)
+        try:
+            while (event := waited(running.next_event())) is not None:
+                call_back_now(on_stdout, event.stdout)
+                call_back_now(on_stderr, event.stderr)
+                call_back_now(on_result, event.result)
+                call_back_now(on_error, event.error)
+        except BaseException:
+            # Nobody reads it any more, though who caught this may hold it.
+            running.give_up()
+            raise
         return waited(running.execution())
 
     def create_code_context(
@@ -485,6 +486,7 @@ class Commands:
         *,
         background: Literal[True],
         stdin: bool | str | bytes | None = None,
+        max_output: int | None = None,
         **how: Unpack[HowToRun],
     ) -> CommandHandle: ...
 
@@ -507,10 +509,18 @@ class Commands:
         then outlives this process; `stdin=True` keeps its input open.
         """
         given = None if isinstance(stdin, bool) else stdin
+        if not background and stdin is True:
+            raise TypeError("stdin=True keeps input open for send_stdin: it needs background=True")
         if background:
+            if on_stdout is not None or on_stderr is not None or check:
+                raise TypeError(
+                    "a command in the background takes no on_stdout, on_stderr and check: "
+                    "give them to the wait() of its handle"
+                )
             process = waited(
                 self._native.start(
-                    cmd, background=True, stdin=stdin is True, input=given, **how
+                    cmd, background=True, stdin=stdin is True, input=given,
+                    max_output=max_output, **how
                 )
             )
             return CommandHandle(process)
@@ -520,9 +530,14 @@ class Commands:
             )
             return _checked(result, check)
         process = waited(self._native.start(cmd, input=given, max_output=max_output, **how))
-        return CommandHandle(process).wait(
-            on_stdout=on_stdout, on_stderr=on_stderr, check=check
-        )
+        try:
+            handle = CommandHandle(process)
+            result = handle.wait(on_stdout=on_stdout, on_stderr=on_stderr)
+        except BaseException:
+            # Nobody reads it any more, though who caught this may hold it.
+            process.give_up()
+            raise
+        return _checked(result, check)
 
     def connect(self, command_id: str, *, stdin: bool = False) -> CommandHandle:
         """Follows a background command: kept output first, then what comes."""
@@ -598,10 +613,8 @@ class CommandHandle:
         """Waits for its end. What was read before is part of the result."""
         if on_stdout is not None or on_stderr is not None:
             for chunk in self:
-                if chunk.stdout is not None and on_stdout is not None:
-                    on_stdout(chunk.stdout)
-                if chunk.stderr is not None and on_stderr is not None:
-                    on_stderr(chunk.stderr)
+                call_back_now(on_stdout, chunk.stdout)
+                call_back_now(on_stderr, chunk.stderr)
         return _checked(waited(self._native.wait_for_end()), check)
 
     def send_stdin(self, data: str | bytes) -> None:

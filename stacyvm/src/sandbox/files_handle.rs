@@ -218,6 +218,7 @@ impl Files {
         mode: Option<u32>,
         data: ByteStream,
     ) -> Result<FileEntry> {
+        check_mode(mode)?;
         let request = WriteRequest {
             user: self.user.clone(),
             path: GuestPath::new(path)?,
@@ -382,6 +383,7 @@ impl Files {
         attributes: Attributes,
         recursive: bool,
     ) -> Result<()> {
+        check_mode(attributes.mode)?;
         let operation = FileOperation::SetAttributes {
             path: GuestPath::new(path)?,
             attributes,
@@ -530,6 +532,19 @@ impl Files {
             .file(sandbox.context(), sandbox.id(), &request)
             .await
             .map_err(about(request.operation.path()))
+    }
+}
+
+/// Permission bits with those of set-id and sticky, and no others.
+fn check_mode(mode: Option<u32>) -> Result<()> {
+    match mode {
+        Some(mode) if mode > 0o7777 => Err(Error::invalid(
+            "mode",
+            format!("{mode:#o}"),
+            "permission bits, at most 0o7777",
+            "leave it out, or give such as 0o644",
+        )),
+        _ => Ok(()),
     }
 }
 
