@@ -74,6 +74,95 @@ def test_a_cancelled_task_kills_the_whole_tree() -> None:
     asyncio.run(main())
 
 
+def test_a_command_is_killed_though_somebody_keeps_what_ended_its_wait() -> None:
+    async def main() -> None:
+        kept: list[BaseException] = []
+
+        def refuses(text: str) -> None:
+            raise ValueError(text)
+
+        async with await AsyncSandbox.create() as sandbox:
+            line = "echo; exec sleep 4715"
+            try:
+                await asyncio.wait_for(sandbox.commands.run(line, on_stdout=print), 0.5)
+            except asyncio.TimeoutError as error:
+                kept.append(error)
+            try:
+                await sandbox.commands.run(line, on_stdout=refuses)
+            except ValueError as error:
+                kept.append(error)
+            assert len(kept) == 2
+            await until_runs(sandbox, set())
+
+    asyncio.run(main())
+
+
+def test_callbacks_that_are_to_be_awaited_are() -> None:
+    async def main() -> None:
+        said: list[str] = []
+
+        async def say(text: str) -> None:
+            await asyncio.sleep(0)
+            said.append(text)
+
+        async with await AsyncSandbox.create() as sandbox:
+            await sandbox.commands.run("echo a; echo b >&2", on_stdout=say, on_stderr=say)
+            await sandbox.run_code("print('c')", on_stdout=say)
+        assert sorted("".join(said).split()) == ["a", "b", "c"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_create_that_is_cancelled_leaves_no_sandbox(late: bool) -> None:
+    labels = {"of": f"cancelled {late}"}
+
+    async def main() -> None:
+        for wait in range(10):
+            task = asyncio.ensure_future(AsyncSandbox.create(metadata=labels))
+            await asyncio.sleep(0 if late else wait / 200)
+            if late:
+                # It is made while the loop looks elsewhere.
+                time.sleep(0.3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        for _ in range(200):
+            if not [info async for info in AsyncSandbox.list(metadata=labels)]:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("a sandbox is left")
+
+    asyncio.run(main())
+
+
+def test_a_block_that_is_cancelled_twice_ends_its_sandbox() -> None:
+    labels = {"of": "twice"}
+
+    async def main() -> None:
+        async def block() -> None:
+            async with await AsyncSandbox.create(metadata=labels):
+                began.set()
+                await asyncio.sleep(60)
+
+        began = asyncio.Event()
+        task = asyncio.ensure_future(block())
+        await began.wait()
+        task.cancel()
+        for _ in range(2):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(200):
+            if not [info async for info in AsyncSandbox.list(metadata=labels)]:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("the sandbox is left")
+
+    asyncio.run(main())
+
+
 def test_a_timeout_of_asyncio_kills_the_command() -> None:
     async def main() -> None:
         async with await AsyncSandbox.create() as sandbox:

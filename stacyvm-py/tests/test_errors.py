@@ -39,6 +39,42 @@ def test_a_secret_that_cannot_be_read_is_not_told(mock: Engine) -> None:
     assert "hunter2" not in repr(caught.value) + str(caught.value.context)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"secrets": {"TOKEN": "hunter2"}},
+        {"secrets": {"TOKEN": {"env": {"hunter2": 1}}}},
+        {"secrets": "hunter2, expected `hunter2`"},
+        {"env": "hunter2"},
+        {"env": {"TOKEN": ["hunter2"]}},
+        {"env": {"TOKEN": 2718281}},
+        {"timeout": "hunter2"},
+    ],
+)
+def test_an_option_that_cannot_be_read_is_not_told(mock: Engine, options: dict[str, object]) -> None:
+    with pytest.raises(stacyvm.InvalidArgumentError) as caught:
+        mock.create(image="scratch", **options)  # type: ignore[arg-type]  # pyright: ignore
+    told = repr(caught.value) + str(caught.value.context)
+    assert "hunter2" not in told and "2718281" not in told
+    assert next(iter(options)) in told and "expected" in told
+
+
+def test_what_a_background_command_does_not_heed_is_refused(mock: Engine) -> None:
+    commands = mock.create(image="scratch").commands
+    for more in ({"on_stdout": print}, {"on_stderr": print}, {"check": True}):
+        with pytest.raises(TypeError, match="background"):
+            commands.run("true", background=True, **more)  # type: ignore[call-overload]  # pyright: ignore
+    with pytest.raises(TypeError, match="background"):
+        commands.run("cat", stdin=True)  # type: ignore[call-overload]  # pyright: ignore
+
+
+def test_permission_bits_that_there_are_not_are_refused(mock: Engine) -> None:
+    files = mock.create(image="scratch").files
+    with pytest.raises(stacyvm.InvalidArgumentError, match="mode"):
+        files.write("/a", "x", mode=0o10000)
+    assert not files.exists("/a")
+
+
 def test_two_sources_are_one_too_many(mock: Engine) -> None:
     with pytest.raises(stacyvm.InvalidArgumentError, match="image"):
         mock.create(image="scratch", snapshot="x")
