@@ -60,6 +60,8 @@ const server = createServer({ keepAliveTimeout: 60_000 }, async (request, respon
   const { value, error } = await tried(answer(request, source))
   if (value instanceof files.Stream) {
     response.writeHead(200, { 'content-type': FRAMES, connection: 'close' })
+    // A watch has nothing to send yet, and has begun.
+    response.flushHeaders()
     return value.write(response)
   }
   const body = Buffer.from(JSON.stringify(error ?? value))
