@@ -104,7 +104,7 @@ libtest() {
 
 # The suites of the conformance crate, each in one process as an outsider's are: some
 # minutes faster than a process for each case, by the same programs.
-in_one_process='binary_id(/^stacyvm-conformance::(mock|embedded|http_mock|http_embedded|http_python|python_package|docker.*)$/)'
+in_one_process='binary_id(/^stacyvm-conformance::(mock|embedded|http_mock|http_embedded|http_python|python_package|node_package|docker.*)$/)'
 suites() {
     local result=0 program
     if [[ ! -s $work/programs ]]; then
@@ -321,6 +321,7 @@ else
     run "Node: build" scripts/node.sh build
     run "Node: what is generated, types" scripts/node.sh check
     run "Node" node_suite
+    if have cargo-nextest; then run "conformance through Node" suites node_package; fi
 fi
 run "packages" scripts/package-test.sh
 

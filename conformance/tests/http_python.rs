@@ -30,7 +30,8 @@ mod wire {
         }
 
         async fn open(&self) -> Result<Subject> {
-            crate::server::subject("python3", SCRIPT).await
+            let server = crate::server::Server::start("python3", SCRIPT)?;
+            Ok(server.subject().await?.keep(server))
         }
     }
 }

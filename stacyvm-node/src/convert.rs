@@ -100,12 +100,12 @@ impl TypeName for Date {
 
 impl ToNapiValue for Date {
     unsafe fn to_napi_value(env: sys::napi_env, date: Self) -> napi::Result<sys::napi_value> {
-        let whole = match date.0.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => after.as_millis(),
-            Err(_) => 0,
+        let (apart, sign) = match date.0.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => (after, 1.0),
+            Err(before) => (before.duration(), -1.0),
         };
         #[expect(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
-        let milliseconds = whole as f64;
+        let milliseconds = apart.as_millis() as f64 * sign;
         let of = Env::from_raw(env);
         let made = of.create_date(milliseconds)?;
         // SAFETY: `env` is the one that we were called with, and `made` is of it.

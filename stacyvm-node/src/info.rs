@@ -19,6 +19,17 @@ fn word(value: impl serde::Serialize) -> String {
     }
 }
 
+/// A name of a file as text, and in bytes where it is none.
+fn text(name: Vec<u8>) -> (String, Option<Buffer>) {
+    match String::from_utf8(name) {
+        Ok(name) => (name, None),
+        Err(other) => (
+            String::from_utf8_lossy(other.as_bytes()).into_owned(),
+            Some(other.into_bytes().into()),
+        ),
+    }
+}
+
 /// How a command ended.
 #[napi(object, object_from_js = false, use_nullable = true)]
 #[derive(Clone, Debug)]
@@ -400,6 +411,8 @@ pub struct EntryInfo {
     pub modified_time: Date,
     /// Where a symbolic link points.
     pub symlink_target: Option<String>,
+    /// The same in bytes, where it is not UTF-8; what is not is replaced in `symlinkTarget`.
+    pub symlink_target_bytes: Option<Buffer>,
 }
 
 impl fmt::Debug for EntryInfo {
@@ -415,13 +428,8 @@ impl From<FileEntry> for EntryInfo {
     fn from(entry: FileEntry) -> Self {
         let last = entry.path.rsplit(|byte| *byte == b'/').next();
         let name = String::from_utf8_lossy(last.unwrap_or_default()).into_owned();
-        let (path, path_bytes) = match String::from_utf8(entry.path) {
-            Ok(path) => (path, None),
-            Err(other) => (
-                String::from_utf8_lossy(other.as_bytes()).into_owned(),
-                Some(other.into_bytes().into()),
-            ),
-        };
+        let (path, path_bytes) = text(entry.path);
+        let (symlink_target, symlink_target_bytes) = entry.target.map(text).unzip();
         Self {
             name,
             path,
@@ -439,16 +447,14 @@ impl From<FileEntry> for EntryInfo {
             owner: entry.user,
             group: entry.group,
             modified_time: entry.modified.into(),
-            symlink_target: entry
-                .target
-                .map(|target| String::from_utf8_lossy(&target).into_owned()),
+            symlink_target,
+            symlink_target_bytes: symlink_target_bytes.flatten(),
         }
     }
 }
 
 /// A change of a file that is watched.
-#[napi(object, object_from_js = false)]
-#[derive(Clone, Debug)]
+#[napi(object, object_from_js = false, use_nullable = true)]
 pub struct WatchEvent {
     /// What happened.
     #[napi(
@@ -458,13 +464,26 @@ pub struct WatchEvent {
     pub kind: String,
     /// Where, relative to what is watched.
     pub name: String,
+    /// The same in bytes, where it is not UTF-8; what is not is replaced in `name`.
+    pub name_bytes: Option<Buffer>,
+}
+
+impl fmt::Debug for WatchEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchEvent")
+            .field("kind", &self.kind)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl From<stacyvm::sandbox::files::WatchEvent> for WatchEvent {
     fn from(event: stacyvm::sandbox::files::WatchEvent) -> Self {
+        let (name, name_bytes) = text(event.path);
         Self {
             kind: word(event.kind),
-            name: String::from_utf8_lossy(&event.path).into_owned(),
+            name,
+            name_bytes,
         }
     }
 }

@@ -129,6 +129,25 @@ onEach('files', ({ name }, test) => {
     assert.equal(entry.name, '\ufffd')
     assert.deepEqual(entry.pathBytes, Buffer.from([0xff]))
     assert.equal(await files.read(path), 'odd')
+    const watch = await files.watchDir('/workspace/odd')
+    await files.symlink(Buffer.from([0xfe]), Buffer.concat([path, Buffer.from([0xfd])]))
+    for await (const { name: told, nameBytes } of watch) {
+      assert.equal(told, '\ufffd\ufffd')
+      assert.deepEqual(nameBytes, Buffer.from([0xff, 0xfd]))
+      break
+    }
+    await watch.stop()
+    const link = await files.getInfo(Buffer.concat([path, Buffer.from([0xfd])]))
+    assert.equal(link.symlinkTarget, '\ufffd')
+    assert.deepEqual(link.symlinkTargetBytes, Buffer.from([0xfe]))
+    assert.equal((await files.getInfo('/workspace/odd')).symlinkTargetBytes, null)
+  })
+
+  test('have times before 1970 too', async ({ sandbox }) => {
+    if (name === 'mock') return
+    await sandbox.commands.run('touch -d "1969-12-31 23:59:58 UTC" /workspace/old')
+    const { modifiedTime } = await sandbox.files.getInfo('/workspace/old')
+    assert.equal(modifiedTime.getTime(), -2000)
   })
 
   test('are watched', async ({ sandbox: { files } }) => {

@@ -476,20 +476,27 @@ impl EntryInfo {
 }
 
 /// A change of a file that is watched.
-#[pyclass(module = "stacyvm", frozen, get_all)]
+#[pyclass(module = "stacyvm", frozen)]
 #[derive(Clone, Debug)]
-pub(crate) struct WatchEvent {
-    /// `created`, `modified`, `removed`, `attributes` or `overflow`.
-    r#type: String,
-    /// Where, relative to what is watched.
-    name: String,
-}
+pub(crate) struct WatchEvent(stacyvm::sandbox::files::WatchEvent);
 
 impl From<stacyvm::sandbox::files::WatchEvent> for WatchEvent {
     fn from(event: stacyvm::sandbox::files::WatchEvent) -> Self {
-        Self {
-            r#type: word(event.kind),
-            name: String::from_utf8_lossy(&event.path).into_owned(),
-        }
+        Self(event)
+    }
+}
+
+#[pymethods]
+impl WatchEvent {
+    /// `created`, `modified`, `removed`, `attributes` or `overflow`.
+    #[getter]
+    fn r#type(&self) -> String {
+        word(self.0.kind)
+    }
+
+    /// Where, relative to what is watched.
+    #[getter]
+    fn name(&self) -> Raw {
+        Raw(self.0.path.clone())
     }
 }

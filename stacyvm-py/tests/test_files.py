@@ -111,6 +111,13 @@ def test_changes_are_seen(sandbox: Sandbox) -> None:
     deadline = time.monotonic() + 5
     while not watch.get_new_events() and time.monotonic() < deadline:
         sandbox.files.write("/workspace/more", "x")
+    # A name is told as in a listing, in bytes too.
+    sandbox.files.write(b"/workspace/no\xfftext", "x")
+    told: set[str] = set()
+    deadline = time.monotonic() + 5
+    while "no\udcfftext" not in told and time.monotonic() < deadline:
+        told |= {event.name for event in watch.get_new_events()}
+    assert "no\udcfftext" in told
     watch.stop()
     assert list(watch) == []
 

@@ -1,0 +1,122 @@
+// Files of the conformance suite's server. What the package has no choice for is `unsupported`.
+import { DATA, END, ERROR, HEAD, ITEM, Refused, errorOf, frame, raw, sent, timeOf, told, wordOf } from './conformance-wire.mjs'
+
+// What the methods of the package do: with missing directories above, in place of what is there,
+// with what is below. The most paths of a search are its own.
+const MAKE_DIR = { parents: true, mode: 0o755 }
+const RENAME = { replace: true }
+const REMOVE = { recursive: true, missing_ok: false }
+const SET = { recursive: false, follow: true }
+const GLOB = { limit: 100_000 }
+const READ = { offset: 0, length: null }
+
+const of = (sandbox, user) => (user ? sandbox.files.withUser(user) : sandbox.files)
+
+/** Refuses what is asked for in another way than the package does it. */
+function only(asked, had) {
+  for (const [name, value] of Object.entries(had)) {
+    if (asked[name] === value) continue
+    throw new Refused('unsupported', `${name} is ${value} in this package, and cannot be ${asked[name]}`)
+  }
+}
+
+const entryOf = (entry) => ({
+  path: wordOf(entry.path, entry.pathBytes),
+  kind: entry.type === 'dir' ? 'directory' : entry.type,
+  size: entry.size,
+  mode: entry.mode,
+  uid: entry.uid,
+  gid: entry.gid,
+  modified: timeOf(entry.modifiedTime),
+  target: entry.symlinkTarget === null ? null : wordOf(entry.symlinkTarget, entry.symlinkTargetBytes),
+  user: entry.owner,
+  group: entry.group,
+})
+
+/** Frames that are the body of an answer. */
+export class Stream {
+  constructor(frames, stop = () => {}) {
+    Object.assign(this, { frames, stop })
+  }
+
+  async write(client) {
+    client.on('close', this.stop)
+    try {
+      for await (const one of this.frames) await sent(client, one)
+      client.end(frame(END))
+    } catch (error) {
+      // To one that is gone nothing is told.
+      client.end(told(ERROR, errorOf(error)))
+    }
+  }
+}
+
+const entries = (found) => new Stream(found.map((one) => told(ITEM, entryOf(one))))
+
+const operations = {
+  stat: async (files, { path, follow }) => ({ entry: entryOf(await files.getInfo(raw(path), { follow })) }),
+  list: async (files, { path, depth }) => entries(await files.list(raw(path), { depth })),
+  async make_dir(files, asked) {
+    only(asked, MAKE_DIR)
+    await files.makeDir(raw(asked.path))
+  },
+  async rename(files, asked) {
+    only(asked, RENAME)
+    await files.rename(raw(asked.from), raw(asked.to))
+  },
+  async remove(files, asked) {
+    only(asked, REMOVE)
+    await files.remove(raw(asked.path))
+  },
+  async set_attributes(files, asked) {
+    only(asked, SET)
+    const { mode, owner, group, modified } = asked.attributes
+    if (modified !== null || ((owner !== null || group !== null) && mode !== null)) {
+      throw new Refused('unsupported', 'the package sets mode or owner, one at a time, and no time')
+    }
+    if (mode !== null) await files.chmod(raw(asked.path), mode)
+    else await files.chown(raw(asked.path), owner, group)
+  },
+  async glob(files, asked) {
+    only(asked, GLOB)
+    return entries(await files.glob(raw(asked.pattern)))
+  },
+  link: (files, { target, path }) => files.symlink(raw(target), raw(path)),
+}
+
+/** A file operation without data. */
+export async function operate(sandbox, { user, operation }) {
+  const [[name, asked]] = Object.entries(operation)
+  return (await operations[name](of(sandbox, user), asked)) ?? {}
+}
+
+export async function read(sandbox, asked) {
+  only(asked, READ)
+  const [files, path] = [of(sandbox, asked.user), raw(asked.path)]
+  const stream = await files.read(path, { format: 'stream' })
+  const head = entryOf(await files.getInfo(path, { follow: true }))
+  const frames = async function* () {
+    yield told(HEAD, head)
+    for await (const piece of stream) yield frame(DATA, piece)
+  }
+  return new Stream(frames(), () => stream.destroy())
+}
+
+export async function write(sandbox, source) {
+  const { user, path, how, mode, parents } = await source.head()
+  const [files, pieces] = [of(sandbox, user), source.uploaded()]
+  if (how === 'replace' && parents) return entryOf(await files.write(raw(path), pieces, { mode: mode ?? undefined }))
+  // What is refused is refused after all of it: whoever gives it up sees that nothing was done.
+  const kept = []
+  for await (const piece of pieces) kept.push(piece)
+  if (how === 'append' && parents && mode === null) return entryOf(await files.append(raw(path), Buffer.concat(kept)))
+  throw new Refused('unsupported', `the package has no ${how} with the mode ${mode} and parents ${parents}`)
+}
+
+export async function watch(sandbox, { user, path, recursive }) {
+  const watching = await of(sandbox, user).watchDir(raw(path), { recursive })
+  const frames = async function* () {
+    for await (const { type, name, nameBytes } of watching) yield told(ITEM, { kind: type, path: wordOf(name, nameBytes) })
+  }
+  return new Stream(frames(), () => watching.stop())
+}

@@ -1,0 +1,146 @@
+"""Files of the conformance suite's server. What the package has no choice for is `unsupported`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import contextlib
+from io import BufferedIOBase
+import threading
+from typing import Any
+
+from conformance_wire import DATA, END, ERROR, HEAD, ITEM, Body, Refused, error_of, frame, raw, time_of, told, word_of
+from stacyvm import EntryInfo, Files, Sandbox, StacyError
+
+# What the methods of the package do: with missing directories above, in place of what is there, with
+# what is below. The most paths of a search are its own.
+MAKE_DIR = {"parents": True, "mode": 0o755}
+RENAME = {"replace": True}
+REMOVE = {"recursive": True, "missing_ok": False}
+SET = {"recursive": False, "follow": True}
+GLOB = {"limit": 100_000}
+
+
+def of(sandbox: Sandbox, user: str | None) -> Files:
+    return sandbox.files if user is None else sandbox.files.with_user(user)
+
+
+def only(asked: dict[str, Any], had: dict[str, Any]) -> None:
+    """Refuses what is asked for in another way than the package does it."""
+    for name, value in had.items():
+        if asked[name] != value:
+            raise Refused("unsupported", f"`{name}` is {value} in this package, and cannot be {asked[name]}")
+
+
+def entry_of(entry: EntryInfo) -> dict[str, Any]:
+    kind, target = entry.type, entry.symlink_target
+    return {
+        "path": word_of(entry.path), "kind": "directory" if kind == "dir" else kind, "size": entry.size,
+        "mode": entry.mode, "uid": entry.uid, "gid": entry.gid, "modified": time_of(entry.modified_time),
+        "target": None if target is None else word_of(target), "user": entry.owner, "group": entry.group,
+    }
+
+
+class Stream:
+    """Frames that are the body of an answer."""
+
+    def __init__(self, frames: Iterator[bytes], stop: Callable[[], object] | None = None) -> None:
+        self.frames, self.stop = frames, stop
+
+    def write(self, client: BufferedIOBase, gone: BufferedIOBase) -> None:
+        """Until its end, or the client's: that one says nothing more and goes."""
+        if self.stop is not None:
+            threading.Thread(target=self.watch, args=(gone,), daemon=True).start()
+        try:
+            for one in self.frames:
+                client.write(one)
+            client.write(frame(END))
+        except StacyError as error:
+            client.write(told(ERROR, error_of(error)))
+
+    def watch(self, gone: BufferedIOBase) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            gone.read(1)
+        if self.stop is not None:
+            self.stop()
+
+
+def operate(sandbox: Sandbox, body: dict[str, Any]) -> dict[str, Any] | Stream:
+    """A file operation without data."""
+    files = of(sandbox, body.get("user"))
+    (name, asked), = body["operation"].items()
+    match name:
+        case "stat":
+            return {"entry": entry_of(files.get_info(raw(asked["path"]), follow=asked["follow"]))}
+        case "list":
+            return entries(files.list(raw(asked["path"]), asked["depth"]))
+        case "make_dir":
+            only(asked, MAKE_DIR)
+            files.make_dir(raw(asked["path"]))
+        case "rename":
+            only(asked, RENAME)
+            files.rename(raw(asked["from"]), raw(asked["to"]))
+        case "remove":
+            only(asked, REMOVE)
+            files.remove(raw(asked["path"]))
+        case "set_attributes":
+            only(asked, SET)
+            set_attributes(files, raw(asked["path"]), asked["attributes"])
+        case "glob":
+            only(asked, GLOB)
+            return entries(files.glob(raw(asked["pattern"])))
+        case "link":
+            files.symlink(raw(asked["target"]), raw(asked["path"]))
+        case _:
+            raise Refused("unsupported", f"{name} is not had here")
+    return {}
+
+
+def entries(found: list[EntryInfo]) -> Stream:
+    return Stream(told(ITEM, entry_of(one)) for one in found)
+
+
+def set_attributes(files: Files, path: bytes, asked: dict[str, Any]) -> None:
+    mode, owner, group = asked.get("mode"), asked.get("owner"), asked.get("group")
+    owns = owner is not None or group is not None
+    if asked.get("modified") is not None or (owns and mode is not None):
+        raise Refused("unsupported", "the package sets mode or owner, one at a time, and no time")
+    if mode is not None:
+        files.chmod(path, mode)
+    else:
+        files.chown(path, owner, group)
+
+
+def read(sandbox: Sandbox, body: dict[str, Any]) -> Stream:
+    files, path = of(sandbox, body.get("user")), raw(body["path"])
+    native: Any = files._native  # pyright: ignore[reportPrivateUsage]
+    reader = native.open(path, body.get("offset", 0), body.get("length")).wait()
+    head = entry_of(files.get_info(path, follow=True))
+
+    def frames() -> Iterator[bytes]:
+        yield told(HEAD, head)
+        while (piece := reader.next().wait()) is not None:
+            yield frame(DATA, piece)
+
+    return Stream(frames())
+
+
+def write(sandbox: Sandbox, body: Body) -> dict[str, Any]:
+    asked = body.head()
+    files, path, mode = of(sandbox, asked.get("user")), raw(asked["path"]), asked.get("mode")
+    match asked["how"], asked["parents"]:
+        case "replace", True:
+            return entry_of(files.write(path, body.pieces(), mode=mode))
+        case "append", True if mode is None:
+            return entry_of(files.append(path, b"".join(body.pieces())))
+        case how, parents:
+            # After all of it: whoever gives it up sees that nothing was done.
+            for _ in body.pieces():
+                pass
+            raise Refused("unsupported", f"the package has no {how} with the mode {mode} and parents {parents}")
+
+
+def watch(sandbox: Sandbox, body: dict[str, Any]) -> Stream:
+    files = of(sandbox, body.get("user"))
+    watching = files.watch_dir(raw(body["path"]), recursive=body.get("recursive", False))
+    frames = (told(ITEM, {"kind": event.type, "path": word_of(event.name)}) for event in watching)
+    return Stream(frames, watching.stop)
