@@ -3,6 +3,7 @@ import { called, refuse, untilAborted } from './call.js'
 import { Commands, type RunOptions } from './commands.js'
 import { defaultEngine, type ListOptions } from './engine.js'
 import { Files } from './files.js'
+import { halves } from './internal.js'
 import { Pty } from './pty.js'
 import type { CommandResult } from './result.js'
 
@@ -50,6 +51,7 @@ export class Sandbox {
       throw new TypeError('use Sandbox.create() or Sandbox.connect(id)')
     }
     this.#native = made
+    halves.set(this, made)
     this.#id = made.id
     this.commands = new Commands(made)
     this.files = new Files(made)
