@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict'
 import { execFile, execFileSync } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { afterEach, before, describe, it } from 'node:test'
+import { join } from 'node:path'
+import { afterEach, before, beforeEach, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { Sandbox } from 'stacyvm/e2b'
@@ -22,15 +22,11 @@ const nothingIsLeft = async () => {
   while (paginator.hasNext) for (const info of await paginator.nextItems()) await Sandbox.kill(info.sandboxId)
 }
 
-/** A working directory with the local files that the programs speak of. */
-function here() {
-  const made = directory()
-  const files = { 'local/path': 'local content\n', 'local/dir/file1.txt': 'File 1 contents...\n', 'local/dir/file2.txt': 'File 2 contents...\n' }
-  for (const [name, text] of Object.entries(files)) {
-    mkdirSync(dirname(join(made, name)), { recursive: true })
-    writeFileSync(join(made, name), text)
-  }
-  return made
+/** The local files that the programs speak of. */
+const locals = {
+  'local/path': 'local content\n',
+  'local/dir/file1.txt': 'File 1 contents...\n',
+  'local/dir/file2.txt': 'File 2 contents...\n',
 }
 
 it('the migration page names each program', () => {
@@ -41,11 +37,14 @@ it('the migration page names each program', () => {
 })
 
 describe('a documented program runs', { skip: missing }, () => {
-  let cwd
+  const cwd = directory()
   before(() => {
-    cwd = here()
+    mkdirSync(join(cwd, 'local/dir'), { recursive: true })
     const tsc = path('../node_modules/.bin/tsc')
     execFileSync(tsc, ['-p', path('e2b_programs')], { stdio: ['ignore', 'inherit', 'inherit'] })
+  })
+  beforeEach(() => {
+    for (const [name, text] of Object.entries(locals)) writeFileSync(join(cwd, name), text)
   })
   afterEach(nothingIsLeft)
 

@@ -1,5 +1,5 @@
 // filesystem/watch: with what is below it
-// prints: name: 'my-folder', type: 'create' .*wrote to file my-folder/my-file 5\n$
+// prints: name: 'my-folder',\n  type: 'create',\n.*name: 'my-folder/my-file',\n  type: 'write',\n.*wrote to file my-folder/my-file 5\n$
 import { Sandbox, FilesystemEventType } from 'stacyvm/e2b'
 
 const sandbox = await Sandbox.create()

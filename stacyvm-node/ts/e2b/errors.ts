@@ -6,7 +6,7 @@ import type { CommandResult, ConnectionOpts } from './types.js'
 /** The base of E2B's errors. */
 export class SandboxError extends stacy.StacyError {
   /** The status of an answer of E2B's service; there is none here. */
-  statusCode?: number
+  declare statusCode?: number
 }
 
 /** A time passed, or the sandbox ended or does not answer; `code` tells them apart. */
@@ -109,9 +109,9 @@ const names = new Map<string, Named>([
 /**
  * The error that E2B has for one of stacyvm; what is none stays as it is. `control` is
  * true of calls that E2B asks its service, for which a sandbox that ended is one that
- * does not exist. `more` is added to what it says.
+ * does not exist. `more` is added to what it says. Its stack is that of who called `from`.
  */
-export function named(thrown: unknown, control = false, more = ''): unknown {
+export function named(thrown: unknown, control = false, more = '', from: Function = named): unknown {
   if (!(thrown instanceof stacy.StacyError)) return thrown
   if (thrown instanceof SandboxError || thrown instanceof AuthenticationError) return thrown
   const { code, retryable, retryAfterMs, operation, provider, context } = thrown
@@ -121,8 +121,7 @@ export function named(thrown: unknown, control = false, more = ''): unknown {
   if (control && (code === 'sandbox_gone' || missing)) made = SandboxNotFoundError
   const error = new made(`${thrown.message}${more}`, { cause: thrown })
   Object.assign(error, { code, retryable, retryAfterMs, operation, provider, context })
-  // From where E2B's name was called; `asked` and what is above it is ours.
-  Error.captureStackTrace(error, asked)
+  Error.captureStackTrace(error, from)
   return error
 }
 
@@ -142,14 +141,16 @@ export async function asked<T>(
   work: () => Promise<T>,
   { control = false, kill = async () => {} }: { control?: boolean; kill?: () => Promise<unknown> } = {},
 ): Promise<T> {
+  const { signal } = (opts ?? {}) as ConnectionOpts
+  signal?.throwIfAborted()
   try {
     const given = Object.entries(opts ?? {})
     const heeded = (name: string) => ofService.includes(name) || known.includes(name)
     refuse(Object.fromEntries(given.filter(([name]) => !heeded(name))))
-    const { signal } = (opts ?? {}) as ConnectionOpts
-    signal?.throwIfAborted()
     return await untilAborted(signal, kill, work)
   } catch (thrown) {
-    throw named(thrown, control)
+    // What was killed for the signal may be told before the kill is done.
+    signal?.throwIfAborted()
+    throw named(thrown, control, '', asked)
   }
 }

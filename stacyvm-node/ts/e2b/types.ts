@@ -209,7 +209,7 @@ export interface CommandResult {
   /** -1 for a command that a signal ended. */
   exitCode: number
   /** `exit status 3` or `signal: killed`; undefined after success. */
-  error?: string
+  error?: string | undefined
   stdout: string
   stderr: string
 }
