@@ -167,6 +167,39 @@ describe('over the embedded provider', { skip: missing }, () => {
     assert.deepEqual(said, [])
   })
 
+  it('who connects to a command sees what comes from then on', async () => {
+    const sandbox = await Sandbox.create()
+    const first = await sandbox.commands.run('echo before; read line; echo after', { background: true, stdin: true })
+    await until(() => first.stdout === 'before\n')
+    const beside = await sandbox.commands.connect(first.pid)
+    await Promise.all([first.disconnect(), beside.disconnect()])
+    const handle = await sandbox.commands.connect(first.pid)
+    await handle.sendStdin('\n')
+    assert.equal((await handle.wait()).stdout, 'after\n')
+    assert.deepEqual([first.stdout, beside.stdout], ['before\n', ''])
+  })
+
+  it('a handle that is disconnected beside another has no result', async () => {
+    const sandbox = await Sandbox.create()
+    const first = await sandbox.commands.run('read line', { background: true, stdin: true })
+    const beside = await sandbox.commands.connect(first.pid)
+    await beside.disconnect()
+    await first.sendStdin('\n')
+    assert.equal((await first.wait()).exitCode, 0)
+    await assert.rejects(beside.wait(), /followed no more; connect to it again/)
+    assert.equal(beside.exitCode, undefined)
+  })
+
+  it('a sandbox that is paused has no end until it is connected to', async () => {
+    const sandbox = await Sandbox.create({ timeoutMs: 10_000 })
+    assert.equal(await Sandbox.pause(sandbox.sandboxId), true)
+    assert.equal((await sandbox.getInfo()).endAt.getTime(), 8.64e15)
+    await sandbox.connect({ timeoutMs: 20_000 })
+    const { endAt, state } = await sandbox.getInfo()
+    assert.equal(state, 'running')
+    assert.ok(Math.abs(endAt.getTime() - Date.now() - 20_000) < 5_000)
+  })
+
   it('a program ends by itself once it follows nothing', async () => {
     const program = `
       import { Sandbox } from 'stacyvm/e2b'
@@ -333,10 +366,9 @@ it('ports, pauses and snapshots of a Docker engine', async (context) => {
   try {
     await sandbox.files.write('index.html', 'from inside')
     const server = await sandbox.commands.run('busybox httpd -f -p 3000', { background: true, timeoutMs: 0 })
-    const host = sandbox.getHost(3000)
-    assert.match(host, /^127\.0\.0\.1:\d+$/)
-    const page = async () => (await fetch(`http://${host}/index.html`)).text()
-    assert.equal(await until(() => page().catch(() => undefined)), 'from inside')
+    assert.match(sandbox.getHost(3000), /^127\.0\.0\.1:\d+$/)
+    const line = 'until wget -qO- http://127.0.0.1:3000/index.html; do sleep 0.05; done'
+    assert.equal((await sandbox.commands.run(line)).stdout, 'from inside')
     assert.equal(await sandbox.pause(), true)
     assert.equal((await sandbox.getInfo()).endAt.getTime(), 8.64e15)
     assert.equal(await (await sandbox.connect({ timeoutMs: 60_000 })).isRunning(), true)

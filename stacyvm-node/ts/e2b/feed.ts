@@ -92,7 +92,10 @@ export class Reader {
 
   /** What comes next; undefined after the end. */
   async next(): Promise<native.Event | undefined> {
-    while (this.events.length === 0) if (!(await this.#feed.more())) break
+    while (this.events.length === 0) {
+      const open = this.#feed.readers.has(this)
+      if (!open || !(await this.#feed.more())) break
+    }
     return this.events.shift()
   }
 
