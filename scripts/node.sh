@@ -35,6 +35,7 @@ build() {
 check() {
     step "the Node package: check"
     npx --no-install tsc -p examples
+    npx --no-install tsc -p tests/e2b_programs --noEmit
     git diff --exit-code -- native package-lock.json ||
         die "generated files differ from the committed ones: commit what scripts/node.sh build made"
     [[ -z $(git ls-files --others --exclude-standard -- native) ]] || die "native/ has files that are not committed"

@@ -82,6 +82,11 @@ export declare class Process {
   nextEvent(): Promise<Event | undefined | null>
   /** Waits for the end. What was read before is part of the result. */
   waitForEnd(): Promise<Output>
+  /**
+   * Has nobody follow it any more: what waits for its events gets null, a background
+   * command goes on, and a foreground command is killed.
+   */
+  letGo(): void
   /** Writes to standard input. */
   writeStdin(data: Raw): Promise<undefined>
   /** Closes standard input. */
@@ -122,8 +127,11 @@ export declare class Sandbox {
   run(command: Command, how?: HowToRun | undefined | null): Promise<Output>
   /** Starts a command. */
   start(command: Command, how?: HowToRun | undefined | null): Promise<Process>
-  /** Follows a background command by its id: kept output first, then what comes. */
-  attach(command: string, stdin: boolean): Promise<Process>
+  /**
+   * Follows a background command by its id: kept output first if it is to be replayed,
+   * then what comes.
+   */
+  attach(command: string, stdin: boolean, replay: boolean): Promise<Process>
   /** Lists commands. */
   commands(): Promise<Array<CommandInfo>>
   /** Sends a signal to a command by its id; to `process`, `group` or `tree`. */
@@ -148,6 +156,8 @@ export declare class Sandbox {
   capabilities(): Promise<string>
   /** Where others reach a port: a host with a port, or a URL. */
   endpoint(port: number): Promise<string>
+  /** The same, for which the thread waits. */
+  endpointNow(port: number): string
   /** Sets the end of its life to so many milliseconds from now; none removes it. */
   setTtl(timeoutMs?: number | undefined | null): Promise<undefined>
   /** Moves the end of its life later by so many milliseconds. */

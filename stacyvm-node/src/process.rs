@@ -10,7 +10,7 @@ use napi_derive::napi;
 use stacyvm::sandbox::exec::ExecControl;
 use stacyvm::sandbox::exec_builder::{DEFAULT_MAX_OUTPUT, Gathering};
 use stacyvm::{Error, ErrorKind, ExecEvent, Result, SignalScope};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::convert::{Raw, bytes, call};
 use crate::info::{Event, ExitInfo, Output};
@@ -20,7 +20,9 @@ struct Running {
     id: String,
     pid: Option<u32>,
     control: Arc<dyn ExecControl>,
-    followed: Mutex<Followed>,
+    /// None once it was let go.
+    followed: Mutex<Option<Followed>>,
+    let_go: Notify,
     /// What was said until the end, once that was read.
     result: OnceLock<stacyvm::Output>,
 }
@@ -33,8 +35,18 @@ struct Followed {
 
 impl Running {
     /// The next event, kept for the result too.
-    async fn next(&self, followed: &mut Followed) -> Result<Option<ExecEvent>> {
-        let event = followed.process.next_event().await?;
+    async fn next(&self, held: &mut Option<Followed>) -> Result<Option<ExecEvent>> {
+        let Some(followed) = held.as_mut() else {
+            return Ok(None);
+        };
+        let event = tokio::select! {
+            biased;
+            () = self.let_go.notified() => {
+                *held = None;
+                return Ok(None);
+            }
+            event = followed.process.next_event() => event?,
+        };
         if let Some(event) = &event
             && let Some(output) = followed.gathering.add(event)
         {
@@ -62,10 +74,11 @@ impl Process {
             id: process.id().to_string(),
             pid: process.pid(),
             control: process.control(),
-            followed: Mutex::new(Followed {
+            followed: Mutex::new(Some(Followed {
                 process,
                 gathering: Gathering::new(most.unwrap_or(DEFAULT_MAX_OUTPUT)),
-            }),
+            })),
+            let_go: Notify::new(),
             result: OnceLock::new(),
         }))
     }
@@ -125,6 +138,16 @@ impl Process {
             let result = running.result.get().cloned();
             result.ok_or_else(|| Error::new(ErrorKind::Protocol, "no end came"))
         })
+    }
+
+    /// Has nobody follow it any more: what waits for its events gets null, a background
+    /// command goes on, and a foreground command is killed.
+    #[napi]
+    pub fn let_go(&self) {
+        match self.0.followed.try_lock() {
+            Ok(mut held) => *held = None,
+            Err(_) => self.0.let_go.notify_one(),
+        }
     }
 
     /// Writes to standard input.

@@ -5,13 +5,14 @@ use std::fmt;
 use std::future::Future;
 
 use napi::Env;
-use napi::bindgen_prelude::{Either3, PromiseRaw};
+use napi::bindgen_prelude::{Either3, PromiseRaw, block_on};
 use napi_derive::napi;
 use stacyvm::sandbox::exec::{AttachOptions, TtySize};
 use stacyvm::{Error, Exec, ExecId, ExecSpec, Result, SignalScope};
 
 use crate::code::{CodeContext, Execution, HowToRunCode, RunningCode, code_run};
 use crate::convert::{Command, Raw, bytes, call, duration, fits, json};
+use crate::error::reject;
 use crate::files::Files;
 use crate::info::{CommandInfo, Output, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo};
 use crate::logs::{Logs, WhichLogs};
@@ -187,18 +188,17 @@ impl Sandbox {
         })
     }
 
-    /// Follows a background command by its id: kept output first, then what comes.
+    /// Follows a background command by its id: kept output first if it is to be replayed,
+    /// then what comes.
     #[napi]
     pub fn attach<'env>(
         &self,
         env: &'env Env,
         command: String,
         stdin: bool,
+        replay: bool,
     ) -> napi::Result<PromiseRaw<'env, Process>> {
-        let options = AttachOptions {
-            stdin,
-            replay: true,
-        };
+        let options = AttachOptions { stdin, replay };
         self.call(env, move |sandbox| async move {
             let id = ExecId::new(command)?;
             Ok(Process::of(sandbox.attach_with(&id, options).await?, None))
@@ -365,6 +365,16 @@ impl Sandbox {
         self.call(env, |sandbox| async move {
             sandbox.logs(which.request()?).await
         })
+    }
+
+    /// The same, for which the thread waits.
+    #[napi]
+    pub fn endpoint_now(&self, port: u32) -> napi::Result<String> {
+        let work = async {
+            let port = fits("port", port, "1 to 65535")?;
+            Ok(self.0.endpoint(port).await?.address)
+        };
+        block_on(work).map_err(|error: Error| reject(&error))
     }
 
     /// Sets the end of its life to so many milliseconds from now; none removes it.

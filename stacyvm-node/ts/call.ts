@@ -8,14 +8,14 @@ const byCode = new Map(
 )
 
 /** The error of what the native half rejected with; what is none of it stays as it is. */
-function fromNative(thrown: unknown): unknown {
+function fromNative(thrown: unknown, from: Function): unknown {
   const reason = (thrown as Error | undefined)?.message
   if (typeof reason !== 'string' || !reason.startsWith('{"code":')) return thrown
   const { code, message, ...facts } = JSON.parse(reason)
   const error = new (byCode.get(code) ?? errors.StacyError)(message)
   Object.assign(error, facts, { code, retryable: facts.retryAfterMs !== null })
   // From where the library was called, not from where it answered.
-  Error.captureStackTrace(error, called)
+  Error.captureStackTrace(error, from)
   return error
 }
 
@@ -24,7 +24,16 @@ export async function called<T>(work: Promise<T>): Promise<T> {
   try {
     return await work
   } catch (thrown) {
-    throw fromNative(thrown)
+    throw fromNative(thrown, called)
+  }
+}
+
+/** The result of a call of the native half for which the thread waits. */
+export function calledNow<T>(work: () => T): T {
+  try {
+    return work()
+  } catch (thrown) {
+    throw fromNative(thrown, calledNow)
   }
 }
 

@@ -96,7 +96,7 @@ export class Commands {
 
   /** Follows a background command: kept output first, then what comes. */
   async connect(commandId: string, options: { stdin?: boolean } = {}): Promise<CommandHandle> {
-    return new CommandHandle(await called(this.#native.attach(commandId, options.stdin ?? false)))
+    return new CommandHandle(await called(this.#native.attach(commandId, options.stdin ?? false, true)))
   }
 
   /** Lists commands: those that run, those with survivors, those remembered. */

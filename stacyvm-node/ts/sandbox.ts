@@ -4,6 +4,7 @@ import { called, invalid, refuse, untilAborted } from './call.js'
 import { Commands, type RunOptions } from './commands.js'
 import { type CreateOptions, defaultEngine, type ListOptions } from './engine.js'
 import { Files } from './files.js'
+import { halves } from './internal.js'
 import { entriesOf, type LogEntry, type LogsOptions } from './logs.js'
 import { Listener, streamOf } from './ports.js'
 import { Pty } from './pty.js'
@@ -53,6 +54,7 @@ export class Sandbox {
       throw new TypeError('use Sandbox.create() or Sandbox.connect(id)')
     }
     this.#native = made
+    halves.set(this, made)
     this.#id = made.id
     this.commands = new Commands(made)
     this.files = new Files(made)
