@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -55,7 +55,7 @@ SECRET = "s3cret-of-the-manifest"
 
 
 @asynccontextmanager
-async def session_of(manifest: Manifest | None = None) -> AsyncIterator[SandboxSession]:
+async def session_of(manifest: Manifest | None = None) -> AsyncGenerator[SandboxSession, None]:
     client = StacySandboxClient()
     session = await client.create(manifest=manifest)
     try:
