@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
 import traceback
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 from agents import RunConfig, Runner
@@ -48,6 +50,7 @@ from stacyvm.openai_agents import (
     StacySandboxClient,
     StacySandboxClientOptions,
     StacySandboxSessionState,
+    _session,
 )
 from stacyvm.openai_agents._process import KEPT
 
@@ -257,7 +260,7 @@ async def test_a_workspace_is_restored_as_it_was(tmp_path: Path) -> None:
     )
     async with session:
         done = await session.exec(
-            "mkdir bin; echo 'echo ran' > bin/run; chmod 751 bin/run; ln bin/run bin/same;"
+            "mkdir -m 777 bin; echo 'echo ran' > bin/run; chmod 751 bin/run; ln bin/run bin/same;"
             "ln -s /usr/bin/env bin/env; ln -s run bin/link; printf x > 'f*'; touch -- '-odd name'"
         )
         assert done.ok(), done.stderr
@@ -271,8 +274,9 @@ async def test_a_workspace_is_restored_as_it_was(tmp_path: Path) -> None:
     again = await client.resume(state)
     async with again:
         assert (await sandbox_of(again)).id != (await sandbox_of(session)).id
-        done = await again.exec("stat -c '%a %F %N' bin/run bin/same bin/env bin/link -- '-odd name'")
+        done = await again.exec("stat -c '%a %F %N' bin bin/run bin/same bin/env bin/link -- '-odd name'")
         assert done.stdout.decode().splitlines() == [
+            "777 directory 'bin'",
             "751 regular file 'bin/run'",
             "751 regular file 'bin/same'",
             "777 symbolic link 'bin/env' -> '/usr/bin/env'",
@@ -287,7 +291,7 @@ async def test_a_workspace_is_restored_as_it_was(tmp_path: Path) -> None:
 
 async def test_a_session_whose_process_went_is_found_again() -> None:
     client = StacySandboxClient()
-    session = await client.create()
+    session = await client.create(manifest=Manifest(entries={"m": File(content=b"made")}))
     await session.start()
     await write(session, "a", b"1")
     state = client.deserialize_session_state(client.serialize_session_state(session.state))
@@ -297,10 +301,28 @@ async def test_a_session_whose_process_went_is_found_again() -> None:
         assert (await sandbox_of(again)).id == (await sandbox_of(session)).id
         assert await read(again, "a") == b"1"
     assert not await session.running()
-    with pytest.raises(WorkspaceReadNotFoundError):
-        async with await client.resume(state) as third:
-            assert (await sandbox_of(third)).id != (await sandbox_of(session)).id
+    first = await sandbox_of(session)
+    async with await client.resume(state) as third:
+        assert (await sandbox_of(third)).id != first.id
+        assert await read(third, "m") == b"made"
+        with pytest.raises(WorkspaceReadNotFoundError):
             await read(third, "a")
+
+
+async def test_files_that_change_meanwhile_are_archived_as_they_were_read() -> None:
+    path = "/workspace/tools:/usr/bin:/bin"
+    async with session_of(Manifest(environment=Environment(value={"PATH": path}))) as session:
+        # What GNU's tar does then: 1 for files that differ, 2 for what it cannot read.
+        await write(session, "code", b"1")
+        tool = b"#!/bin/sh\n/usr/bin/tar \"$@\" || exit\nexit $(cat /workspace/code)\n"
+        await write(session, "tools/tar", tool)
+        await session.exec("chmod +x tools/tar")
+        archive = await session.persist_workspace()
+        with tarfile.open(fileobj=cast("IO[bytes]", archive)) as tar, archive:
+            assert "./code" in tar.getnames()
+        await write(session, "code", b"2")
+        with pytest.raises(WorkspaceArchiveReadError):
+            await session.persist_workspace()
 
 
 async def test_an_archive_that_leads_out_is_refused() -> None:
@@ -325,6 +347,16 @@ async def test_an_archive_that_leads_out_is_refused() -> None:
         assert (await session.exec("ls -A . /tmp")).stdout.split() == [
             b".:", b"a", b"/tmp:", b"openai-agents"
         ]
+
+
+async def test_an_archive_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "ARCHIVE_MAX", 1 << 20)
+    async with session_of() as session:
+        (await session.persist_workspace()).close()
+        await session.exec("truncate -s 2M a")
+        with pytest.raises(WorkspaceArchiveReadError) as raised:
+            await session.persist_workspace()
+        assert raised.value.context["reason"] == "too_large"
 
 
 async def test_processes_go_on_between_calls() -> None:
@@ -384,6 +416,27 @@ async def test_what_a_provider_does_not_have_is_refused_before_anything_is_made(
         await session.start()
     await client.delete(session)
     await client.delete(session)
+
+
+async def test_ports_and_snapshots_of_a_docker_engine(tmp_path: Path) -> None:
+    image = "stacyvm-test/busybox"
+    known = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
+    if known.returncode != 0:
+        pytest.skip(f"not run: needs a Docker engine with {image}: scripts/docker-host.sh start")
+    client = StacySandboxClient()
+    options = StacySandboxClientOptions(
+        provider="docker", image=image, network="full", exposed_ports=(3000,)
+    )
+    snapshot = LocalSnapshotSpec(base_path=tmp_path)
+    session = await client.create(snapshot=snapshot, options=options)
+    async with session:
+        at = await session.resolve_exposed_port(3000)
+        assert at.url_for("http") == f"{await (await sandbox_of(session)).get_url(3000)}/"
+        assert at.host == "127.0.0.1" and not at.tls
+        assert (await session.exec("echo x > a; chmod 750 a; ln -s a b")).ok()
+    async with await client.resume(session.state) as again:
+        done = await again.exec("stat -c %a a; readlink b; cat b")
+        assert done.stdout == b"750\na\nx\n"
 
 
 def test_options_survive_json() -> None:

@@ -1,4 +1,4 @@
-"""Sandboxes for agents of the OpenAI Agents SDK.
+"""Sandboxes for AI agents of the OpenAI Agents SDK.
 
 It needs `pip install "stacyvm[openai-agents]"`.
 

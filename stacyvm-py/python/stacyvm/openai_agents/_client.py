@@ -48,7 +48,7 @@ class StacySandboxClientOptions(BaseSandboxClientOptions):
         ) -> None: ...
 
 
-class StacySandboxClient(BaseSandboxClient["StacySandboxClientOptions | None"]):
+class StacySandboxClient(BaseSandboxClient[StacySandboxClientOptions | None]):
     """Makes and finds sessions, on the default engine or on one of your own."""
 
     backend_id = "stacyvm"
