@@ -331,6 +331,16 @@ impl Sandbox {
         })
     }
 
+    /// The same, for which the thread waits.
+    #[napi]
+    pub fn endpoint_now(&self, port: u32) -> napi::Result<String> {
+        let work = async {
+            let port = fits("port", port, "1 to 65535")?;
+            Ok(self.0.endpoint(port).await?.address)
+        };
+        block_on(work).map_err(|error: Error| reject(&error))
+    }
+
     /// Connects to a port inside.
     #[napi]
     pub fn dial<'env>(
@@ -365,16 +375,6 @@ impl Sandbox {
         self.call(env, |sandbox| async move {
             sandbox.logs(which.request()?).await
         })
-    }
-
-    /// The same, for which the thread waits.
-    #[napi]
-    pub fn endpoint_now(&self, port: u32) -> napi::Result<String> {
-        let work = async {
-            let port = fits("port", port, "1 to 65535")?;
-            Ok(self.0.endpoint(port).await?.address)
-        };
-        block_on(work).map_err(|error: Error| reject(&error))
     }
 
     /// Sets the end of its life to so many milliseconds from now; none removes it.
