@@ -4,6 +4,7 @@
 mod code;
 mod convert;
 mod creating;
+mod ending;
 mod engine;
 mod error;
 mod files;
@@ -26,6 +27,8 @@ mod _native {
     use crate::code::{CodeContext, CodeError, CodeOutput, CodeResult, Execution, RunningCode};
     #[pymodule_export]
     use crate::creating::{Creating, PullInfo};
+    #[pymodule_export]
+    use crate::ending::end;
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]

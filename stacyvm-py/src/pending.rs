@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use tokio::task::AbortHandle;
 
+use crate::ending::{self, Within};
 use crate::error;
 use crate::runtime;
 
@@ -44,6 +45,11 @@ impl Pending {
 
     /// The result, in an event loop, to be taken. Cancelling the task gives the call up.
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if ending::has_begun() {
+            return Err(PyRuntimeError::new_err(
+                "the interpreter is ending, so that nothing can be awaited; use the blocking calls",
+            ));
+        }
         let work = self.take()?;
         let event_loop = helper(py, "running_loop", &RUNNING_LOOP)?.call0()?;
         let future = event_loop.call_method0("create_future")?;
@@ -53,6 +59,10 @@ impl Pending {
             let result = work.await;
             // Python may hold its interpreter for long; other tasks go on meanwhile.
             tokio::task::block_in_place(|| {
+                // Who waits has ended with the interpreter.
+                let Some(_within) = Within::enter() else {
+                    return;
+                };
                 Python::try_attach(|py| {
                     let result = match result {
                         Ok((make, undo)) => make(py).and_then(|value| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::ending::{self, Within};
 use crate::forked::PerProcess;
 
 /// How often a wait looks for Ctrl-C and other signals of Python.
@@ -43,7 +44,7 @@ pub(crate) fn handle() -> PyResult<Handle> {
 pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl Future<Output = T> + Send) -> PyResult<T> {
     let handle = handle()?;
     py.detach(|| {
-        handle.block_on(async {
+        let done = handle.block_on(async {
             tokio::pin!(work);
             let mut look = tokio::time::interval(LOOK);
             look.tick().await;
@@ -54,7 +55,9 @@ pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl Future<Output = T> + Send
                     _ = look.tick() => look_for_signals()?,
                 }
             }
-        })
+        });
+        ending::stay_out();
+        done
     })
 }
 
@@ -63,6 +66,9 @@ pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl Future<Output = T> + Send
     reason = "the method is of one lifetime"
 )]
 fn look_for_signals() -> PyResult<()> {
-    // An interpreter that ends has no handlers any more.
+    let Some(_within) = Within::enter() else {
+        // The main thread alone has handlers, and it is about to end.
+        return Ok(());
+    };
     Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()))
 }

@@ -274,3 +274,31 @@ def test_a_thousand_sandboxes_leave_the_process_as_it_was(mock: Engine) -> None:
 def resident_kib() -> int:
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def test_programs_of_event_loops_end_by_themselves(python: Program) -> None:
+    program = """
+import asyncio, sys
+from stacyvm import AsyncSandbox, StacyError
+async def main():
+    tasks = [asyncio.ensure_future(AsyncSandbox.connect(f"none-{n}")) for n in range(20)]
+    await asyncio.sleep(float(sys.argv[1]))
+    sys.exit(0)
+asyncio.run(main())
+"""
+    for n in range(12):
+        done = python(program, str(n / 2000))
+        assert done.returncode == 0 and "Fatal" not in done.stderr, (done.returncode, done.stderr)
+
+
+def test_a_sandbox_is_killed_while_the_interpreter_ends(python: Program) -> None:
+    done = python(
+        """
+import atexit
+made = []
+atexit.register(lambda: print(made[0].kill()))
+import stacyvm
+made.append(stacyvm.Sandbox.create())
+"""
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -200,6 +200,13 @@ pub(crate) fn standard_streams_to_null() -> Result<()> {
         .tried("close the standard streams")
 }
 
+/// Whether the kernel gives core dumps to a program or a server of the host.
+fn host_handles_core_dumps() -> bool {
+    // What cannot be read may be one.
+    std::fs::read("/proc/sys/kernel/core_pattern")
+        .map_or(true, |pattern| matches!(pattern.first(), Some(b'|' | b'@')))
+}
+
 fn turn_core_dumps_off() -> Result<()> {
     // 1 and not 0: a pipe handler of the host runs even for 0, and for 1
     // the kernel gives up before it starts one.
@@ -207,7 +214,16 @@ fn turn_core_dumps_off() -> Result<()> {
         current: Some(1),
         maximum: Some(1),
     };
-    rustix::process::setrlimit(rustix::process::Resource::Core, core).tried("turn core dumps off")
+    match rustix::process::setrlimit(rustix::process::Resource::Core, core) {
+        // A hard limit of 0 that may not be raised: no file is written, and where the host
+        // has no handler there is nobody else.
+        Err(rustix::io::Errno::PERM) if !host_handles_core_dumps() => Ok(()),
+        Err(rustix::io::Errno::PERM) => Err(Failed::new(
+            FailedKind::Unsupported,
+            "the hard limit of core dumps is 0, expected 1 or more: for 0 the kernel starts the host's handler (kernel.core_pattern); raise it (`ulimit -Hc 1` as root with CAP_SYS_RESOURCE), or take the handler away",
+        )),
+        set => set.tried("turn core dumps off"),
+    }
 }
 
 /// What root's exec would otherwise get back. Takes SETPCAP, so it comes

@@ -6,7 +6,7 @@
 hello
 """
 
-from . import _fork as _fork
+from . import _process as _process
 from ._async import (
     AsyncCommandHandle,
     AsyncCommands,
