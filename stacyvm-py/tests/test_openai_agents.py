@@ -379,14 +379,19 @@ async def test_processes_go_on_between_calls() -> None:
         assert shown.output.startswith(b"not a tty\nerr\n") and b"signal 15" in shown.output
         assert (shown.process_id, shown.exit_code) == (None, 143)
 
-        loud = await session.pty_exec_start("yes | head -c 9000000; sleep 4720", yield_time_s=5)
+        line = "stty -echo; yes | head -c 3000000 | tr '\\n' y; read x; echo later$x; sleep 4720"
+        loud = await session.pty_exec_start(line, tty=True, yield_time_s=5)
         assert loud.process_id is not None
         assert KEPT <= len(loud.output) < KEPT + 100
-        assert f"[{9_000_000 - KEPT} bytes of output were not kept]".encode() in loud.output
+        assert f"[{3_000_000 - KEPT} bytes of output were not kept]".encode() in loud.output
+        later = await session.pty_write_stdin(session_id=loud.process_id, chars="x\n")
+        assert later.output == b"laterx\r\n"
+        quiet = await session.pty_exec_start("sleep 4723", yield_time_s=0.3)
+        assert quiet.process_id is not None
         with pytest.raises(RuntimeError, match="stdin is not available for this process"):
-            await session.pty_write_stdin(session_id=loud.process_id, chars="x")
+            await session.pty_write_stdin(session_id=quiet.process_id, chars="x")
         await session.pty_exec_start("setsid sleep 4721 & sleep 4722", tty=True, yield_time_s=0.3)
-        assert len(await sleeps(session)) == 3
+        assert len(await sleeps(session)) == 4
         await session.pty_terminate_all()
         assert await sleeps(session) == []
 
@@ -441,4 +446,6 @@ async def test_ports_and_snapshots_of_a_docker_engine(tmp_path: Path) -> None:
 
 def test_options_survive_json() -> None:
     options = StacySandboxClientOptions(exposed_ports=(80,), image="host", memory_mib=64)
-    assert StacySandboxClientOptions.parse(json.loads(options.model_dump_json())) == options
+    read_back = StacySandboxClientOptions.parse(json.loads(options.model_dump_json()))
+    assert read_back == options
+    assert read_back.model_extra == {"image": "host", "memory_mib": 64}
