@@ -144,10 +144,12 @@ fn is_test(id: &str) -> bool {
 /// Whether a suite has a case of this id.
 fn is_case(id: &str) -> bool {
     let suites = std::fs::read_dir(root().join("conformance/src/suites")).expect("a directory");
-    suites.map(|file| file.expect("an entry").path()).any(|file| {
-        let suite = std::fs::read_to_string(file).expect("a suite");
-        suite.contains(&format!("\"{id}\" ["))
-    })
+    suites
+        .map(|file| file.expect("an entry").path())
+        .any(|file| {
+            let suite = std::fs::read_to_string(file).expect("a suite");
+            suite.contains(&format!("\"{id}\" ["))
+        })
 }
 
 #[test]
