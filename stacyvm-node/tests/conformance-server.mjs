@@ -51,7 +51,11 @@ async function answer({ method, url, headers }, source) {
   const named = path.map((part, at) => (at === 1 || (at === 3 && path[2] !== 'files') ? '*' : part))
   const route = routes[`${method} ${named.join('/')}`]
   if (!route) throw new Refused('unsupported', 'this is not had here')
-  const body = () => source.json(Number(headers['content-length'] ?? 0))
+  const length = Number(headers['content-length'] ?? 0)
+  let asked
+  const body = async () => (asked ??= await source.json(length))
+  // What comes after it on a connection that speaks another protocol is not of it.
+  if (headers.upgrade) await body()
   return (await route({ name: path[1], item: path[3], query, source, body })) ?? {}
 }
 
