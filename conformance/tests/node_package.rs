@@ -5,19 +5,6 @@
 #[path = "common/package.rs"]
 mod package;
 
-/// What this package has no call for, and Python's has.
-#[cfg(all(feature = "http", target_os = "linux"))]
-const OF_NODE: &[stacyvm_conformance::Deviation] = &[
-    stacyvm_conformance::Deviation {
-        case: "background.a_follower_without_replay_gets_what_comes",
-        reason: "the package follows with what was kept, always",
-    },
-    stacyvm_conformance::Deviation {
-        case: "files.a_part_of_a_file_is_read",
-        reason: "the package reads whole files",
-    },
-];
-
 #[cfg(all(feature = "http", target_os = "linux"))]
 fn package() -> package::Package {
     package::Package {
@@ -36,7 +23,6 @@ fn package() -> package::Package {
             ),
         ],
         remedy: "scripts/node.sh build",
-        deviations: [package::OF_ALL, OF_NODE].concat(),
         server: tokio::sync::OnceCell::new(),
     }
 }

@@ -17,7 +17,6 @@ fn package() -> package::Package {
         ),
         looks: &["-c", "import stacyvm"],
         remedy: "scripts/python.sh build",
-        deviations: package::OF_ALL.to_vec(),
         server: tokio::sync::OnceCell::new(),
     }
 }

@@ -1,9 +1,10 @@
 // Commands of the conformance suite's server. They are followed in bytes, which the native half
 // has and text is made of.
 import { createRequire } from 'node:module'
+import { pipeline } from 'node:stream/promises'
 import {
   BrokeOff, CLOSE, CREDIT, DONE, ERROR, EVENT, EXITED, HEAD, LOST, RESIZE, Refused, SIGNAL, STDERR, STDIN,
-  STDOUT, ended, errorOf, frame, raw, sent, timeOf, told,
+  STDOUT, Stream, ended, errorOf, frame, raw, sent, timeOf, told,
 } from './conformance-wire.mjs'
 
 const { called } = createRequire(import.meta.url)('../dist/call.js')
@@ -46,8 +47,17 @@ export class Commands {
   }
 
   async attach(name, { stdin, replay }) {
-    if (!replay) throw new Refused('unsupported', 'the package follows with what was kept')
-    return new Session(name, await called(this.#native.attach(this.#idOf(name), stdin)), false)
+    return new Session(name, await called(this.#native.attach(this.#idOf(name), stdin, replay)), false)
+  }
+
+  /** What is kept of a command's output, and what comes if it is followed. */
+  async log(name, { follow, age_us: age }) {
+    const sinceMs = age === null ? undefined : Date.now() - age / 1000
+    const logs = await called(this.#native.logs({ command: this.#idOf(name), follow, sinceMs }))
+    const frames = async function* () {
+      for (let told; (told = await called(logs.next())) !== null; ) yield frameOf(told.event)
+    }
+    return new Stream(frames(), () => logs.close())
   }
 
   async signal(name, { signal, scope }) {
@@ -80,8 +90,15 @@ export class Commands {
   }
 }
 
+function frameOf({ stdout, stderr, lost, exit }) {
+  if (exit) return told(EXITED, ended(exit))
+  if (lost) return told(LOST, lost)
+  return stdout ? frame(STDOUT, stdout) : frame(STDERR, stderr)
+}
+
 /** A command that is followed on the connection that asked for it. */
 export class Session {
+  protocol = 'stacyvm-exec/1'
   #credit = 0
   #over = false
   #more = () => {}
@@ -121,11 +138,9 @@ export class Session {
         return sent(client, told(ERROR, errorOf(error)))
       }
       if (!event) return
-      const { stdout, stderr, lost, exit } = event
-      this.#credit -= EVENT + (stdout ?? stderr ?? '').length
-      if (exit) return sent(client, told(EXITED, ended(exit)))
-      if (lost) await sent(client, told(LOST, lost))
-      else await sent(client, stdout ? frame(STDOUT, stdout) : frame(STDERR, stderr))
+      this.#credit -= EVENT + (event.stdout ?? event.stderr ?? '').length
+      await sent(client, frameOf(event))
+      if (event.exit) return
     }
   }
 
@@ -151,5 +166,23 @@ export class Session {
     else if (kind === RESIZE) await called(this.process.resize(asked.rows, asked.columns))
     else if (kind === SIGNAL) await called(this.process.signal(asked.signal, asked.scope))
     else throw new Refused('protocol', `no call has the number ${kind}`)
+  }
+}
+
+/** A connection to a port inside, on the connection that asked for it. */
+export class Pipe {
+  protocol = 'stacyvm-stream/1'
+
+  constructor(inside) {
+    this.inside = inside
+  }
+
+  async follow(client, source) {
+    // Whichever side fails, both see the end; of one way it leaves the other.
+    const there = pipeline(source.rest(), this.inside).catch(() => this.inside.destroy())
+    const back = pipeline(this.inside, client).catch(() => client.destroy())
+    await Promise.all([there, back])
+    this.inside.destroy()
+    client.destroy()
   }
 }

@@ -1,14 +1,13 @@
 // Files of the conformance suite's server. What the package has no choice for is `unsupported`.
-import { DATA, END, ERROR, HEAD, ITEM, Refused, errorOf, frame, raw, sent, timeOf, told, wordOf } from './conformance-wire.mjs'
+import { DATA, HEAD, ITEM, Refused, Stream, frame, raw, timeOf, told, wordOf } from './conformance-wire.mjs'
 
 // What the methods of the package do: with missing directories above, in place of what is there,
 // with what is below. The most paths of a search are its own.
 const MAKE_DIR = { parents: true, mode: 0o755 }
 const RENAME = { replace: true }
 const REMOVE = { recursive: true, missing_ok: false }
-const SET = { recursive: false, follow: true }
+const SET = { follow: true }
 const GLOB = { limit: 100_000 }
-const READ = { offset: 0, length: null }
 
 const of = (sandbox, user) => (user ? sandbox.files.withUser(user) : sandbox.files)
 
@@ -33,24 +32,6 @@ const entryOf = (entry) => ({
   group: entry.group,
 })
 
-/** Frames that are the body of an answer. */
-export class Stream {
-  constructor(frames, stop = () => {}) {
-    Object.assign(this, { frames, stop })
-  }
-
-  async write(client) {
-    client.on('close', this.stop)
-    try {
-      for await (const one of this.frames) await sent(client, one)
-      client.end(frame(END))
-    } catch (error) {
-      // To one that is gone nothing is told.
-      client.end(told(ERROR, errorOf(error)))
-    }
-  }
-}
-
 const entries = (found) => new Stream(found.map((one) => told(ITEM, entryOf(one))))
 
 const operations = {
@@ -70,12 +51,13 @@ const operations = {
   },
   async set_attributes(files, asked) {
     only(asked, SET)
-    const { mode, owner, group, modified } = asked.attributes
+    const { path, recursive, attributes } = asked
+    const { mode, owner, group, modified } = attributes
     if (modified !== null || ((owner !== null || group !== null) && mode !== null)) {
       throw new Refused('unsupported', 'the package sets mode or owner, one at a time, and no time')
     }
-    if (mode !== null) await files.chmod(raw(asked.path), mode)
-    else await files.chown(raw(asked.path), owner, group)
+    if (mode !== null) await files.chmod(raw(path), mode, { recursive })
+    else await files.chown(raw(path), owner, group, { recursive })
   },
   async glob(files, asked) {
     only(asked, GLOB)
@@ -91,9 +73,11 @@ export async function operate(sandbox, { user, operation }) {
 }
 
 export async function read(sandbox, asked) {
-  only(asked, READ)
   const [files, path] = [of(sandbox, asked.user), raw(asked.path)]
-  const stream = await files.read(path, { format: 'stream' })
+  // No file is longer than a number can say.
+  const most = (number) => Math.min(number, Number.MAX_SAFE_INTEGER)
+  const length = asked.length === null ? undefined : most(asked.length)
+  const stream = await files.read(path, { format: 'stream', offset: most(asked.offset), length })
   const head = entryOf(await files.getInfo(path, { follow: true }))
   const frames = async function* () {
     yield told(HEAD, head)

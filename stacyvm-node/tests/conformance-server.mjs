@@ -6,10 +6,10 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Session } from './conformance-commands.mjs'
+import { Pipe, Session } from './conformance-commands.mjs'
 import * as files from './conformance-files.mjs'
 import { Rooms, seen } from './conformance-sandboxes.mjs'
-import { FRAMES, Refused, Source, UPGRADE, errorOf } from './conformance-wire.mjs'
+import { FRAMES, Refused, Source, Stream, errorOf } from './conformance-wire.mjs'
 
 const state = mkdtempSync(join(tmpdir(), 'stacyvm-conformance-'))
 const rooms = await Rooms.open(state)
@@ -33,9 +33,11 @@ const routes = {
     address: await rooms.sandbox(name).getHost(Number(item)),
     headers: {},
   }),
+  'POST sandboxes/*/ports/*/dial': async ({ name, item }) => new Pipe(await rooms.sandbox(name).dial(Number(item))),
   'GET sandboxes/*/execs': ({ name }) => rooms.commands(name).list(),
   'POST sandboxes/*/execs': async ({ name, body }) => rooms.commands(name).start(await body()),
   'POST sandboxes/*/execs/*/attach': async ({ name, item, body }) => rooms.commands(name).attach(item, await body()),
+  'POST sandboxes/*/execs/*/log': async ({ name, item, body }) => rooms.commands(name).log(item, await body()),
   'POST sandboxes/*/execs/*/signal': async ({ name, item, body }) => rooms.commands(name).signal(item, await body()),
   'POST sandboxes/*/files': async ({ name, body }) => files.operate(rooms.sandbox(name), await body()),
   'POST sandboxes/*/files/read': async ({ name, body }) => files.read(rooms.sandbox(name), await body()),
@@ -49,7 +51,11 @@ async function answer({ method, url, headers }, source) {
   const named = path.map((part, at) => (at === 1 || (at === 3 && path[2] !== 'files') ? '*' : part))
   const route = routes[`${method} ${named.join('/')}`]
   if (!route) throw new Refused('unsupported', 'this is not had here')
-  const body = () => source.json(Number(headers['content-length'] ?? 0))
+  const length = Number(headers['content-length'] ?? 0)
+  let asked
+  const body = async () => (asked ??= await source.json(length))
+  // What comes after it on a connection that speaks another protocol is not of it.
+  if (headers.upgrade) await body()
   return (await route({ name: path[1], item: path[3], query, source, body })) ?? {}
 }
 
@@ -58,7 +64,7 @@ const tried = (work) => work.then((value) => ({ value }), (error) => ({ error: e
 const server = createServer({ keepAliveTimeout: 60_000 }, async (request, response) => {
   const source = new Source(request)
   const { value, error } = await tried(answer(request, source))
-  if (value instanceof files.Stream) {
+  if (value instanceof Stream) {
     response.writeHead(200, { 'content-type': FRAMES, connection: 'close' })
     // A watch has nothing to send yet, and has begun.
     response.flushHeaders()
@@ -78,8 +84,8 @@ server.on('upgrade', async (request, socket, head) => {
   if (head.length > 0) socket.unshift(head)
   const source = new Source(socket)
   const { value, error } = await tried(answer(request, source))
-  if (value instanceof Session) {
-    socket.write(`HTTP/1.1 101 \r\nconnection: upgrade\r\nupgrade: ${UPGRADE}\r\n\r\n`)
+  if (value instanceof Session || value instanceof Pipe) {
+    socket.write(`HTTP/1.1 101 \r\nconnection: upgrade\r\nupgrade: ${value.protocol}\r\n\r\n`)
     return value.follow(socket, source)
   }
   const body = Buffer.from(JSON.stringify(error ?? value))

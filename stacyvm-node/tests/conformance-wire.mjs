@@ -6,7 +6,6 @@ export const [STDOUT, STDERR, LOST, EXITED] = [16, 17, 18, 19]
 export const [STDIN, CLOSE, RESIZE, SIGNAL, CREDIT, DONE] = [32, 33, 34, 35, 36, 37]
 export const EVENT = 64
 export const FRAMES = 'application/vnd.stacyvm.frames'
-export const UPGRADE = 'stacyvm-exec/1'
 const LONGEST = 1 << 20
 
 /** An error of the API by its kind. */
@@ -76,6 +75,12 @@ export class Source {
     this.#pieces = stream.iterator({ destroyOnReturn: false })
   }
 
+  /** All that comes, in the pieces that it comes in. */
+  async *rest() {
+    yield* this.#kept
+    yield* this.#pieces
+  }
+
   /** Reads no more. */
   async end() {
     await this.#pieces.return()
@@ -119,6 +124,24 @@ export class Source {
       if (kind === END) return
       if (kind !== DATA) throw new Refused('cancelled', "the client's data failed")
       yield payload
+    }
+  }
+}
+
+/** Frames that are the body of an answer. */
+export class Stream {
+  constructor(frames, stop = () => {}) {
+    Object.assign(this, { frames, stop })
+  }
+
+  async write(client) {
+    client.on('close', this.stop)
+    try {
+      for await (const one of this.frames) await sent(client, one)
+      client.end(frame(END))
+    } catch (error) {
+      // To one that is gone nothing is told.
+      client.end(told(ERROR, errorOf(error)))
     }
   }
 }

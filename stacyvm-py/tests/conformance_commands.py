@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import contextlib
+from datetime import datetime, timedelta, timezone
 from io import BufferedIOBase
 import json
 import struct
@@ -11,10 +13,10 @@ from typing import Any
 
 from conformance_wire import (
     CLOSE, CREDIT, DONE, ERROR, EVENT, EXITED, HEAD, LONGEST, LOST, RESIZE, SIGNAL, STDERR, STDIN, STDOUT,
-    Refused, ended, error_of, frame, raw, time_of, told,
+    Refused, Stream, ended, error_of, frame, raw, time_of, told,
 )
-from stacyvm import Sandbox, StacyError
-from stacyvm._native import Process  # pyright: ignore[reportPrivateUsage]
+from stacyvm import Connection, Sandbox, StacyError
+from stacyvm._native import Event, Process  # pyright: ignore[reportPrivateUsage]
 
 
 class Commands:
@@ -49,6 +51,19 @@ class Commands:
         how = {"stdin": body.get("stdin", False), "replay": body.get("replay", False)}
         return Session(name, self.native.attach(self.ids[name], **how).wait(), ends=False)
 
+    def log(self, name: str, body: dict[str, Any]) -> Stream:
+        """What is kept of a command's output, and what comes if it is followed."""
+        age, since = body.get("age_us"), None
+        if age is not None:
+            since = datetime.now(timezone.utc) - timedelta(microseconds=age)
+        logs = self.native.logs(self.ids[name], body.get("follow", False), since).wait()
+
+        def frames() -> Iterator[bytes]:
+            while (one := logs.next_event().wait()) is not None:
+                yield frame_of(one[1])
+
+        return Stream(frames())
+
     def signal(self, name: str, body: dict[str, Any]) -> None:
         self.sandbox.commands.send_signal(self.ids[name], body["signal"], scope=body["scope"])
 
@@ -76,8 +91,18 @@ class Commands:
         ]
 
 
+def frame_of(event: Event) -> bytes:
+    if event.exit is not None:
+        return told(EXITED, ended(event.exit))
+    if event.lost is not None:
+        return told(LOST, {"stdout": event.lost[0], "stderr": event.lost[1]})
+    return frame(STDERR, event.stderr) if event.stderr is not None else frame(STDOUT, event.stdout or b"")
+
+
 class Session:
     """A command that is followed on the connection that asked for it."""
+
+    protocol = "stacyvm-exec/1"
 
     def __init__(self, name: str, process: Process, ends: bool) -> None:
         self.name, self.process, self.ends = name, process, ends
@@ -120,12 +145,9 @@ class Session:
                 data = event.stdout if event.stdout is not None else event.stderr
                 with self.may_send:
                     self.credit -= EVENT + len(data or b"")
+                self.send(client, frame_of(event))
                 if event.exit is not None:
-                    return self.send(client, told(EXITED, ended(event.exit)))
-                if event.lost is not None:
-                    self.send(client, told(LOST, {"stdout": event.lost[0], "stderr": event.lost[1]}))
-                elif data is not None:
-                    self.send(client, frame(STDOUT if event.stdout is not None else STDERR, data))
+                    return
 
     def listen(self, calls: BufferedIOBase, client: BufferedIOBase) -> None:
         while len(head := calls.read(9)) == 9:
@@ -159,3 +181,29 @@ class Session:
             said = json.dumps(error_of(error)).encode()
         with contextlib.suppress(OSError):
             self.send(client, frame(DONE, struct.pack(">I", number) + said))
+
+
+class Pipe:
+    """A connection to a port inside, on the connection that asked for it."""
+
+    protocol = "stacyvm-stream/1"
+
+    def __init__(self, inside: Connection) -> None:
+        self.inside = inside
+
+    def follow(self, calls: BufferedIOBase, client: BufferedIOBase, end: Callable[[], object]) -> None:
+        back = threading.Thread(target=self.back, args=(client, end), daemon=True)
+        back.start()
+        with self.inside, contextlib.suppress(OSError, StacyError):
+            while data := calls.read1(1 << 16):
+                self.inside.send(data)
+            self.inside.send_eof()
+            back.join()
+
+    def back(self, client: BufferedIOBase, end: Callable[[], object]) -> None:
+        with contextlib.suppress(OSError, StacyError):
+            for data in self.inside:
+                client.write(data)
+        # The client sees the end; it may send on.
+        with contextlib.suppress(OSError):
+            end()

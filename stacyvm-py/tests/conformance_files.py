@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-import contextlib
-from io import BufferedIOBase
-import threading
+from collections.abc import Iterator
 from typing import Any
 
-from conformance_wire import DATA, END, ERROR, HEAD, ITEM, Body, Refused, error_of, frame, raw, time_of, told, word_of
-from stacyvm import EntryInfo, Files, Sandbox, StacyError
+from conformance_wire import DATA, HEAD, ITEM, Body, Refused, Stream, frame, raw, time_of, told, word_of
+from stacyvm import EntryInfo, Files, Sandbox
 
 # What the methods of the package do: with missing directories above, in place of what is there, with
 # what is below. The most paths of a search are its own.
 MAKE_DIR = {"parents": True, "mode": 0o755}
 RENAME = {"replace": True}
 REMOVE = {"recursive": True, "missing_ok": False}
-SET = {"recursive": False, "follow": True}
+SET = {"follow": True}
 GLOB = {"limit": 100_000}
 
 
@@ -40,30 +37,6 @@ def entry_of(entry: EntryInfo) -> dict[str, Any]:
     }
 
 
-class Stream:
-    """Frames that are the body of an answer."""
-
-    def __init__(self, frames: Iterator[bytes], stop: Callable[[], object] | None = None) -> None:
-        self.frames, self.stop = frames, stop
-
-    def write(self, client: BufferedIOBase, gone: BufferedIOBase) -> None:
-        """Until its end, or the client's: that one says nothing more and goes."""
-        if self.stop is not None:
-            threading.Thread(target=self.watch, args=(gone,), daemon=True).start()
-        try:
-            for one in self.frames:
-                client.write(one)
-            client.write(frame(END))
-        except StacyError as error:
-            client.write(told(ERROR, error_of(error)))
-
-    def watch(self, gone: BufferedIOBase) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            gone.read(1)
-        if self.stop is not None:
-            self.stop()
-
-
 def operate(sandbox: Sandbox, body: dict[str, Any]) -> dict[str, Any] | Stream:
     """A file operation without data."""
     files = of(sandbox, body.get("user"))
@@ -84,7 +57,7 @@ def operate(sandbox: Sandbox, body: dict[str, Any]) -> dict[str, Any] | Stream:
             files.remove(raw(asked["path"]))
         case "set_attributes":
             only(asked, SET)
-            set_attributes(files, raw(asked["path"]), asked["attributes"])
+            set_attributes(files, raw(asked["path"]), asked["attributes"], asked["recursive"])
         case "glob":
             only(asked, GLOB)
             return entries(files.glob(raw(asked["pattern"])))
@@ -99,15 +72,15 @@ def entries(found: list[EntryInfo]) -> Stream:
     return Stream(told(ITEM, entry_of(one)) for one in found)
 
 
-def set_attributes(files: Files, path: bytes, asked: dict[str, Any]) -> None:
+def set_attributes(files: Files, path: bytes, asked: dict[str, Any], recursive: bool) -> None:
     mode, owner, group = asked.get("mode"), asked.get("owner"), asked.get("group")
     owns = owner is not None or group is not None
     if asked.get("modified") is not None or (owns and mode is not None):
         raise Refused("unsupported", "the package sets mode or owner, one at a time, and no time")
     if mode is not None:
-        files.chmod(path, mode)
+        files.chmod(path, mode, recursive=recursive)
     else:
-        files.chown(path, owner, group)
+        files.chown(path, owner, group, recursive=recursive)
 
 
 def read(sandbox: Sandbox, body: dict[str, Any]) -> Stream:

@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import conformance_files as files
-from conformance_commands import Commands, Session
+from conformance_commands import Commands, Pipe, Session
 from conformance_sandboxes import Rooms, seen
-from conformance_wire import FRAMES, UPGRADE, Body, BrokeOff, Refused, error_of
+from conformance_wire import FRAMES, Body, BrokeOff, Refused, Stream, error_of
 from stacyvm import Engine, Sandbox
 
 STATE = tempfile.mkdtemp(prefix="stacyvm-conformance-")
@@ -73,13 +73,15 @@ class Connection(http.server.BaseHTTPRequestHandler):
                 return ROOMS.usage(name)
             case "GET", "processes":
                 return {"processes": ROOMS.all[name].processes()}
+            case "POST", "ports", port, "dial":
+                return Pipe(ROOMS.sandbox(name).dial(int(port)))
             case "GET", "ports", port, "endpoint":
                 return {"address": ROOMS.sandbox(name).get_host(int(port)), "headers": {}}
             case _:
                 raise Refused("unsupported", "this is not had here")
 
     def exec(self, commands: Commands, *what: Any) -> Any:
-        upgrades = self.headers.get("upgrade") == UPGRADE
+        upgrades = self.headers.get("upgrade") == Session.protocol
         match what:
             case "GET", _:
                 return {"execs": commands.listed()}
@@ -87,6 +89,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
                 return commands.start(body.json())
             case "POST", body, name, "attach" if upgrades:
                 return commands.attach(name, body.json())
+            case "POST", body, name, "log":
+                return commands.log(name, body.json())
             case "POST", body, name, "signal":
                 return commands.signal(name, body.json())
             case _:
@@ -116,11 +120,14 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return
         except Exception as failed:  # noqa: BLE001 - told to the client
             value, error = None, error_of(failed)
-        if isinstance(value, Session):
+        if isinstance(value, (Session, Pipe)):
             self.close_connection = True
-            self.head(101, connection="upgrade", upgrade=UPGRADE)
-            value.follow(self.rfile, self.wfile)
-        elif isinstance(value, files.Stream):
+            self.head(101, connection="upgrade", upgrade=value.protocol)
+            if isinstance(value, Session):
+                value.follow(self.rfile, self.wfile)
+            else:
+                value.follow(self.rfile, self.wfile, lambda: self.connection.shutdown(socket.SHUT_WR))
+        elif isinstance(value, Stream):
             self.close_connection = True
             self.head(200, content_type=FRAMES, connection="close")
             value.write(self.wfile, self.rfile)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+import contextlib
 from datetime import datetime, timedelta, timezone
 from email.message import Message
 from io import BufferedIOBase
 import json
 import struct
+import threading
 from typing import Any
 
 from stacyvm import ExitInfo, StacyError
@@ -17,7 +19,7 @@ HEAD, DATA, END, ERROR, ITEM = 1, 2, 3, 4, 5
 STDOUT, STDERR, LOST, EXITED = 16, 17, 18, 19
 STDIN, CLOSE, RESIZE, SIGNAL, CREDIT, DONE = 32, 33, 34, 35, 36, 37
 EVENT, LONGEST = 64, 1 << 20
-FRAMES, UPGRADE = "application/vnd.stacyvm.frames", "stacyvm-exec/1"
+FRAMES = "application/vnd.stacyvm.frames"
 
 
 class Refused(Exception):
@@ -157,3 +159,27 @@ class Body:
                 return
             else:
                 raise Refused("cancelled", "the client's data failed")
+
+
+class Stream:
+    """Frames that are the body of an answer."""
+
+    def __init__(self, frames: Iterator[bytes], stop: Callable[[], object] | None = None) -> None:
+        self.frames, self.stop = frames, stop
+
+    def write(self, client: BufferedIOBase, gone: BufferedIOBase) -> None:
+        """Until its end, or the client's: that one says nothing more and goes."""
+        if self.stop is not None:
+            threading.Thread(target=self.watch, args=(gone,), daemon=True).start()
+        try:
+            for one in self.frames:
+                client.write(one)
+            client.write(frame(END))
+        except StacyError as error:
+            client.write(told(ERROR, error_of(error)))
+
+    def watch(self, gone: BufferedIOBase) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            gone.read(1)
+        if self.stop is not None:
+            self.stop()

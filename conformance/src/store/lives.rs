@@ -27,6 +27,7 @@ pub(super) async fn what_is_written_is_read_back(f: &StoreFixture) -> Checked {
         ends_ms: Some(None),
         effective: Some(BTreeMap::from([("memory_limit".into(), effective)])),
         labels: Some(BTreeMap::from([("b".into(), "2".into())])),
+        lifetime: None,
         asked: Some(Asked {
             spec: stored_spec(&SandboxSpec::host().env("LATE", "hunter3")),
             digest: "another".into(),

@@ -12,36 +12,28 @@ use self::server::Server;
 #[path = "server.rs"]
 mod server;
 
-/// What the packages' calls have no choice for, as those of the library's own handle have
-/// none: the server refuses it, and the case with it.
+// What the packages' calls have no choice for: the servers refuse it.
 const NEW: &str = "the package replaces a file or adds to it, and asks for no new one";
 const PARENTS: &str = "the package makes what is missing above, always";
 const REPLACE: &str = "the package replaces what is there, always";
 const ALL: &str = "the package removes what is below, and tells of what is missing, always";
 const TIME: &str = "the package sets no times";
-const TREE: &str = "the package sets attributes of one path";
 const MOST: &str = "the package has a limit of its own for what a pattern finds";
-const LOGS: &str = "the package reads kept output by following alone";
 
 macro_rules! deviations {
     ($($case:literal $reason:expr;)*) => {
-        &[$(stacyvm_conformance::Deviation { case: $case, reason: $reason },)*]
+        &[$(Deviation { case: $case, reason: $reason },)*]
     };
 }
 
-/// What both packages have no call for.
-pub(crate) const OF_ALL: &[Deviation] = deviations! {
-    "background.a_command_that_is_unknown_is_not_found" LOGS;
-    "background.a_reader_of_what_is_kept_disturbs_nobody" LOGS;
-    "background.a_survivor_is_listed_under_its_command" LOGS;
-    "background.what_is_kept_is_read_while_it_runs_and_after_the_end" LOGS;
+/// The cases that ask for it, the same of both packages.
+const DEVIATIONS: &[Deviation] = deviations! {
     "files.a_directory_has_the_mode_that_was_asked_for" PARENTS;
     "files.a_directory_is_made_with_what_is_missing_above" PARENTS;
     "files.a_directory_with_entries_is_removed_only_if_told_to" ALL;
     "files.a_file_that_must_be_new_replaces_nothing" NEW;
     "files.a_move_replaces_only_if_told_to" REPLACE;
     "files.a_new_file_has_its_mode_and_its_owner" NEW;
-    "files.attributes_of_a_tree_are_set_but_not_behind_links" TREE;
     "files.missing_directories_are_made_only_if_asked_for" PARENTS;
     "files.more_paths_than_asked_for_are_an_error" MOST;
     "files.removing_what_is_missing_is_an_error_unless_allowed" ALL;
@@ -58,7 +50,6 @@ pub(crate) struct Package {
     pub(crate) looks: &'static [&'static str],
     /// How it is built.
     pub(crate) remedy: &'static str,
-    pub(crate) deviations: Vec<Deviation>,
     /// One for all cases.
     pub(crate) server: OnceCell<Server>,
 }
@@ -81,6 +72,6 @@ impl Harness for Package {
     }
 
     fn deviations(&self) -> &[Deviation] {
-        &self.deviations
+        DEVIATIONS
     }
 }
