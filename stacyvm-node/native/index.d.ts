@@ -9,6 +9,26 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** A connection to or from a port inside. */
+export declare class Connection {
+  /** Bytes of the other side; null once it sends no more. */
+  recv(): Promise<Buffer | undefined | null>
+  /** Sends all of these bytes; waits while the other side does not read. */
+  send(data: Raw): Promise<undefined>
+  /** Tells the other side that no more comes. */
+  sendEof(): Promise<undefined>
+  /** Closes it, also where somebody waits to read or to write. */
+  close(): Promise<undefined>
+}
+
+/** A create that tells of its pull. */
+export declare class Creating {
+  /** What happens next. */
+  next(): Promise<CreateEvent>
+  /** Gives it up, and takes down what was begun. */
+  giveUp(): Promise<undefined>
+}
+
 /** Where sandboxes are made and found. Opened by its first call. */
 export declare class Engine {
   /** An engine of these settings. */
@@ -17,6 +37,12 @@ export declare class Engine {
   static mock(): Engine
   /** Makes a sandbox from options in JSON. */
   create(options: string): Promise<Sandbox>
+  /** Makes a sandbox as `create` does, step by step. */
+  watchedCreate(options: string): Promise<Creating>
+  /** Makes a pool of sandboxes of these options in JSON. */
+  pool(options: string, size?: number | undefined | null, maxAgeMs?: number | undefined | null, refillAtOnce?: number | undefined | null): Promise<Pool>
+  /** What each configured provider is, can do and needs, as JSON. */
+  providers(): Promise<string>
   /** Finds a sandbox by its id. */
   get(id: string): Promise<Sandbox>
   /** Lists a page of sandboxes in the order of their ids, from after the id on. */
@@ -27,12 +53,12 @@ export declare class Engine {
 
 /** The files of a sandbox, as one user. */
 export declare class Files {
-  /** Reads a whole file. */
-  read(path: Raw): Promise<Buffer>
+  /** Reads a file, or a part of it. */
+  read(path: Raw, offset: number, length?: number | undefined | null): Promise<Buffer>
   /** Reads a whole file of UTF-8 text. */
   readText(path: Raw): Promise<string>
   /** Reads a file piece by piece. */
-  open(path: Raw): Promise<Reader>
+  open(path: Raw, offset: number, length?: number | undefined | null): Promise<Reader>
   /** Writes a file in one step. */
   write(path: Raw, data: Raw, mode?: number | undefined | null): Promise<EntryInfo>
   /** Adds to the end of a file. */
@@ -53,10 +79,8 @@ export declare class Files {
   rename(from: Raw, to: Raw): Promise<undefined>
   /** Removes a file, or a directory with what is in it. */
   remove(path: Raw): Promise<undefined>
-  /** Sets permission bits. */
-  chmod(path: Raw, mode: number): Promise<undefined>
-  /** Sets owner and group, by name or number. */
-  chown(path: Raw, owner?: string | undefined | null, group?: string | undefined | null): Promise<undefined>
+  /** Sets permission bits, owner and group, of everything below as well if `recursive`. */
+  setAttributes(path: Raw, mode: number | undefined | null, owner: string | undefined | null, group: string | undefined | null, recursive: boolean): Promise<undefined>
   /** Makes a symbolic link. */
   symlink(target: Raw, path: Raw): Promise<undefined>
   /** Reports changes of a path. */
@@ -65,6 +89,38 @@ export declare class Files {
   upload(local: string, path: Raw): Promise<Array<string>>
   /** Copies a file or directory of the sandbox to the host; gives what was left out. */
   download(path: Raw, local: string): Promise<Array<string>>
+}
+
+/** A port inside that is listened on. */
+export declare class Listener {
+  /** The port. */
+  get port(): number
+  /** The next connection that a program inside makes; null once it is closed. */
+  accept(): Promise<Connection | undefined | null>
+  /** Closes the port, also where somebody waits for a connection. */
+  close(): Promise<undefined>
+}
+
+/** Output as it is read again. */
+export declare class Logs {
+  /** What is next; null at the end, and once it is closed. */
+  next(): Promise<LogEvent | undefined | null>
+  /** Lets go of them, also where somebody waits for what is next. */
+  close(): Promise<undefined>
+}
+
+/** Sandboxes that wait to be claimed. */
+export declare class Pool {
+  /** Its random name. */
+  get name(): string
+  /** Gives a sandbox away, by options in JSON, with these files in it. */
+  claim(options: string, files: Array<FileOfClaim>): Promise<Sandbox>
+  /** What it has and did. */
+  stats(): PoolStats
+  /** Waits until as many wait as may. */
+  filled(): Promise<undefined>
+  /** Ends all that wait. */
+  drain(): Promise<undefined>
 }
 
 /**
@@ -148,6 +204,12 @@ export declare class Sandbox {
   capabilities(): Promise<string>
   /** Where others reach a port: a host with a port, or a URL. */
   endpoint(port: number): Promise<string>
+  /** Connects to a port inside. */
+  dial(port: number): Promise<Connection>
+  /** Listens on a port inside; 0 chooses one. */
+  listen(port: number): Promise<Listener>
+  /** Reads what is kept of the output of a command, or of all. */
+  logs(which: WhichLogs): Promise<Logs>
   /** Sets the end of its life to so many milliseconds from now; none removes it. */
   setTtl(timeoutMs?: number | undefined | null): Promise<undefined>
   /** Moves the end of its life later by so many milliseconds. */
@@ -183,6 +245,20 @@ export declare class Writer {
   finish(): Promise<EntryInfo>
   /** Leaves the old file. */
   abandon(): Promise<undefined>
+}
+
+/** What a claim brings, but for files. */
+export interface ClaimOptions {
+  /** Variables of every command, whatever the pool's options say of them. */
+  env?: Record<string, string>
+  /** By variable inside: a variable or a file of the host. */
+  secrets?: Record<string, { env: string } | { file: string }>
+  /** Labels beside those of the pool. */
+  metadata?: Record<string, string>
+  /** Milliseconds that it lives from the claim on. */
+  timeoutMs?: number
+  /** `attached` ends with this process, however that ends. */
+  lifetime?: 'attached' | 'detached'
 }
 
 /** An interpreter with its own state. */
@@ -266,6 +342,14 @@ export interface CommandInfo {
   background: boolean
   /** Its processes that run now. */
   processes: number
+}
+
+/** What happens next in a create: one of the two. */
+export interface CreateEvent {
+  /** The pull of its image got further. */
+  pulling?: PullInfo
+  /** The sandbox. */
+  made?: Sandbox
 }
 
 /** The names of all options of `Sandbox.create`. */
@@ -419,6 +503,14 @@ export interface ExitInfo {
   signal: number | null
 }
 
+/** A file that a claim writes. */
+export interface FileOfClaim {
+  /** Where. */
+  path: Raw
+  /** What. */
+  data: Raw
+}
+
 /** How a command is run. */
 export interface HowToRun {
   /** Variables beside those of the sandbox. */
@@ -451,6 +543,14 @@ export interface HowToRunCode {
   timeoutMs?: number
 }
 
+/** What a command wrote or how it ended. */
+export interface LogEvent {
+  /** The command. */
+  command: string
+  /** Output, a gap in it, or the end. */
+  event: Event
+}
+
 /** Bytes that nobody read in time. */
 export interface Lost {
   /** Of standard output. */
@@ -475,6 +575,30 @@ export interface Output {
   durationMs: number
 }
 
+/** What a pool has and did. */
+export interface PoolStats {
+  /** How many may wait. */
+  size: number
+  /** How many wait. */
+  ready: number
+  /** How many are being made. */
+  making: number
+  /** Claims that got one that waited. */
+  warm: number
+  /** Claims that found none and made one. */
+  cold: number
+  /** Sandboxes that were made ahead. */
+  made: number
+  /** Those of them that were ended unclaimed. */
+  replaced: number
+  /** How often making one ahead failed. */
+  failed: number
+  /** Why the last attempt to make one ahead failed. */
+  lastError: string | null
+  /** Whether the pool was drained, or is. */
+  drained: boolean
+}
+
 /** A process inside. */
 export interface ProcessInfo {
   /** Its number inside. */
@@ -493,6 +617,14 @@ export interface ProcessInfo {
   cpuUs: number
   /** The id of the command that it belongs to. */
   command: string | null
+}
+
+/** How far the pull of an image is. */
+export interface PullInfo {
+  /** Bytes that came. */
+  done: number
+  /** Bytes of all that was begun so far; it grows meanwhile. */
+  total: number
 }
 
 /** A path inside, an argument, or data: bytes as they are, and text as UTF-8. */
@@ -580,4 +712,14 @@ export interface WatchEvent {
   type: 'created' | 'modified' | 'removed' | 'attributes' | 'overflow'
   /** Where, relative to what is watched. */
   name: string
+}
+
+/** Which output is read. */
+export interface WhichLogs {
+  /** Of this command; of all that are known if none. */
+  command?: string
+  /** Whether what comes is read too. */
+  follow?: boolean
+  /** Milliseconds since 1970 before which all is left out. */
+  sinceMs?: number
 }

@@ -40,7 +40,7 @@ export class Listener {
   /** Waits for a connection of a program inside; null once the port is closed. */
   async accept(): Promise<Duplex | null> {
     const connection = await called(this.#native.accept())
-    return connection && streamOf(connection)
+    return connection ? streamOf(connection) : null
   }
 
   /** Closes the port, also where somebody waits for a connection. */
