@@ -104,8 +104,9 @@ describe('the parts that other lists are compared with', () => {
       if (ofNode.includes(name)) continue
       const made = stacyvm[name]
       classes += 1
-      const here = [...Object.getOwnPropertyNames(made.prototype), ...Object.getOwnPropertyNames(made)]
-      const mine = here.filter((method) => !['constructor', 'length', 'name', 'prototype'].includes(method))
+      const ofClass = Object.getOwnPropertyNames(made).filter((method) => !['length', 'name', 'prototype'].includes(method))
+      const ofObjects = Object.getOwnPropertyNames(made.prototype).filter((method) => method !== 'constructor')
+      const mine = [...ofClass, ...ofObjects]
       assert.deepEqual([...new Set(mine)].sort(), [...new Set(names)].sort(), name)
     }
     assert.equal(classes, 10)

@@ -177,13 +177,13 @@ onEach('files', ({ name }, test) => {
   })
 
   test('have attributes, and what is below them', async ({ sandbox: { files } }) => {
-    for (const file of ['a', 'deep/b']) await files.write(`/workspace/tree/${file}`, 'x', { mode: 0o644 })
-    await files.chmod('/workspace/tree', 0o700)
-    assert.equal((await files.getInfo('/workspace/tree/deep/b')).mode, 0o644)
-    await files.chmod('/workspace/tree', 0o750, { recursive: true })
-    const below = await files.list('/workspace/tree', { depth: 3 })
+    for (const file of ['a', 'deep/b']) await files.write(`/workspace/owned/${file}`, 'x', { mode: 0o644 })
+    await files.chmod('/workspace/owned', 0o700)
+    assert.equal((await files.getInfo('/workspace/owned/deep/b')).mode, 0o644)
+    await files.chmod('/workspace/owned', 0o750, { recursive: true })
+    const below = await files.list('/workspace/owned', { depth: 3 })
     assert.deepEqual(below.map((one) => one.mode), [0o750, 0o750, 0o750])
-    await assert.rejects(files.chmod('/workspace/tree', 0o700, { deep: true }), /no option deep/)
+    await assert.rejects(files.chmod('/workspace/owned', 0o700, { deep: true }), /no option deep/)
   })
 
   test('are read in part', async ({ sandbox: { files } }) => {

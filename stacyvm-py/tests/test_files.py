@@ -154,5 +154,6 @@ def test_attributes_are_set_of_everything_below(sandbox: Sandbox) -> None:
     assert files.get_info("/workspace/tree/deep/b").mode == 0o644
     files.chmod("/workspace/tree", 0o750, recursive=True)
     assert {e.mode for e in files.list("/workspace/tree", depth=3)} == {0o750}
-    files.with_user("root").chown("/workspace/tree", "root", "root", recursive=True)
-    assert {(e.uid, e.gid) for e in files.list("/workspace/tree", depth=3)} == {(0, 0)}
+    as_root = files.with_user("root")
+    as_root.chown("/workspace/tree", "root", "root", recursive=True)
+    assert {(e.uid, e.gid) for e in as_root.list("/workspace/tree", depth=3)} == {(0, 0)}

@@ -72,7 +72,12 @@ def test_an_end_is_told_and_the_other_side_may_go_on(echo: Sandbox) -> None:
 
 def test_one_sends_while_another_receives_and_neither_is_kept_in_memory(echo: Sandbox) -> None:
     connection, size = echo.dial(7000), 8 << 20
-    sending = threading.Thread(target=lambda: (connection.send(b"x" * size), connection.send_eof()))
+
+    def sends() -> None:
+        connection.send(b"x" * size)
+        connection.send_eof()
+
+    sending = threading.Thread(target=sends)
     sending.start()
     came = sum(map(len, connection))
     sending.join()

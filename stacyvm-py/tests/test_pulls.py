@@ -56,13 +56,13 @@ class Registry(ThreadingHTTPServer):
 
 
 class Answers(BaseHTTPRequestHandler):
-    server: Registry
-
     def do_GET(self) -> None:
-        blob = self.server.blobs.get(self.path.rsplit("/", 1)[-1])
+        registry = self.server
+        assert isinstance(registry, Registry)
+        blob = registry.blobs.get(self.path.rsplit("/", 1)[-1])
         kind = "application/octet-stream"
         if "/manifests/" in self.path:
-            blob, kind = self.server.manifest, "application/vnd.oci.image.manifest.v1+json"
+            blob, kind = registry.manifest, "application/vnd.oci.image.manifest.v1+json"
         body = b"{}" if blob is None else blob
         self.send_response(200)
         self.send_header("Content-Type", kind)
@@ -71,7 +71,7 @@ class Answers(BaseHTTPRequestHandler):
         try:
             self.wfile.write(body[: SIZE // 2])
             if len(body) > SIZE // 2:
-                self.server.goes_on.wait(60)
+                registry.goes_on.wait(60)
                 self.wfile.write(body[SIZE // 2 :])
         except OSError:
             pass

@@ -5,10 +5,11 @@ What the Python half is made of.
 from _typeshed import SupportsGetItem
 from datetime import datetime
 from os import PathLike
+from socket import socket
 from stacyvm._call import Call
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "Pending", "Process", "ProcessInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "create_options", "error_codes"]
+__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "create_options", "error_codes"]
 
 @final
 class CodeContext:
@@ -221,6 +222,46 @@ class CommandResult:
         """
 
 @final
+class Connection:
+    """
+    A connection to or from a port inside. It is closed where the last reference goes.
+    """
+    def close(self, /) -> Call[None]:
+        """
+        Closes it, also where somebody waits to read or to write.
+        """
+    def recv(self, /, most: SupportsIndex) -> Call[bytes]:
+        """
+        Bytes of the other side, so many at most; none at its end.
+        """
+    def send(self, /, data: str | bytes) -> Call[None]:
+        """
+        Sends all of these bytes; waits while the other side does not read.
+        """
+    def send_eof(self, /) -> Call[None]:
+        """
+        Tells the other side that no more comes.
+        """
+    def socket(self, /) -> Call[socket]:
+        """
+        A socket of the host in its place.
+        """
+
+@final
+class Creating:
+    """
+    A create that tells of its pull.
+    """
+    def give_up(self, /) -> Call[None]:
+        """
+        Gives it up, and takes down what was begun.
+        """
+    def next_event(self, /) -> Call[tuple[PullInfo | None, Sandbox | None]]:
+        """
+        What happens next: how far the pull is, or the sandbox.
+        """
+
+@final
 class Engine:
     """
     Where sandboxes are made and found. Opened by its first call.
@@ -246,6 +287,18 @@ class Engine:
     def page(self, /, metadata: dict[str, str], all: bool, after: str | None, limit: SupportsIndex) -> Call[list[SandboxInfo]]:
         """
         Lists a page of sandboxes in the order of their ids, from after the id on.
+        """
+    def pool(self, /, options: str, size: SupportsIndex | None, max_age: SupportsFloat | SupportsIndex | None, refill_at_once: SupportsIndex | None) -> Call[Pool]:
+        """
+        Makes a pool of sandboxes of these options in JSON.
+        """
+    def providers(self, /) -> Call[str]:
+        """
+        What each configured provider is, can do and needs, as JSON.
+        """
+    def watched_create(self, /, options: str) -> Call[Creating]:
+        """
+        Makes a sandbox as `create` does, step by step.
         """
 
 @final
@@ -407,14 +460,6 @@ class Files:
         """
         Adds to the end of a file.
         """
-    def chmod(self, /, path: str | bytes, mode: SupportsIndex) -> Call[None]:
-        """
-        Sets permission bits.
-        """
-    def chown(self, /, path: str | bytes, owner: str | None = None, group: str | None = None) -> Call[None]:
-        """
-        Sets owner and group, by name or number.
-        """
     def create(self, /, path: str | bytes, mode: SupportsIndex | None = None) -> Call[Writer]:
         """
         Writes a file piece by piece; it is there when the writer is finished.
@@ -447,9 +492,9 @@ class Files:
         """
         Reads a file piece by piece.
         """
-    def read(self, /, path: str | bytes) -> Call[bytes]:
+    def read(self, /, path: str | bytes, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[bytes]:
         """
-        Reads a whole file.
+        Reads a file, or a part of it.
         """
     def read_text(self, /, path: str | bytes) -> Call[str]:
         """
@@ -462,6 +507,10 @@ class Files:
     def rename(self, /, old: str | bytes, new: str | bytes) -> Call[None]:
         """
         Moves a path.
+        """
+    def set_attributes(self, /, path: str | bytes, mode: SupportsIndex | None, owner: str | None, group: str | None, recursive: bool) -> Call[None]:
+        """
+        Sets permission bits, owner and group, of everything below as well if `recursive`.
         """
     def symlink(self, /, target: str | bytes, path: str | bytes) -> Call[None]:
         """
@@ -481,6 +530,35 @@ class Files:
         """
 
 @final
+class Listener:
+    """
+    A port inside that is listened on. It is closed where the last reference goes.
+    """
+    def accept(self, /) -> Call[Connection | None]:
+        """
+        The next connection that a program inside makes; `None` once it is closed.
+        """
+    def close(self, /) -> Call[None]:
+        """
+        Closes the port, also where somebody waits for a connection.
+        """
+    @property
+    def port(self, /) -> int:
+        """
+        The port.
+        """
+
+@final
+class Logs:
+    """
+    Output as it is read again.
+    """
+    def next_event(self, /) -> Call[tuple[str, Event] | None]:
+        """
+        A command's id, and what is next of its output; `None` at the end.
+        """
+
+@final
 class Pending:
     """
     A call that has not begun. `wait()` or `await` begins it, once.
@@ -492,6 +570,90 @@ class Pending:
     def wait(self, /) -> Any:
         """
         Waits for the result. Ctrl-C gives the call up.
+        """
+
+@final
+class Pool:
+    """
+    Sandboxes that wait to be claimed. They are ended where the last reference goes.
+    """
+    def claim(self, /, options: str, files: SupportsGetItem[int, tuple[str | bytes, str | bytes]]) -> Call[Sandbox]:
+        """
+        Gives a sandbox away, by options in JSON, with these files in it.
+        """
+    def drain(self, /) -> Call[None]:
+        """
+        Ends all that wait.
+        """
+    def filled(self, /) -> Call[None]:
+        """
+        Waits until as many wait as may.
+        """
+    @property
+    def name(self, /) -> str:
+        """
+        Its random name.
+        """
+    def stats(self, /) -> Call[PoolStats]:
+        """
+        What it has and did.
+        """
+
+@final
+class PoolStats:
+    """
+    What a pool has and did.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def cold(self, /) -> int:
+        """
+        Claims that found none and made one.
+        """
+    @property
+    def drained(self, /) -> bool:
+        """
+        Whether the pool was drained, or is.
+        """
+    @property
+    def failed(self, /) -> int:
+        """
+        How often making one ahead failed.
+        """
+    @property
+    def last_error(self, /) -> str | None:
+        """
+        Why the last attempt to make one ahead failed.
+        """
+    @property
+    def made(self, /) -> int:
+        """
+        Sandboxes that were made ahead.
+        """
+    @property
+    def making(self, /) -> int:
+        """
+        How many are being made.
+        """
+    @property
+    def ready(self, /) -> int:
+        """
+        How many wait.
+        """
+    @property
+    def replaced(self, /) -> int:
+        """
+        Those of them that were ended unclaimed.
+        """
+    @property
+    def size(self, /) -> int:
+        """
+        How many may wait.
+        """
+    @property
+    def warm(self, /) -> int:
+        """
+        Claims that got one that waited.
         """
 
 @final
@@ -572,6 +734,25 @@ class ProcessInfo:
     def uid(self, /) -> int: ...
 
 @final
+class PullInfo:
+    """
+    How far the pull of an image is.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def done(self, /) -> int:
+        """
+        Bytes that came.
+        """
+    @property
+    def total(self, /) -> int:
+        """
+        Bytes of all that was begun so far; it grows meanwhile.
+        """
+
+@final
 class Reader:
     """
     A file that is read piece by piece.
@@ -620,6 +801,10 @@ class Sandbox:
         """
         Lists commands.
         """
+    def dial(self, /, port: SupportsIndex) -> Call[Connection]:
+        """
+        Connects to a port inside.
+        """
     def endpoint(self, /, port: SupportsIndex) -> Call[str]:
         """
         Where others reach a port: a host with a port, or a URL.
@@ -644,6 +829,14 @@ class Sandbox:
     def kill(self, /) -> Call[bool]:
         """
         Ends it, and returns when nothing of it is left.
+        """
+    def listen(self, /, port: SupportsIndex) -> Call[Listener]:
+        """
+        Listens on a port inside; 0 chooses one.
+        """
+    def logs(self, /, command: str | None, follow: bool, since: datetime | None) -> Call[Logs]:
+        """
+        Reads what is kept of the output of a command, or of all.
         """
     def metrics(self, /) -> Call[SandboxMetrics]:
         """

@@ -182,10 +182,12 @@ fn closed() -> Error {
 /// What broke a connection: the error of the library that is in it, if one is.
 fn broken(error: std::io::Error) -> Error {
     let told = error.to_string();
-    match error.into_inner().map(|inner| inner.downcast::<Error>()) {
-        Some(Ok(error)) => *error,
-        _ => Error::new(ErrorKind::Conflict, told),
+    if let Some(inner) = error.into_inner()
+        && let Ok(error) = inner.downcast::<Error>()
+    {
+        return *error;
     }
+    Error::new(ErrorKind::Conflict, told)
 }
 
 /// A port inside that is listened on, by tasks that share it.
