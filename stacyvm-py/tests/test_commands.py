@@ -93,7 +93,7 @@ def test_a_background_command_is_found_again(sandbox: Sandbox) -> None:
 
 
 def test_a_dropped_background_command_goes_on(sandbox: Sandbox) -> None:
-    sandbox.commands.run("sleep 4712", background=True)
+    sandbox.commands.run(["sleep", "4712"], background=True)
     assert "sleep 4712" in processes(sandbox)
 
 

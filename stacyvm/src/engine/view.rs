@@ -229,7 +229,7 @@ impl Engine {
             idle_timeout: spec.idle_timeout,
             idle_ends: None,
             ended,
-            lifetime: spec.lifetime,
+            lifetime: record.lifetime,
             profile: spec.profile,
             labels: record.labels.clone(),
             env_names,

@@ -146,6 +146,38 @@ async fn an_end_is_moved_where_it_binds_and_on_record() {
     assert_eq!(sandbox.extend(Duration::from_secs(5)).await.unwrap(), None);
 }
 
+#[tokio::test]
+async fn a_lifetime_is_changed_where_it_binds_and_on_record() {
+    let world = World::new(Scripted::new()).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    let changes = || world.provider.count(OperationKind::SetLifetime);
+    sandbox.set_lifetime(Lifetime::Detached).await.unwrap();
+    assert_eq!(changes(), 0, "it is so already");
+    for lifetime in [Lifetime::Attached, Lifetime::Attached, Lifetime::Detached] {
+        sandbox.set_lifetime(lifetime).await.unwrap();
+        assert_eq!(sandbox.info().await.unwrap().lifetime, lifetime);
+    }
+    assert_eq!(changes(), 3, "the owner may be another one");
+    sandbox.begin_scope().await.unwrap();
+    assert_eq!(sandbox.info().await.unwrap().lifetime, Lifetime::Attached);
+    sandbox.kill().await.unwrap();
+    let error = sandbox.set_lifetime(Lifetime::Detached).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SandboxGone);
+}
+
+#[tokio::test]
+async fn a_scope_of_what_ends_with_no_process_stays_as_it_is() {
+    let mut claims = crate::engine::testing::all_capabilities();
+    claims.attached_lifetime = false;
+    let world = World::new(Scripted::with(claims)).await;
+    let sandbox = world.engine.create(host()).await.unwrap();
+    sandbox.begin_scope().await.unwrap();
+    assert_eq!(sandbox.info().await.unwrap().lifetime, Lifetime::Detached);
+    let error = sandbox.set_lifetime(Lifetime::Attached).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(world.provider.count(OperationKind::SetLifetime), 0);
+}
+
 /// An end that cannot be recorded is not moved, and the timer says the same.
 #[cfg(feature = "sqlite")]
 #[tokio::test]
