@@ -183,11 +183,15 @@ impl Error {
         let told = told.split(" at line ").next().unwrap_or_default();
         let (found, expected) = told.rsplit_once(", expected ").unwrap_or((told, ""));
         if let Some(name) = found.strip_prefix("unknown field ") {
-            let within = Some(field).filter(|field| !matches!(*field, "" | "."));
-            let within = within.map(|field| format!("{field}.")).unwrap_or_default();
+            // The path may end with it already.
             let name = name.trim_matches('`');
-            let name = name.strip_prefix(&within).unwrap_or(name);
-            let field = escape(&format!("{within}{name}"));
+            let within = field.strip_suffix(name).unwrap_or(field);
+            let within = within.trim_end_matches('.');
+            let field = if within.is_empty() {
+                escape(name)
+            } else {
+                escape(&format!("{within}.{name}"))
+            };
             return Self::new(
                 ErrorKind::InvalidArgument,
                 format!("there is no option {field}, expected {expected}"),

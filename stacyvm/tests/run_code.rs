@@ -256,6 +256,22 @@ async fn code_that_waits_for_its_turn_waits_no_longer_than_it_may() {
 }
 
 #[tokio::test]
+async fn code_that_has_ended_keeps_nobody_waiting() {
+    sandbox!(sandbox);
+    let mut first = soon(sandbox.run_code("x = 1").start()).await.unwrap();
+    assert_eq!(soon(first.next_event()).await.unwrap(), None);
+    // `first` is still there.
+    assert_eq!(run(sandbox.run_code("x")).await.text(), Some("1"));
+    assert_eq!(soon(first.next_event()).await.unwrap(), None);
+    let late = sandbox.run_code("import time; time.sleep(60)");
+    let mut late = soon(late.timeout(Duration::from_millis(100)).start())
+        .await
+        .unwrap();
+    while soon(late.next_event()).await.is_ok() {}
+    assert_eq!(run(sandbox.run_code("x")).await.text(), Some("1"));
+}
+
+#[tokio::test]
 async fn an_interpreter_that_went_with_its_sandbox_says_so() {
     sandbox!(sandbox);
     run(sandbox.run_code("1")).await;

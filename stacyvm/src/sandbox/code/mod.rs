@@ -190,7 +190,7 @@ impl CodeRun {
             *held = Some(made.await.map_err(error)?);
         }
         let mut running = RunningCode {
-            held,
+            held: Some(held),
             timeout: self.timeout,
             ended: false,
         };
@@ -263,14 +263,16 @@ impl CodeRun {
 /// Code that runs. Dropped before its end it ends the interpreter, and its state with it.
 #[derive(Debug)]
 pub struct RunningCode {
-    held: OwnedMutexGuard<Option<Kernel>>,
+    /// Its turn, until its end.
+    held: Option<OwnedMutexGuard<Option<Kernel>>>,
     timeout: Option<Duration>,
     ended: bool,
 }
 
 impl RunningCode {
     fn kernel(&mut self) -> Result<&mut Kernel> {
-        self.held.as_mut().ok_or_else(kernel::gone)
+        let held = self.held.as_mut();
+        held.and_then(|held| held.as_mut()).ok_or_else(kernel::gone)
     }
 
     /// What comes next; `None` after the end.
@@ -292,21 +294,33 @@ impl RunningCode {
             Ok(Some(event)) => Ok(Some(event)),
             Ok(None) => {
                 self.ended = true;
+                // Whoever keeps this keeps nobody else waiting.
+                self.held = None;
                 Ok(None)
             }
             Err(error) => {
                 self.ended = error.kind() == ErrorKind::Timeout && self.kernel()?.is_idle();
+                self.let_go();
                 Err(error.operation("run_code"))
             }
         }
     }
 }
 
+impl RunningCode {
+    /// Gives the turn to the next, and ends an interpreter that is in the middle.
+    fn let_go(&mut self) {
+        if let Some(mut held) = self.held.take()
+            && !self.ended
+        {
+            *held = None;
+        }
+    }
+}
+
 impl Drop for RunningCode {
     fn drop(&mut self) {
-        if !self.ended {
-            *self.held = None;
-        }
+        self.let_go();
     }
 }
 
