@@ -18,3 +18,10 @@ def test_the_program_of_the_readme_runs(python: Callable[..., CompletedProcess[s
     done = python(program)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "45\n 0\n"
+
+
+def test_the_server_of_the_readme_answers(python: Callable[..., CompletedProcess[str]]) -> None:
+    programs = re.findall(r"```python\n(.+?)```", README.read_text(), re.DOTALL)
+    done = python("from stacyvm import Sandbox\n" + programs[1])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("HTTP/1.0 200 OK")
