@@ -24,11 +24,15 @@ type Work = Pin<Box<dyn Future<Output = stacyvm::Result<(Make, Option<Undo>)>> +
 
 /// A call that has not begun. `wait()` or `await` begins it, once.
 #[pyclass(module = "stacyvm._native", frozen)]
-pub(crate) struct Pending(Mutex<Option<Work>>);
+pub(crate) struct Pending {
+    work: Mutex<Option<Work>>,
+    goes_on: bool,
+}
 
 impl Pending {
     fn take(&self) -> PyResult<Work> {
-        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = work.take();
         work.ok_or_else(|| PyRuntimeError::new_err("this call was waited for already"))
     }
 }
@@ -83,7 +87,9 @@ impl Pending {
                 });
             });
         });
-        future.call_method1("add_done_callback", (Abort(task.abort_handle()),))?;
+        if !self.goes_on {
+            future.call_method1("add_done_callback", (Abort(task.abort_handle()),))?;
+        }
         future.call_method0("__await__")
     }
 }
@@ -148,7 +154,11 @@ impl Abort {
 }
 
 /// A pending call of a result of type `T`: in Python a `Call[T]`.
-pub(crate) struct Call<T>(Work, PhantomData<T>);
+pub(crate) struct Call<T> {
+    work: Work,
+    goes_on: bool,
+    result: PhantomData<T>,
+}
 
 fn made<T>(value: T) -> Make
 where
@@ -165,13 +175,10 @@ where
     where
         T: From<U>,
     {
-        Self(
-            Box::pin(async move {
-                let value = T::from(work.await?);
-                Ok((made(value), None))
-            }),
-            PhantomData,
-        )
+        Self::of(Box::pin(async move {
+            let value = T::from(work.await?);
+            Ok((made(value), None))
+        }))
     }
 
     /// A call whose result is something that must not stay where nobody gets it.
@@ -182,14 +189,27 @@ where
     where
         T: From<U>,
     {
-        Self(
-            Box::pin(async move {
-                let value = T::from(work.await?);
-                let undo = undo(&value);
-                Ok((made(value), undo))
-            }),
-            PhantomData,
-        )
+        Self::of(Box::pin(async move {
+            let value = T::from(work.await?);
+            let undo = undo(&value);
+            Ok((made(value), undo))
+        }))
+    }
+
+    /// The same call, which goes on to its end where the task that awaits it is cancelled.
+    pub(crate) fn to_the_end(self) -> Self {
+        Self {
+            goes_on: true,
+            ..self
+        }
+    }
+
+    fn of(work: Work) -> Self {
+        Self {
+            work,
+            goes_on: false,
+            result: PhantomData,
+        }
     }
 }
 
@@ -209,6 +229,10 @@ impl<'py, T: IntoPyObject<'py>> IntoPyObject<'py> for Call<T> {
     };
 
     fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
-        Bound::new(py, Pending(Mutex::new(Some(self.0))))
+        let pending = Pending {
+            work: Mutex::new(Some(self.work)),
+            goes_on: self.goes_on,
+        };
+        Bound::new(py, pending)
     }
 }

@@ -394,11 +394,13 @@ impl Sandbox {
     /// also where it is given up.
     fn kill(&self) -> Call<bool> {
         self.call(|sandbox| async move {
+            // Ctrl-C gives up the wait alone.
             let killing = tokio::spawn(async move { sandbox.kill().await });
             killing.await.unwrap_or_else(|ended| {
                 Err(Error::new(ErrorKind::Internal, "the end of a sandbox broke off").source(ended))
             })
         })
+        .to_the_end()
     }
 }
 

@@ -63,7 +63,7 @@ def test_what_a_background_command_does_not_heed_is_refused(mock: Engine) -> Non
     commands = mock.create(image="scratch").commands
     for more in ({"on_stdout": print}, {"on_stderr": print}, {"check": True}):
         with pytest.raises(TypeError, match="background"):
-            commands.run("true", background=True, **more)  # type: ignore[call-overload]  # pyright: ignore
+            commands.run("true", background=True, **more)  # pyright: ignore
     with pytest.raises(TypeError, match="background"):
         commands.run("cat", stdin=True)  # type: ignore[call-overload]  # pyright: ignore
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Any, Generator, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generator, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,7 +56,7 @@ def asked_as_json(options: Mapping[str, Any]) -> str:
 
 def _plain(value: object) -> dict[Any, Any]:
     if isinstance(value, Mapping):
-        return dict(cast("Mapping[Any, Any]", value))
+        return dict(value)  # pyright: ignore[reportUnknownArgumentType]
     raise TypeError(f"an option has a value of type {type(value).__name__}, which no option has")
 
 

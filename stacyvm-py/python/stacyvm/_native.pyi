@@ -9,7 +9,7 @@ from socket import socket
 from stacyvm._call import Call
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "create_options", "error_codes"]
+__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes"]
 
 @final
 class CodeContext:
@@ -565,7 +565,7 @@ class Pending:
     """
     def __await__(self, /) -> Any:
         """
-        The result, in an event loop. Cancelling the task gives the call up.
+        The result, in an event loop, to be taken. Cancelling the task gives the call up.
         """
     def wait(self, /) -> Any:
         """
@@ -666,6 +666,11 @@ class Process:
         """
         Closes standard input.
         """
+    def give_up(self, /) -> None:
+        """
+        Kills its whole tree in the background, unless its end was read: what it left
+        then goes on.
+        """
     @property
     def id(self, /) -> str:
         """
@@ -765,11 +770,16 @@ class Reader:
 @final
 class RunningCode:
     """
-    Code that runs. Dropped before its end it ends the interpreter.
+    Code that runs. Given up or dropped before its end it ends the interpreter.
     """
     def execution(self, /) -> Call[Execution]:
         """
         What it gave so far.
+        """
+    def give_up(self, /) -> None:
+        """
+        Ends the interpreter, and the call that waits for what happens next, in the
+        background.
         """
     def next_event(self, /) -> Call[CodeOutput | None]:
         """
@@ -784,6 +794,10 @@ class Sandbox:
     def attach(self, /, command: str, *, stdin: bool = False, replay: bool = True) -> Call[Process]:
         """
         Follows a background command by its id: kept output first, then what comes.
+        """
+    def begin_scope(self, /) -> Call[None]:
+        """
+        Begins a block at whose end it is killed.
         """
     def capabilities(self, /) -> Call[str]:
         """
@@ -828,7 +842,8 @@ class Sandbox:
         """
     def kill(self, /) -> Call[bool]:
         """
-        Ends it, and returns when nothing of it is left.
+        Ends it, and returns when nothing of it is left. Once begun it goes on to the end,
+        also where it is given up.
         """
     def listen(self, /, port: SupportsIndex) -> Call[Listener]:
         """
@@ -865,6 +880,10 @@ class Sandbox:
     def run_code(self, /, code: str, language: str | None = None, context: str | None = None, timeout: SupportsFloat | SupportsIndex | None = None) -> Call[Execution]:
         """
         Runs code in an interpreter and gathers what it gives.
+        """
+    def set_lifetime(self, /, lifetime: str) -> Call[None]:
+        """
+        Has it end with this process (`attached`), or with none (`detached`).
         """
     def set_ttl(self, /, timeout: SupportsFloat | SupportsIndex | None) -> Call[datetime | None]:
         """
@@ -1047,9 +1066,24 @@ class Writer:
         which `finish` explains.
         """
 
+def after_fork() -> None:
+    """
+    After `os.fork`, in the parent and in the child.
+    """
+
+def before_fork() -> None:
+    """
+    Before `os.fork`: closes what a child must not inherit.
+    """
+
 def create_options() -> list[str]:
     """
     The names of all keywords of `Sandbox.create`.
+    """
+
+def end() -> None:
+    """
+    Lets no thread of ours enter any more, and waits for those within. Called by `atexit`.
     """
 
 def error_codes() -> list[str]:

@@ -46,7 +46,8 @@ from agents.sandbox.types import ExecResult, ExposedPortEndpoint, User
 from agents.sandbox.util.tar_utils import UnsafeTarMemberError, validate_tarfile
 from pydantic import Field
 
-from .._async import AsyncCommandHandle, AsyncFiles, AsyncPtyHandle, AsyncSandbox
+from .._async import AsyncCommandHandle, AsyncPtyHandle, AsyncSandbox
+from .._async_files import AsyncFiles
 from .._errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
