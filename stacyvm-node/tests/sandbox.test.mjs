@@ -149,7 +149,7 @@ onEach(
       const { stdout } = await sandbox.commands.run('df -Pm /ram | tail -n 1')
       assert.match(stdout, /^\S+ +4 /)
       await sandbox.kill()
-      await assert.rejects(create({ mounts: [{ target: '/a', source: { disk: 'b' } }] }), /unknown variant `disk`/)
+      await assert.rejects(create({ mounts: [{ target: '/a', source: { disk: 'b' } }] }), /mounts\[0\]\.source is `another word`, expected one of `host`/)
     })
   },
   ['embedded'],

@@ -58,6 +58,10 @@ export async function untilAborted<T>(
     const done = await Promise.race([work(), aborted])
     signal.throwIfAborted()
     return done
+  } catch (thrown) {
+    // What was killed may say so first.
+    signal.throwIfAborted()
+    throw thrown
   } finally {
     signal.removeEventListener('abort', abort)
   }

@@ -199,6 +199,7 @@ impl Error {
             .context("field", field)
             .context("expected", expected);
         }
+        let is_a_word = found.starts_with("unknown variant ");
         let mut words = found
             .split_once(": ")
             .map_or("", |(_, found)| found)
@@ -210,6 +211,7 @@ impl Error {
             "null" | "unit" | "Option" => "nothing",
             "map" => "an object",
             "sequence" => "a list",
+            _ if is_a_word => "another word",
             _ => "something else",
         };
         let expected = match expected {
