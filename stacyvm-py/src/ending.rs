@@ -60,6 +60,10 @@ pub(crate) fn end(py: Python<'_>) {
     py.detach(|| {
         let until = Instant::now() + PATIENCE;
         while WITHIN.load(SeqCst) > 0 && Instant::now() < until {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "an event would need a lock, which another thread can hold in a fork"
+            )]
             std::thread::sleep(LOOK);
         }
     });

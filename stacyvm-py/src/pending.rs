@@ -197,7 +197,7 @@ where
     }
 
     /// The same call, which goes on to its end where the task that awaits it is cancelled.
-    pub(crate) fn to_the_end(self) -> Self {
+    pub(crate) fn uninterrupted(self) -> Self {
         Self {
             goes_on: true,
             ..self

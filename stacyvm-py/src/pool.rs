@@ -110,7 +110,7 @@ impl PoolStats {
 pub(crate) struct Pool {
     opener: Arc<Opener>,
     name: String,
-    pool: Arc<OfProcess<stacyvm::Pool>>,
+    made: Arc<OfProcess<stacyvm::Pool>>,
 }
 
 fn of_another_process() -> Error {
@@ -125,7 +125,7 @@ impl Pool {
         Self {
             opener,
             name: pool.name().to_owned(),
-            pool: Arc::new(OfProcess::new(pool)),
+            made: Arc::new(OfProcess::new(pool)),
         }
     }
 }
@@ -141,7 +141,7 @@ impl Pool {
     /// Gives a sandbox away, by options in JSON, with these files in it.
     fn claim(&self, options: &str, files: Vec<(Raw, Raw)>) -> Call<Sandbox> {
         let options: Result<ClaimOptions> = options::parse(options);
-        let (opener, pool) = (Arc::clone(&self.opener), Arc::clone(&self.pool));
+        let (opener, pool) = (Arc::clone(&self.opener), Arc::clone(&self.made));
         let work = async move {
             let pool = pool.get().ok_or_else(of_another_process)?;
             let claimed = options?.claim(pool, files)?.await?;
@@ -152,19 +152,19 @@ impl Pool {
 
     /// What it has and did.
     fn stats(&self) -> Call<PoolStats> {
-        let pool = Arc::clone(&self.pool);
+        let pool = Arc::clone(&self.made);
         Call::new(async move { Ok(pool.get().ok_or_else(of_another_process)?.stats()) })
     }
 
     /// Waits until as many wait as may.
     fn filled(&self) -> Call<Nothing> {
-        let pool = Arc::clone(&self.pool);
+        let pool = Arc::clone(&self.made);
         Call::new(async move { pool.get().ok_or_else(of_another_process)?.filled().await })
     }
 
     /// Ends all that wait.
     fn drain(&self) -> Call<Nothing> {
-        let pool = Arc::clone(&self.pool);
+        let pool = Arc::clone(&self.made);
         Call::new(async move { pool.get().ok_or_else(of_another_process)?.drain().await })
     }
 }

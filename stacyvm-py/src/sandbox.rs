@@ -400,7 +400,7 @@ impl Sandbox {
                 Err(Error::new(ErrorKind::Internal, "the end of a sandbox broke off").source(ended))
             })
         })
-        .to_the_end()
+        .uninterrupted()
     }
 }
 
