@@ -27,9 +27,9 @@ use stacyvm::wire::file::{
 };
 use stacyvm::wire::frame::Kind;
 use stacyvm::wire::sandbox::{
-    CreateBody, DeadlineBody, DoneReply, EmptyBody, OriginBody, OriginReply, OwnerReply,
-    ProcessesReply, ProviderReply, PullBody, SandboxReply, SandboxesReply, SnapshotBody,
-    StateReply,
+    CreateBody, DeadlineBody, DoneReply, EmptyBody, LifetimeBody, OriginBody, OriginReply,
+    OwnerReply, ProcessesReply, ProviderReply, PullBody, SandboxReply, SandboxesReply,
+    SnapshotBody, StateReply,
 };
 use stacyvm::wire::{FRAMES, JSON, Raw, TENANT, Time};
 
@@ -268,6 +268,12 @@ fn schemas() -> Map<String, Value> {
         }]),
     );
     add("DeadlineBody", schema(&[DeadlineBody { ends: Some(NOW) }]));
+    add(
+        "LifetimeBody",
+        schema(&[LifetimeBody {
+            owner: Some(OwnerId::new("o1").unwrap()),
+        }]),
+    );
     add(
         "SnapshotBody",
         schema(&[SnapshotBody {

@@ -192,8 +192,8 @@ impl Provider for Processes {
     }
 
     stacyvm::unsupported! {
-        origin, claim, set_deadline, pause, resume, attach, read_log, file, read_file, write_file,
-        watch, export_tar, import_tar, dial, listen, endpoint, processes, usage, snapshot,
-        delete_snapshot, leftovers, remove_leftover, disk_use, tidy,
+        origin, claim, set_deadline, set_lifetime, pause, resume, attach, read_log, file, read_file,
+        write_file, watch, export_tar, import_tar, dial, listen, endpoint, processes, usage,
+        snapshot, delete_snapshot, leftovers, remove_leftover, disk_use, tidy,
     }
 }
