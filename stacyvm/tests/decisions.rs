@@ -106,7 +106,8 @@ fn is_test(id: &str) -> bool {
     let kind = Path::new(file).extension().and_then(|kind| kind.to_str());
     if kind == Some("py") {
         // pytest runs what begins so, where it stands at the margin.
-        return name.starts_with("test_") && source.contains(&format!("\ndef {name}("));
+        let defined = ["def", "async def"].map(|def| format!("\n{def} {name}("));
+        return name.starts_with("test_") && defined.iter().any(|def| source.contains(def));
     }
     if kind == Some("mjs") {
         let runs = ["it", "test"].map(|call| format!("{call}('{name}'"));
