@@ -145,7 +145,7 @@ fn engines_and_processes_are_opened_over_its_state_and_probes_are_cases() {
     let output = cli.run(&["conformance", "run", "--case", engine, "--case", process]);
     assert_eq!(output.status.code(), Some(0), "{}", shown(&output));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("3 passed"), "{text}");
+    assert!(text.contains("4 passed"), "{text}");
 }
 
 /// A configuration with these settings.
