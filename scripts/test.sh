@@ -68,10 +68,10 @@ declined() {
     wc -l <"$work/declined"
 }
 
-# Whoever started this in the background had Ctrl-C ignored, and a shell cannot take
-# that back for what it starts.
+# Whoever started this in the background had Ctrl-C ignored, or by nohup the end of the
+# terminal, and a shell cannot take that back for what it starts.
 heeds_signals=()
-if env --default-signal=INT,QUIT true 2>/dev/null; then heeds_signals=(env --default-signal=INT,QUIT); fi
+if env --default-signal=HUP,INT,QUIT true 2>/dev/null; then heeds_signals=(env --default-signal=HUP,INT,QUIT); fi
 
 # Runs a test runner, shows what it prints, and fails when no test ran.
 runner() {

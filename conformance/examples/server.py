@@ -233,6 +233,10 @@ class Server(socketserver.ThreadingTCPServer):
         """The client is gone, or what it sent is no request: its connection is closed, and no more."""
 
 
+# What this process was started to ignore (by nohup, or in the background) its commands would ignore too.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 server = Server(("127.0.0.1", 0), Connection)
 print("http://%s:%d" % server.server_address, flush=True)
 threading.Thread(target=server.serve_forever, daemon=True).start()
