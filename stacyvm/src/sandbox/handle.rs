@@ -361,7 +361,9 @@ impl Sandbox {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> stacyvm::Result<()> {
-    /// use stacyvm::{Engine, Lifetime, SandboxSpec, providers::Mock};
+    /// use stacyvm::providers::mock::Mock;
+    /// use stacyvm::sandbox::spec::Lifetime;
+    /// use stacyvm::{Engine, SandboxSpec};
     ///
     /// let engine = Engine::builder()
     ///     .provider("mock", std::sync::Arc::new(Mock::default()))
