@@ -325,14 +325,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_is_closed_accepts_nobody() {
-        let (sender, come) = tokio::sync::mpsc::unbounded_channel::<Result<Connection>>();
+        let (sender, come) = tokio::sync::mpsc::channel::<Result<Connection>>(1);
         let incoming =
             futures_util::stream::unfold(come, async |mut come| Some((come.recv().await?, come)));
         let listener = Arc::new(SharedListener::from(PortListener {
             port: 80,
             incoming: Box::pin(incoming),
         }));
-        assert!(sender.send(Ok(Box::new(tokio::io::duplex(8).0))).is_ok());
+        let made: Connection = Box::new(tokio::io::duplex(8).0);
+        assert!(sender.send(Ok(made)).await.is_ok());
         assert!(listener.accept().await.unwrap().is_some());
         let waits = Arc::clone(&listener);
         let waits = tokio::spawn(async move { waits.accept().await });
