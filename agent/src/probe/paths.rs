@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 
 use crate::answer::Answer;
+use crate::sys::{self, Arg};
 
 /// A name for what an attack makes. Nobody can be there first, and what a killed
 /// one left is in nobody's way.
@@ -79,6 +80,13 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 pub(crate) fn run(name: &str) -> Option<Answer> {
     let (_, how, patterns) = ROWS.iter().find(|row| row.0 == name)?;
+    if name == "masked.keys" {
+        // A user who has none yet sees none: its session's keyring is made, where it may be.
+        let _ = sys::call(
+            libc::SYS_keyctl,
+            &[Arg::Number(0), Arg::Number(sys::minus(3)), Arg::Number(1)],
+        );
+    }
     let paths = patterns.iter().flat_map(|pattern| expand(pattern));
     Some(Answer::any(paths.map(|path| attempt(&path, *how))))
 }
