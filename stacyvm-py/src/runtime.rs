@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -41,18 +42,32 @@ pub(crate) fn handle() -> PyResult<Handle> {
 
 /// Waits for the end of `work` without holding Python, and gives up on it as soon as a
 /// handler of a signal raises, as that of Ctrl-C does.
-pub(crate) fn wait<T: Send>(py: Python<'_>, work: impl Future<Output = T> + Send) -> PyResult<T> {
+///
+/// The work is a task of the runtime: on this thread each of its steps would be handed over.
+pub(crate) fn wait<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> PyResult<T> {
     let handle = handle()?;
     py.detach(|| {
+        let mut task = handle.spawn(work);
         let done = handle.block_on(async {
-            tokio::pin!(work);
             let mut look = tokio::time::interval(LOOK);
             look.tick().await;
             loop {
                 tokio::select! {
                     biased;
-                    done = &mut work => return Ok(done),
-                    _ = look.tick() => look_for_signals()?,
+                    done = &mut task => {
+                        return done.map_err(|ended| PyRuntimeError::new_err(ended.to_string()));
+                    }
+                    _ = look.tick() => {
+                        if let Err(raised) = look_for_signals() {
+                            task.abort();
+                            // What it holds has been given up when this returns.
+                            let _ = task.await;
+                            return Err(raised);
+                        }
+                    }
                 }
             }
         });
