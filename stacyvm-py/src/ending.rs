@@ -39,6 +39,11 @@ impl Drop for Within {
     }
 }
 
+/// Forgets the threads within after a fork: a child has none of them.
+pub(crate) fn in_child() {
+    WITHIN.store(0, SeqCst);
+}
+
 /// Whether the interpreter ends.
 pub(crate) fn has_begun() -> bool {
     ENDS.load(SeqCst)

@@ -11,6 +11,7 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    crate::ending::in_child();
 }
 
 /// The number of this process among its ancestors: it differs from what the parent
@@ -18,7 +19,7 @@ extern "C" fn in_child() {
 pub(crate) fn generation() -> u64 {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
-        // SAFETY: the handler does one atomic addition, which is allowed after a fork.
+        // SAFETY: the handler does two atomic writes, which are allowed after a fork.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     });
     GENERATION.load(Ordering::Relaxed)
