@@ -41,9 +41,8 @@ def attempt(work, *given):
 
 def read(data):
     """Reads JSON. What is null, false or empty asks for nothing."""
-    def asking(value):
-        return {name: one for name, one in value.items() if one is not False and one not in (None, [], {})}
-    return json.loads(data, object_hook=asking)
+    return json.loads(data, object_pairs_hook=lambda pairs: {
+        name: one for name, one in pairs if one is not False and one not in (None, [], {})})
 
 
 def asked(value, known):
@@ -139,8 +138,8 @@ class Command:
             client.sendall(struct.pack(">IB", len(payload), kind) + payload)
 
         send(HEAD, json.dumps(self.info).encode())
-        pipes, runs = {self.process.stdout.fileno(): STDOUT, self.process.stderr.fileno(): STDERR}, [self.pidfd]
-        credit = 0
+        process, runs, credit = self.process, [self.pidfd], 0
+        pipes = {process.stdout.fileno(): STDOUT, process.stderr.fileno(): STDERR}
         while True:
             watched = [client, *runs, *pipes] if credit > 0 else [client]
             ready = select.select(watched, (), (), min(max(self.ends - time.monotonic(), 0), 3600))[0]
@@ -168,7 +167,7 @@ class Command:
                 if not (data and runs):
                     del pipes[pipe]
             if not runs and not pipes and credit > 0:
-                code = self.process.wait()
+                code = process.wait()
                 status = {"reason": "code", "code": code} if code >= 0 else {"reason": "signal", "signal": -code}
                 send(EXITED, json.dumps(self.told or status).encode())
                 credit = -math.inf  # Nothing follows the end.
@@ -233,10 +232,8 @@ class Server(socketserver.ThreadingTCPServer):
         """The client is gone, or what it sent is no request: its connection is closed, and no more."""
 
 
-# What this process was started to ignore (by nohup, or in the background) its commands would ignore too.
-for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-    if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, signal.SIG_DFL)
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):  # Commands would ignore what this does.
+    signal.signal(number, signal.SIG_DFL)
 server = Server(("127.0.0.1", 0), Connection)
 print("http://%s:%d" % server.server_address, flush=True)
 threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -80,6 +80,11 @@ async fn with_one_user_it_is_served_without_capabilities() {
     let line = "for f in mem environ fd/0 exe; do cat /proc/1/$f 2> /dev/null && echo $f; done; \
                 kill -9 1; kill 1; sleep 0.1; echo lives";
     assert_eq!(host.sh(&id, line).await, "lives");
+    // Where memory runs out what it starts goes before the agent, and nobody has it go first.
+    let line = "cat /proc/1/oom_score_adj /proc/$PPID/oom_score_adj /proc/self/oom_score_adj; \
+                for p in 1 $PPID; do (echo 999 > /proc/$p/oom_score_adj) 2> /dev/null && echo $p; \
+                done; echo";
+    assert_eq!(host.sh(&id, line).await, "0\n200\n200");
 
     // Another process of this user goes on with it.
     let config =

@@ -174,6 +174,8 @@ pub(super) struct Agent {
     pub(super) commands: Vec<OwnedFd>,
     /// Memory for workers, where the sandbox sees its limit.
     pub(super) reserve: Option<Reserve>,
+    /// Where what it forks has no right to yield to it.
+    pub(super) score: Option<sys::OwnScore>,
     pub(super) scratch: Vec<u8>,
     pub(super) deadline: Option<u64>,
     pub(super) control: Option<OwnedFd>,
@@ -235,6 +237,7 @@ impl Agent {
             counter,
             commands: Vec::new(),
             reserve: Reserve::of(Path::new("/sys/fs/cgroup")),
+            score: None,
             scratch: Vec::new(),
             deadline,
             control,

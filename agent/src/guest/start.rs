@@ -28,6 +28,11 @@ fn other(message: impl std::fmt::Display) -> io::Error {
 
 /// Starts, serves, and returns when the sandbox is to end.
 pub(super) fn run(from_stdin: bool) -> io::Result<()> {
+    let score = if from_stdin {
+        sys::OwnScore::open()
+    } else {
+        None
+    };
     sys::hide()?;
     sys::turn_core_dumps_off()?;
     sys::trim_allocator();
@@ -48,7 +53,9 @@ pub(super) fn run(from_stdin: bool) -> io::Result<()> {
         if config.owns_proc_files() {
             sys::own_proc_files()?;
         }
+        let score = score.filter(|_| !config.can_switch_user);
         let mut agent = Agent::new(config, signals, None, Some(listener), None)?;
+        agent.score = score;
         agent.welcome_maker(there.into(), back);
         agent.run();
         return Ok(());

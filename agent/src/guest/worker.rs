@@ -241,7 +241,7 @@ impl Agent {
         if let Some(reserve) = &mut self.reserve {
             reserve.adjust();
         }
-        let forked = match sys::fork() {
+        let forked = match sys::fork_before(self.score.as_ref()) {
             Err(error) if busy && error.raw_os_error() == Some(libc::EAGAIN) => {
                 worker.job = Some(job);
                 self.dismiss_spares();

@@ -17,7 +17,7 @@ use crate::guest::agent::Agent;
 use crate::guest::clock::now_ms;
 use crate::guest::reserve::Reserve;
 use crate::guest::supervisor;
-use crate::guest::sys::{self, Fork};
+use crate::guest::sys::{Fork, fork_before};
 use crate::packet;
 use crate::protocol::message::{self, AgentConfig, EnvironmentRequest, ExecRequest};
 
@@ -99,7 +99,7 @@ impl Agent {
             let Ok((channel, theirs)) = packet::pair() else {
                 return;
             };
-            match sys::fork() {
+            match fork_before(self.score.as_ref()) {
                 Err(_) => return,
                 Ok(Fork::Child) => supervisor::run(theirs, None, &self.commands, &self.config),
                 Ok(Fork::Parent(pid)) => self.spares.waiting.push_back((pid, channel)),

@@ -12,7 +12,7 @@ use crate::guest::failure::{about, failure, system};
 use crate::guest::reserve::Reserve;
 use crate::guest::ring::Ring;
 use crate::guest::sink::Sink;
-use crate::guest::sys::{self, Fork};
+use crate::guest::sys::{Fork, fork_before};
 use crate::guest::{launch, supervisor};
 use crate::packet;
 use crate::protocol::message::{ExecRequest, Failure, FailureKind};
@@ -137,7 +137,7 @@ impl Agent {
         }
         let (channel, theirs) =
             packet::pair().map_err(|error| system("channel of the supervisor", &error))?;
-        match sys::fork().map_err(|error| system("fork", &error))? {
+        match fork_before(self.score.as_ref()).map_err(|error| system("fork", &error))? {
             Fork::Child => {
                 let first = Some((request.clone(), stdio));
                 supervisor::run(theirs, first, &self.commands, &self.config)

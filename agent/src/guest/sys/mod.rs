@@ -5,6 +5,7 @@
 )]
 
 mod kept;
+mod oom;
 pub(super) mod spawn;
 
 use std::io;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libc::{c_int, c_ulong, pid_t};
 
 pub(super) use self::kept::Kept;
+pub(super) use self::oom::{OwnScore, fork_before, yield_memory};
 use crate::filter;
 
 /// Which side of a [`fork`] runs on.
@@ -369,12 +371,6 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
 pub(super) fn become_bridge(uid: u32) -> io::Result<()> {
     become_user(uid, uid, &[])?;
     own_proc_files()
-}
-
-/// Makes this process and its descendants die before others where memory runs out.
-/// Without the right to its own file it stays as it is.
-pub(super) fn yield_memory() {
-    let _ = std::fs::write("/proc/self/oom_score_adj", "200");
 }
 
 /// Keeps the capabilities that came along without root from whatever is executed.

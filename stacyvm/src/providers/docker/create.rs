@@ -184,18 +184,19 @@ fn host_config(
 ) -> HostConfig {
     let mib = |value: u64| i64::try_from(value.saturating_mul(1024 * 1024)).unwrap_or(i64::MAX);
     let memory = spec.resources.memory_mib.map(mib);
+    let user = user_of(spec, image);
     let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
     HostConfig {
         runtime: Some(facts.runtime.clone()),
         // nocopy: else the engine would fill an empty volume from the image.
         binds: Some(vec![format!("{volume}:{}:ro,nocopy", ticket.directory())]),
-        tmpfs: Some(memory_file_systems(spec, ticket, &user_of(spec, image))),
+        tmpfs: Some(memory_file_systems(spec, ticket, &user)),
         readonly_rootfs: Some(spec.read_only_root),
         cap_drop: Some(names(&["ALL"])),
         cap_add: (!facts.one_user).then(|| names(&CAPABILITIES)),
         security_opt: Some(security_options(facts)),
         masked_paths: Some(masked()),
-        readonly_paths: Some(read_only()),
+        readonly_paths: Some(read_only(facts, &user)),
         privileged: Some(false),
         init: Some(false),
         memory,
@@ -243,9 +244,12 @@ fn masked() -> Vec<String> {
     of_proc.chain(of_sys).collect()
 }
 
-/// What is not written to. It stands instead of the engine's own list, too.
-fn read_only() -> Vec<String> {
-    let of_proc = READ_ONLY.iter().chain(&OF_AGENT);
+/// What is not written to. It stands instead of the engine's own list, too. An agent that
+/// is no root writes to its own files, and nobody else does: once it hides they are root's.
+fn read_only(facts: &Facts, user: &str) -> Vec<String> {
+    let is_root = !facts.one_user || numbers(user).is_none_or(|(user, _)| user == 0);
+    let of_agent: &[&str] = if is_root { &OF_AGENT } else { &[] };
+    let of_proc = READ_ONLY.iter().chain(of_agent);
     of_proc.map(|name| format!("/proc/{name}")).collect()
 }
 
@@ -524,6 +528,16 @@ mod tests {
         let host = body.host_config.unwrap();
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.cap_add, None);
+        let of_agent = |spec| {
+            let body = made_with(&self::request(spec), &one, &ticket);
+            let paths = body.host_config.unwrap().readonly_paths.unwrap();
+            paths.contains(&"/proc/1/oom_score_adj".to_owned())
+        };
+        assert!(!of_agent(SandboxSpec::image("a")), "the agent writes to it");
+        for user in ["root", "0", "app"] {
+            let spec = SandboxSpec::image("a").user(user);
+            assert!(of_agent(spec), "{user} may be root, whose file it is");
+        }
         let app = ImageConfig {
             user: Some("app".into()),
             ..ImageConfig::default()

@@ -16,6 +16,8 @@ use crate::store::StateDir;
 
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 32;
+/// How the name of a file ends that is not whole yet.
+const NEW: &str = ".new";
 /// Far above what is ever written.
 const LONGEST: u64 = 64 * 1024;
 
@@ -195,9 +197,19 @@ impl Tickets {
         self.0.join(format!("{id}.channel"))
     }
 
-    /// Forgets a ticket, and the directory of its channel. Absent ones are success.
+    /// Forgets a ticket, what was left by processes that died while they kept it, and the
+    /// directory of its channel. Absent ones are success.
     pub(super) fn forget(&self, id: &SandboxId) -> Result<()> {
         // The ticket last: it is what a directory is found by.
+        let half_made = format!("{id}.");
+        for entry in fs::read_dir(&self.0).map_err(|e| at(&self.0, e))?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(&half_made) && name.ends_with(NEW) {
+                let path = entry.path();
+                there(fs::remove_file(&path)).map_err(|e| at(&path, e))?;
+            }
+        }
         let channel = self.channel(id);
         there(fs::remove_dir_all(&channel)).map_err(|e| at(&channel, e))?;
         let path = self.path(id);
@@ -217,7 +229,7 @@ fn there(removed: io::Result<()>) -> io::Result<()> {
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|e| at(path, io::Error::other(e)))?;
-    let temporary = path.with_extension(format!("{}.new", hex(&random)));
+    let temporary = path.with_extension(format!("{}{NEW}", hex(&random)));
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -278,9 +290,15 @@ mod tests {
             .unwrap();
         assert_eq!(found, ticket);
         assert_eq!(hex(&found.key().unwrap()), ticket.key);
+        // One that a process left which was killed while it kept it.
+        let left = tickets.path(&id).with_extension("0123456789abcdef.new");
+        fs::write(left, "{").unwrap();
+        let other = tickets.path(&SandboxId::random());
+        fs::write(other.with_extension("0123456789abcdef.new"), "{").unwrap();
         tickets.forget(&id).unwrap();
         tickets.forget(&id).unwrap();
-        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
+        let names: Vec<_> = fs::read_dir(state.path()).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "the other's alone: {names:?}");
     }
 
     #[cfg(unix)]
