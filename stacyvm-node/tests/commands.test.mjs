@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { CommandFailedError, CommandNotFoundError, CommandResult, InvalidArgumentError } from 'stacyvm'
-import { argvs, onEach, privileged, until } from './engines.mjs'
+import { argvs, everywhere, onEach, privileged, until } from './engines.mjs'
 
 onEach('commands', (_, test) => {
   test('give what they say and how they end', async ({ sandbox }) => {
@@ -93,7 +93,7 @@ onEach('commands', (_, test) => {
     await assert.rejects(start, InvalidArgumentError)
     await assert.rejects(sandbox.commands.run('true', { timeoutMs: -1 }), InvalidArgumentError)
   })
-})
+}, everywhere)
 
 onEach('an AbortSignal', (_, test) => {
   test('kills the whole tree and is the rejection', async ({ sandbox }) => {
@@ -134,7 +134,7 @@ onEach('an AbortSignal', (_, test) => {
     assert.deepEqual(read, ['a\n'])
     assert.deepEqual(await argvs(sandbox), [])
   })
-})
+}, everywhere)
 
 onEach('background commands', (_, test) => {
   test('are read, written to and waited for', async ({ sandbox }) => {
@@ -200,7 +200,7 @@ onEach('background commands', (_, test) => {
     await assert.rejects(second.sendSignal(1, { scope: 'house' }), InvalidArgumentError)
     await assert.rejects(sandbox.commands.connect('nonesuch'), { code: /^(not_found|invalid_argument)$/ })
   })
-})
+}, everywhere)
 
 onEach(
   'terminals',
@@ -240,5 +240,5 @@ onEach(
       assert.equal(counted.stdoutBytes.length, 33554432)
     })
   },
-  ['embedded'],
+  ['embedded', 'docker'],
 )

@@ -8,7 +8,7 @@ import { afterEach, describe, it as test } from 'node:test'
 import { promisify } from 'node:util'
 import * as stacyvm from 'stacyvm'
 import * as e2b from 'stacyvm/e2b'
-import { directory, missing, until } from './engines.mjs'
+import { directory, dockerImage, dockerMissing, missing, until } from './engines.mjs'
 
 const { Sandbox } = e2b
 const run = promisify(execFile)
@@ -358,10 +358,8 @@ describe('over the embedded provider', { skip: missing }, () => {
 })
 
 it('ports, pauses and snapshots of a Docker engine', async (context) => {
-  const image = 'stacyvm-test/busybox'
-  if (spawnSync('docker', ['image', 'inspect', image]).status !== 0) {
-    return context.skip(`not run: needs a Docker engine with ${image}: scripts/docker-host.sh start`)
-  }
+  const image = dockerImage
+  if (dockerMissing) return context.skip(dockerMissing)
   const sandbox = await Sandbox.create({ provider: 'docker', image, allowInternetAccess: true, ports: [{ guest: 3000 }] })
   try {
     await sandbox.files.write('index.html', 'from inside')

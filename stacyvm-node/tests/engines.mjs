@@ -1,4 +1,5 @@
 // The engines that tests run on, and what they need of them.
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -16,11 +17,25 @@ export function directory() {
 /** The state of the engine of `Sandbox.create()` in this file, and its child processes. */
 process.env.STACYVM_STATE_DIR ??= directory()
 delete process.env.STACYVM_CONFIG
+const { STACYVM_TEST_DOCKER_HOST } = process.env
+if (STACYVM_TEST_DOCKER_HOST) process.env.DOCKER_HOST = STACYVM_TEST_DOCKER_HOST
 
+const real = () => new Engine({ stateDir: process.env.STACYVM_STATE_DIR })
 const kinds = {
   mock: { engine: () => Engine.mock(), image: 'scratch' },
-  embedded: { engine: () => new Engine({ stateDir: process.env.STACYVM_STATE_DIR }), image: 'host' },
+  embedded: { engine: real, image: 'host' },
+  docker: { engine: real, image: 'stacyvm-test/busybox', provider: 'docker' },
 }
+
+/** For `onEach`: what the providers have in common. */
+export const everywhere = ['mock', 'embedded', 'docker']
+
+export const { image: dockerImage } = kinds.docker
+/** Why no engine of Docker's is there, if none is. */
+export const dockerMissing =
+  spawnSync('docker', ['image', 'inspect', dockerImage]).status === 0
+    ? undefined
+    : `not run: needs a Docker engine with ${dockerImage}: scripts/docker-host.sh start`
 
 /** Why the embedded provider makes no sandbox here, if it makes none. */
 export const missing = await (async () => {
@@ -39,14 +54,15 @@ export function privileged({ name }, test) {
   return false
 }
 
-/** Tests on each engine, with one sandbox for all of them. */
-export function onEach(title, tests, only = Object.keys(kinds)) {
+/** Tests on each engine and provider, with one sandbox for all of them. */
+export function onEach(title, tests, only = ['mock', 'embedded']) {
+  const lacking = { embedded: missing, docker: dockerMissing }
   for (const name of only) {
-    describe(`${title}, ${name}`, { skip: name === 'embedded' && missing }, () => {
+    describe(`${title}, ${name}`, { skip: lacking[name] }, () => {
       const given = { name, ...kinds[name] }
       before(async () => {
         given.engine = kinds[name].engine()
-        given.create = (options) => given.engine.create({ image: given.image, ...options })
+        given.create = (options) => given.engine.create({ image: given.image, provider: given.provider, ...options })
         given.sandbox = await given.create({ lifetime: 'attached' })
       })
       after(async () => {

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { text } from 'node:stream/consumers'
 import { IsDirectoryError, NotFoundError, PermissionDeniedError } from 'stacyvm'
-import { directory, onEach, privileged } from './engines.mjs'
+import { directory, everywhere, onEach, privileged } from './engines.mjs'
 
 const host = directory()
 
@@ -211,4 +211,4 @@ onEach('files', ({ name }, test) => {
     assert.deepEqual(await files.download(to, back), [])
     assert.equal(readFileSync(join(back, 'deep', 'file'), 'utf8'), 'carried')
   })
-})
+}, everywhere)

@@ -121,6 +121,10 @@ export class Commands {
 
 /** A command that was started. Iterating gives its output as it comes. */
 export class CommandHandle {
+  /** Its id, by which `commands.connect` finds it. */
+  readonly id: string
+  /** The number of its first process inside. */
+  readonly pid: number | null
   readonly #native: native.Process
   readonly #stdout = new StringDecoder()
   readonly #stderr = new StringDecoder()
@@ -128,16 +132,8 @@ export class CommandHandle {
   /** @internal */
   constructor(started: native.Process) {
     this.#native = started
-  }
-
-  /** Its id, by which `commands.connect` finds it. */
-  get id(): string {
-    return this.#native.id
-  }
-
-  /** The number of its first process inside. */
-  get pid(): number | null {
-    return this.#native.pid
+    this.id = started.id
+    this.pid = started.pid
   }
 
   /** How it ended, once its end was read. */

@@ -33,21 +33,17 @@ export class Pty {
 
 /** A command on a terminal. Iterating gives what the terminal shows, in bytes. */
 export class PtyHandle {
+  /** The command's id. */
+  readonly id: string
+  /** The number of its first process inside. */
+  readonly pid: number | null
   readonly #native: native.Process
 
   /** @internal */
   constructor(started: native.Process) {
     this.#native = started
-  }
-
-  /** The command's id. */
-  get id(): string {
-    return this.#native.id
-  }
-
-  /** The number of its first process inside. */
-  get pid(): number | null {
-    return this.#native.pid
+    this.id = started.id
+    this.pid = started.pid
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Buffer, void, undefined> {

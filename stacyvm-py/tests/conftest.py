@@ -13,6 +13,20 @@ import pytest
 from stacyvm import AsyncEngine, Engine, Sandbox
 
 
+IMAGE = "stacyvm-test/busybox"
+if host := os.environ.get("STACYVM_TEST_DOCKER_HOST"):
+    os.environ["DOCKER_HOST"] = host
+
+
+@pytest.fixture(scope="session")
+def docker_image() -> str:
+    """An image of a Docker engine; without one the test is not run."""
+    known = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True)
+    if known.returncode != 0:
+        pytest.skip(f"not run: needs a Docker engine with {IMAGE}: scripts/docker-host.sh start")
+    return IMAGE
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state directory of the default engine, of this process and of its children."""
@@ -43,6 +57,17 @@ def async_mock() -> AsyncEngine:
 def sandbox() -> Iterator[Sandbox]:
     """A sandbox of the embedded provider."""
     with Sandbox.create() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(params=["embedded", "docker"])
+def any_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A sandbox of each provider of this host."""
+    if request.param == "embedded":
+        sandbox = Sandbox.create()
+    else:
+        sandbox = Sandbox.create(image=request.getfixturevalue("docker_image"), provider="docker")
+    with sandbox:
         yield sandbox
 
 

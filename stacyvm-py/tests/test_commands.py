@@ -1,4 +1,4 @@
-"""Commands in sandboxes of the embedded provider."""
+"""Commands in sandboxes of the embedded provider, and of Docker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import pytest
 
 import stacyvm
 from stacyvm import Sandbox
+
+
+@pytest.fixture
+def sandbox(any_sandbox: Sandbox) -> Sandbox:
+    return any_sandbox
 
 
 def test_a_line_runs_in_the_shell_and_a_list_without_one(sandbox: Sandbox) -> None:

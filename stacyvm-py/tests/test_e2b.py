@@ -262,13 +262,9 @@ def test_lost_output_is_told() -> None:
         assert list(said.event(cast(Any, event))) == [("rest", None, None)]
 
 
-def test_ports_pauses_and_snapshots_of_a_docker_engine() -> None:
-    image = "stacyvm-test/busybox"
-    known = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
-    if known.returncode != 0:
-        pytest.skip(f"not run: needs a Docker engine with {image}: scripts/docker-host.sh start")
+def test_ports_pauses_and_snapshots_of_a_docker_engine(docker_image: str) -> None:
     sandbox = Sandbox.create(
-        provider="docker", image=image, allow_internet_access=True, ports=[{"guest": 3000}]
+        provider="docker", image=docker_image, allow_internet_access=True, ports=[{"guest": 3000}]
     )
     with sandbox:
         sandbox.files.write("index.html", "from inside")

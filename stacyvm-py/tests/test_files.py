@@ -1,4 +1,4 @@
-"""Files in sandboxes of the embedded provider."""
+"""Files in sandboxes of the embedded provider, and of Docker."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import pytest
 
 import stacyvm
 from stacyvm import Sandbox
+
+
+@pytest.fixture
+def sandbox(any_sandbox: Sandbox) -> Sandbox:
+    return any_sandbox
 
 
 def test_what_is_written_is_read(sandbox: Sandbox) -> None:

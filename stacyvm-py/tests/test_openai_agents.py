@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import tarfile
 import traceback
 from collections.abc import AsyncGenerator
@@ -423,14 +422,10 @@ async def test_what_a_provider_does_not_have_is_refused_before_anything_is_made(
     await client.delete(session)
 
 
-async def test_ports_and_snapshots_of_a_docker_engine(tmp_path: Path) -> None:
-    image = "stacyvm-test/busybox"
-    known = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
-    if known.returncode != 0:
-        pytest.skip(f"not run: needs a Docker engine with {image}: scripts/docker-host.sh start")
+async def test_ports_and_snapshots_of_a_docker_engine(docker_image: str, tmp_path: Path) -> None:
     client = StacySandboxClient()
     options = StacySandboxClientOptions(
-        provider="docker", image=image, network="full", exposed_ports=(3000,)
+        provider="docker", image=docker_image, network="full", exposed_ports=(3000,)
     )
     snapshot = LocalSnapshotSpec(base_path=tmp_path)
     session = await client.create(snapshot=snapshot, options=options)
