@@ -98,7 +98,7 @@ onEach('commands', (_, test) => {
 onEach('an AbortSignal', (_, test) => {
   test('kills the whole tree and is the rejection', async ({ sandbox }) => {
     const controller = new AbortController()
-    const run = sandbox.commands.run('sleep 81 & setsid sleep 82', { signal: controller.signal })
+    const run = sandbox.commands.run('sleep 81 & setsid sleep 82 & wait', { signal: controller.signal })
     await until(async () => (await argvs(sandbox)).some((one) => one.includes('sleep 82')))
     controller.abort()
     await assert.rejects(run, { name: 'AbortError' })

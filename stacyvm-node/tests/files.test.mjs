@@ -145,7 +145,7 @@ onEach('files', ({ name }, test) => {
 
   test('have times before 1970 too', async ({ sandbox }) => {
     if (name === 'mock') return
-    await sandbox.commands.run('touch -d "1969-12-31 23:59:58 UTC" /workspace/old')
+    await sandbox.commands.run('TZ=UTC touch -d "1969-12-31 23:59:58" /workspace/old', { check: true })
     const { modifiedTime } = await sandbox.files.getInfo('/workspace/old')
     assert.equal(modifiedTime.getTime(), -2000)
   })

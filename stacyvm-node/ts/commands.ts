@@ -126,6 +126,7 @@ export class CommandHandle {
   /** The number of its first process inside. */
   readonly pid: number | null
   readonly #native: native.Process
+  #exit: native.ExitInfo | null = null
   readonly #stdout = new StringDecoder()
   readonly #stderr = new StringDecoder()
 
@@ -138,12 +139,13 @@ export class CommandHandle {
 
   /** How it ended, once its end was read. */
   get exit(): native.ExitInfo | null {
-    return this.#native.exit
+    return this.#exit
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Chunk, void, undefined> {
     for (;;) {
       const event = await called(this.#native.nextEvent())
+      this.#exit ??= event?.exit ?? null
       if (!event || event.exit) break
       const chunk: Chunk = {}
       const stdout = event.stdout && this.#stdout.write(event.stdout)
@@ -164,7 +166,9 @@ export class CommandHandle {
     refuse(unknown)
     const read = async (): Promise<native.Output> => {
       if (onStdout || onStderr) await this.#tell(onStdout, onStderr)
-      return called(this.#native.waitForEnd())
+      const output = await called(this.#native.waitForEnd())
+      this.#exit = output.exit
+      return output
     }
     return checked(await untilAborted(signal, () => this.kill(), read), check)
   }

@@ -55,6 +55,7 @@ async function stacyvm() {
     assert(result.text === '2', result)
     return taken
   }
+  // What a handle knows it answers itself: it does not go into the addon for that.
   const call = async () => {
     const rounds = 200_000
     const [taken] = await timed(() => {
