@@ -256,6 +256,53 @@ fn the_whole_tree_dies_at_the_deadline_on_cancel_and_with_the_connection() {
 }
 
 #[test]
+fn what_runs_on_after_its_first_thread_has_ended_dies_too() {
+    // The kernel tells its state as that of one which has ended.
+    let program = "import ctypes, threading, time\n\
+        def on():\n\
+        \u{20}time.sleep(0.2)\n\
+        \u{20}print('on', flush=True)\n\
+        \u{20}time.sleep(1000)\n\
+        threading.Thread(target=on).start()\n\
+        ctypes.CDLL(None).pthread_exit(None)";
+    if std::process::Command::new("python3")
+        .arg("-V")
+        .output()
+        .is_err()
+    {
+        println!("not run: no python3");
+        return;
+    }
+    let agent = Agent::start(config());
+    let mut host = agent.connect();
+    for (number, how) in (1..).zip(["deadline", "cancel", "signal"]) {
+        let mut request = exec(how, &["python3", "-c", program]);
+        if how == "deadline" {
+            request.timeout_ms = Some(1500);
+        }
+        host.say(number, Kind::Exec, &request);
+        host.started(number);
+        assert_eq!(host.of(number).1, b"on\n");
+        match how {
+            "cancel" => host.frame(number, Kind::Cancel, &[]),
+            "signal" => {
+                let done = signal(&mut host, 10, how, 15, Scope::Tree);
+                assert_eq!(done, Kind::Done);
+            }
+            _ => {}
+        }
+        let exited = host.finish(number).exited.unwrap();
+        assert!(!exited.sandbox_ended, "{how}: the sandbox ended");
+        let expected = match how {
+            "deadline" => EndReason::TimedOut,
+            "cancel" => EndReason::Cancelled,
+            _ => EndReason::Signal,
+        };
+        assert_eq!(exited.reason, expected);
+    }
+}
+
+#[test]
 fn a_deadline_during_the_start_is_told_as_such() {
     let agent = Agent::start(config());
     let mut host = agent.connect();

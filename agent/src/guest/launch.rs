@@ -1,5 +1,6 @@
 //! Turns a request into what the system calls need.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -84,30 +85,33 @@ pub(super) fn account(config: &AgentConfig, user: Option<&str>) -> Result<Accoun
     Ok(account)
 }
 
-fn environment(
-    config: &AgentConfig,
-    account: &Account,
-    request: &ExecRequest,
-) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut env: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut set = |name: &[u8], value: &[u8]| match env.iter_mut().find(|(known, _)| known == name)
-    {
-        Some((_, old)) => *old = value.to_vec(),
-        None => env.push((name.to_vec(), value.to_vec())),
+/// Its variables, each once: the last value of a name, at the name's first place.
+fn environment<'a>(
+    config: &'a AgentConfig,
+    account: &'a Account,
+    name: &'a str,
+    request: &'a ExecRequest,
+) -> Vec<(&'a [u8], &'a [u8])> {
+    let mut env: Vec<(&[u8], &[u8])> = Vec::new();
+    // There can be tens of thousands.
+    let mut places = BTreeMap::new();
+    let mut set = |name: &'a [u8], value: &'a [u8]| {
+        let place = *places.entry(name).or_insert(env.len());
+        if place == env.len() {
+            env.push((name, value));
+        } else {
+            env[place].1 = value;
+        }
     };
     set(b"PATH", DEFAULT_PATH);
     set(b"LANG", b"C.UTF-8");
-    let mut add = |list: &[Variable]| {
-        for variable in list {
-            set(&variable.name, &variable.value);
-        }
-    };
-    add(&config.env);
+    for variable in &config.env {
+        set(&variable.name, &variable.value);
+    }
     if request.tty.is_some() {
         set(b"TERM", b"xterm-256color");
     }
     set(b"HOME", &account.home);
-    let name = account.name.clone().unwrap_or(account.uid.to_string());
     set(b"USER", name.as_bytes());
     set(b"LOGNAME", name.as_bytes());
     for variable in &request.env {
@@ -144,10 +148,11 @@ pub(super) fn plan(
     account: &Account,
     stdio: [OwnedFd; 3],
 ) -> Result<Plan, Failure> {
-    let env = environment(config, account, request);
+    let name = account.name.clone().unwrap_or(account.uid.to_string());
+    let env = environment(config, account, &name, request);
     let path = env
         .iter()
-        .find(|(name, _)| name == b"PATH")
+        .find(|(name, _)| *name == b"PATH")
         .map_or(DEFAULT_PATH, |(_, value)| value);
     let command = request.argv.first().map_or(&[][..], |first| first);
     let workdir = request.workdir.as_ref().unwrap_or(&config.workdir);

@@ -28,9 +28,17 @@ pub(super) struct Stat {
     pub(super) group: i32,
     pub(super) state: u8,
     pub(super) name: Vec<u8>,
+    threads: u64,
     ticks: u64,
     ticks_of_children: u64,
     resident_pages: u64,
+}
+
+impl Stat {
+    /// Of a process whose first thread has ended, others may run.
+    fn lives(&self) -> bool {
+        self.threads > 1 || (self.state != b'Z' && self.state != b'X')
+    }
 }
 
 fn parse(line: &[u8]) -> Option<Stat> {
@@ -48,10 +56,15 @@ fn parse(line: &[u8]) -> Option<Stat> {
         group: i32::try_from(number(2)?).ok()?,
         state: *fields.first()?.as_bytes().first()?,
         name: line.get(open + 1..close)?.to_vec(),
+        threads: count(17)?,
         ticks: count(11)? + count(12)?,
         ticks_of_children: count(13)? + count(14)?,
         resident_pages: count(21).unwrap_or(0),
     })
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Every process that can be seen.
@@ -61,11 +74,59 @@ pub(super) fn scan() -> Vec<Stat> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.ok()?.file_name();
-            let pid: i32 = name.to_str()?.parse().ok()?;
-            parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+            stat(name.to_str()?.parse().ok()?)
         })
         .collect();
     found.sort_unstable_by_key(|stat| stat.pid);
+    found
+}
+
+/// Those that live and descend from `ancestor`: by the kernel's lists of children, so that
+/// it takes no longer where others have many, else by a look at all. What forks or dies
+/// meanwhile may be missing.
+pub(super) fn living_below(ancestor: i32) -> Vec<Stat> {
+    let found = listed_below(ancestor);
+    if found.is_empty() {
+        // Not every kernel has the lists.
+        let all = scan();
+        return descendants(&all, ancestor).into_iter().cloned().collect();
+    }
+    found
+}
+
+fn listed_below(ancestor: i32) -> Vec<Stat> {
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::from([ancestor]);
+    let mut next = vec![ancestor];
+    while let Some(parent) = next.pop() {
+        for child in children(parent) {
+            // One whose parent died is the ancestor's child; another's has its number.
+            let stat = stat(child).filter(|stat| [parent, ancestor].contains(&stat.parent));
+            if let Some(stat) = stat
+                && seen.insert(child)
+            {
+                next.push(child);
+                if stat.lives() {
+                    found.push(stat);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The children of a process, of each of its threads.
+fn children(parent: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task"));
+    let lists = threads.into_iter().flatten().flatten();
+    let lists = lists.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let mut found = Vec::new();
+    for list in lists {
+        found.extend(
+            list.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+    }
     found
 }
 
@@ -82,7 +143,7 @@ pub(super) fn descendants(all: &[Stat], ancestor: i32) -> Vec<&Stat> {
         for child in children.get(&pid).into_iter().flatten() {
             if seen.insert(child.pid) {
                 next.push(child.pid);
-                if child.state != b'Z' && child.state != b'X' {
+                if child.lives() {
                     found.push(*child);
                 }
             }
@@ -240,6 +301,7 @@ mod tests {
         let stat = parse(line).expect("it parses");
         assert_eq!((stat.pid, stat.parent, stat.group), (7, 3, 7));
         assert_eq!(stat.name, b"a) R (b");
+        assert_eq!(stat.threads, 1);
         assert_eq!((stat.ticks, stat.ticks_of_children), (30, 70));
         assert_eq!(stat.resident_pages, 9);
     }
@@ -252,6 +314,7 @@ mod tests {
             group: pid,
             state,
             name: Vec::new(),
+            threads: 1,
             ticks: 0,
             ticks_of_children: 0,
             resident_pages: 0,
@@ -265,5 +328,33 @@ mod tests {
         ];
         let pids: Vec<i32> = descendants(&all, 2).iter().map(|stat| stat.pid).collect();
         assert_eq!(pids, [4]);
+    }
+
+    #[test]
+    fn the_kernels_lists_of_children_say_what_a_look_at_all_says() {
+        let line = "sleep 60 & (sleep 60 & sleep 60 & wait) & echo; wait";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", line])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let own = i32::try_from(child.id()).unwrap();
+        let pids = |mut all: Vec<Stat>| {
+            all.sort_unstable_by_key(|stat| stat.pid);
+            all.into_iter().map(|stat| stat.pid).collect::<Vec<_>>()
+        };
+        let mut listed = Vec::new();
+        // Its shell, and three that sleep.
+        while listed.len() < 4 {
+            listed = pids(listed_below(own));
+        }
+        let all = scan();
+        let looked = pids(descendants(&all, own).into_iter().cloned().collect());
+        for pid in &looked {
+            let _ = crate::guest::sys::kill(*pid, libc::SIGKILL);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(listed, looked);
     }
 }

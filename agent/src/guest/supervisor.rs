@@ -381,11 +381,7 @@ impl Supervisor {
     }
 
     fn tree(&self) -> Vec<Stat> {
-        let all = process::scan();
-        process::descendants(&all, self.own)
-            .into_iter()
-            .cloned()
-            .collect()
+        process::living_below(self.own)
     }
 
     /// Receives one order; false when the agent is gone.
