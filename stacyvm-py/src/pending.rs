@@ -14,12 +14,12 @@ use tokio::task::AbortHandle;
 
 use crate::ending::{self, Within};
 use crate::error;
-use crate::runtime;
+use crate::runtime::{self, Waited};
 
 /// Makes the Python value of a result, which needs the interpreter.
 type Make = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 /// Takes back what a call made where nobody gets its result any more.
-pub(crate) type Undo = Box<dyn FnOnce() + Send + Sync>;
+pub(crate) type Undo = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Work = Pin<Box<dyn Future<Output = stacyvm::Result<(Make, Option<Undo>)>> + Send>>;
 
 /// A call that has not begun. `wait()` or `await` begins it, once.
@@ -42,8 +42,15 @@ impl Pending {
     /// Waits for the result. Ctrl-C gives the call up.
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match runtime::wait(py, self.take()?)? {
-            Ok((make, _)) => make(py),
-            Err(error) => Err(error::raise(py, &error)),
+            Waited::Done(Ok((make, _))) => make(py),
+            Waited::Done(Err(error)) => Err(error::raise(py, &error)),
+            Waited::Raised(raised, result) => {
+                if let Some(Ok((_, Some(undo)))) = result {
+                    let runtime = runtime::handle()?;
+                    py.detach(|| runtime.block_on(undo));
+                }
+                Err(raised)
+            }
         }
     }
 
@@ -122,8 +129,11 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(undo) = self.undo() {
-            undo();
+        // Without a runtime there are no threads any more, and the process ends.
+        if let Some(undo) = self.undo()
+            && let Ok(runtime) = runtime::handle()
+        {
+            runtime.spawn(undo);
         }
     }
 }

@@ -40,16 +40,24 @@ pub(crate) fn handle() -> PyResult<Handle> {
         })
 }
 
+/// What a wait came to.
+pub(crate) enum Waited<T> {
+    Done(T),
+    /// A handler of a signal raised, as that of Ctrl-C does. The work may have been done all
+    /// the same, and nobody gets what it gave.
+    Raised(PyErr, Option<T>),
+}
+
 /// Waits for the end of `work` without holding Python, and gives up on it as soon as a
-/// handler of a signal raises, as that of Ctrl-C does.
+/// handler of a signal raises.
 ///
 /// The work is a task of the runtime: on this thread each of its steps would be handed over.
 pub(crate) fn wait<T: Send + 'static>(
     py: Python<'_>,
     work: impl Future<Output = T> + Send + 'static,
-) -> PyResult<T> {
+) -> PyResult<Waited<T>> {
     let handle = handle()?;
-    py.detach(|| {
+    let waited = py.detach(|| {
         let mut task = handle.spawn(work);
         let done = handle.block_on(async {
             let mut look = tokio::time::interval(LOOK);
@@ -58,14 +66,14 @@ pub(crate) fn wait<T: Send + 'static>(
                 tokio::select! {
                     biased;
                     done = &mut task => {
-                        return done.map_err(|ended| PyRuntimeError::new_err(ended.to_string()));
+                        let done = done.map_err(|ended| PyRuntimeError::new_err(ended.to_string()));
+                        return done.map(Waited::Done);
                     }
                     _ = look.tick() => {
                         if let Err(raised) = look_for_signals() {
                             task.abort();
                             // What it holds has been given up when this returns.
-                            let _ = task.await;
-                            return Err(raised);
+                            return Ok(Waited::Raised(raised, task.await.ok()));
                         }
                     }
                 }
@@ -73,6 +81,14 @@ pub(crate) fn wait<T: Send + 'static>(
         });
         ending::stay_out();
         done
+    })?;
+    // Python would raise between the return of the result and whoever takes it.
+    Ok(match waited {
+        Waited::Done(done) => match py.check_signals() {
+            Ok(()) => Waited::Done(done),
+            Err(raised) => Waited::Raised(raised, Some(done)),
+        },
+        raised @ Waited::Raised(..) => raised,
     })
 }
 

@@ -24,7 +24,6 @@ use crate::options::seconds;
 use crate::pending::{Call, Undo};
 use crate::ports::{Connection, Listener};
 use crate::process::Process;
-use crate::runtime;
 
 /// A sandbox as it is found again in a forked child: by its id.
 #[derive(Debug)]
@@ -106,17 +105,12 @@ impl Sandbox {
         }))
     }
 
-    /// Ends it in the background.
+    /// Ends it where nobody gets it.
     pub(crate) fn undo(&self) -> Undo {
         let place = Arc::clone(&self.0);
-        Box::new(move || {
-            // Without a runtime there are no threads any more, and the process ends.
-            if let Ok(runtime) = runtime::handle() {
-                runtime.spawn(async move {
-                    if let Ok(sandbox) = place.sandbox().await {
-                        let _ = sandbox.kill().await;
-                    }
-                });
+        Box::pin(async move {
+            if let Ok(sandbox) = place.sandbox().await {
+                let _ = sandbox.kill().await;
             }
         })
     }

@@ -111,6 +111,26 @@ def test_the_interpreter_is_free_while_a_call_waits(mock: Engine) -> None:
     assert turns > 5
 
 
+def test_ctrl_c_in_a_create_leaves_no_sandbox() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted = 0
+    try:
+        for _ in range(30):
+            # A create takes longer.
+            soon = threading.Timer(0.001, lambda: os.kill(os.getpid(), signal.SIGINT))
+            try:
+                soon.start()
+                with Sandbox.create(metadata={"of": "ctrl-c"}):
+                    time.sleep(5)
+            except KeyboardInterrupt:
+                interrupted += 1
+            soon.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert interrupted == 30
+    assert [info.id for info in Sandbox.list(metadata={"of": "ctrl-c"})] == []
+
+
 def test_ctrl_c_ends_the_wait_and_the_command(sandbox: Sandbox) -> None:
     # Whoever ran this may have had it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

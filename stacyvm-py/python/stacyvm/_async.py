@@ -429,7 +429,12 @@ class AsyncSandbox:
         return await awaited(self._native.kill())
 
     async def __aenter__(self) -> Self:
-        await awaited(self._native.begin_scope())
+        try:
+            await awaited(self._native.begin_scope())
+        except BaseException:
+            # The block does not begin, so that nothing else would end it.
+            await self.kill()
+            raise
         return self
 
     async def __aexit__(

@@ -429,7 +429,12 @@ class Sandbox:
         return waited(self._native.kill())
 
     def __enter__(self) -> Self:
-        waited(self._native.begin_scope())
+        try:
+            waited(self._native.begin_scope())
+        except BaseException:
+            # The block does not begin, so that nothing else would end it.
+            self.kill()
+            raise
         return self
 
     def __exit__(
