@@ -92,7 +92,7 @@ libtest() {
     local result=0 counts skipped
     if ! runner "$@"; then
         result=1
-        libtest_failures <"$work/log" >>"$work/failures"
+        libtest_failures "${*##*/}" <"$work/log" >>"$work/failures"
     fi
     counts=$(sed -nE 's/^test result: [^ ]+ ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' "$work/log" |
         awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
@@ -182,14 +182,14 @@ nextest() {
     return $result
 }
 
-# What each failed test of libtest's said, to its last lines: between `---- NAME stdout ----`
+# What each failed test of libtest's said by this command, to its last lines: between `---- NAME stdout ----`
 # after `failures:` and the next of these or the list of names.
 libtest_failures() {
-    awk '
+    awk -v "by=$1" '
         function tell() { for (i = (n > 30 ? n - 29 : 1); i <= n; i++) print "    " substr(lines[i], 1, 400); n = 0 }
         /^failures:$/ { tell(); failed = 1; title = 0; next }
         /^test result:/ { tell(); failed = 0; title = 0 }
-        failed && /^---- .* ----$/ { tell(); print "failed: " $0; title = 1; next }
+        failed && /^---- .* ----$/ { tell(); print "failed: " by ": " $0; title = 1; next }
         failed && title && NF { lines[++n] = $0 }
         END { tell() }'
 }
