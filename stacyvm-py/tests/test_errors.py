@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import pickle
 
 import pytest
@@ -20,6 +21,21 @@ def test_a_bad_value_names_its_field_and_the_remedy(mock: Engine) -> None:
     assert error.context["field"] == "memory_mib"
     assert error.context["remedy"]
     assert not error.retryable and error.retry_after is None
+
+
+def test_an_error_of_the_system_has_its_number_and_path(mock: Engine) -> None:
+    sandbox = mock.create(image="scratch")
+    with pytest.raises(FileNotFoundError) as missing:
+        sandbox.files.read("/nonesuch")
+    assert (missing.value.errno, missing.value.filename) == (errno.ENOENT, "/nonesuch")
+    assert "[Errno" not in str(missing.value)
+    sandbox.files.make_dir("/workspace/d")
+    with pytest.raises(IsADirectoryError) as directory:
+        sandbox.files.read("/workspace/d")
+    assert pickle.loads(pickle.dumps(directory.value)).errno == errno.EISDIR
+    with pytest.raises(FileNotFoundError) as command:
+        sandbox.exec(["nonesuch"])
+    assert (command.value.errno, command.value.filename) == (errno.ENOENT, None)
 
 
 def test_an_unknown_option_is_refused_by_name(mock: Engine) -> None:

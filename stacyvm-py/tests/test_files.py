@@ -44,7 +44,10 @@ def test_large_files_go_piece_by_piece(sandbox: Sandbox) -> None:
         read.update(part)
     assert read.hexdigest() == whole
     assert sandbox.commands.run("sha256sum < /workspace/big").stdout.split()[0] == whole
-    sandbox.files.write("/workspace/again", io.BytesIO(piece * 20))
+    for data in (io.BytesIO(piece * 20), bytearray(piece * 20), memoryview(piece * 20)):
+        sandbox.files.write("/workspace/again", "")
+        sandbox.files.write("/workspace/again", data)
+        assert sandbox.files.get_info("/workspace/again").size == len(piece) * 20
     assert sandbox.commands.run("sha256sum < /workspace/again").stdout.split()[0] == whole
 
 

@@ -158,6 +158,9 @@ async def _pieces(reader: NativeReader) -> AsyncIterator[bytes]:
 
 
 def _pieces_of(data: object) -> Iterable[bytes]:
+    if isinstance(data, (bytearray, memoryview)):
+        yield bytes(data)
+        return
     read = getattr(data, "read", None)
     if read is None:
         yield from cast("Iterable[bytes]", data)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import errno as numbers
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class NotFoundError(StacyError):
 class PathNotFoundError(NotFoundError, FileNotFoundError):
     """No such path."""
 
+    errno = numbers.ENOENT
+
 
 class AlreadyExistsError(StacyError):
     """It is there already."""
@@ -78,6 +81,7 @@ class PermissionDeniedError(StacyError, PermissionError):
     """The caller, or the user inside, may not."""
 
     code = "permission_denied"
+    errno = numbers.EACCES
 
 
 class UnauthenticatedError(StacyError):
@@ -96,12 +100,14 @@ class NoSpaceError(StacyError, OSError):
     """A disk is full."""
 
     code = "no_space"
+    errno = numbers.ENOSPC
 
 
 class TimeoutError(StacyError, builtins.TimeoutError):
     """A deadline passed."""
 
     code = "timeout"
+    errno = numbers.ETIMEDOUT
 
 
 class CancelledError(StacyError):
@@ -126,30 +132,35 @@ class CommandNotFoundError(StacyError, FileNotFoundError):
     """The command does not exist inside; nothing ran."""
 
     code = "command_not_found"
+    errno = numbers.ENOENT
 
 
 class CommandNotExecutableError(StacyError, PermissionError):
     """The command exists but cannot be executed; nothing ran."""
 
     code = "command_not_executable"
+    errno = numbers.EACCES
 
 
 class IsDirectoryError(StacyError, IsADirectoryError):
     """A directory where a file is needed."""
 
     code = "is_directory"
+    errno = numbers.EISDIR
 
 
 class NotDirectoryError(StacyError, NotADirectoryError):
     """A file where a directory is needed."""
 
     code = "not_directory"
+    errno = numbers.ENOTDIR
 
 
 class DirectoryNotEmptyError(StacyError, OSError):
     """The directory has entries."""
 
     code = "directory_not_empty"
+    errno = numbers.ENOTEMPTY
 
 
 class ProtocolError(StacyError):
@@ -218,7 +229,10 @@ def from_native(
     error.operation = operation
     error.provider = provider
     error.context = context
+    if isinstance(error, OSError):
+        error.filename = context.get("path")
     return error
+
 
 __all__ = [
     "AlreadyExistsError",

@@ -11,7 +11,7 @@ Path = Union[str, bytes]
 """A path inside: text, or bytes where it is no text."""
 Command = Union[str, bytes, Sequence[Union[str, bytes]]]
 """A line for the shell inside, or an argument vector without a shell."""
-Data = Union[str, bytes, IO[bytes], Iterable[bytes]]
+Data = Union[str, bytes, bytearray, memoryview, IO[bytes], Iterable[bytes]]
 """What a file is written from."""
 OnOutput = Callable[[str], object]
 """Is called with text as it comes; characters are never cut in two."""
