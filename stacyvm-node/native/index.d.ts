@@ -159,7 +159,7 @@ export declare class Process {
 export declare class Reader {
   /** The next piece; null after the last. */
   next(): Promise<Buffer | undefined | null>
-  /** Lets go of the file. */
+  /** Lets go of the file, also where somebody waits for its next piece. */
   close(): Promise<undefined>
 }
 

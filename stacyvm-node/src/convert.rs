@@ -73,9 +73,24 @@ pub(crate) fn count(field: &str, value: f64) -> Result<u64> {
     ))
 }
 
-/// A number that must fit into another type.
-pub(crate) fn fits<T: TryFrom<u32>>(field: &str, value: u32, most: &str) -> Result<T> {
-    T::try_from(value).map_err(|_| Error::invalid(field, value, most, "give a smaller number"))
+/// A whole number that must fit into another type. Node would make one that fits of any.
+pub(crate) fn fits<T: TryFrom<u64>>(field: &str, value: f64, expected: &str) -> Result<T> {
+    let whole = count(field, value)
+        .ok()
+        .and_then(|whole| T::try_from(whole).ok());
+    whole.ok_or_else(|| Error::invalid(field, value, expected, "give such a number"))
+}
+
+/// The permission bits of a file.
+pub(crate) fn mode_of(mode: Option<f64>) -> Result<Option<u32>> {
+    let mode = mode.map(|mode| fits("mode", mode, "permission bits, at most 0o7777"));
+    mode.transpose()
+}
+
+/// The number of a signal.
+pub(crate) fn signal_of(signal: f64) -> Result<i32> {
+    let number: u8 = fits("signal", signal, "the number or the name of a signal")?;
+    Ok(number.into())
 }
 
 /// A moment: a `Date`.

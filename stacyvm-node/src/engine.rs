@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use napi::Env;
 use napi::bindgen_prelude::PromiseRaw;
@@ -30,6 +31,7 @@ enum Recipe {
 struct Opener {
     recipe: Recipe,
     opened: OnceCell<stacyvm::Engine>,
+    closed: AtomicBool,
 }
 
 impl Opener {
@@ -48,7 +50,12 @@ impl Opener {
                 }
             }
         };
-        self.opened.get_or_try_init(open).await.cloned()
+        let engine = self.opened.get_or_try_init(open).await?;
+        // It may have been closed while it was opened; what it is asked then it refuses.
+        if self.closed.load(Ordering::Acquire) {
+            engine.close().await?;
+        }
+        Ok(engine.clone())
     }
 }
 
@@ -77,6 +84,7 @@ impl Engine {
         Self(Arc::new(Opener {
             recipe,
             opened: OnceCell::new(),
+            closed: AtomicBool::new(false),
         }))
     }
 }
@@ -201,6 +209,7 @@ impl Engine {
     #[napi]
     pub fn close<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
         let opener = Arc::clone(&self.0);
+        opener.closed.store(true, Ordering::Release);
         call(env, async move {
             match opener.opened.get() {
                 Some(engine) => engine.close().await,

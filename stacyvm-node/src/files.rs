@@ -15,7 +15,7 @@ use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::convert::{Raw, buffer, bytes, call, count};
+use crate::convert::{Raw, buffer, bytes, call, count, fits, mode_of};
 use crate::info::{EntryInfo, WatchEvent};
 
 /// Pieces of a written stream that wait for the sandbox.
@@ -89,7 +89,7 @@ impl Files {
         self.call(env, move |files| async move {
             let (offset, length) = range(offset, length)?;
             let (_, data) = files.read_range(path, offset, length).await?;
-            Ok(Reader(Arc::new(Mutex::new(Some(data)))))
+            Ok(Reader(Arc::new(Closable::new(data))))
         })
     }
 
@@ -100,10 +100,11 @@ impl Files {
         env: &'env Env,
         path: Raw,
         data: Raw,
-        mode: Option<u32>,
+        mode: Option<f64>,
     ) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
         let (path, data) = (bytes(path), bytes(data));
         self.call(env, move |files| async move {
+            let mode = mode_of(mode)?;
             let data = Box::pin(futures_util::stream::iter([Ok(data.into())]));
             files.write_with(path, WriteMode::Replace, mode, data).await
         })
@@ -127,10 +128,11 @@ impl Files {
         &self,
         env: &'env Env,
         path: Raw,
-        mode: Option<u32>,
+        mode: Option<f64>,
     ) -> napi::Result<PromiseRaw<'env, Writer>> {
         let path = bytes(path);
         self.call(env, move |files| async move {
+            let mode = mode_of(mode)?;
             let (pieces, come) = mpsc::channel(PIECES);
             let data = until_finished(come);
             let written = tokio::spawn(async move {
@@ -172,10 +174,11 @@ impl Files {
         &self,
         env: &'env Env,
         path: Raw,
-        depth: u32,
+        depth: f64,
     ) -> napi::Result<PromiseRaw<'env, Vec<EntryInfo>>> {
         let path = bytes(path);
         self.call(env, move |files| async move {
+            let depth = fits("depth", depth, "a number of levels")?;
             let mut entries = files.list_depth(path, depth).await?;
             let mut all = Vec::new();
             while let Some(entry) = entries.next().await {
@@ -231,7 +234,7 @@ impl Files {
         &self,
         env: &'env Env,
         path: Raw,
-        mode: Option<u32>,
+        mode: Option<f64>,
         owner: Option<String>,
         group: Option<String>,
         recursive: bool,
@@ -239,7 +242,7 @@ impl Files {
         let path = bytes(path);
         self.call(env, move |files| async move {
             let attributes = Attributes {
-                mode,
+                mode: mode_of(mode)?,
                 owner,
                 group,
                 ..Attributes::default()
@@ -319,7 +322,7 @@ fn range(offset: f64, length: Option<f64>) -> Result<(u64, Option<u64>)> {
 
 /// A file that is read piece by piece.
 #[napi]
-pub struct Reader(Arc<Mutex<Option<BoxStream<Result<bytes::Bytes>>>>>);
+pub struct Reader(Arc<Closable<BoxStream<Result<bytes::Bytes>>>>);
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -334,20 +337,17 @@ impl Reader {
     pub fn next<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Option<Buffer>>> {
         let reader = Arc::clone(&self.0);
         call(env, async move {
-            let mut data = reader.lock().await;
-            match data.as_mut() {
-                Some(data) => Ok(data.next().await.transpose()?.map(buffer)),
-                None => Ok(None),
-            }
+            let piece = reader.with(|data| Box::pin(data.next())).await.flatten();
+            Ok(piece.transpose()?.map(buffer))
         })
     }
 
-    /// Lets go of the file.
+    /// Lets go of the file, also where somebody waits for its next piece.
     #[napi]
     pub fn close<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
         let reader = Arc::clone(&self.0);
         call(env, async move {
-            *reader.lock().await = None;
+            reader.close().await;
             Ok(())
         })
     }

@@ -12,7 +12,7 @@ use stacyvm::sandbox::exec_builder::{DEFAULT_MAX_OUTPUT, Gathering};
 use stacyvm::{Error, ErrorKind, ExecEvent, Result, SignalScope};
 use tokio::sync::{Mutex, Notify};
 
-use crate::convert::{Raw, bytes, call};
+use crate::convert::{Raw, bytes, call, signal_of};
 use crate::info::{Event, ExitInfo, Output};
 use crate::sandbox::{scope_of, size};
 
@@ -174,11 +174,11 @@ impl Process {
     pub fn signal<'env>(
         &self,
         env: &'env Env,
-        signal: i32,
+        signal: f64,
         #[napi(ts_arg_type = "'process' | 'group' | 'tree'")] scope: String,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         self.control(env, move |control| async move {
-            control.signal(signal, scope_of(&scope)?).await
+            control.signal(signal_of(signal)?, scope_of(&scope)?).await
         })
     }
 
@@ -187,8 +187,8 @@ impl Process {
     pub fn resize<'env>(
         &self,
         env: &'env Env,
-        rows: u32,
-        columns: u32,
+        rows: f64,
+        columns: f64,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         self.control(env, move |control| async move {
             control.resize(size(rows, columns)?).await

@@ -11,7 +11,7 @@ use stacyvm::sandbox::exec::{AttachOptions, TtySize};
 use stacyvm::{Error, Exec, ExecId, ExecSpec, Result, SignalScope};
 
 use crate::code::{CodeContext, Execution, HowToRunCode, RunningCode, code_run};
-use crate::convert::{Command, Raw, bytes, call, duration, fits, json};
+use crate::convert::{Command, Raw, bytes, call, duration, fits, json, signal_of};
 use crate::error::reject;
 use crate::files::Files;
 use crate::info::{CommandInfo, Output, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo};
@@ -32,7 +32,7 @@ pub struct HowToRun {
     /// Milliseconds after which its whole tree is killed.
     pub timeout_ms: Option<f64>,
     /// Bytes of each stream that are kept for the result: 64 MiB unless told otherwise.
-    pub max_output: Option<i64>,
+    pub max_output: Option<f64>,
     /// Its standard input, which then ends.
     pub input: Option<Raw>,
     /// Keeps its standard input open, to be written to.
@@ -41,7 +41,7 @@ pub struct HowToRun {
     pub background: Option<bool>,
     /// Rows and columns of its terminal, if it has one.
     #[napi(ts_type = "[rows: number, columns: number]")]
-    pub size: Option<Vec<u32>>,
+    pub size: Option<Vec<f64>>,
 }
 
 impl fmt::Debug for HowToRun {
@@ -51,7 +51,7 @@ impl fmt::Debug for HowToRun {
 }
 
 /// The size of a terminal.
-pub(crate) fn size(rows: u32, columns: u32) -> Result<TtySize> {
+pub(crate) fn size(rows: f64, columns: f64) -> Result<TtySize> {
     Ok(TtySize {
         rows: fits("rows", rows, "0 to 65535")?,
         columns: fits("columns", columns, "0 to 65535")?,
@@ -79,12 +79,9 @@ impl Line {
 
     /// The bytes of each stream that are kept.
     fn most(&self) -> Result<Option<usize>> {
-        let fit = |most| {
-            usize::try_from(most).map_err(|_| {
-                Error::invalid("maxOutput", most, "0 or more", "give a number of bytes")
-            })
-        };
-        self.how.max_output.map(fit).transpose()
+        let most = self.how.max_output;
+        let most = most.map(|most| fits("maxOutput", most, "a number of bytes"));
+        most.transpose()
     }
 
     fn exec(self, sandbox: &stacyvm::Sandbox) -> Result<Exec> {
@@ -223,11 +220,11 @@ impl Sandbox {
         &self,
         env: &'env Env,
         command: String,
-        signal: i32,
+        signal: f64,
         #[napi(ts_arg_type = "'process' | 'group' | 'tree'")] scope: String,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         self.call(env, move |sandbox| async move {
-            let scope = scope_of(&scope)?;
+            let (signal, scope) = (signal_of(signal)?, scope_of(&scope)?);
             sandbox.signal(&ExecId::new(command)?, signal, scope).await
         })
     }
@@ -323,7 +320,7 @@ impl Sandbox {
     pub fn endpoint<'env>(
         &self,
         env: &'env Env,
-        port: u32,
+        port: f64,
     ) -> napi::Result<PromiseRaw<'env, String>> {
         self.call(env, move |sandbox| async move {
             let port = fits("port", port, "1 to 65535")?;
@@ -333,7 +330,7 @@ impl Sandbox {
 
     /// The same, for which the thread waits.
     #[napi]
-    pub fn endpoint_now(&self, port: u32) -> napi::Result<String> {
+    pub fn endpoint_now(&self, port: f64) -> napi::Result<String> {
         let work = async {
             let port = fits("port", port, "1 to 65535")?;
             Ok(self.0.endpoint(port).await?.address)
@@ -346,7 +343,7 @@ impl Sandbox {
     pub fn dial<'env>(
         &self,
         env: &'env Env,
-        port: u32,
+        port: f64,
     ) -> napi::Result<PromiseRaw<'env, Connection>> {
         self.call(env, move |sandbox| async move {
             sandbox.dial(fits("port", port, "1 to 65535")?).await
@@ -358,7 +355,7 @@ impl Sandbox {
     pub fn listen<'env>(
         &self,
         env: &'env Env,
-        port: u32,
+        port: f64,
     ) -> napi::Result<PromiseRaw<'env, Listener>> {
         self.call(env, move |sandbox| async move {
             sandbox.listen(fits("port", port, "0 to 65535")?).await

@@ -200,6 +200,83 @@ describe('over the embedded provider', { skip: missing }, () => {
     assert.ok(Math.abs(endAt.getTime() - Date.now() - 20_000) < 5_000)
   })
 
+  it('times and pages that make no sense are refused by name', async () => {
+    const sandbox = await Sandbox.create()
+    const refused = (field, work) =>
+      assert.rejects(work, (error) => error instanceof e2b.InvalidArgumentError && error.message.includes(field))
+    for (const timeoutMs of [Number.NaN, -1, null]) {
+      await refused('timeoutMs', () => sandbox.setTimeout(timeoutMs))
+      if (timeoutMs === null) continue
+      await refused('timeoutMs', () => sandbox.commands.run('true', { timeoutMs }))
+      await refused('timeoutMs', () => sandbox.runCode('1', { timeoutMs }))
+      await refused('timeoutMs', () => sandbox.files.watchDir('/', () => {}, { timeoutMs }))
+    }
+    for (const limit of [-1, 0, 1.5]) await refused('limit', () => Sandbox.list({ limit }).nextItems())
+    await refused('nextToken', () => Sandbox.list({ nextToken: 'zzz' }).nextItems())
+    assert.equal(await sandbox.isRunning(), true)
+    await sandbox.setTimeout(0)
+    assert.equal(await sandbox.isRunning(), false)
+  })
+
+  it('a create that is aborted ends nobody else\'s sandbox', async () => {
+    const first = await Sandbox.create({ idempotencyKey: 'one' })
+    const controller = new AbortController()
+    const again = Sandbox.create({ idempotencyKey: 'one', signal: controller.signal })
+    controller.abort()
+    await again.then(() => {}, (error) => assert.equal(error.name, 'AbortError'))
+    assert.equal(await first.isRunning(), true)
+    const late = Sandbox.create({ metadata: { of: 'aborted' }, signal: AbortSignal.timeout(1) })
+    await assert.rejects(late, { name: 'TimeoutError' })
+    assert.deepEqual(await Sandbox.list({ query: { metadata: { of: 'aborted' } } }).nextItems(), [])
+  })
+
+  it('a connect that fails leaves a paused sandbox paused', async () => {
+    const sandbox = await Sandbox.create()
+    await sandbox.pause()
+    for (const timeoutMs of [-5, 1e300]) await assert.rejects(Sandbox.connect(sandbox.sandboxId, { timeoutMs }))
+    assert.equal((await sandbox.getInfo()).state, 'paused')
+  })
+
+  it('input of another handle leaves the result to who runs the command', async () => {
+    const sandbox = await Sandbox.create()
+    const run = sandbox.commands.run('cat', { stdin: true })
+    const [{ pid }] = await until(async () => {
+      const found = await sandbox.commands.list()
+      return found.length > 0 && found
+    })
+    await sandbox.commands.sendStdin(pid, 'it\n')
+    await sandbox.commands.closeStdin(pid)
+    assert.equal((await run).stdout, 'it\n')
+    const plain = sandbox.commands.run('sleep 0.5; echo ok')
+    await until(async () => (await sandbox.commands.list()).length > 0)
+    await sandbox.commands.closeStdin((await sandbox.commands.list())[0].pid).catch(() => {})
+    assert.equal((await plain).stdout, 'ok\n')
+  })
+
+  it('who listens to the end of a watch may throw', async () => {
+    const sandbox = await Sandbox.create()
+    const failed = []
+    const note = (error) => failed.push(error)
+    process.on('unhandledRejection', note)
+    let told = 0
+    const watch = await sandbox.files.watchDir('/', () => {}, {
+      onExit() { told += 1; throw new Error('of the user') },
+    })
+    await watch.stop()
+    await until(() => told === 1)
+    await new Promise((done) => setTimeout(done, 50))
+    process.off('unhandledRejection', note)
+    assert.deepEqual(failed, [])
+  })
+
+  it('a result that is no JSON is text', async () => {
+    const sandbox = await Sandbox.create()
+    await sandbox.runCode('kept = 7')
+    const shown = 'class N:\n def _repr_json_(self): return {"a": float("nan")}\nN()'
+    assert.equal(typeof (await sandbox.runCode(shown)).results[0].json, 'string')
+    assert.equal((await sandbox.runCode('kept')).text, '7')
+  })
+
   it('a program ends by itself once it follows nothing', async () => {
     const program = `
       import { Sandbox } from 'stacyvm/e2b'

@@ -6,7 +6,7 @@ import * as stacyvm from 'stacyvm'
 
 const require = createRequire(import.meta.url)
 const native = require('../native/index.js')
-const { Engine, StacyError } = stacyvm
+const { InvalidArgumentError, Engine, StacyError } = stacyvm
 
 const classes = Object.values(stacyvm).filter(
   (made) => typeof made === 'function' && made.prototype instanceof StacyError,
@@ -59,8 +59,39 @@ describe('errors', () => {
     })
   })
 
-  it('of wrong types are those of Node', async () => {
-    await assert.rejects(Engine.mock().connect(5), (error) => !(error instanceof StacyError))
+  it('of wrong types are ours and show no value', async () => {
+    const engine = Engine.mock()
+    const sandbox = await engine.create({ image: 'scratch' })
+    const secret = { apiKey: 'hunter2' }
+    const map = new Map([['TOKEN', 'hunter2']])
+    for (const [field, work] of [
+      ['an argument', () => engine.connect(5)],
+      ['an argument', () => sandbox.runCode(secret)],
+      ['cwd', () => sandbox.commands.run('true', { cwd: secret })],
+      ['timeoutMs', () => sandbox.commands.run('true', { timeoutMs: 'hunter2' })],
+      ['env', () => sandbox.commands.run('true', { env: map })],
+      ['env', () => engine.create({ image: 'scratch', env: map })],
+      ['metadata', () => engine.list({ metadata: map }).next()],
+      ['created', () => engine.create({ image: 'scratch', metadata: { created: new Date() } })],
+      ['onPul', () => engine.create({ image: 'scratch', onPul() {} })],
+      ['data', () => sandbox.files.write('/workspace/x', null)],
+      ['mode', () => sandbox.files.write('/workspace/x', 'x', { mode: Number.NaN })],
+      ['depth', () => sandbox.files.list('/', { depth: -1 })],
+      ['dept', () => sandbox.files.list('/', { dept: 1 })],
+      ['maxOutput', () => sandbox.commands.run('echo x', { maxOutput: Infinity })],
+      ['port', () => sandbox.dial(2 ** 32 + 80)],
+      ['port', () => sandbox.listen(80.7)],
+      ['rows', () => sandbox.pty.create({ rows: -1 })],
+      ['signal', () => sandbox.commands.sendSignal('x', 2 ** 32 + 9)],
+    ]) {
+      await assert.rejects(work, (error) => {
+        assert.ok(error instanceof InvalidArgumentError, `${field}: ${error}`)
+        assert.equal(error.context.field, field)
+        assert.ok(!`${error.message} ${JSON.stringify(error.context)}`.includes('hunter2'))
+        return true
+      })
+    }
+    await sandbox.commands.run('true', { env: process.env })
   })
 })
 

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { text } from 'node:stream/consumers'
 import { IsDirectoryError, NotFoundError, PermissionDeniedError } from 'stacyvm'
-import { directory, everywhere, onEach, privileged } from './engines.mjs'
+import { directory, everywhere, onEach, privileged, until } from './engines.mjs'
 
 const host = directory()
 
@@ -141,6 +141,17 @@ onEach('files', ({ name }, test) => {
     assert.equal(link.symlinkTarget, '\ufffd')
     assert.deepEqual(link.symlinkTargetBytes, Buffer.from([0xfe]))
     assert.equal((await files.getInfo('/workspace/odd')).symlinkTargetBytes, null)
+  })
+
+  test('let go of a file that was never read', async ({ sandbox, engine, create }) => {
+    if (name !== 'embedded') return
+    const idle = await create({ idleTimeoutMs: 1000 })
+    await idle.files.write('/workspace/big', Buffer.alloc(50 << 20))
+    const stream = await idle.files.read('/workspace/big', { format: 'stream' })
+    stream.destroy()
+    // What is read would keep it from being idle.
+    await until(async () => (await engine.connect(idle.id)).getInfo().then((info) => info.phase === 'ended', () => true))
+    assert.equal(await sandbox.isRunning(), true)
   })
 
   test('have times before 1970 too', async ({ sandbox }) => {

@@ -10,6 +10,13 @@ async function all(listed) {
 }
 
 onEach('sandboxes', (_, test) => {
+  test('are made by no engine that was closed while it opened', async ({ image }) => {
+    const engine = new Engine({ stateDir: process.env.STACYVM_STATE_DIR })
+    const making = engine.create({ image })
+    await engine.close()
+    await assert.rejects(making, { code: 'unavailable' })
+  })
+
   test('are made, found, listed and ended', async ({ engine, create }) => {
     const metadata = { purpose: randomUUID() }
     const sandbox = await create({ metadata, env: { A: '1' }, timeoutMs: 60_000 })

@@ -1,3 +1,4 @@
+import * as native from '../native/index.js'
 import * as errors from './errors.js'
 
 /** The class of each code of the library. */
@@ -7,16 +8,36 @@ const byCode = new Map(
     .map((made) => [made.code, made as typeof errors.StacyError]),
 )
 
+/** How napi names what it cannot read. It shows the value, which may be a secret. */
+const unread = /^(InvalidArg|[A-Z][a-z]+Expected)$/
+
 /** The error of what the native half rejected with; what is none of it stays as it is. */
 function fromNative(thrown: unknown, from: Function): unknown {
-  const reason = (thrown as Error | undefined)?.message
-  if (typeof reason !== 'string' || !reason.startsWith('{"code":')) return thrown
+  const { message: reason, code: name } = (thrown ?? {}) as { message?: unknown; code?: unknown }
+  if (typeof reason !== 'string') return thrown
+  if (typeof name === 'string' && unread.test(name)) {
+    const [, field = 'an argument'] = / on \w+\.(\w+)$/.exec(reason) ?? []
+    const error = invalid(field, 'a value of the type that the call has')
+    Error.captureStackTrace(error, from)
+    return error
+  }
+  if (!reason.startsWith('{"code":')) return thrown
   const { code, message, ...facts } = JSON.parse(reason)
   const error = new (byCode.get(code) ?? errors.StacyError)(message)
   Object.assign(error, facts, { code, retryable: facts.retryAfterMs !== null })
   // From where the library was called, not from where it answered.
   Error.captureStackTrace(error, from)
   return error
+}
+
+// Arguments are read before there is a promise to reject.
+for (const { prototype } of Object.values(native) as Array<{ prototype?: Record<string, unknown> }>) {
+  for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype ?? {}))) {
+    if (typeof value !== 'function' || name === 'constructor') continue
+    prototype![name] = function (...given: unknown[]) {
+      return calledNow(() => value.apply(this, given))
+    }
+  }
 }
 
 /** The result of a call of the native half. */
@@ -67,17 +88,30 @@ export async function untilAborted<T>(
   }
 }
 
-/** Options as the native half reads them. */
-export const asked = (options: object): string => JSON.stringify(options, numbers)
+/** Options as the native half reads them. What JSON would leave out or empty is refused. */
+export const asked = (options: object): string => JSON.stringify(options, told)
 
-/** JSON would make null of a number that is none, and null is an option left out. */
-const numbers = (_: string, value: unknown): unknown =>
-  typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
+function told(this: Record<string, unknown>, name: string): unknown {
+  // Before its `toJSON`.
+  const value = this[name]
+  // JSON would make null of a number that is none, and null is an option left out.
+  if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
+  if (typeof value === 'function') refuse({ [name]: value })
+  if (typeof value === 'bigint' || typeof value === 'symbol') throw invalid(name, 'another type')
+  if (Array.isArray(value) || hasNames(value) || typeof value !== 'object') return value
+  throw invalid(name, 'an object of names and values')
+}
+
+/** A map has no names of its own and would mean nothing, as a date would. */
+const hasNames = (value: unknown): value is object | null =>
+  value === null || (typeof value === 'object' && !(Symbol.iterator in value) && !('toJSON' in value))
 
 /** The error for an argument that is not as it should be. Its value is not told. */
 export function invalid(field: string, expected: string): errors.InvalidArgumentError {
-  const error = new errors.InvalidArgumentError(`${field} is another thing than expected: ${expected}`)
-  error.context = { field, expected }
+  const remedy = 'see its type'
+  const told = `${field} is another thing than expected: ${expected}; ${remedy}`
+  const error = new errors.InvalidArgumentError(told)
+  error.context = { field, expected, remedy }
   return error
 }
 
@@ -85,18 +119,17 @@ export function invalid(field: string, expected: string): errors.InvalidArgument
 export function refuse(unknown: object): void {
   const name = Object.keys(unknown).find((key) => unknown[key as keyof typeof unknown] !== undefined)
   if (name === undefined) return
-  const error = new errors.InvalidArgumentError(`there is no option ${name}`)
-  error.context = { field: name }
+  const [expected, remedy] = ['an option that there is', 'leave it out, or look how it is spelt']
+  const error = new errors.InvalidArgumentError(`there is no option ${name}; ${remedy}`)
+  error.context = { field: name, expected, remedy }
   throw error
 }
 
-/** Refuses what is no object of names and values: a map has none of its own, and would mean nothing. */
-export function variables(env: unknown): Record<string, string> | undefined {
-  if (env === undefined || env === null) return undefined
-  if (typeof env === 'object' && [Object.prototype, null].includes(Object.getPrototypeOf(env))) {
-    const [name] = Object.entries(env).find(([, value]) => typeof value !== 'string') ?? []
-    if (name === undefined) return env as Record<string, string>
-    throw invalid(`env.${name}`, 'a string')
-  }
-  throw invalid('env', 'an object of names and values')
+/** Variables or labels: an object of names and texts. */
+export function texts(field: string, given: unknown): Record<string, string> | undefined {
+  if (given === undefined || given === null) return undefined
+  if (!hasNames(given)) throw invalid(field, 'an object of names and values')
+  const [name] = Object.entries(given).find(([, value]) => typeof value !== 'string') ?? []
+  if (name !== undefined) throw invalid(`${field}.${name}`, 'a string')
+  return { ...given } as Record<string, string>
 }

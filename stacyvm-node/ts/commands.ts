@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { StringDecoder } from 'node:string_decoder'
 import type * as native from '../native/index.js'
-import { called, invalid, refuse, untilAborted, variables } from './call.js'
+import { called, invalid, refuse, texts, untilAborted } from './call.js'
 import { CommandFailedError } from './errors.js'
 import { CommandResult } from './result.js'
 
@@ -83,7 +83,7 @@ export class Commands {
     refuse(background ? rest : unknown)
     signal?.throwIfAborted()
     if (stdin === true && !background) throw invalid('stdin', 'data; one that stays open needs `background`')
-    const how: native.HowToRun = { env: variables(env), cwd, user, timeoutMs, maxOutput, background }
+    const how: native.HowToRun = { env: texts('env', env), cwd, user, timeoutMs, maxOutput, background }
     if (typeof stdin === 'boolean') how.openStdin = stdin
     else how.input = stdin
     if (background) return new CommandHandle(await called(this.#native.start(command, how)))
@@ -96,7 +96,9 @@ export class Commands {
 
   /** Follows a background command: kept output first, then what comes. */
   async connect(commandId: string, options: { stdin?: boolean } = {}): Promise<CommandHandle> {
-    return new CommandHandle(await called(this.#native.attach(commandId, options.stdin ?? false, true)))
+    const { stdin = false, ...unknown } = options
+    refuse(unknown)
+    return new CommandHandle(await called(this.#native.attach(commandId, stdin, true)))
   }
 
   /** Lists commands: those that run, those with survivors, those remembered. */
@@ -110,7 +112,9 @@ export class Commands {
     signal: NodeJS.Signals | number,
     options: SignalOptions = {},
   ): Promise<void> {
-    await called(this.#native.signal(commandId, numberOf(signal), options.scope ?? 'process'))
+    const { scope = 'process', ...unknown } = options
+    refuse(unknown)
+    await called(this.#native.signal(commandId, numberOf(signal), scope))
   }
 
   /** Kills the whole tree of a command. */
@@ -121,11 +125,9 @@ export class Commands {
 
 /** A command that was started. Iterating gives its output as it comes. */
 export class CommandHandle {
-  /** Its id, by which `commands.connect` finds it. */
-  readonly id: string
-  /** The number of its first process inside. */
-  readonly pid: number | null
   readonly #native: native.Process
+  readonly #id: string
+  readonly #pid: number | null
   #exit: native.ExitInfo | null = null
   readonly #stdout = new StringDecoder()
   readonly #stderr = new StringDecoder()
@@ -133,8 +135,18 @@ export class CommandHandle {
   /** @internal */
   constructor(started: native.Process) {
     this.#native = started
-    this.id = started.id
-    this.pid = started.pid
+    this.#id = started.id
+    this.#pid = started.pid
+  }
+
+  /** Its id, by which `commands.connect` finds it. */
+  get id(): string {
+    return this.#id
+  }
+
+  /** The number of its first process inside. */
+  get pid(): number | null {
+    return this.#pid
   }
 
   /** How it ended, once its end was read. */
@@ -198,7 +210,9 @@ export class CommandHandle {
 
   /** Sends it a signal. */
   async sendSignal(signal: NodeJS.Signals | number, options: SignalOptions = {}): Promise<void> {
-    await called(this.#native.signal(numberOf(signal), options.scope ?? 'process'))
+    const { scope = 'process', ...unknown } = options
+    refuse(unknown)
+    await called(this.#native.signal(numberOf(signal), scope))
   }
 
   /** Kills its whole tree. One that has ended is success. */

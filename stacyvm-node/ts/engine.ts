@@ -1,5 +1,5 @@
 import * as native from '../native/index.js'
-import { asked, called, refuse } from './call.js'
+import { asked, called, calledNow, refuse, texts } from './call.js'
 import { Pool } from './pool.js'
 import { Sandbox } from './sandbox.js'
 
@@ -11,6 +11,8 @@ export interface CreateOptions extends native.CreateOptions {
   /** Is told how far the pull of its image is, and awaited. What it throws gives the
    * sandbox up. */
   onPull?: (progress: native.PullInfo) => unknown
+  /** Gives the sandbox up when it is aborted before it is made, and rejects with its reason. */
+  signal?: AbortSignal
 }
 
 /** What a pool has, and what its sandboxes are made of; a claim brings their secrets. */
@@ -45,7 +47,9 @@ export class Engine {
     const { config, stateDir, ...unknown } = options
     refuse(unknown)
     this.#native =
-      options instanceof native.Engine ? options : new native.Engine({ config, stateDir })
+      options instanceof native.Engine
+        ? options
+        : calledNow(() => new native.Engine({ config, stateDir }))
   }
 
   /**
@@ -58,18 +62,26 @@ export class Engine {
 
   /** Makes a sandbox and resolves when a command can run in it. */
   async create(options: CreateOptions = {}): Promise<Sandbox> {
-    const { onPull, ...rest } = options
-    if (!onPull) return new Sandbox(await called(this.#native.create(asked(rest))))
+    const { onPull, signal, ...rest } = options
+    signal?.throwIfAborted()
+    if (!onPull && !signal) return new Sandbox(await called(this.#native.create(asked(rest))))
     const creating = await called(this.#native.watchedCreate(asked(rest)))
+    const abort = () => void creating.giveUp().catch(() => {})
+    signal?.addEventListener('abort', abort, { once: true })
+    if (signal?.aborted) abort()
     try {
       for (;;) {
         const { pulling, made } = await called(creating.next())
         if (made) return new Sandbox(made)
-        if (pulling) await onPull(pulling)
+        if (pulling) await onPull?.(pulling)
       }
     } catch (thrown) {
       await creating.giveUp()
+      // What was given up says so.
+      signal?.throwIfAborted()
       throw thrown
+    } finally {
+      signal?.removeEventListener('abort', abort)
     }
   }
 
@@ -94,9 +106,10 @@ export class Engine {
   async *list(options: ListOptions = {}): AsyncGenerator<native.SandboxInfo, void, undefined> {
     const { metadata = {}, all = false, ...unknown } = options
     refuse(unknown)
+    const labels = texts('metadata', metadata) ?? {}
     let after: string | undefined
     do {
-      const page = await called(this.#native.page(metadata, all, after, PAGE))
+      const page = await called(this.#native.page(labels, all, after, PAGE))
       yield* page
       after = page[PAGE - 1]?.id
     } while (after !== undefined)

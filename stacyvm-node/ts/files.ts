@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream'
 import type * as native from '../native/index.js'
-import { called, refuse } from './call.js'
+import { called, invalid, refuse } from './call.js'
 
 /** A path inside: text, or bytes where it is no text. */
 export type Path = native.Raw
@@ -44,7 +44,7 @@ export class Files {
     if (format === 'bytes') return called(this.#native.read(path, offset ?? 0, length))
     if (format === 'text') return called(this.#native.readText(path))
     const reader = await called(this.#native.open(path, offset ?? 0, length))
-    return Readable.from(pieces(reader), { objectMode: false })
+    return streamOf(reader)
   }
 
   /**
@@ -56,6 +56,9 @@ export class Files {
     refuse(unknown)
     if (typeof data === 'string' || data instanceof Uint8Array) {
       return called(this.#native.write(path, data, mode))
+    }
+    if (typeof data !== 'object' || data === null || !(Symbol.asyncIterator in data || Symbol.iterator in data)) {
+      throw invalid('data', 'text, bytes, or what gives bytes piece by piece')
     }
     const writer = await called(this.#native.create(path, mode))
     try {
@@ -74,7 +77,9 @@ export class Files {
 
   /** Lists a directory in the order of names, so many levels deep. */
   async list(path: Path, options: { depth?: number } = {}): Promise<native.EntryInfo[]> {
-    return called(this.#native.entries(path, options.depth ?? 1))
+    const { depth = 1, ...unknown } = options
+    refuse(unknown)
+    return called(this.#native.entries(path, depth))
   }
 
   /** Finds paths by an absolute shell pattern (`*`, `?`, `[..]`, `**`). */
@@ -89,7 +94,9 @@ export class Files {
 
   /** Describes a path; a symbolic link itself unless it is to be followed. */
   async getInfo(path: Path, options: { follow?: boolean } = {}): Promise<native.EntryInfo> {
-    return called(this.#native.info(path, options.follow ?? false))
+    const { follow = false, ...unknown } = options
+    refuse(unknown)
+    return called(this.#native.info(path, follow))
   }
 
   /** Makes a directory and the missing ones above it. One that is there is success. */
@@ -133,7 +140,9 @@ export class Files {
 
   /** Reports changes of a directory. Every change after the return is seen. */
   async watchDir(path: Path, options: { recursive?: boolean } = {}): Promise<WatchHandle> {
-    return new WatchHandle(await called(this.#native.watch(path, options.recursive ?? false)))
+    const { recursive = false, ...unknown } = options
+    refuse(unknown)
+    return new WatchHandle(await called(this.#native.watch(path, recursive)))
   }
 
   /**
@@ -150,16 +159,19 @@ export class Files {
   }
 }
 
-async function* pieces(reader: native.Reader): AsyncGenerator<Buffer, void, undefined> {
-  try {
-    for (;;) {
-      const piece = await called(reader.next())
-      if (!piece) return
-      yield piece
-    }
-  } finally {
-    await called(reader.close())
-  }
+/** A file as a stream. Destroying it lets go of the file. */
+function streamOf(reader: native.Reader): Readable {
+  return new Readable({
+    read() {
+      called(reader.next()).then(
+        (piece) => this.push(piece),
+        (error) => this.destroy(error),
+      )
+    },
+    destroy(error, done) {
+      reader.close().then(() => done(error), done)
+    },
+  })
 }
 
 /** A watch on a directory. Iterating gives changes as they come, until it is stopped. */

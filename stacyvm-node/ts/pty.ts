@@ -1,5 +1,5 @@
 import type * as native from '../native/index.js'
-import { called, refuse, untilAborted, variables } from './call.js'
+import { called, refuse, texts, untilAborted } from './call.js'
 import type { HowToRun } from './commands.js'
 import { CommandResult } from './result.js'
 
@@ -25,7 +25,7 @@ export class Pty {
     const { cmd = ['/bin/sh'], rows = 24, cols = 80, ...rest } = options
     const { env, cwd, user, timeoutMs, maxOutput, ...unknown } = rest
     refuse(unknown)
-    const how = { env: variables(env), cwd, user, timeoutMs, maxOutput, openStdin: true }
+    const how = { env: texts('env', env), cwd, user, timeoutMs, maxOutput, openStdin: true }
     const started = this.#native.start(cmd, { ...how, size: [rows, cols] })
     return new PtyHandle(await called(started))
   }
@@ -33,17 +33,25 @@ export class Pty {
 
 /** A command on a terminal. Iterating gives what the terminal shows, in bytes. */
 export class PtyHandle {
-  /** The command's id. */
-  readonly id: string
-  /** The number of its first process inside. */
-  readonly pid: number | null
   readonly #native: native.Process
+  readonly #id: string
+  readonly #pid: number | null
 
   /** @internal */
   constructor(started: native.Process) {
     this.#native = started
-    this.id = started.id
-    this.pid = started.pid
+    this.#id = started.id
+    this.#pid = started.pid
+  }
+
+  /** The command's id. */
+  get id(): string {
+    return this.#id
+  }
+
+  /** The number of its first process inside. */
+  get pid(): number | null {
+    return this.#pid
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Buffer, void, undefined> {
@@ -66,8 +74,10 @@ export class PtyHandle {
 
   /** Waits for its end. Aborting the signal kills its whole tree. */
   async wait(options: { signal?: AbortSignal } = {}): Promise<CommandResult> {
+    const { signal, ...unknown } = options
+    refuse(unknown)
     const end = () => called(this.#native.waitForEnd())
-    return new CommandResult(await untilAborted(options.signal, () => this.kill(), end))
+    return new CommandResult(await untilAborted(signal, () => this.kill(), end))
   }
 
   /** Kills its whole tree. */

@@ -14,6 +14,12 @@ use crate::convert::{Bytes, Nothing, Raw};
 use crate::forked::OfProcess;
 use crate::pending::Call;
 
+/// A port that fits its type; what it means is the library's to say.
+pub(crate) fn port_of(port: i64) -> Result<u16> {
+    u16::try_from(port)
+        .map_err(|_| Error::invalid("port", port, "0 to 65535", "name a port of TCP's"))
+}
+
 fn of_another_process() -> Error {
     Error::new(
         ErrorKind::Conflict,
@@ -78,11 +84,11 @@ impl From<stacyvm::provider::Connection> for Connection {
 #[pymethods]
 impl Connection {
     /// Bytes of the other side, so many at most; none at its end.
-    fn recv(&self, most: usize) -> Call<Bytes> {
+    fn recv(&self, limit: usize) -> Call<Bytes> {
         let shared = Arc::clone(&self.0);
         Call::new(async move {
             let connection = shared.get().ok_or_else(of_another_process)?;
-            connection.recv(most).await
+            connection.recv(limit).await
         })
     }
 

@@ -22,7 +22,7 @@ use crate::info::{
 use crate::logs::{self, Logs};
 use crate::options::seconds;
 use crate::pending::{Call, Undo};
-use crate::ports::{Connection, Listener};
+use crate::ports::{Connection, Listener, port_of};
 use crate::process::Process;
 
 /// A sandbox as it is found again in a forked child: by its id.
@@ -330,13 +330,13 @@ impl Sandbox {
     }
 
     /// Connects to a port inside.
-    fn dial(&self, port: u16) -> Call<Connection> {
-        self.call(move |sandbox| async move { sandbox.dial(port).await })
+    fn dial(&self, port: i64) -> Call<Connection> {
+        self.call(move |sandbox| async move { sandbox.dial(port_of(port)?).await })
     }
 
     /// Listens on a port inside; 0 chooses one.
-    fn listen(&self, port: u16) -> Call<Listener> {
-        self.call(move |sandbox| async move { sandbox.listen(port).await })
+    fn listen(&self, port: i64) -> Call<Listener> {
+        self.call(move |sandbox| async move { sandbox.listen(port_of(port)?).await })
     }
 
     /// Reads what is kept of the output of a command, or of all.

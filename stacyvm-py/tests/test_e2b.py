@@ -262,6 +262,20 @@ def test_lost_output_is_told() -> None:
         assert list(said.event(cast(Any, event))) == [("rest", None, None)]
 
 
+def test_times_and_pages_that_make_no_sense_are_refused() -> None:
+    sandbox = Sandbox.create()
+    for limit in (-1, 0):
+        with pytest.raises(InvalidArgumentException, match="limit"):
+            Sandbox.list(limit=limit).next_items()
+    with pytest.raises(InvalidArgumentException, match="next_token"):
+        Sandbox.list(next_token="zzz").next_items()
+    with pytest.raises(InvalidArgumentException, match="timeout"):
+        sandbox.set_timeout(-1)
+    assert sandbox.is_running()
+    sandbox.set_timeout(0)
+    assert not sandbox.is_running()
+
+
 def test_ports_pauses_and_snapshots_of_a_docker_engine(docker_image: str) -> None:
     sandbox = Sandbox.create(
         provider="docker", image=docker_image, allow_internet_access=True, ports=[{"guest": 3000}]

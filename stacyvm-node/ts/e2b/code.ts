@@ -2,6 +2,7 @@
 import type { CodeContext, CodeError, CodeResult } from '../../native/index.js'
 import type { Sandbox as Machine } from '../sandbox.js'
 import { InvalidArgumentError, NotSupportedError, asked } from './errors.js'
+import { patience } from './options.js'
 import type { ConnectionOpts } from './types.js'
 
 /** E2B's names of the forms that a value has. */
@@ -151,11 +152,20 @@ export interface CreateCodeContextOpts extends Pick<ConnectionOpts, 'requestTime
   language?: RunCodeLanguage
 }
 
+/** What JSON says; the text, where the code gave something else. */
+function parsed(form: string): unknown {
+  try {
+    return JSON.parse(form)
+  } catch {
+    return form
+  }
+}
+
 function resultOf(result: CodeResult): Result {
   const raw: RawData = {}
   for (const [media, form] of Object.entries(result.data)) {
     const name = forms.get(media) ?? media
-    raw[name] = name === 'json' ? JSON.parse(form) : form
+    raw[name] = name === 'json' ? parsed(form) : form
   }
   return new Result(raw, result.isMainResult)
 }
@@ -194,7 +204,8 @@ export async function runCode(
     await machine.runCode(code, {
       language,
       context: context?.id,
-      timeoutMs: timeoutMs || undefined,
+      timeoutMs: patience(timeoutMs),
+      signal: (opts as ConnectionOpts).signal,
       onStdout: said(logs.stdout, false, onStdout),
       onStderr: said(logs.stderr, true, onStderr),
       onResult: (shown) => {

@@ -1,7 +1,6 @@
 import type * as native from '../../native/index.js'
 import { called } from '../call.js'
 import { asked } from './errors.js'
-import { gathered } from './exits.js'
 import { Reader } from './feed.js'
 import { CommandHandle, type Told } from './handle.js'
 import type { Inside } from './inside.js'
@@ -15,8 +14,6 @@ import type {
   PtyCreateOpts,
 } from './types.js'
 
-/** All output is kept, as E2B keeps it. */
-const ALL = 2 ** 40
 const OF_RUN = ['background', 'cwd', 'user', 'envs', 'onStdout', 'onStderr', 'stdin', 'timeoutMs']
 const OF_CONNECT = ['onStdout', 'onStderr', 'timeoutMs']
 const OF_PTY = ['cols', 'rows', 'onData', 'timeoutMs', 'user', 'envs', 'cwd']
@@ -78,9 +75,7 @@ export class Commands {
       const { shell } = await this.#inside.places(opts.user)
       const argv = [shell, '-l', '-c', cmd]
       const how = await this.#inside.how(opts)
-      if (!background && !stdin && !onStdout && !onStderr && !signal) {
-        return gathered(await this.#inside.machine.commands.run(argv, { ...how, maxOutput: ALL }))
-      }
+      signal?.throwIfAborted()
       handle = await started(this.#inside, argv, { ...how, background, openStdin: stdin }, { onStdout, onStderr })
       // It was not there yet to be killed.
       if (signal?.aborted) await handle.kill()

@@ -62,31 +62,32 @@ export class NotSupportedError extends SandboxError {
 /** A command did not exit with 0. */
 export class CommandExitError extends SandboxError implements CommandResult {
   static override readonly code = 'command_failed'
-  readonly #result: CommandResult
+  /** How it ended, and what it said. */
+  readonly result: CommandResult
 
   constructor(result: CommandResult) {
     super(result.error)
-    this.#result = result
+    this.result = result
   }
 
   /** -1 for a command that a signal ended. */
   get exitCode(): number {
-    return this.#result.exitCode
+    return this.result.exitCode
   }
 
   /** `exit status 3` or `signal: killed`. */
   get error(): string | undefined {
-    return this.#result.error
+    return this.result.error
   }
 
   /** Its standard output. */
   get stdout(): string {
-    return this.#result.stdout
+    return this.result.stdout
   }
 
   /** Its standard error. */
   get stderr(): string {
-    return this.#result.stderr
+    return this.result.stderr
   }
 }
 

@@ -1,5 +1,4 @@
 // How commands ended, in E2B's words.
-import type { CommandResult as Ended } from '../result.js'
 import type { ExitInfo } from '../../native/index.js'
 import { CommandExitError, SandboxError, TimeoutError } from './errors.js'
 import type { CommandResult } from './types.js'
@@ -38,9 +37,4 @@ export function resultOf(exit: ExitInfo, stdout: string, stderr: string): Comman
 export function checked(result: CommandResult): CommandResult {
   if (result.exitCode !== 0) throw new CommandExitError(result)
   return result
-}
-
-/** The result of a command whose output was gathered. */
-export function gathered(ended: Ended): CommandResult {
-  return checked(resultOf(ended.exit, ended.stdout, ended.stderr))
 }

@@ -1,6 +1,9 @@
 import type * as native from '../../native/index.js'
 import { called } from '../call.js'
 
+/** Events that wait for one who reads slowly, until which the others wait too. */
+const MOST = 256
+
 const feeds = new Map<string, Promise<Feed>>()
 
 /**
@@ -12,6 +15,8 @@ class Feed {
   readonly readers = new Set<Reader>()
   readonly #key: string
   #over = false
+  #error: unknown
+  #waiting: Array<() => void> = []
   #passing: Promise<void> | undefined
 
   constructor(key: string, started: native.Process) {
@@ -21,9 +26,18 @@ class Feed {
 
   /** Whether there is more, once there is. */
   async more(): Promise<boolean> {
+    while ([...this.readers].some((reader) => reader.events.length >= MOST)) {
+      await new Promise<void>((go) => this.#waiting.push(go))
+    }
+    if (this.#error !== undefined) throw this.#error
     if (this.#over) return false
     await (this.#passing ??= this.#passOn())
     return true
+  }
+
+  /** A reader has taken an event, or reads no more. */
+  taken(): void {
+    for (const go of this.#waiting.splice(0)) go()
   }
 
   async #passOn(): Promise<void> {
@@ -32,6 +46,7 @@ class Feed {
       if (!event || event.exit) this.#end()
       if (event) for (const reader of this.readers) reader.events.push(event)
     } catch (thrown) {
+      this.#error = thrown
       this.#end()
       throw thrown
     } finally {
@@ -47,6 +62,7 @@ class Feed {
   /** Where nobody reads it any more, the command is followed no more. */
   left(reader: Reader): void {
     this.readers.delete(reader)
+    this.taken()
     if (this.readers.size > 0 || this.#over) return
     this.#end()
     this.native.letGo()
@@ -96,7 +112,9 @@ export class Reader {
       const open = this.#feed.readers.has(this)
       if (!open || !(await this.#feed.more())) break
     }
-    return this.events.shift()
+    const event = this.events.shift()
+    this.#feed.taken()
+    return event
   }
 
   /** Reads no more. */

@@ -5,6 +5,7 @@ import { NotFoundError as NoneError, StacyError } from '../errors.js'
 import type { Data, Files } from '../files.js'
 import { InvalidArgumentError, NotSupportedError, asked, named } from './errors.js'
 import type { Inside } from './inside.js'
+import { patience } from './options.js'
 import {
   type EntryInfo,
   type FilesystemEvent,
@@ -116,8 +117,7 @@ export class Filesystem {
     return this.#on(path, opts, known, async (files, where) => {
       const format = opts?.format ?? 'text'
       if (format === 'stream') {
-        const stream = pieces(await files.read(where, { format }))
-        return Readable.toWeb(Readable.from(stream, { objectMode: false }))
+        return Readable.toWeb(renamed(await files.read(where, { format })))
       }
       const data = await files.read(where, { format: 'bytes' })
       if (format === 'text') return new TextDecoder().decode(data)
@@ -214,20 +214,29 @@ export class Filesystem {
       if ((await files.getInfo(where, { follow: true })).type !== 'dir') {
         throw new InvalidArgumentError(`path is ${where}, expected a directory`)
       }
+      const timeoutMs = patience(opts.timeoutMs ?? 60_000)
       const watch = await files.watchDir(where, { recursive: opts.recursive })
       const changes = (event: native.WatchEvent) => changesOf(files, where, event, opts.includeEntry ?? false)
-      return new WatchHandle(watch, changes, onEvent, opts.onExit, opts.timeoutMs ?? 60_000)
+      return new WatchHandle(watch, changes, onEvent, opts.onExit, timeoutMs)
     })
   }
 }
 
 /** A stream whose errors have E2B's names. */
-async function* pieces(stream: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  try {
-    yield* stream
-  } catch (thrown) {
-    throw named(thrown)
-  }
+function renamed(stream: Readable): Readable {
+  const pieces = stream[Symbol.asyncIterator]()
+  return new Readable({
+    read() {
+      pieces.next().then(
+        ({ done, value }) => this.push(done ? null : value),
+        (error) => this.destroy(named(error) as Error),
+      )
+    },
+    destroy(error, done) {
+      stream.destroy()
+      done(error)
+    },
+  })
 }
 
 /**

@@ -8,6 +8,7 @@ import { halves } from '../internal.js'
 import type { Sandbox as Machine } from '../sandbox.js'
 import { NotFoundError } from './errors.js'
 import { Reader } from './feed.js'
+import { patience } from './options.js'
 
 const LOOK = 'if [ -x /bin/bash ]; then echo /bin/bash; else echo /bin/sh; fi; cd && pwd || echo /'
 /** E2B's `root` may enter the home of `user`. Here `root` has no rights over others. */
@@ -75,7 +76,7 @@ export class Inside {
       env: { E2B_SANDBOX: 'true', E2B_SANDBOX_ID: this.machine.id, ...opts.envs },
       user: this.user(opts.user),
       cwd: await this.path(opts.cwd ?? '~', opts.user),
-      timeoutMs: (opts.timeoutMs ?? 60_000) || undefined,
+      timeoutMs: patience(opts.timeoutMs ?? 60_000),
     }
   }
 

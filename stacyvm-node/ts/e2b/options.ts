@@ -5,6 +5,7 @@ import type {
   SandboxInfo as Info,
   SandboxMetrics as Usage,
 } from '../../native/index.js'
+import { invalid } from '../call.js'
 import { UnsupportedError } from '../errors.js'
 import { NotSupportedError, named } from './errors.js'
 import {
@@ -41,6 +42,15 @@ export const OF_CREATE = [
   'template', 'metadata', 'envs', 'timeoutMs', 'secure', 'allowInternetAccess', 'network', 'lifecycle',
   ...ofStacy, ...Object.keys(unsupported),
 ]
+
+/** Milliseconds from now. */
+export function milliseconds(timeoutMs: number): number {
+  if (typeof timeoutMs !== 'number' || !(timeoutMs >= 0)) throw invalid('timeoutMs', 'milliseconds, 0 or more')
+  return timeoutMs
+}
+
+/** Milliseconds that something may take: 0 is endless. */
+export const patience = (timeoutMs: number) => milliseconds(timeoutMs) || undefined
 
 /** What stacyvm's `create` is asked. */
 export function createOptions(template: string, opts: SandboxOpts): CreateOptions {

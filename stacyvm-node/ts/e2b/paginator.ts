@@ -1,4 +1,5 @@
 import type { SandboxInfo as Info } from '../../native/index.js'
+import { invalid } from '../call.js'
 import { Sandbox as Machine } from '../sandbox.js'
 import { asked } from './errors.js'
 import { infoOf, stateOf, wanted } from './options.js'
@@ -38,8 +39,10 @@ export class SandboxPaginator {
     if (!this.#hasNext) throw new Error('No more items to fetch')
     const { query, order, limit, nextToken, ...others } = this.#opts
     return asked({ ...others, ...opts }, [], async () => {
+      const size = limit ?? PAGE
+      if (!(Number.isInteger(size) && size > 0)) throw invalid('limit', 'a whole number, 1 or more')
       this.#infos ??= await this.#all()
-      const page = this.#infos.splice(0, limit || PAGE)
+      const page = this.#infos.splice(0, size)
       this.#hasNext = this.#infos.length > 0
       this.#token = this.#hasNext ? Buffer.from(place(page.at(-1)!)).toString('base64url') : undefined
       return page.map((info) => infoOf(info, stateOf(info)!))
@@ -55,6 +58,7 @@ export class SandboxPaginator {
     infos.sort((one, other) => compare(place(one), place(other)))
     if (this.#token === undefined) return infos
     const at = Buffer.from(this.#token, 'base64url').toString()
+    if (!/^\d{4}-\S+Z \S+$/.test(at)) throw invalid('nextToken', 'the `nextToken` of another paginator')
     return infos.filter((info) => compare(place(info), at) > 0)
   }
 }

@@ -25,6 +25,7 @@ import {
   hinted,
   infoOf,
   metricsOf,
+  milliseconds,
   remaining,
   stateOf,
 } from './options.js'
@@ -73,11 +74,17 @@ async function connected(sandboxId: string, opts: SandboxConnectOpts = {}): Prom
     if (opts.onResume === 'reboot') {
       throw new NotSupportedError('a paused sandbox goes on where it was; kill it to reboot')
     }
-    const timeoutMs = opts.timeoutMs ?? TIMEOUT_MS
+    const timeoutMs = milliseconds(opts.timeoutMs ?? TIMEOUT_MS)
     const { machine, info } = await known(sandboxId)
     if (info.phase === 'paused') {
       await machine.resume()
-      await machine.setTimeout(timeoutMs)
+      try {
+        await machine.setTimeout(timeoutMs)
+      } catch (thrown) {
+        // It would run without an end.
+        await machine.pause()
+        throw thrown
+      }
     } else if (info.ends !== null && info.ends.getTime() < Date.now() + timeoutMs) {
       await machine.setTimeout(timeoutMs)
     }
@@ -135,17 +142,14 @@ export class Sandbox extends CloudOnly {
   ): Promise<InstanceType<S>> {
     const opts = (typeof first === 'string' ? second : first) ?? {}
     const template = typeof first === 'string' ? first : (opts.template ?? this.defaultTemplate)
-    let given = false
-    const making = asked(opts, OF_CREATE, async () => {
+    const { signal, ...asks } = opts
+    const making = asked(asks, OF_CREATE, async () => {
       try {
-        const machine = await Machine.create(createOptions(template, opts))
-        // Who gave it up has no other way to end it.
-        if (given) await machine.kill()
-        return machine
+        return await Machine.create({ ...createOptions(template, opts), signal })
       } catch (thrown) {
         throw hinted(thrown)
       }
-    }, { control: true, kill: async () => void (given = true) })
+    }, CONTROL)
     return new this(await making) as InstanceType<S>
   }
 
@@ -189,12 +193,16 @@ export class Sandbox extends CloudOnly {
     return Sandbox.kill(this.sandboxId, opts)
   }
 
-  /** Sets the end of a sandbox to so many milliseconds from now. */
+  /** Sets the end of a sandbox to so many milliseconds from now; 0 ends it. */
   static async setTimeout(sandboxId: string, timeoutMs: number, opts?: SandboxApiOpts): Promise<void> {
-    return asked(opts, [], async () => (await found(sandboxId)).setTimeout(timeoutMs), CONTROL)
+    return asked(opts, [], async () => {
+      const machine = await found(sandboxId)
+      if (milliseconds(timeoutMs) === 0) await machine.kill()
+      else await machine.setTimeout(timeoutMs)
+    }, CONTROL)
   }
 
-  /** Sets its end to so many milliseconds from now. */
+  /** Sets its end to so many milliseconds from now; 0 ends it. */
   async setTimeout(timeoutMs: number, opts?: SandboxApiOpts): Promise<void> {
     return Sandbox.setTimeout(this.sandboxId, timeoutMs, opts)
   }

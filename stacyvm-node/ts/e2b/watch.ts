@@ -3,6 +3,9 @@ import type { WatchHandle as Watch } from '../files.js'
 import { TimeoutError, asked, named } from './errors.js'
 import type { FilesystemEvent, WatchOpts } from './types.js'
 
+/** The longest that a timer waits. */
+const LONGEST_MS = 2 ** 31 - 1
+
 /** A watch on a directory. */
 export class WatchHandle {
   readonly #watch: Watch
@@ -14,12 +17,14 @@ export class WatchHandle {
     changes: (event: native.WatchEvent) => Promise<FilesystemEvent[]>,
     onEvent: (event: FilesystemEvent) => unknown,
     onExit: WatchOpts['onExit'],
-    timeoutMs: number,
+    timeoutMs: number | undefined,
   ) {
     this.#watch = watch
     void this.#tell(changes, onEvent, timeoutMs).then(async (error) => {
       // Nobody is there to be told what goes wrong in it, as in E2B.
-      await Promise.resolve(onExit?.(error as Error | undefined)).catch(() => {})
+      try {
+        await onExit?.(error as Error | undefined)
+      } catch {}
     })
   }
 
@@ -27,14 +32,14 @@ export class WatchHandle {
   async #tell(
     changes: (event: native.WatchEvent) => Promise<FilesystemEvent[]>,
     onEvent: (event: FilesystemEvent) => unknown,
-    timeoutMs: number,
+    timeoutMs: number | undefined,
   ): Promise<unknown> {
     let error: unknown
     const late = () => {
       error = new TimeoutError('the watch ended at its timeout; `timeoutMs` makes it longer, 0 endless')
       void this.stop().catch(() => {})
     }
-    const timer = timeoutMs ? setTimeout(late, timeoutMs) : undefined
+    const timer = timeoutMs ? setTimeout(late, Math.min(timeoutMs, LONGEST_MS)) : undefined
     try {
       for await (const event of this.#watch) {
         for (const change of await changes(event)) {

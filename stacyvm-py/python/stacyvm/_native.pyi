@@ -230,7 +230,7 @@ class Connection:
         """
         Closes it, also where somebody waits to read or to write.
         """
-    def recv(self, /, most: SupportsIndex) -> Call[bytes]:
+    def recv(self, /, limit: SupportsIndex) -> Call[bytes]:
         """
         Bytes of the other side, so many at most; none at its end.
         """

@@ -159,7 +159,7 @@ def _pieces(reader: NativeReader) -> Iterator[bytes]:
 
 def _pieces_of(data: object) -> Iterable[bytes]:
     if isinstance(data, (bytearray, memoryview)):
-        yield bytes(data)
+        yield bytes(cast("bytearray", data))
         return
     read = getattr(data, "read", None)
     if read is None:

@@ -54,6 +54,10 @@ impl Closed {
     }
 }
 
+/// Linux's numbers of what the other side of a connection did to it: `EPIPE`,
+/// `ECONNABORTED`, `ECONNRESET`.
+const OTHER_SIDE: [i32; 3] = [32, 103, 104];
+
 /// The kind of error that a failure inside is.
 pub(super) fn kind_of(kind: FailureKind) -> ErrorKind {
     match kind {
@@ -93,7 +97,11 @@ pub(crate) fn error_of(failure: &Failure) -> Error {
     } else {
         text
     };
-    let mut error = Error::new(kind_of(failure.kind), message);
+    let kind = match (failure.kind, failure.errno) {
+        (FailureKind::Internal, Some(errno)) if OTHER_SIDE.contains(&errno) => ErrorKind::Conflict,
+        (kind, _) => kind_of(kind),
+    };
+    let mut error = Error::new(kind, message);
     if let Some(subject) = &failure.subject {
         error = error.context("subject", String::from_utf8_lossy(subject));
     }
@@ -182,6 +190,25 @@ mod tests {
         }
         let beyond = TABLE.len() as u32;
         assert!(message::decode::<FailureKind>(&message::encode(&beyond)).is_err());
+    }
+
+    #[test]
+    fn a_connection_that_the_other_side_reset_is_no_defect_of_ours() {
+        let of = |errno| {
+            let kind = FailureKind::Internal;
+            let (message, subject) = ("connection inside".to_owned(), None);
+            let failure = Failure {
+                kind,
+                message,
+                subject,
+                errno: Some(errno),
+            };
+            error_of(&failure).kind()
+        };
+        for errno in [libc::ECONNRESET, libc::EPIPE, libc::ECONNABORTED] {
+            assert_eq!(of(errno), ErrorKind::Conflict);
+        }
+        assert_eq!(of(libc::EIO), ErrorKind::Internal);
     }
 
     #[test]

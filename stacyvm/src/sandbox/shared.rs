@@ -94,29 +94,30 @@ impl From<Connection> for SharedConnection {
 }
 
 impl SharedConnection {
-    /// Waits for bytes of the other side, `most` of them and 64 KiB at most; none
+    /// Waits for bytes of the other side, `limit` of them and 64 KiB at most; none
     /// once it sends no more.
     ///
     /// # Errors
     ///
-    /// `invalid_argument` for a `most` of 0, `conflict` once the connection is closed,
-    /// `sandbox_gone` and what else broke it.
+    /// `invalid_argument` for a `limit` of 0; `conflict` once the connection is closed
+    /// here, or was reset there; `sandbox_gone` and what else broke it.
     ///
     /// # Cancellation
     ///
     /// Nothing is lost: the next call gives it.
-    pub async fn recv(&self, most: usize) -> Result<Bytes> {
-        if most == 0 {
+    pub async fn recv(&self, limit: usize) -> Result<Bytes> {
+        if limit == 0 {
             return Err(Error::invalid(
-                "most",
-                most,
+                "limit",
+                limit,
                 "1 or more",
                 "give the number of bytes that are wanted at most",
             ));
         }
         let read = self.reads.with(|reads| {
             Box::pin(async move {
-                let mut piece = BytesMut::with_capacity(most.min(PIECE)).limit(most.min(PIECE));
+                let most = limit.min(PIECE);
+                let mut piece = BytesMut::with_capacity(most).limit(most);
                 reads.read_buf(&mut piece).await?;
                 Ok(piece.into_inner().freeze())
             })

@@ -29,7 +29,12 @@ from ._code import (
     result_of,
     without_envs,
 )
-from ._errors import NotSupportedException, SandboxNotFoundException, told
+from ._errors import (
+    InvalidArgumentException,
+    NotSupportedException,
+    SandboxNotFoundException,
+    told,
+)
 from ._options import (
     SNAPSHOT,
     absent,
@@ -212,10 +217,14 @@ class AsyncSandbox:
 
     @by_id
     async def set_timeout(self, timeout: float, **opts: Unpack[ApiParams]) -> None:
-        """Sets the end to so many seconds from now."""
+        """Sets the end to so many seconds from now; 0 ends it."""
         known(cast("dict[str, Any]", opts))
         with told(control=True):
-            await (await self._found()).set_timeout(timeout)
+            machine = await self._found()
+            if timeout == 0:
+                await machine.kill()
+            else:
+                await machine.set_timeout(timeout)
 
     @by_id
     async def get_info(self, **opts: Unpack[ApiParams]) -> SandboxInfo:
@@ -411,10 +420,12 @@ class AsyncSandboxPaginator:
         known(cast("dict[str, Any]", opts))
         if not self._has_next:
             raise Exception("No more items to fetch")
+        size = PAGE if self.limit is None else self.limit
+        if size < 1:
+            raise InvalidArgumentException(f"limit is {size}, expected 1 or more")
         with told(control=True):
             if self._infos is None:
                 self._infos = await self._all()
-        size = self.limit or PAGE
         page, self._infos = self._infos[:size], self._infos[size:]
         self._has_next = bool(self._infos)
         self._token = _token(page[-1]) if self._has_next else None
@@ -432,7 +443,13 @@ class AsyncSandboxPaginator:
         infos.sort(key=_place, reverse=newest)
         if self._token is None:
             return infos
-        at = urlsafe_b64decode(self._token.encode()).decode()
+        try:
+            at = urlsafe_b64decode(self._token.encode()).decode()
+            datetime.fromisoformat(at.partition(" ")[0])
+        except ValueError as error:
+            raise InvalidArgumentException(
+                "next_token is another thing than the `next_token` of another paginator"
+            ) from error
         return [info for info in infos if (_place(info) < at if newest else _place(info) > at)]
 
 

@@ -91,7 +91,7 @@ async fn make(place: Place) {
         }
         Err(error) => {
             tracing::debug!(pool = shared.name, %error, "no sandbox could be made ahead");
-            shared.note_failure(&error);
+            shared.note_failure(error);
         }
     }
 }

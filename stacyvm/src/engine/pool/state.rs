@@ -64,7 +64,7 @@ struct State {
     ending: usize,
     draining: bool,
     counts: Counts,
-    last_error: Option<String>,
+    last_error: Option<Arc<Error>>,
     failures: u32,
     /// Nothing is made before.
     not_before: Option<Instant>,
@@ -242,7 +242,7 @@ impl Shared {
             made: state.counts.made,
             replaced: state.counts.replaced,
             failed: state.counts.failed,
-            last_error: state.last_error.clone(),
+            last_error: state.last_error.as_ref().map(ToString::to_string),
             drained: state.draining,
         }
     }
@@ -331,10 +331,10 @@ impl Shared {
         });
     }
 
-    pub(super) fn note_failure(&self, error: &Error) {
+    pub(super) fn note_failure(&self, error: Error) {
         self.change(|state| {
             state.counts.failed += 1;
-            state.last_error = Some(error.to_string());
+            state.last_error = Some(Arc::new(error));
             let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16));
             state.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
             state.failures = state.failures.saturating_add(1);
@@ -412,10 +412,12 @@ impl Shared {
                     return Ok(());
                 }
                 if let Some(error) = &state.last_error {
-                    return Err(Error::new(
-                        ErrorKind::Unavailable,
-                        format!("the pool cannot be filled: {error}"),
-                    ));
+                    let told = format!("the pool cannot be filled: {error}");
+                    let mut told = Error::new(error.kind(), told).retry(error.retryable());
+                    for (name, value) in error.facts() {
+                        told = told.context(name, value);
+                    }
+                    return Err(told.source(Arc::clone(error)));
                 }
             }
             // The sender is part of `self`.

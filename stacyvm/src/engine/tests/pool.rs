@@ -321,6 +321,7 @@ async fn an_error_is_told_and_tried_again_more_and_more_slowly() {
     let pool = world.engine.pool(host()).size(1).await.unwrap();
     let error = pool.filled().await.unwrap_err();
     assert!(error.to_string().contains("no room for it"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
     // A claim that finds none makes one, and has the real error.
     let error = pool.claim().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
