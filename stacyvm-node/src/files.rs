@@ -14,6 +14,7 @@ use stacyvm::sandbox::files::{Attributes, WriteMode};
 use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 use crate::convert::{Raw, buffer, bytes, call, count, fits, mode_of};
 use crate::info::{EntryInfo, WatchEvent};
@@ -135,9 +136,9 @@ impl Files {
             let mode = mode_of(mode)?;
             let (pieces, come) = mpsc::channel(PIECES);
             let data = until_finished(come);
-            let written = tokio::spawn(async move {
-                files.write_with(path, WriteMode::Replace, mode, data).await
-            });
+            let mut written = JoinSet::new();
+            written
+                .spawn(async move { files.write_with(path, WriteMode::Replace, mode, data).await });
             let writing = Writing { pieces, written };
             Ok(Writer(Arc::new(Mutex::new(Some(writing)))))
         })
@@ -373,7 +374,8 @@ fn until_finished(come: mpsc::Receiver<Option<bytes::Bytes>>) -> BoxStream<Resul
 #[derive(Debug)]
 struct Writing {
     pieces: mpsc::Sender<Option<bytes::Bytes>>,
-    written: tokio::task::JoinHandle<Result<stacyvm::sandbox::files::FileEntry>>,
+    /// One task, which ends with this.
+    written: JoinSet<Result<stacyvm::sandbox::files::FileEntry>>,
 }
 
 /// A file that is written piece by piece. One that is dropped leaves the old file.
@@ -401,7 +403,11 @@ impl Writer {
     pub fn finish<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
         let writer = Arc::clone(&self.0);
         call(env, async move {
-            let Some(Writing { pieces, written }) = writer.lock().await.take() else {
+            let Some(Writing {
+                pieces,
+                mut written,
+            }) = writer.lock().await.take()
+            else {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "the file is finished already",
@@ -409,9 +415,14 @@ impl Writer {
             };
             // One that takes no more has failed, and says why.
             let _ = pieces.send(None).await;
-            written.await.map_err(|error| {
-                Error::new(ErrorKind::Internal, "the task that writes the file died").source(error)
-            })?
+            written
+                .join_next()
+                .await
+                .unwrap_or_else(|| unreachable!())
+                .map_err(|error| {
+                    Error::new(ErrorKind::Internal, "the task that writes the file died")
+                        .source(error)
+                })?
         })
     }
 
@@ -420,9 +431,13 @@ impl Writer {
     pub fn abandon<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
         let writer = Arc::clone(&self.0);
         call(env, async move {
-            if let Some(Writing { pieces, written }) = writer.lock().await.take() {
+            if let Some(Writing {
+                pieces,
+                mut written,
+            }) = writer.lock().await.take()
+            {
                 drop(pieces);
-                let _ = written.await;
+                let _ = written.join_next().await;
             }
             Ok(())
         })

@@ -231,6 +231,8 @@ function checked(output: native.Output, check = false): CommandResult {
   const { reason, exitCode, signal } = result.exit
   const told = exitCode ?? signal
   const ended = told === null ? reason.replaceAll('_', ' ') : `${reason} ${told}`
-  const said = result.stderr.trim().slice(-2000)
+  // Of text from inside no terminal is moved or cleared.
+  const escape = (letter: string) => `\\u{${letter.codePointAt(0)!.toString(16)}}`
+  const said = result.stderr.trim().slice(-2000).replace(/[^\P{C}\n\t]/gu, escape)
   throw new CommandFailedError(`the command ended with ${ended}${said && `: ${said}`}`, result)
 }

@@ -99,7 +99,7 @@ impl CodeResult {
 
     fn __repr__(&self) -> String {
         let forms: Vec<&str> = self.0.data.keys().map(String::as_str).collect();
-        format!("CodeResult({})", forms.join(", "))
+        format!("CodeResult({forms:?})")
     }
 }
 
@@ -128,7 +128,7 @@ impl From<code::CodeError> for CodeError {
 #[pymethods]
 impl CodeError {
     fn __repr__(&self) -> String {
-        format!("CodeError({}: {:?})", self.name, self.value)
+        format!("CodeError({:?}, {} bytes)", self.name, self.value.len())
     }
 }
 
@@ -181,10 +181,11 @@ impl Execution {
     }
 
     fn __repr__(&self) -> String {
-        let error = self.0.error.as_ref().map_or("None", |error| &error.name);
+        // What code gives may be a secret.
+        let error = self.0.error.as_ref().map(|error| &error.name);
         format!(
-            "Execution(text={:?}, results: {}, stdout: {} bytes, error: {error})",
-            self.0.text().unwrap_or_default(),
+            "Execution(text: {} bytes, results: {}, stdout: {} bytes, error: {error:?})",
+            self.0.text().unwrap_or_default().len(),
             self.0.results.len(),
             self.0.stdout.len()
         )

@@ -1,7 +1,7 @@
 //! Values that both sides know under different names.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyNone, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyNone, PyString};
 
 /// A value for Python's `json`.
 pub(crate) fn json(value: &impl serde::Serialize) -> stacyvm::Result<String> {
@@ -62,14 +62,29 @@ impl<'py> FromPyObject<'_, 'py> for Raw {
     type Error = PyErr;
 
     const INPUT_TYPE: pyo3::inspect::PyStaticExpr = pyo3::inspect::PyStaticExpr::BinOp {
-        left: &<PyString as pyo3::PyTypeInfo>::TYPE_HINT,
+        left: &pyo3::inspect::PyStaticExpr::BinOp {
+            left: &<PyString as pyo3::PyTypeInfo>::TYPE_HINT,
+            op: pyo3::inspect::PyStaticOperator::BitOr,
+            right: &<PyBytes as pyo3::PyTypeInfo>::TYPE_HINT,
+        },
         op: pyo3::inspect::PyStaticOperator::BitOr,
-        right: &<PyBytes as pyo3::PyTypeInfo>::TYPE_HINT,
+        right: &pyo3::inspect::PyStaticExpr::BinOp {
+            left: &<PyByteArray as pyo3::PyTypeInfo>::TYPE_HINT,
+            op: pyo3::inspect::PyStaticOperator::BitOr,
+            right: &<PyMemoryView as pyo3::PyTypeInfo>::TYPE_HINT,
+        },
     };
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if let Ok(bytes) = object.cast::<PyBytes>() {
             return Ok(Self(bytes.as_bytes().to_vec()));
+        }
+        if let Ok(bytes) = object.cast::<PyByteArray>() {
+            return Ok(Self(bytes.to_vec()));
+        }
+        if object.cast::<PyMemoryView>().is_ok() {
+            let bytes = object.call_method0("tobytes")?;
+            return Ok(Self(bytes.cast::<PyBytes>()?.as_bytes().to_vec()));
         }
         let text = object.cast::<PyString>()?;
         if let Ok(text) = text.extract::<String>() {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::prelude::*;
 use stacyvm::config::{Config, Overrides};
@@ -29,7 +30,14 @@ enum Recipe {
 #[derive(Debug)]
 pub(crate) struct Opener {
     recipe: Recipe,
-    opened: PerProcess<Arc<OnceCell<stacyvm::Engine>>>,
+    opened: PerProcess<Arc<Place>>,
+}
+
+/// The place of an engine, which may be closed while that is opened.
+#[derive(Debug, Default)]
+struct Place {
+    engine: OnceCell<stacyvm::Engine>,
+    closed: AtomicBool,
 }
 
 impl Opener {
@@ -42,8 +50,8 @@ impl Opener {
 
     /// The engine of this process.
     pub(crate) async fn engine(&self) -> Result<stacyvm::Engine> {
-        let (mine, _) = self.opened.get_or_make(|| Arc::new(OnceCell::new()));
-        let cell = mine.get().cloned().unwrap_or_default();
+        let (mine, _) = self.opened.get_or_make(Arc::default);
+        let place = mine.get().cloned().unwrap_or_default();
         let open = || async {
             match &self.recipe {
                 Recipe::Configured(overrides) => {
@@ -58,7 +66,12 @@ impl Opener {
                 }
             }
         };
-        cell.get_or_try_init(open).await.cloned()
+        let engine = place.engine.get_or_try_init(open).await?;
+        // What it is asked then it refuses.
+        if place.closed.load(Ordering::Acquire) {
+            engine.close().await?;
+        }
+        Ok(engine.clone())
     }
 }
 
@@ -174,12 +187,10 @@ impl Engine {
     fn close(&self) -> Call<Nothing> {
         let opener = Arc::clone(&self.0);
         Call::new(async move {
-            let cell = opener.opened.get();
-            match cell
-                .as_ref()
-                .and_then(|mine| mine.get())
-                .and_then(|cell| cell.get())
-            {
+            let (mine, _) = opener.opened.get_or_make(Arc::default);
+            let place = mine.get().cloned().unwrap_or_default();
+            place.closed.store(true, Ordering::Release);
+            match place.engine.get() {
                 Some(engine) => engine.close().await,
                 None => Ok(()),
             }

@@ -12,6 +12,7 @@ use stacyvm::sandbox::files::{Attributes, WriteMode};
 use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 use crate::convert::{Bytes, Nothing, Raw};
 use crate::forked::OfProcess;
@@ -95,7 +96,8 @@ impl Files {
         self.call(move |files| async move {
             let (pieces, come) = mpsc::channel(PIECES);
             let data = until_finished(come);
-            let written = tokio::spawn(async move {
+            let mut written = JoinSet::new();
+            written.spawn(async move {
                 files
                     .write_with(path.0, WriteMode::Replace, mode, data)
                     .await
@@ -259,7 +261,8 @@ fn until_finished(come: mpsc::Receiver<Option<bytes::Bytes>>) -> BoxStream<Resul
 #[derive(Debug)]
 struct Writing {
     pieces: mpsc::Sender<Option<bytes::Bytes>>,
-    written: tokio::task::JoinHandle<Result<stacyvm::sandbox::files::FileEntry>>,
+    /// One task, which ends with this.
+    written: JoinSet<Result<stacyvm::sandbox::files::FileEntry>>,
 }
 
 /// A file that is written piece by piece. One that is dropped leaves the old file.
@@ -286,7 +289,11 @@ impl Writer {
         let writer = Arc::clone(&self.0);
         Call::new(async move {
             let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
-            let Some(Writing { pieces, written }) = writing.take() else {
+            let Some(Writing {
+                pieces,
+                mut written,
+            }) = writing.take()
+            else {
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     "the file is finished already",
@@ -294,9 +301,14 @@ impl Writer {
             };
             // One that takes no more has failed, and says why.
             let _ = pieces.send(None).await;
-            written.await.map_err(|error| {
-                Error::new(ErrorKind::Internal, "the task that writes the file died").source(error)
-            })?
+            written
+                .join_next()
+                .await
+                .unwrap_or_else(|| unreachable!())
+                .map_err(|error| {
+                    Error::new(ErrorKind::Internal, "the task that writes the file died")
+                        .source(error)
+                })?
         })
     }
 
@@ -305,9 +317,13 @@ impl Writer {
         let writer = Arc::clone(&self.0);
         Call::new(async move {
             let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
-            if let Some(Writing { pieces, written }) = writing.take() {
+            if let Some(Writing {
+                pieces,
+                mut written,
+            }) = writing.take()
+            {
                 drop(pieces);
-                let _ = written.await;
+                let _ = written.join_next().await;
             }
             Ok(())
         })

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::ending::{self, Within};
 use crate::error;
+use crate::forked::OfProcess;
 use crate::runtime::{self, Waited};
 
 /// Makes the Python value of a result, which needs the interpreter.
@@ -46,8 +47,9 @@ impl Pending {
             Waited::Done(Err(error)) => Err(error::raise(py, &error)),
             Waited::Raised(raised, result) => {
                 if let Some(Ok((_, Some(undo)))) = result {
-                    let runtime = runtime::handle()?;
-                    py.detach(|| runtime.block_on(undo));
+                    // Another signal ends the wait, and not the work.
+                    let undoing = runtime::handle()?.spawn(undo);
+                    runtime::wait(py, async move { drop(undoing.await) })?;
                 }
                 Err(raised)
             }
@@ -79,7 +81,7 @@ impl Pending {
                         Ok((make, undo)) => make(py).and_then(|value| {
                             let delivery = Delivery {
                                 value,
-                                undo: Mutex::new(undo),
+                                undo: OfProcess::new(Mutex::new(undo)),
                             };
                             delivery.into_py_any(py)
                         }),
@@ -106,15 +108,14 @@ impl Pending {
 #[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Delivery {
     value: Py<PyAny>,
-    undo: Mutex<Option<Undo>>,
+    /// The parent's, in a forked child.
+    undo: OfProcess<Mutex<Option<Undo>>>,
 }
 
 impl Delivery {
     fn undo(&self) -> Option<Undo> {
-        self.undo
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        let undo = self.undo.get()?;
+        undo.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

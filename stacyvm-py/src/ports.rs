@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict as _, PyAny};
 use stacyvm::sandbox::shared::{SharedConnection, SharedListener};
 use stacyvm::{Error, ErrorKind, Result};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
 use crate::convert::{Bytes, Nothing, Raw};
@@ -67,6 +68,8 @@ fn socket(mut connection: stacyvm::provider::Connection) -> Result<OwnedFd> {
     tokio::spawn(async move {
         // What breaks it ends both.
         let _ = tokio::io::copy_bidirectional(&mut connection, &mut ours).await;
+        // A forked child may hold a copy of it.
+        let _ = ours.shutdown().await;
     });
     Ok(theirs.into())
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::convert::{Nothing, Raw};
 use crate::forked::OfProcess;
 use crate::info::{CommandResult, ExitInfo};
-use crate::pending::Call;
+use crate::pending::{Call, Undo};
 use crate::runtime;
 use crate::sandbox::scope_of;
 
@@ -129,6 +129,17 @@ impl Process {
                 gathering: Gathering::new(most.unwrap_or(DEFAULT_MAX_OUTPUT)),
             })),
             result: OnceLock::new(),
+        }))
+    }
+
+    /// Kills its whole tree where nobody gets it.
+    pub(crate) fn undo(&self) -> Option<Undo> {
+        let control = Arc::clone(self.0.control.get()?);
+        Some(Box::pin(async move {
+            // One that has ended meanwhile is success.
+            let _ = control
+                .signal(libc::SIGKILL, stacyvm::SignalScope::Tree)
+                .await;
         }))
     }
 

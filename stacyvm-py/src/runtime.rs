@@ -6,9 +6,11 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::timeout;
 
 use crate::ending::{self, Within};
 use crate::forked::PerProcess;
+use crate::sys::generation;
 
 /// How often a wait looks for Ctrl-C and other signals of Python.
 const LOOK: Duration = Duration::from_millis(50);
@@ -57,49 +59,40 @@ pub(crate) fn wait<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> PyResult<Waited<T>> {
     let handle = handle()?;
-    let waited = py.detach(|| {
-        let mut task = handle.spawn(work);
-        let done = handle.block_on(async {
-            let mut look = tokio::time::interval(LOOK);
-            look.tick().await;
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut task => {
-                        let done = done.map_err(|ended| PyRuntimeError::new_err(ended.to_string()));
-                        return done.map(Waited::Done);
-                    }
-                    _ = look.tick() => {
-                        if let Err(raised) = look_for_signals() {
-                            task.abort();
-                            // What it holds has been given up when this returns.
-                            return Ok(Waited::Raised(raised, task.await.ok()));
-                        }
-                    }
-                }
+    let process = generation();
+    let mut task = handle.spawn(work);
+    loop {
+        let (done, within) = py.detach(|| {
+            let done = handle.block_on(async { timeout(LOOK, &mut task).await });
+            let within = Within::enter();
+            if within.is_none() {
+                ending::stay_out();
             }
+            (done, within)
         });
-        ending::stay_out();
-        done
-    })?;
-    // Python would raise between the return of the result and whoever takes it.
-    Ok(match waited {
-        Waited::Done(done) => match py.check_signals() {
-            Ok(()) => Waited::Done(done),
-            Err(raised) => Waited::Raised(raised, Some(done)),
-        },
-        raised @ Waited::Raised(..) => raised,
-    })
-}
-
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "the method is of one lifetime"
-)]
-fn look_for_signals() -> PyResult<()> {
-    let Some(_within) = Within::enter() else {
-        // The main thread alone has handlers, and it is about to end.
-        return Ok(());
-    };
-    Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()))
+        // Who has the interpreter is within anyway, and a handler may fork.
+        drop(within);
+        // Python would raise between the return of the result and whoever takes it. A
+        // handler may call us, which it could not within the runtime.
+        let looked = py.check_signals();
+        match (done, looked) {
+            (Ok(done), Ok(())) => {
+                let done = done.map_err(|ended| PyRuntimeError::new_err(ended.to_string()));
+                return done.map(Waited::Done);
+            }
+            (Ok(done), Err(raised)) => return Ok(Waited::Raised(raised, done.ok())),
+            (Err(_), Ok(())) => {}
+            // A child that a handler forked has no tasks of its parent's.
+            (Err(_), Err(raised)) if process != generation() => {
+                std::mem::forget(task);
+                return Ok(Waited::Raised(raised, None));
+            }
+            (Err(_), Err(raised)) => {
+                task.abort();
+                // What it holds has been given up when this returns.
+                let done = py.detach(|| handle.block_on(task));
+                return Ok(Waited::Raised(raised, done.ok()));
+            }
+        }
+    }
 }

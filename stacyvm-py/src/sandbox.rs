@@ -193,7 +193,9 @@ impl Sandbox {
             user,
             timeout,
         };
-        self.call(move |sandbox| async move {
+        let place = Arc::clone(&self.0);
+        let work = async move {
+            let sandbox = place.sandbox().await?;
             let mut exec = command.exec(&sandbox, how)?;
             if let Some(input) = input {
                 exec = exec.stdin(input.0);
@@ -207,6 +209,10 @@ impl Sandbox {
                 exec = exec.tty(TtySize { rows, columns });
             }
             Ok(Process::of(exec.start().await?, max_output))
+        };
+        // One of the foreground ends with its handle.
+        Call::of_made(work, move |process: &Process| {
+            process.undo().filter(|_| background)
         })
     }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import stacyvm
-from stacyvm import AsyncEngine, AsyncSandbox
+from stacyvm import AsyncEngine, AsyncSandbox, StacyError
+from stacyvm import _async  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_same_things_can_be_awaited() -> None:
@@ -137,6 +141,84 @@ def test_a_create_that_is_cancelled_leaves_no_sandbox(late: bool) -> None:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError("a sandbox is left")
+
+    asyncio.run(main())
+
+
+def test_a_write_that_is_cancelled_at_its_end_writes_nothing_later() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create() as sandbox:
+            path = "/workspace/kept"
+            for _ in range(30):
+                writing = asyncio.create_task(sandbox.files.write(path, [b"old" * 100_000] * 10))
+                await asyncio.sleep(random.random() * 0.01)
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+                await sandbox.files.write(path, "newer")
+                await asyncio.sleep(0.05)
+                assert await sandbox.files.read(path) == "newer"
+
+    asyncio.run(main())
+
+
+def test_a_callback_that_tells_of_a_pull_is_awaited(async_mock: AsyncEngine) -> None:
+    class Pulling:
+        def __init__(self) -> None:
+            self.steps = [("a quarter", None), (None, "made")]
+
+        def watched_create(self, _: str) -> asyncio.Future[object]:
+            return done(self)
+
+        def next_event(self) -> asyncio.Future[object]:
+            return done(self.steps.pop(0))
+
+    def done(value: object) -> asyncio.Future[object]:
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        future.set_result(SimpleNamespace(take=lambda: value))
+        return future
+
+    told: list[object] = []
+
+    async def on_pull(progress: object) -> None:
+        await asyncio.sleep(0)
+        told.append(progress)
+
+    async def main() -> None:
+        made = await _async._created(cast(Any, Pulling()), {}, on_pull)  # pyright: ignore[reportPrivateUsage]
+        assert made == cast(Any, "made")
+
+    asyncio.run(main())
+    assert told == ["a quarter"]
+
+
+def test_an_engine_that_is_closed_while_it_opens_stays_closed() -> None:
+    async def main() -> None:
+        engine = AsyncEngine()
+        making = asyncio.create_task(engine.create())
+        await asyncio.sleep(0)
+        await engine.close()
+        with pytest.raises(StacyError):
+            await making
+
+    asyncio.run(main())
+
+
+def test_a_start_that_is_cancelled_leaves_no_command() -> None:
+    async def main() -> None:
+        async with await AsyncSandbox.create() as sandbox:
+            for _ in range(5):
+                starting = asyncio.create_task(
+                    sandbox.commands.run(["sleep", "4719"], background=True)
+                )
+                await asyncio.sleep(0)
+                time.sleep(0.1)  # It has started, and nobody was told.
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+            for _ in range(100):
+                if not [one for one in await sandbox.processes() if one.argv[:1] == ["sleep"]]:
+                    return
+                await asyncio.sleep(0.05)
+            raise AssertionError("a command goes on that nobody knows")
 
     asyncio.run(main())
 

@@ -265,11 +265,11 @@ def test_lost_output_is_told() -> None:
 def test_times_and_pages_that_make_no_sense_are_refused() -> None:
     sandbox = Sandbox.create()
     for limit in (-1, 0):
-        with pytest.raises(InvalidArgumentException, match="limit"):
+        with pytest.raises(e2b.InvalidArgumentException, match="limit"):
             Sandbox.list(limit=limit).next_items()
-    with pytest.raises(InvalidArgumentException, match="next_token"):
+    with pytest.raises(e2b.InvalidArgumentException, match="next_token"):
         Sandbox.list(next_token="zzz").next_items()
-    with pytest.raises(InvalidArgumentException, match="timeout"):
+    with pytest.raises(e2b.InvalidArgumentException, match="timeout"):
         sandbox.set_timeout(-1)
     assert sandbox.is_running()
     sandbox.set_timeout(0)

@@ -153,3 +153,10 @@ def test_a_failed_command_carries_its_result(mock: Engine) -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.result.exit_code) == (str(caught.value), 1)
     assert repr(again.result) == repr(caught.value.result)
+
+
+def test_the_text_of_a_failed_command_moves_no_terminal() -> None:
+    with Sandbox.create() as sandbox, pytest.raises(stacyvm.CommandFailedError) as caught:
+        sandbox.commands.run("printf '\\033[2J\\007' >&2; exit 1", check=True)
+    assert "\x1b" not in str(caught.value) and "\\x1b[2J" in str(caught.value)
+    assert caught.value.result.stderr == "\x1b[2J\x07"

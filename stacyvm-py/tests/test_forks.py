@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -112,3 +113,19 @@ def test_a_process_goes_on_after_its_forks() -> None:
             sandbox.set_timeout(300)
             assert sandbox.id in {info.id for info in Sandbox.list()}
 
+
+
+def test_a_socket_ends_with_its_sandbox_though_a_child_has_a_copy(sandbox: Sandbox) -> None:
+    listener = sandbox.listen()
+    socket = sandbox.dial(listener.port).socket()
+    child = os.fork()
+    if child == 0:
+        socket.close()
+        signal.pause()
+    try:
+        socket.settimeout(30)
+        sandbox.kill()
+        assert socket.recv(1) == b""
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -131,6 +131,21 @@ def test_ctrl_c_in_a_create_leaves_no_sandbox() -> None:
     assert [info.id for info in Sandbox.list(metadata={"of": "ctrl-c"})] == []
 
 
+def test_a_handler_of_a_signal_may_call_us(sandbox: Sandbox) -> None:
+    said: list[str] = []
+
+    def handler(number: int, frame: object) -> None:
+        said.append(sandbox.exec(["echo", "from the handler"]).stdout)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        assert sandbox.commands.run("sleep 1; echo done").stdout == "done\n"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert said == ["from the handler\n"]
+
+
 def test_ctrl_c_ends_the_wait_and_the_command(sandbox: Sandbox) -> None:
     # Whoever ran this may have had it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -191,7 +206,7 @@ def test_an_attached_sandbox_ends_with_a_killed_process(tmp_path: Path) -> None:
 def test_an_attached_sandbox_does_not_outlive_its_process_by_a_forked_child(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        ATTACHED + "child = os.fork()\nprint(child, flush=True)\nimport time; time.sleep(60)\n"
+        ATTACHED + "child = os.fork()\nos.write(1, b'%d\\n' % child)\nimport time; time.sleep(60)\n"
     )
     owner = subprocess.Popen(
         [sys.executable, str(program), "forked"], stdout=subprocess.PIPE, text=True

@@ -8,6 +8,7 @@ use stacyvm::sandbox::spec::Lifetime;
 use stacyvm::{ErrorKind, ExecId, ExecSpec, SandboxId, SignalScope};
 
 use super::cases;
+use super::common::until;
 use crate::case::{Case, Checked, Level};
 use crate::fixture::{Fixture, refused};
 use crate::{ensure, ensure_eq};
@@ -118,14 +119,11 @@ async fn cancelled(f: &Fixture) -> Checked {
     let sandbox = f.sandbox().await?;
     let (context, canceller) = f.context().clone().cancellable();
     let called = sandbox.with_context(context);
-    let running = called.exec(["sleep", "60"]).output();
-    let cancel = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        canceller.cancel();
-    };
-    let (ended, ()) = tokio::join!(running, cancel);
+    let mut process = called.shell("echo ready; exec sleep 60").start().await?;
+    until(&mut process, "ready\n").await?;
+    canceller.cancel();
     refused(
-        ended,
+        process.wait().await,
         &[ErrorKind::Cancelled],
         "a command whose call was cancelled",
     )?;

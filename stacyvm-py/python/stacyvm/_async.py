@@ -16,7 +16,7 @@ from ._async_ports import AsyncConnection, AsyncListener
 from ._call import asked_as_json, awaited, call_back
 from ._chunk import Chunk, LogEntry
 from ._default import default_engine
-from ._errors import CommandFailedError
+from ._errors import CommandFailedError, escaped
 from ._native import (
     CodeContext,
     CodeError,
@@ -145,7 +145,7 @@ async def _created(
             if made is not None:
                 return made
             if pulling is not None:
-                on_pull(pulling)
+                await call_back(on_pull, pulling)
     except BaseException:
         await awaited(creating.give_up())
         raise
@@ -643,7 +643,7 @@ class AsyncCommandHandle:
 
 def _checked(result: CommandResult, check: bool) -> CommandResult:
     if check and not result.ok:
-        error = result.stderr.strip()[-2000:]
+        error = escaped(result.stderr.strip()[-2000:])
         told = f"the command failed: {result.exit}" + (f": {error}" if error else "")
         raise CommandFailedError(told, result)
     return result

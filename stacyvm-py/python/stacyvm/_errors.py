@@ -203,6 +203,13 @@ class CommandFailedError(StacyError):
         return type(self), (str(self), self.result)
 
 
+def escaped(text: str) -> str:
+    """Text of a sandbox, of which no terminal is moved or cleared."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text
+    )
+
+
 CLASSES: dict[str, type[StacyError]] = {
     cls.code: cls
     for cls in StacyError.__subclasses__()

@@ -234,7 +234,7 @@ class Connection:
         """
         Bytes of the other side, so many at most; none at its end.
         """
-    def send(self, /, data: str | bytes) -> Call[None]:
+    def send(self, /, data: str | bytes | bytearray | memoryview) -> Call[None]:
         """
         Sends all of these bytes; waits while the other side does not read.
         """
@@ -456,75 +456,75 @@ class Files:
     """
     The files of a sandbox, as one user.
     """
-    def append(self, /, path: str | bytes, data: str | bytes) -> Call[EntryInfo]:
+    def append(self, /, path: str | bytes | bytearray | memoryview, data: str | bytes | bytearray | memoryview) -> Call[EntryInfo]:
         """
         Adds to the end of a file.
         """
-    def create(self, /, path: str | bytes, mode: SupportsIndex | None = None) -> Call[Writer]:
+    def create(self, /, path: str | bytes | bytearray | memoryview, mode: SupportsIndex | None = None) -> Call[Writer]:
         """
         Writes a file piece by piece; it is there when the writer is finished.
         """
-    def download(self, /, path: str | bytes, local: str | PathLike[str]) -> Call[list[str]]:
+    def download(self, /, path: str | bytes | bytearray | memoryview, local: str | PathLike[str]) -> Call[list[str]]:
         """
         Copies a file or directory of the sandbox to the host; gives what was left out.
         """
-    def entries(self, /, path: str | bytes, depth: SupportsIndex = 1) -> Call[list[EntryInfo]]:
+    def entries(self, /, path: str | bytes | bytearray | memoryview, depth: SupportsIndex = 1) -> Call[list[EntryInfo]]:
         """
         Lists a directory, so many levels deep.
         """
-    def exists(self, /, path: str | bytes) -> Call[bool]:
+    def exists(self, /, path: str | bytes | bytearray | memoryview) -> Call[bool]:
         """
         Whether there is something at a path.
         """
-    def glob(self, /, pattern: str | bytes) -> Call[list[EntryInfo]]:
+    def glob(self, /, pattern: str | bytes | bytearray | memoryview) -> Call[list[EntryInfo]]:
         """
         Finds paths by an absolute shell pattern.
         """
-    def info(self, /, path: str | bytes, follow: bool = False) -> Call[EntryInfo]:
+    def info(self, /, path: str | bytes | bytearray | memoryview, follow: bool = False) -> Call[EntryInfo]:
         """
         Describes a path; a symbolic link is described itself unless it is to be followed.
         """
-    def make_dir(self, /, path: str | bytes) -> Call[None]:
+    def make_dir(self, /, path: str | bytes | bytearray | memoryview) -> Call[None]:
         """
         Makes a directory and the missing ones above it.
         """
-    def open(self, /, path: str | bytes, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[Reader]:
+    def open(self, /, path: str | bytes | bytearray | memoryview, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[Reader]:
         """
         Reads a file piece by piece.
         """
-    def read(self, /, path: str | bytes, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[bytes]:
+    def read(self, /, path: str | bytes | bytearray | memoryview, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[bytes]:
         """
         Reads a file, or a part of it.
         """
-    def read_text(self, /, path: str | bytes) -> Call[str]:
+    def read_text(self, /, path: str | bytes | bytearray | memoryview) -> Call[str]:
         """
         Reads a whole file of UTF-8 text.
         """
-    def remove(self, /, path: str | bytes) -> Call[None]:
+    def remove(self, /, path: str | bytes | bytearray | memoryview) -> Call[None]:
         """
         Removes a file, or a directory with what is in it.
         """
-    def rename(self, /, old: str | bytes, new: str | bytes) -> Call[None]:
+    def rename(self, /, old: str | bytes | bytearray | memoryview, new: str | bytes | bytearray | memoryview) -> Call[None]:
         """
         Moves a path.
         """
-    def set_attributes(self, /, path: str | bytes, mode: SupportsIndex | None, owner: str | None, group: str | None, recursive: bool) -> Call[None]:
+    def set_attributes(self, /, path: str | bytes | bytearray | memoryview, mode: SupportsIndex | None, owner: str | None, group: str | None, recursive: bool) -> Call[None]:
         """
         Sets permission bits, owner and group, of everything below as well if `recursive`.
         """
-    def symlink(self, /, target: str | bytes, path: str | bytes) -> Call[None]:
+    def symlink(self, /, target: str | bytes | bytearray | memoryview, path: str | bytes | bytearray | memoryview) -> Call[None]:
         """
         Makes a symbolic link.
         """
-    def upload(self, /, local: str | PathLike[str], path: str | bytes) -> Call[list[str]]:
+    def upload(self, /, local: str | PathLike[str], path: str | bytes | bytearray | memoryview) -> Call[list[str]]:
         """
         Copies a file or directory of the host into the sandbox; gives what was left out.
         """
-    def watch(self, /, path: str | bytes, recursive: bool = False) -> Call[Watch]:
+    def watch(self, /, path: str | bytes | bytearray | memoryview, recursive: bool = False) -> Call[Watch]:
         """
         Reports changes of a path.
         """
-    def write(self, /, path: str | bytes, data: str | bytes, mode: SupportsIndex | None = None) -> Call[EntryInfo]:
+    def write(self, /, path: str | bytes | bytearray | memoryview, data: str | bytes | bytearray | memoryview, mode: SupportsIndex | None = None) -> Call[EntryInfo]:
         """
         Writes a file in one step.
         """
@@ -577,7 +577,7 @@ class Pool:
     """
     Sandboxes that wait to be claimed. They are ended where the last reference goes.
     """
-    def claim(self, /, options: str, files: SupportsGetItem[int, tuple[str | bytes, str | bytes]]) -> Call[Sandbox]:
+    def claim(self, /, options: str, files: SupportsGetItem[int, tuple[str | bytes | bytearray | memoryview, str | bytes | bytearray | memoryview]]) -> Call[Sandbox]:
         """
         Gives a sandbox away, by options in JSON, with these files in it.
         """
@@ -705,7 +705,7 @@ class Process:
         """
         Waits for the end. What was read before is part of the result.
         """
-    def write_stdin(self, /, data: str | bytes) -> Call[None]:
+    def write_stdin(self, /, data: str | bytes | bytearray | memoryview) -> Call[None]:
         """
         Writes to standard input.
         """
@@ -873,7 +873,7 @@ class Sandbox:
         """
         Lets the processes go on.
         """
-    def run(self, /, command: str | bytes | SupportsGetItem[int, str | bytes], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: str | bytes | None = None, timeout: SupportsFloat | SupportsIndex | None = None, max_output: SupportsIndex | None = None) -> Call[CommandResult]:
+    def run(self, /, command: str | bytes | bytearray | memoryview | SupportsGetItem[int, str | bytes | bytearray | memoryview], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: str | bytes | bytearray | memoryview | None = None, timeout: SupportsFloat | SupportsIndex | None = None, max_output: SupportsIndex | None = None) -> Call[CommandResult]:
         """
         Runs a command to its end and gathers its output.
         """
@@ -897,7 +897,7 @@ class Sandbox:
         """
         Saves it.
         """
-    def start(self, /, command: str | bytes | SupportsGetItem[int, str | bytes], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: bool = False, input: str | bytes | None = None, timeout: SupportsFloat | SupportsIndex | None = None, background: bool = False, size: tuple[SupportsIndex, SupportsIndex] | None = None, max_output: SupportsIndex | None = None) -> Call[Process]:
+    def start(self, /, command: str | bytes | bytearray | memoryview | SupportsGetItem[int, str | bytes | bytearray | memoryview], *, env: dict[str, str] | None = None, cwd: str | None = None, user: str | None = None, stdin: bool = False, input: str | bytes | bytearray | memoryview | None = None, timeout: SupportsFloat | SupportsIndex | None = None, background: bool = False, size: tuple[SupportsIndex, SupportsIndex] | None = None, max_output: SupportsIndex | None = None) -> Call[Process]:
         """
         Starts a command. With `size` it has a terminal of so many rows and columns.
         """
@@ -1060,7 +1060,7 @@ class Writer:
         """
         Puts what was written in the file's place.
         """
-    def write(self, /, data: str | bytes) -> Call[bool]:
+    def write(self, /, data: str | bytes | bytearray | memoryview) -> Call[bool]:
         """
         Writes a piece; waits while the sandbox is behind. False once it takes no more,
         which `finish` explains.

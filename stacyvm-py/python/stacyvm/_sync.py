@@ -16,7 +16,7 @@ from ._sync_ports import Connection, Listener
 from ._call import asked_as_json, waited, call_back_now
 from ._chunk import Chunk, LogEntry
 from ._default import default_engine
-from ._errors import CommandFailedError
+from ._errors import CommandFailedError, escaped
 from ._native import (
     CodeContext,
     CodeError,
@@ -145,7 +145,7 @@ def _created(
             if made is not None:
                 return made
             if pulling is not None:
-                on_pull(pulling)
+                call_back_now(on_pull, pulling)
     except BaseException:
         waited(creating.give_up())
         raise
@@ -643,7 +643,7 @@ class CommandHandle:
 
 def _checked(result: CommandResult, check: bool) -> CommandResult:
     if check and not result.ok:
-        error = result.stderr.strip()[-2000:]
+        error = escaped(result.stderr.strip()[-2000:])
         told = f"the command failed: {result.exit}" + (f": {error}" if error else "")
         raise CommandFailedError(told, result)
     return result

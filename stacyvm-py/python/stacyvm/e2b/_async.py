@@ -221,6 +221,8 @@ class AsyncSandbox:
         known(cast("dict[str, Any]", opts))
         with told(control=True):
             machine = await self._found()
+            if timeout is None:  # pyright: ignore[reportUnnecessaryComparison]
+                raise InvalidArgumentException("timeout is None, expected seconds, 0 or more")
             if timeout == 0:
                 await machine.kill()
             else:

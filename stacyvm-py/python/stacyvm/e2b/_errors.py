@@ -123,6 +123,8 @@ def named(error: stacy.StacyError, *, control: bool = False) -> stacy.StacyError
     other.operation = error.operation
     other.provider = error.provider
     other.context = error.context
+    # Of several codes E2B has one class.
+    vars(other)["code"] = error.code
     return other
 
 

@@ -221,6 +221,8 @@ class Sandbox:
         known(cast("dict[str, Any]", opts))
         with told(control=True):
             machine = self._found()
+            if timeout is None:  # pyright: ignore[reportUnnecessaryComparison]
+                raise InvalidArgumentException("timeout is None, expected seconds, 0 or more")
             if timeout == 0:
                 machine.kill()
             else:

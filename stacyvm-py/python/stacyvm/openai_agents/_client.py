@@ -116,6 +116,8 @@ class StacySandboxClient(BaseSandboxClient[StacySandboxClientOptions | None]):
         return self._wrap_session(session, instrumentation=self._instrumentation)
 
     async def _find(self, sandbox_id: str) -> AsyncSandbox | None:
+        if not sandbox_id:
+            return None
         try:
             sandbox = await (self._engine or AsyncSandbox).connect(sandbox_id)
             phase = (await sandbox.get_info()).phase

@@ -13,7 +13,7 @@ from agents.sandbox.session.pty_output import collect_pty_output
 from agents.sandbox.session.pty_types import PtyExecUpdate
 
 from .._chunk import Chunk
-from .._errors import StacyError
+from .._errors import NotFoundError, SandboxGoneError, StacyError
 
 if TYPE_CHECKING:
     from .._async import AsyncCommandHandle, AsyncPtyHandle
@@ -82,10 +82,12 @@ class Process:
 
     async def end(self) -> None:
         """Kills its whole tree. One that is gone already is what is wanted."""
-        with contextlib.suppress(StacyError):
-            await self.handle.kill()
-        self._following.cancel()
-        await asyncio.gather(self._following, return_exceptions=True)
+        try:
+            with contextlib.suppress(NotFoundError, SandboxGoneError):
+                await self.handle.kill()
+        finally:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
 
 
 def status(end: ExitInfo) -> int | None:
