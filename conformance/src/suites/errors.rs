@@ -127,6 +127,9 @@ async fn cancelled(f: &Fixture) -> Checked {
         &[ErrorKind::Cancelled],
         "a command whose call was cancelled",
     )?;
+    // It ends with its handle. Where that takes the sandbox along it needs a moment.
+    drop(process);
+    tokio::time::sleep(Duration::from_secs(1)).await;
     f.shell(&sandbox, "true").await?;
     Ok(())
 }
