@@ -170,7 +170,8 @@ export class Sandbox {
     return streamOf(await called(this.#native.dial(port)))
   }
 
-  /** Listens on a TCP port inside; 0 chooses one. Programs inside connect to it. */
+  /** Listens on a TCP port inside; 0 chooses one. Programs inside connect to it: 128 wait at
+   * most to be accepted, more are closed. */
   async listen(port = 0): Promise<Listener> {
     return new Listener(await called(this.#native.listen(port)))
   }

@@ -353,7 +353,8 @@ class AsyncSandbox:
         return AsyncConnection(await awaited(self._native.dial(port)))
 
     async def listen(self, port: int = 0) -> AsyncListener:
-        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it."""
+        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it: 128
+        wait at most to be accepted, more are closed."""
         return AsyncListener(await awaited(self._native.listen(port)))
 
     async def logs(

@@ -353,7 +353,8 @@ class Sandbox:
         return Connection(waited(self._native.dial(port)))
 
     def listen(self, port: int = 0) -> Listener:
-        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it."""
+        """Listens on a TCP port inside; 0 chooses one. Programs inside connect to it: 128
+        wait at most to be accepted, more are closed."""
         return Listener(waited(self._native.listen(port)))
 
     def logs(
