@@ -16,12 +16,13 @@ use super::role::Role;
 use super::shared::Open;
 use super::stream::{Item, SendError};
 use crate::error::{Error, Result};
-use crate::provider::{Connection, PortListener};
+use crate::provider::{Connection, PortListener, check_dialled};
 
 impl AgentClient {
     /// Connects to a TCP port inside. Shutting the connection down ends what
     /// the other side reads; dropping it closes both ways.
     pub async fn dial(&self, port: u16) -> Result<Connection> {
+        check_dialled(port)?;
         let request = message::encode(&PortRequest { port });
         let open = self.open(Kind::Dial, Role::Dial, request)?;
         open.message().await?;

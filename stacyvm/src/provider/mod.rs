@@ -23,7 +23,7 @@ pub use pull::{Pull, PullObserver, PullProgress, PullRequest};
 pub use upkeep::{DiskUse, Leftover, NotRemoved, Reach, Tidied, TidyRequest};
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{ExecId, InstanceId, SandboxId, SnapshotId};
 use crate::sandbox::exec::{
     AttachOptions, BoxStream, ExecEvent, ExecInfo, ExecSession, ExecSpec, LogOptions, SignalScope,
@@ -34,6 +34,19 @@ use crate::sandbox::files::{
 };
 use crate::sandbox::spec::{Lifetime, SandboxSpec};
 use crate::sandbox::state::{Observed, ProcessInfo, Usage};
+
+/// Refuses the port that nothing can listen on.
+pub(crate) fn check_dialled(port: u16) -> Result<()> {
+    if port > 0 {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "port",
+        port,
+        "1 to 65535",
+        "name the port that a program inside listens on",
+    ))
+}
 
 /// Makes sandboxes on one runtime, and works inside them.
 ///

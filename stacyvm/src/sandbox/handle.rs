@@ -281,14 +281,6 @@ impl Sandbox {
     /// `invalid_argument` for port 0; `not_found` where nothing listens, tried again for a
     /// moment; `unsupported`.
     pub async fn dial(&self, port: u16) -> Result<Connection> {
-        if port == 0 {
-            return Err(Error::invalid(
-                "port",
-                port,
-                "1 to 65535",
-                "name the port that a program inside listens on",
-            ));
-        }
         let dialled = self.provider()?.dial(self.context(), self.id(), port);
         dialled.await.map_err(about(port))
     }

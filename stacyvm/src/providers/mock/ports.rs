@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::sandbox::Sandbox;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provider::{Connection, PortListener};
+use crate::provider::{Connection, PortListener, check_dialled};
 
 /// Bytes on their way in each direction.
 const PIPE: usize = 64 * 1024;
@@ -59,14 +59,7 @@ pub(super) fn open(
 
 /// Connects to a port.
 pub(super) fn dial(sandbox: &Sandbox, port: u16) -> Result<DuplexStream> {
-    if port == 0 {
-        return Err(Error::invalid(
-            "port",
-            port,
-            "1 to 65535",
-            "name the port that a program inside listens on",
-        ));
-    }
+    check_dialled(port)?;
     let state = sandbox.alive()?;
     let refused = || {
         Error::new(
