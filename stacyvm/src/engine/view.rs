@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use super::phase::{Seen, decide};
 use super::records::{POOL, is_of_pool, spec_of, times, waits};
+use crate::clock::to_ms;
 use crate::context::Context;
 use crate::error::Result;
 use crate::id::{SandboxId, TenantId};
@@ -251,7 +253,7 @@ impl Engine {
         info.phase = decide(record.phase, &seen);
         match seen {
             Seen::There(observed) => {
-                info.ends = observed.ends.or(info.ends);
+                info.ends = end(info.ends, observed.ends);
                 info.idle_ends = observed.idle_ends;
                 info.host_pid = observed.host_pid;
                 info.effective.extend(observed.effective);
@@ -286,6 +288,20 @@ impl Engine {
         self.0.tasks.finish().await;
         self.0.store.close().await
     }
+}
+
+/// The end that is told. A provider that knows what is left of a life gives a slightly
+/// different moment each time that it is asked: one near that on record is that one.
+fn end(recorded: Option<SystemTime>, observed: Option<SystemTime>) -> Option<SystemTime> {
+    let (Some(on_record), Some(seen)) = (recorded, observed) else {
+        return observed.or(recorded);
+    };
+    let apart = Duration::from_millis(to_ms(seen).abs_diff(to_ms(on_record)));
+    Some(if apart < Duration::from_secs(1) {
+        on_record
+    } else {
+        seen
+    })
 }
 
 /// Where a host gives fewer open files than the profile prefers, the limit that

@@ -107,6 +107,28 @@ async fn a_list_is_complete_filtered_and_in_pages() {
     assert_eq!(list(ended).await[0].id.as_str(), "s-000");
 }
 
+/// What is left of a life is told a little late or early; its end does not move for it.
+#[tokio::test]
+async fn an_end_stands_still_while_its_timer_is_asked() {
+    let world = World::new(Scripted::new()).await;
+    let minute = Duration::from_mins(1);
+    let sandbox = world.engine.create(host().ttl(minute)).await.unwrap();
+    let ends = sandbox.info().await.unwrap().ends.unwrap();
+    let near = Duration::from_millis(999);
+    for told in [ends + near, ends - near] {
+        world.provider.tells_end(sandbox.id(), told);
+        assert_eq!(sandbox.info().await.unwrap().ends, Some(ends));
+        assert_eq!(sandbox.extend(minute).await.unwrap(), Some(ends + minute));
+        let back = world.engine.0.clock.now() + minute;
+        assert_eq!(sandbox.set_ttl(Some(minute)).await.unwrap(), Some(back));
+    }
+    // The timer binds: one that is set otherwise is told as it is.
+    for told in [ends + minute, ends - minute / 2] {
+        world.provider.tells_end(sandbox.id(), told);
+        assert_eq!(sandbox.info().await.unwrap().ends, Some(told));
+    }
+}
+
 #[tokio::test]
 async fn an_end_is_moved_where_it_binds_and_on_record() {
     let world = World::new(Scripted::new()).await;
