@@ -18,6 +18,8 @@ version=$(cargo pkgid -p stacyvm | sed 's/.*[#@]//')
 target=${CARGO_TARGET_DIR:-$root/target}/package-test
 # A prebuilt agent would hide one that cannot be built from its package.
 unset STACYVM_AGENT_BINARY CARGO_TARGET_DIR
+# Nobody debugs what is built here.
+export CARGO_PROFILE_DEV_DEBUG=false
 
 cargo package --workspace --quiet --offline --allow-dirty --no-verify --target-dir "$work/target"
 

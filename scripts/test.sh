@@ -169,7 +169,8 @@ nextest() {
     local result=0 report line p f s skipped
     report=${target:?}/nextest/report/junit.xml
     rm -f "$report"
-    runner cargo nextest run --locked --profile report "$@" || result=1
+    # Tests wait for timers, engines and disks more than they compute.
+    runner cargo nextest run --locked --profile report --test-threads $(($(nproc) + 1)) "$@" || result=1
     # `Summary [ 1.2s] 34 tests run: 33 passed (2 slow), 1 failed, 0 skipped`;
     # those that the filter of a command leaves out are no tests of it.
     line=$(grep -E '^ *Summary \[' "$work/log" | tail -n 1)

@@ -78,7 +78,7 @@ async fn no_lie_survives() {
     let ordered: BTreeSet<&str> = ORDER.iter().copied().collect();
     assert_eq!(suites, ordered, "the suites in `ORDER`");
     // Most of the time is spent on those that hang.
-    let hunt = Hunt::new(Arc::new(InMemory), &CASES, ORDER).at_once(12, 32);
+    let hunt = Hunt::new(Arc::new(InMemory), &CASES, ORDER).at_once(24, 32);
     let failed = hunt.failed_honestly().await;
     assert_eq!(failed, [], "cases that fail without a lie");
     let lies = Lie::ALL.iter().filter(|lie| !OF_A_KERNEL.contains(lie));

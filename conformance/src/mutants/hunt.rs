@@ -183,11 +183,28 @@ impl Hunt {
         BTreeSet::new()
     }
 
+    /// Has each lie looked at, some at once, and gives them back in this order: one that
+    /// takes long holds no other up.
+    async fn each(
+        &self,
+        lies: &[Lie],
+        look: impl AsyncFn(Lie) -> BTreeSet<String>,
+    ) -> Vec<(Lie, BTreeSet<String>)> {
+        let look = &look;
+        let all = stream::iter(lies.iter().enumerate())
+            .map(|(place, lie)| async move { (place, *lie, look(*lie).await) });
+        let mut seen: Vec<_> = all.buffer_unordered(self.lies).collect().await;
+        seen.sort_by_key(|(place, ..)| *place);
+        let told = seen.into_iter().map(|(_, lie, killers)| (lie, killers));
+        told.collect()
+    }
+
     /// Tries each lie until a suite finds it out.
     pub async fn first(&self, lies: &[Lie]) -> Catch {
-        let all = stream::iter(lies).map(|lie| async { (*lie, self.first_killers(*lie).await) });
         Catch {
-            lies: all.buffered(self.lies).collect().await,
+            lies: self
+                .each(lies, async |lie| self.first_killers(lie).await)
+                .await,
             redundant: None,
         }
     }
@@ -199,19 +216,16 @@ impl Hunt {
         let unpinned = |case: &&Case| case.promises.trim().is_empty();
         let cases: Vec<Case> = self.suites.concat();
         let pinless: Vec<Case> = cases.iter().filter(unpinned).copied().collect();
-        let all = stream::iter(lies).map(|lie| {
-            let pinless = &pinless;
-            async move {
-                let mut killers = self.first_killers(*lie).await;
-                killers.append(&mut self.killers(*lie, pinless).await);
-                let alone = |case: &Case| killers.len() == 1 && killers.contains(case.id);
-                if pinless.iter().any(alone) {
-                    killers.append(&mut self.killers(*lie, &self.suites.concat()).await);
-                }
-                (*lie, killers)
+        let look = async |lie| {
+            let mut killers = self.first_killers(lie).await;
+            killers.append(&mut self.killers(lie, &pinless).await);
+            let alone = |case: &Case| killers.len() == 1 && killers.contains(case.id);
+            if pinless.iter().any(alone) {
+                killers.append(&mut self.killers(lie, &self.suites.concat()).await);
             }
-        });
-        let lies: Vec<_> = all.buffered(self.lies).collect().await;
+            killers
+        };
+        let lies = self.each(lies, look).await;
         let needed = |case: &&Case| {
             let mut alone = lies.iter().filter(|(_, killers)| killers.len() == 1);
             alone.any(|(_, killers)| killers.contains(case.id))
