@@ -65,6 +65,10 @@ export declare class Files {
   append(path: Raw, data: Raw): Promise<EntryInfo>
   /** Writes a file piece by piece; it is there when the writer is finished. */
   create(path: Raw, mode?: number | undefined | null): Promise<Writer>
+  /** Sends a path as a tar stream. */
+  exportTar(path: Raw, contents: boolean, follow: boolean): Promise<Reader>
+  /** Unpacks a tar stream piece by piece; all of it is there when the writer is finished. */
+  importTar(path: Raw, parents: boolean, keepOwner: boolean): Promise<Writer>
   /** Describes a path; a symbolic link is described itself unless it is to be followed. */
   info(path: Raw, follow: boolean): Promise<EntryInfo>
   /** Whether there is something at a path. */
@@ -86,9 +90,9 @@ export declare class Files {
   /** Reports changes of a path. */
   watch(path: Raw, recursive: boolean): Promise<Watch>
   /** Copies a file or directory of the host into the sandbox; gives what was left out. */
-  upload(local: string, path: Raw): Promise<Array<string>>
+  upload(local: string, path: Raw): Promise<LeftOut>
   /** Copies a file or directory of the sandbox to the host; gives what was left out. */
-  download(path: Raw, local: string): Promise<Array<string>>
+  download(path: Raw, local: string): Promise<LeftOut>
 }
 
 /** A port inside that is listened on. */
@@ -155,11 +159,13 @@ export declare class Process {
   kill(): Promise<undefined>
 }
 
-/** A file that is read piece by piece. */
+/** A file or an archive that is read piece by piece. */
 export declare class Reader {
-  /** The next piece; null after the last. */
+  /** The next piece; null after the last, and once it is closed. */
   next(): Promise<Buffer | undefined | null>
-  /** Lets go of the file, also where somebody waits for its next piece. */
+  /** What the archive does not hold, as far as it is known. */
+  leftOut(): LeftOut
+  /** Lets go of it, also where somebody waits for its next piece. */
   close(): Promise<undefined>
 }
 
@@ -246,15 +252,18 @@ export declare class Watch {
   stop(): Promise<undefined>
 }
 
-/** A file that is written piece by piece. One that is dropped leaves the old file. */
+/**
+ * A file or an archive that is written piece by piece. One that is dropped leaves the
+ * old file.
+ */
 export declare class Writer {
   /**
    * Writes a piece; waits while the sandbox is behind. False once it takes no more,
    * which `finish` explains.
    */
   write(data: Raw): Promise<boolean>
-  /** Puts what was written in the file's place. */
-  finish(): Promise<EntryInfo>
+  /** Has done what is done with all of it, and describes the file that it made. */
+  finish(): Promise<EntryInfo | undefined | null>
   /** Leaves the old file. */
   abandon(): Promise<undefined>
 }
@@ -555,6 +564,17 @@ export interface HowToRunCode {
   context?: string
   /** Milliseconds after which it is interrupted, with its state kept. */
   timeoutMs?: number
+}
+
+/** Sockets and devices that a copy or an archive does not hold. */
+export interface LeftOut {
+  /**
+   * Their names; what is not UTF-8 in them is replaced. They come from inside: escape
+   * them before they are shown.
+   */
+  names: Array<string>
+  /** How many there were beside those named. */
+  more: number
 }
 
 /** What a command wrote or how it ended. */

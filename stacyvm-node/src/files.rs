@@ -2,25 +2,23 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use napi::Env;
 use napi::bindgen_prelude::{Buffer, PromiseRaw, ToNapiValue};
 use napi_derive::napi;
+use stacyvm::Result;
 use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::exec::BoxStream;
-use stacyvm::sandbox::files::{Attributes, WriteMode};
+use stacyvm::sandbox::files::{
+    self, Attributes, ByteStream, ExportRequest, GuestPath, ImportRequest, WriteMode,
+};
 use stacyvm::sandbox::shared::Closable;
-use stacyvm::{Error, ErrorKind, Result};
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
+use stacyvm::sandbox::writing::Writing;
 
 use crate::convert::{Raw, buffer, bytes, call, count, fits, mode_of};
-use crate::info::{EntryInfo, WatchEvent};
-
-/// Pieces of a written stream that wait for the sandbox.
-const PIECES: usize = 4;
+use crate::info::{EntryInfo, LeftOut, WatchEvent};
 
 /// The files of a sandbox, as one user.
 #[napi]
@@ -90,7 +88,7 @@ impl Files {
         self.call(env, move |files| async move {
             let (offset, length) = range(offset, length)?;
             let (_, data) = files.read_range(path, offset, length).await?;
-            Ok(Reader(Arc::new(Closable::new(data))))
+            Ok(Reader::new(data, Arc::default()))
         })
     }
 
@@ -134,13 +132,58 @@ impl Files {
         let path = bytes(path);
         self.call(env, move |files| async move {
             let mode = mode_of(mode)?;
-            let (pieces, come) = mpsc::channel(PIECES);
-            let data = until_finished(come);
-            let mut written = JoinSet::new();
-            written
-                .spawn(async move { files.write_with(path, WriteMode::Replace, mode, data).await });
-            let writing = Writing { pieces, written };
-            Ok(Writer(Arc::new(Mutex::new(Some(writing)))))
+            Ok(Writer(Arc::new(Writing::begin(async move |data| {
+                let written = files
+                    .write_with(path, WriteMode::Replace, mode, data)
+                    .await?;
+                Ok(Some(written))
+            }))))
+        })
+    }
+
+    /// Sends a path as a tar stream.
+    #[napi]
+    pub fn export_tar<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        contents: bool,
+        follow: bool,
+    ) -> napi::Result<PromiseRaw<'env, Reader>> {
+        let path = bytes(path);
+        self.call(env, move |files| async move {
+            let request = ExportRequest {
+                user: None,
+                path: GuestPath::new(path)?,
+                contents,
+                follow,
+            };
+            let (data, left_out) = files.export_tar_with(request).await?.into_parts();
+            Ok(Reader::new(data, left_out))
+        })
+    }
+
+    /// Unpacks a tar stream piece by piece; all of it is there when the writer is finished.
+    #[napi]
+    pub fn import_tar<'env>(
+        &self,
+        env: &'env Env,
+        path: Raw,
+        parents: bool,
+        keep_owner: bool,
+    ) -> napi::Result<PromiseRaw<'env, Writer>> {
+        let path = bytes(path);
+        self.call(env, move |files| async move {
+            let request = ImportRequest {
+                user: None,
+                path: GuestPath::new(path)?,
+                parents,
+                keep_owner,
+            };
+            Ok(Writer(Arc::new(Writing::begin(async move |data| {
+                files.import_tar_with(request, data).await?;
+                Ok(None)
+            }))))
         })
     }
 
@@ -286,11 +329,11 @@ impl Files {
         env: &'env Env,
         local: String,
         path: Raw,
-    ) -> napi::Result<PromiseRaw<'env, Vec<String>>> {
+    ) -> napi::Result<PromiseRaw<'env, LeftOut>> {
         let path = bytes(path);
+        let options = CopyOptions::default();
         self.call(env, |files| async move {
-            let left = files.copy_in(local, path, CopyOptions::default()).await?;
-            Ok(texts(left.names))
+            files.copy_in(local, path, options).await
         })
     }
 
@@ -301,18 +344,13 @@ impl Files {
         env: &'env Env,
         path: Raw,
         local: String,
-    ) -> napi::Result<PromiseRaw<'env, Vec<String>>> {
+    ) -> napi::Result<PromiseRaw<'env, LeftOut>> {
         let path = bytes(path);
+        let options = CopyOptions::default();
         self.call(env, |files| async move {
-            let left = files.copy_out(path, local, CopyOptions::default()).await?;
-            Ok(texts(left.names))
+            files.copy_out(path, local, options).await
         })
     }
-}
-
-fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
-    let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
-    names.into_iter().map(text).collect()
 }
 
 /// The part of a file that is read.
@@ -321,9 +359,19 @@ fn range(offset: f64, length: Option<f64>) -> Result<(u64, Option<u64>)> {
     Ok((count("offset", offset)?, length))
 }
 
-/// A file that is read piece by piece.
+/// A file or an archive that is read piece by piece.
 #[napi]
-pub struct Reader(Arc<Closable<BoxStream<Result<bytes::Bytes>>>>);
+pub struct Reader {
+    data: Arc<Closable<ByteStream>>,
+    left_out: Arc<OnceLock<files::LeftOut>>,
+}
+
+impl Reader {
+    fn new(data: ByteStream, left_out: Arc<OnceLock<files::LeftOut>>) -> Self {
+        let data = Arc::new(Closable::new(data));
+        Self { data, left_out }
+    }
+}
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -333,20 +381,26 @@ impl fmt::Debug for Reader {
 
 #[napi]
 impl Reader {
-    /// The next piece; null after the last.
+    /// The next piece; null after the last, and once it is closed.
     #[napi]
     pub fn next<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Option<Buffer>>> {
-        let reader = Arc::clone(&self.0);
+        let reader = Arc::clone(&self.data);
         call(env, async move {
             let piece = reader.with(|data| Box::pin(data.next())).await.flatten();
             Ok(piece.transpose()?.map(buffer))
         })
     }
 
-    /// Lets go of the file, also where somebody waits for its next piece.
+    /// What the archive does not hold, as far as it is known.
+    #[napi]
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out.get().cloned().unwrap_or_default().into()
+    }
+
+    /// Lets go of it, also where somebody waits for its next piece.
     #[napi]
     pub fn close<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
-        let reader = Arc::clone(&self.0);
+        let reader = Arc::clone(&self.data);
         call(env, async move {
             reader.close().await;
             Ok(())
@@ -354,34 +408,11 @@ impl Reader {
     }
 }
 
-/// The pieces up to the `None` that finishes them. Where none comes the writer is gone,
-/// and the old file stays.
-fn until_finished(come: mpsc::Receiver<Option<bytes::Bytes>>) -> BoxStream<Result<bytes::Bytes>> {
-    let next = async |come: Option<mpsc::Receiver<Option<bytes::Bytes>>>| {
-        let mut come = come?;
-        match come.recv().await {
-            Some(Some(piece)) => Some((Ok(piece), Some(come))),
-            Some(None) => None,
-            None => Some((
-                Err(Error::new(ErrorKind::Cancelled, "the writer gave up")),
-                None,
-            )),
-        }
-    };
-    Box::pin(futures_util::stream::unfold(Some(come), next))
-}
-
-#[derive(Debug)]
-struct Writing {
-    pieces: mpsc::Sender<Option<bytes::Bytes>>,
-    /// One task, which ends with this.
-    written: JoinSet<Result<stacyvm::sandbox::files::FileEntry>>,
-}
-
-/// A file that is written piece by piece. One that is dropped leaves the old file.
+/// A file or an archive that is written piece by piece. One that is dropped leaves the
+/// old file.
 #[napi]
 #[derive(Debug)]
-pub struct Writer(Arc<Mutex<Option<Writing>>>);
+pub struct Writer(Arc<Writing<Option<files::FileEntry>>>);
 
 #[napi]
 impl Writer {
@@ -390,39 +421,18 @@ impl Writer {
     #[napi]
     pub fn write<'env>(&self, env: &'env Env, data: Raw) -> napi::Result<PromiseRaw<'env, bool>> {
         let (writer, data) = (Arc::clone(&self.0), bytes(data));
-        call(env, async move {
-            match writer.lock().await.as_mut() {
-                Some(writing) => Ok(writing.pieces.send(Some(data.into())).await.is_ok()),
-                None => Ok(false),
-            }
-        })
+        call(env, async move { Ok(writer.send(data).await) })
     }
 
-    /// Puts what was written in the file's place.
+    /// Has done what is done with all of it, and describes the file that it made.
     #[napi]
-    pub fn finish<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, EntryInfo>> {
+    pub fn finish<'env>(
+        &self,
+        env: &'env Env,
+    ) -> napi::Result<PromiseRaw<'env, Option<EntryInfo>>> {
         let writer = Arc::clone(&self.0);
         call(env, async move {
-            let Some(Writing {
-                pieces,
-                mut written,
-            }) = writer.lock().await.take()
-            else {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    "the file is finished already",
-                ));
-            };
-            // One that takes no more has failed, and says why.
-            let _ = pieces.send(None).await;
-            written
-                .join_next()
-                .await
-                .unwrap_or_else(|| unreachable!())
-                .map_err(|error| {
-                    Error::new(ErrorKind::Internal, "the task that writes the file died")
-                        .source(error)
-                })?
+            Ok(writer.finish().await?.map(EntryInfo::from))
         })
     }
 
@@ -431,14 +441,7 @@ impl Writer {
     pub fn abandon<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
         let writer = Arc::clone(&self.0);
         call(env, async move {
-            if let Some(Writing {
-                pieces,
-                mut written,
-            }) = writer.lock().await.take()
-            {
-                drop(pieces);
-                let _ = written.join_next().await;
-            }
+            writer.abandon().await;
             Ok(())
         })
     }

@@ -487,3 +487,24 @@ impl From<stacyvm::sandbox::files::WatchEvent> for WatchEvent {
         }
     }
 }
+
+/// Sockets and devices that a copy or an archive does not hold.
+#[napi(object, object_from_js = false)]
+#[derive(Debug)]
+pub struct LeftOut {
+    /// Their names; what is not UTF-8 in them is replaced. They come from inside: escape
+    /// them before they are shown.
+    pub names: Vec<String>,
+    /// How many there were beside those named.
+    pub more: i64,
+}
+
+impl From<stacyvm::sandbox::files::LeftOut> for LeftOut {
+    fn from(left_out: stacyvm::sandbox::files::LeftOut) -> Self {
+        let names = left_out.names.into_iter().map(|name| text(name).0);
+        Self {
+            names: names.collect(),
+            more: number(left_out.more),
+        }
+    }
+}

@@ -97,6 +97,19 @@ export async function write(sandbox, source) {
   throw new Refused('unsupported', `the package has no ${how} with the mode ${mode} and parents ${parents}`)
 }
 
+export async function exported(sandbox, { user, path, contents, follow }) {
+  const archive = await of(sandbox, user).exportTar(raw(path), { contents, follow })
+  const frames = async function* () {
+    for await (const piece of archive) yield frame(DATA, piece)
+  }
+  return new Stream(frames(), () => archive.destroy(), () => archive.leftOut)
+}
+
+export async function imported(sandbox, source) {
+  const { user, path, parents, keep_owner: keepOwner } = await source.head()
+  await of(sandbox, user).importTar(raw(path), source.uploaded(), { parents, keepOwner })
+}
+
 export async function watch(sandbox, { user, path, recursive }) {
   const watching = await of(sandbox, user).watchDir(raw(path), { recursive })
   const frames = async function* () {

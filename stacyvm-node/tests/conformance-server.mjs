@@ -42,6 +42,8 @@ const routes = {
   'POST sandboxes/*/files': async ({ name, body }) => files.operate(rooms.sandbox(name), await body()),
   'POST sandboxes/*/files/read': async ({ name, body }) => files.read(rooms.sandbox(name), await body()),
   'POST sandboxes/*/files/write': ({ name, source }) => files.write(rooms.sandbox(name), source),
+  'POST sandboxes/*/files/export': async ({ name, body }) => files.exported(rooms.sandbox(name), await body()),
+  'POST sandboxes/*/files/import': ({ name, source }) => files.imported(rooms.sandbox(name), source),
   'POST sandboxes/*/files/watch': async ({ name, body }) => files.watch(rooms.sandbox(name), await body()),
 }
 

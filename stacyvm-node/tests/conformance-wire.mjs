@@ -130,15 +130,15 @@ export class Source {
 
 /** Frames that are the body of an answer. */
 export class Stream {
-  constructor(frames, stop = () => {}) {
-    Object.assign(this, { frames, stop })
+  constructor(frames, stop = () => {}, end = undefined) {
+    Object.assign(this, { frames, stop, end })
   }
 
   async write(client) {
     client.on('close', this.stop)
     try {
       for await (const one of this.frames) await sent(client, one)
-      client.end(frame(END))
+      client.end(this.end ? told(END, this.end()) : frame(END))
     } catch (error) {
       // To one that is gone nothing is told.
       client.end(told(ERROR, errorOf(error)))

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { text } from 'node:stream/consumers'
-import { IsDirectoryError, NotFoundError, PermissionDeniedError } from 'stacyvm'
+import { InvalidArgumentError, IsDirectoryError, NotFoundError, PermissionDeniedError } from 'stacyvm'
 import { directory, everywhere, onEach, privileged, until } from './engines.mjs'
 
 const host = directory()
@@ -216,10 +219,68 @@ onEach('files', ({ name }, test) => {
     mkdirSync(join(from, 'deep'), { recursive: true })
     writeFileSync(join(from, 'deep', 'file'), 'carried')
     const to = `/workspace/up-${name}`
-    assert.deepEqual(await files.upload(from, to), [])
+    assert.deepEqual(await files.upload(from, to), { names: [], more: 0 })
     assert.equal(await files.read(`${to}/deep/file`), 'carried')
     const back = join(host, `back-${name}`)
-    assert.deepEqual(await files.download(to, back), [])
+    assert.deepEqual(await files.download(to, back), { names: [], more: 0 })
     assert.equal(readFileSync(join(back, 'deep', 'file'), 'utf8'), 'carried')
+    const socket = createServer().listen(join(from, 'socket'))
+    await once(socket, 'listening')
+    const { names, more } = await files.upload(from, `/workspace/again-${name}`)
+    socket.close()
+    assert.match(names.join(), /^[^,]*socket$/)
+    assert.equal(more, 0)
+  })
+
+  test('go out as tar streams, and into another place', async ({ sandbox: { files } }) => {
+    const data = Buffer.alloc(200_000, '\0\xff')
+    await files.write('/workspace/packed/deep/a', data, { mode: 0o640 })
+    await files.symlink('deep/a', '/workspace/packed/link')
+    const archive = await files.exportTar('/workspace/packed')
+    assert.ok(archive instanceof Readable)
+    const whole = Buffer.concat(await archive.toArray())
+    assert.deepEqual(archive.leftOut, { names: [], more: 0 })
+    const listed = execFileSync('tar', ['-t'], { input: whole, encoding: 'utf8' })
+    const members = listed.trim().split('\n').map((member) => member.replace(/\/$/, ''))
+    assert.deepEqual(members.sort(), ['packed', 'packed/deep', 'packed/deep/a', 'packed/link'])
+    await files.importTar('/workspace/a', await files.exportTar('/workspace/packed', { contents: true }))
+    await files.importTar('/workspace/b', whole)
+    for (const place of ['a', 'b/packed']) {
+      assert.deepEqual(await files.read(`/workspace/${place}/deep/a`, { format: 'bytes' }), data)
+      assert.equal((await files.getInfo(`/workspace/${place}/deep/a`)).mode, 0o640)
+      assert.equal((await files.getInfo(`/workspace/${place}/link`)).symlinkTarget, 'deep/a')
+    }
+    const through = await files.exportTar('/workspace/packed/link', { follow: true })
+    const followed = execFileSync('tar', ['-tv'], { input: Buffer.concat(await through.toArray()), encoding: 'utf8' })
+    assert.match(followed, /^-rw.* link\n$/)
+  })
+
+  test('of bad archives are told of', async ({ sandbox: { files } }) => {
+    await assert.rejects(files.exportTar('/workspace/missing'), NotFoundError)
+    await assert.rejects(files.exportTar('/workspace', { content: true }), /no option content/)
+    await assert.rejects(files.importTar('/workspace/bad', Buffer.alloc(4096, 'no archive')), InvalidArgumentError)
+    for (const data of ['text', 7, null, {}]) {
+      await assert.rejects(files.importTar('/workspace/bad', data), (error) => error.context.field === 'data')
+    }
+    const [directory, file] = ['/workspace/one', '/workspace/one/a']
+    await files.write(file, Buffer.alloc(100_000))
+    const whole = Buffer.concat(await (await files.exportTar(directory, { contents: true })).toArray())
+    await assert.rejects(files.importTar('/workspace/not/there', whole, { parents: false }), NotFoundError)
+    const breaks = async function* () {
+      yield whole.subarray(0, 50_000)
+      throw new RangeError('the source is gone')
+    }
+    await assert.rejects(files.importTar('/workspace/half', breaks()), RangeError)
+    assert.equal(await files.exists('/workspace/half/a'), false)
+  })
+
+  test('are let go of with their archive', async ({ sandbox: { files } }) => {
+    await files.write('/workspace/big', Buffer.alloc(32 << 20))
+    const archive = await files.exportTar('/workspace/big')
+    for await (const piece of archive) {
+      assert.ok(piece.length > 0)
+      break
+    }
+    assert.ok(archive.destroyed)
   })
 }, everywhere)

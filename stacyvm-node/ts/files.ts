@@ -43,8 +43,7 @@ export class Files {
     refuse(format === 'text' ? { offset, length, ...unknown } : unknown)
     if (format === 'bytes') return called(this.#native.read(path, offset ?? 0, length))
     if (format === 'text') return called(this.#native.readText(path))
-    const reader = await called(this.#native.open(path, offset ?? 0, length))
-    return streamOf(reader)
+    return new Pieces(await called(this.#native.open(path, offset ?? 0, length)))
   }
 
   /**
@@ -57,17 +56,9 @@ export class Files {
     if (typeof data === 'string' || data instanceof Uint8Array) {
       return called(this.#native.write(path, data, mode))
     }
-    if (typeof data !== 'object' || data === null || !(Symbol.asyncIterator in data || Symbol.iterator in data)) {
-      throw invalid('data', 'text, bytes, or what gives bytes piece by piece')
-    }
-    const writer = await called(this.#native.create(path, mode))
-    try {
-      for await (const piece of data) if (!(await called(writer.write(piece)))) break
-    } catch (thrown) {
-      await called(writer.abandon())
-      throw thrown
-    }
-    return called(writer.finish())
+    if (!givesPieces(data)) throw invalid('data', 'text, bytes, or what gives bytes piece by piece')
+    const written = await writtenTo(await called(this.#native.create(path, mode)), data)
+    return written as native.EntryInfo
   }
 
   /** Adds to the end of a file, or makes it. */
@@ -147,31 +138,94 @@ export class Files {
 
   /**
    * Copies a file or directory of the host into the sandbox, as `docker cp` does. Gives
-   * the names of sockets and devices, which are left out.
+   * the sockets and devices that are left out.
    */
-  async upload(local: string, path: Path): Promise<string[]> {
+  async upload(local: string, path: Path): Promise<native.LeftOut> {
     return called(this.#native.upload(local, path))
   }
 
   /** Copies a file or directory of the sandbox to the host. */
-  async download(path: Path, local: string): Promise<string[]> {
+  async download(path: Path, local: string): Promise<native.LeftOut> {
     return called(this.#native.download(path, local))
+  }
+
+  /**
+   * Sends a file or directory as a tar stream: under its own name, or only what is in the
+   * directory with `contents`. A symbolic link given as `path` is followed with `follow`.
+   */
+  async exportTar(path: Path, options: { contents?: boolean; follow?: boolean } = {}): Promise<Archive> {
+    const { contents = false, follow = false, ...unknown } = options
+    refuse(unknown)
+    return new Archive(await called(this.#native.exportTar(path, contents, follow)))
+  }
+
+  /**
+   * Unpacks a tar stream below a directory, which is made if it is missing unless `parents`
+   * is false. Its files belong to the user, or with `keepOwner` to whom the archive names,
+   * which only root may have.
+   */
+  async importTar(
+    path: Path,
+    data: Exclude<Data, string>,
+    options: { parents?: boolean; keepOwner?: boolean } = {},
+  ): Promise<void> {
+    const { parents = true, keepOwner = false, ...unknown } = options
+    refuse(unknown)
+    const bytes = data instanceof Uint8Array
+    if (!bytes && !givesPieces(data)) throw invalid('data', 'bytes, or what gives bytes piece by piece')
+    const writer = await called(this.#native.importTar(path, parents, keepOwner))
+    await writtenTo(writer, bytes ? [data] : data)
   }
 }
 
-/** A file as a stream. Destroying it lets go of the file. */
-function streamOf(reader: native.Reader): Readable {
-  return new Readable({
-    read() {
-      called(reader.next()).then(
-        (piece) => this.push(piece),
-        (error) => this.destroy(error),
-      )
-    },
-    destroy(error, done) {
-      reader.close().then(() => done(error), done)
-    },
-  })
+const givesPieces = (data: unknown): data is AsyncIterable<native.Raw> | Iterable<native.Raw> =>
+  typeof data === 'object' && data !== null && (Symbol.asyncIterator in data || Symbol.iterator in data)
+
+/** Writes all of it. Where it breaks off, the old file stays. */
+async function writtenTo(
+  writer: native.Writer,
+  data: AsyncIterable<native.Raw> | Iterable<native.Raw>,
+): Promise<native.EntryInfo | null | undefined> {
+  try {
+    for await (const piece of data) if (!(await called(writer.write(piece)))) break
+  } catch (thrown) {
+    await called(writer.abandon())
+    throw thrown
+  }
+  return called(writer.finish())
+}
+
+/** What is read as a stream. Destroying it lets go of the file. */
+class Pieces extends Readable {
+  readonly #reader: native.Reader
+
+  constructor(reader: native.Reader) {
+    super({
+      read() {
+        called(reader.next()).then(
+          (piece) => this.push(piece),
+          (error) => this.destroy(error),
+        )
+      },
+      destroy(error, done) {
+        reader.close().then(() => done(error), done)
+      },
+    })
+    this.#reader = reader
+  }
+
+  /** @internal */
+  protected get reader(): native.Reader {
+    return this.#reader
+  }
+}
+
+/** A file or directory of a sandbox as a tar stream. Destroying it lets go of the rest. */
+export class Archive extends Pieces {
+  /** Sockets and devices that it does not hold: all of them once it was read to its end. */
+  get leftOut(): native.LeftOut {
+    return this.reader.leftOut()
+  }
 }
 
 /** A watch on a directory. Iterating gives changes as they come, until it is stopped. */

@@ -28,6 +28,7 @@ export type {
   EntryInfo,
   Execution,
   ExitInfo,
+  LeftOut,
   Lost,
   PoolStats,
   ProcessInfo,

@@ -2,26 +2,24 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use pyo3::prelude::*;
 use stacyvm::sandbox::copy::CopyOptions;
 use stacyvm::sandbox::exec::BoxStream;
-use stacyvm::sandbox::files::{Attributes, WriteMode};
+use stacyvm::sandbox::files::{
+    self, Attributes, ByteStream, ExportRequest, GuestPath, ImportRequest, WriteMode,
+};
 use stacyvm::sandbox::shared::Closable;
+use stacyvm::sandbox::writing::Writing;
 use stacyvm::{Error, ErrorKind, Result};
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
 
 use crate::convert::{Bytes, Nothing, Raw};
 use crate::forked::OfProcess;
-use crate::info::{EntryInfo, WatchEvent};
+use crate::info::{EntryInfo, LeftOut, WatchEvent};
 use crate::pending::Call;
 use crate::sandbox::Place;
-
-/// Pieces of a written stream that wait for the sandbox.
-const PIECES: usize = 4;
 
 /// The files of a sandbox, as one user.
 #[pyclass(module = "stacyvm._native", frozen)]
@@ -70,7 +68,7 @@ impl Files {
     fn open(&self, path: Raw, offset: u64, length: Option<u64>) -> Call<Reader> {
         self.call(move |files| async move {
             let (_, data) = files.read_range(path.0, offset, length).await?;
-            Ok(Reader(Arc::new(OfProcess::new(Mutex::new(data)))))
+            Ok(Reader::new(data, Arc::default()))
         })
     }
 
@@ -94,17 +92,45 @@ impl Files {
     #[pyo3(signature = (path, mode=None))]
     fn create(&self, path: Raw, mode: Option<u32>) -> Call<Writer> {
         self.call(move |files| async move {
-            let (pieces, come) = mpsc::channel(PIECES);
-            let data = until_finished(come);
-            let mut written = JoinSet::new();
-            written.spawn(async move {
-                files
-                    .write_with(path.0, WriteMode::Replace, mode, data)
-                    .await
-            });
-            Ok(Writer(Arc::new(OfProcess::new(Mutex::new(Some(
-                Writing { pieces, written },
-            ))))))
+            Ok(Writer(Arc::new(OfProcess::new(Writing::begin(
+                async move |data| {
+                    let how = WriteMode::Replace;
+                    let written = files.write_with(path.0, how, mode, data).await?;
+                    Ok(Some(written))
+                },
+            )))))
+        })
+    }
+
+    /// Sends a path as a tar stream.
+    fn export_tar(&self, path: Raw, contents: bool, follow: bool) -> Call<Reader> {
+        self.call(move |files| async move {
+            let request = ExportRequest {
+                user: None,
+                path: GuestPath::new(path.0)?,
+                contents,
+                follow,
+            };
+            let (data, left_out) = files.export_tar_with(request).await?.into_parts();
+            Ok(Reader::new(data, left_out))
+        })
+    }
+
+    /// Unpacks a tar stream piece by piece; all of it is there when the writer is finished.
+    fn import_tar(&self, path: Raw, parents: bool, keep_owner: bool) -> Call<Writer> {
+        self.call(move |files| async move {
+            let request = ImportRequest {
+                user: None,
+                path: GuestPath::new(path.0)?,
+                parents,
+                keep_owner,
+            };
+            Ok(Writer(Arc::new(OfProcess::new(Writing::begin(
+                async move |data| {
+                    files.import_tar_with(request, data).await?;
+                    Ok(None)
+                },
+            )))))
         })
     }
 
@@ -200,21 +226,15 @@ impl Files {
     }
 
     /// Copies a file or directory of the host into the sandbox; gives what was left out.
-    fn upload(&self, local: PathBuf, path: Raw) -> Call<Vec<Raw>> {
-        self.call(|files| async move {
-            let left = files.copy_in(local, path.0, CopyOptions::default()).await?;
-            Ok(left.names.into_iter().map(Raw).collect::<Vec<_>>())
-        })
+    fn upload(&self, local: PathBuf, path: Raw) -> Call<LeftOut> {
+        self.call(|files| async move { files.copy_in(local, path.0, CopyOptions::default()).await })
     }
 
     /// Copies a file or directory of the sandbox to the host; gives what was left out.
-    fn download(&self, path: Raw, local: PathBuf) -> Call<Vec<Raw>> {
-        self.call(|files| async move {
-            let left = files
-                .copy_out(path.0, local, CopyOptions::default())
-                .await?;
-            Ok(left.names.into_iter().map(Raw).collect::<Vec<_>>())
-        })
+    fn download(&self, path: Raw, local: PathBuf) -> Call<LeftOut> {
+        self.call(
+            |files| async move { files.copy_out(path.0, local, CopyOptions::default()).await },
+        )
     }
 }
 
@@ -225,49 +245,55 @@ fn of_another_process() -> Error {
     )
 }
 
-/// A file that is read piece by piece.
+/// A file or an archive that is read piece by piece.
 #[pyclass(module = "stacyvm._native", frozen)]
-pub(crate) struct Reader(Arc<OfProcess<Mutex<BoxStream<Result<bytes::Bytes>>>>>);
+pub(crate) struct Reader {
+    data: Arc<OfProcess<Closable<ByteStream>>>,
+    left_out: Arc<OnceLock<files::LeftOut>>,
+}
+
+impl Reader {
+    fn new(data: ByteStream, left_out: Arc<OnceLock<files::LeftOut>>) -> Self {
+        Self {
+            data: Arc::new(OfProcess::new(Closable::new(data))),
+            left_out,
+        }
+    }
+}
 
 #[pymethods]
 impl Reader {
-    /// The next piece; `None` after the last.
+    /// The next piece; `None` after the last, and once it is closed.
     fn next(&self) -> Call<Option<Bytes>> {
-        let reader = Arc::clone(&self.0);
+        let reader = Arc::clone(&self.data);
         Call::new(async move {
             let data = reader.get().ok_or_else(of_another_process)?;
-            Ok(data.lock().await.next().await.transpose()?.map(Bytes))
+            let piece = data.with(|data| Box::pin(data.next())).await.flatten();
+            Ok(piece.transpose()?.map(Bytes))
+        })
+    }
+
+    /// What the archive does not hold, as far as it is known.
+    fn left_out(&self) -> LeftOut {
+        self.left_out.get().cloned().unwrap_or_default().into()
+    }
+
+    /// Lets go of it, also where somebody waits for its next piece.
+    fn close(&self) -> Call<Nothing> {
+        let reader = Arc::clone(&self.data);
+        Call::new(async move {
+            if let Some(data) = reader.get() {
+                data.close().await;
+            }
+            Ok(())
         })
     }
 }
 
-/// The pieces up to the `None` that finishes them. Where none comes the writer is gone,
-/// and the old file stays.
-fn until_finished(come: mpsc::Receiver<Option<bytes::Bytes>>) -> BoxStream<Result<bytes::Bytes>> {
-    let next = async |come: Option<mpsc::Receiver<Option<bytes::Bytes>>>| {
-        let mut come = come?;
-        match come.recv().await {
-            Some(Some(piece)) => Some((Ok(piece), Some(come))),
-            Some(None) => None,
-            None => Some((
-                Err(Error::new(ErrorKind::Cancelled, "the writer gave up")),
-                None,
-            )),
-        }
-    };
-    Box::pin(futures_util::stream::unfold(Some(come), next))
-}
-
-#[derive(Debug)]
-struct Writing {
-    pieces: mpsc::Sender<Option<bytes::Bytes>>,
-    /// One task, which ends with this.
-    written: JoinSet<Result<stacyvm::sandbox::files::FileEntry>>,
-}
-
-/// A file that is written piece by piece. One that is dropped leaves the old file.
+/// A file or an archive that is written piece by piece. One that is dropped leaves the
+/// old file.
 #[pyclass(module = "stacyvm._native", frozen)]
-pub(crate) struct Writer(Arc<OfProcess<Mutex<Option<Writing>>>>);
+pub(crate) struct Writer(Arc<OfProcess<Writing<Option<files::FileEntry>>>>);
 
 #[pymethods]
 impl Writer {
@@ -276,39 +302,17 @@ impl Writer {
     fn write(&self, data: Raw) -> Call<bool> {
         let writer = Arc::clone(&self.0);
         Call::new(async move {
-            let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
-            match writing.as_mut() {
-                Some(writing) => Ok(writing.pieces.send(Some(data.0.into())).await.is_ok()),
-                None => Ok(false),
-            }
+            let writing = writer.get().ok_or_else(of_another_process)?;
+            Ok(writing.send(data.0).await)
         })
     }
 
-    /// Puts what was written in the file's place.
-    fn finish(&self) -> Call<EntryInfo> {
+    /// Has done what is done with all of it, and describes the file that it made.
+    fn finish(&self) -> Call<Option<EntryInfo>> {
         let writer = Arc::clone(&self.0);
         Call::new(async move {
-            let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
-            let Some(Writing {
-                pieces,
-                mut written,
-            }) = writing.take()
-            else {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    "the file is finished already",
-                ));
-            };
-            // One that takes no more has failed, and says why.
-            let _ = pieces.send(None).await;
-            written
-                .join_next()
-                .await
-                .unwrap_or_else(|| unreachable!())
-                .map_err(|error| {
-                    Error::new(ErrorKind::Internal, "the task that writes the file died")
-                        .source(error)
-                })?
+            let writing = writer.get().ok_or_else(of_another_process)?;
+            Ok(writing.finish().await?.map(Into::into))
         })
     }
 
@@ -316,15 +320,8 @@ impl Writer {
     fn abandon(&self) -> Call<Nothing> {
         let writer = Arc::clone(&self.0);
         Call::new(async move {
-            let mut writing = writer.get().ok_or_else(of_another_process)?.lock().await;
-            if let Some(Writing {
-                pieces,
-                mut written,
-            }) = writing.take()
-            {
-                drop(pieces);
-                let _ = written.join_next().await;
-            }
+            let writing = writer.get().ok_or_else(of_another_process)?;
+            writing.abandon().await;
             Ok(())
         })
     }

@@ -500,3 +500,41 @@ impl WatchEvent {
         Raw(self.0.path.clone())
     }
 }
+
+/// Sockets and devices that a copy or an archive does not hold.
+#[pyclass(module = "stacyvm", frozen, eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct LeftOut(stacyvm::sandbox::files::LeftOut);
+
+impl From<stacyvm::sandbox::files::LeftOut> for LeftOut {
+    fn from(left_out: stacyvm::sandbox::files::LeftOut) -> Self {
+        Self(left_out)
+    }
+}
+
+#[pymethods]
+impl LeftOut {
+    /// Their names. They come from inside: escape them before they are shown.
+    #[getter]
+    fn names(&self) -> Vec<Raw> {
+        self.0.names.iter().cloned().map(Raw).collect()
+    }
+
+    /// How many there were beside those named.
+    #[getter]
+    fn more(&self) -> u64 {
+        self.0.more
+    }
+
+    fn __bool__(&self) -> bool {
+        !self.0.names.is_empty() || self.0.more > 0
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "LeftOut({} named, {} more)",
+            self.0.names.len(),
+            self.0.more
+        )
+    }
+}

@@ -112,6 +112,24 @@ def write(sandbox: Sandbox, body: Body) -> dict[str, Any]:
             raise Refused("unsupported", f"the package has no {how} with the mode {mode} and parents {parents}")
 
 
+def export(sandbox: Sandbox, body: dict[str, Any]) -> Stream:
+    files = of(sandbox, body.get("user"))
+    choices = {name: body.get(name, False) for name in ("contents", "follow")}
+    archive = files.export_tar(raw(body["path"]), **choices)
+
+    def end() -> dict[str, Any]:
+        left_out = archive.left_out
+        return {"names": [word_of(name) for name in left_out.names], "more": left_out.more}
+
+    return Stream((frame(DATA, piece) for piece in archive), archive.close, end)
+
+
+def unpack(sandbox: Sandbox, body: Body) -> None:
+    asked = body.head()
+    choices = {name: asked.get(name, False) for name in ("parents", "keep_owner")}
+    of(sandbox, asked.get("user")).import_tar(raw(asked["path"]), body.pieces(), **choices)
+
+
 def watch(sandbox: Sandbox, body: dict[str, Any]) -> Stream:
     files = of(sandbox, body.get("user"))
     watching = files.watch_dir(raw(body["path"]), recursive=body.get("recursive", False))

@@ -11,12 +11,11 @@ from conformance_commands import Commands
 from conformance_wire import Refused, time_of
 from stacyvm import Engine, Sandbox
 
-# What the provider below can do and the package has calls for. It has none for archives (`file_tar`: it
-# copies files and directories of the host) and for ids of snapshots that the caller mints. The API does not
-# carry `listen`; an owner's connection and images are not served.
+# What the provider below can do and the package has calls for. It has none for ids of snapshots that the
+# caller mints. The API does not carry `listen`; an owner's connection and images are not served.
 SERVED = {
     "env", "image_host", "exec_stdin", "exec_tty", "users", "kill_scope", "signals", "processes", "oom_reported",
-    "exec_background", "reattach_output", "files", "file_watch", "pause", "ttl", "idle_timeout", "usage", "isolation",
+    "exec_background", "reattach_output", "files", "file_tar", "file_watch", "pause", "ttl", "idle_timeout", "usage", "isolation",
     "memory_limit", "cpu_limit", "pids_limit", "open_files_limit", "disk_limit", "limits_visible", "network_none",
     "network_full", "network_allow", "mount_host", "mount_tmpfs", "mount_volume", "mount_volume_size", "read_only_root",
     "namespaced_root", "root_mapped", "syscall_filter", "no_new_privileges", "publish_ports", "endpoint", "dial",

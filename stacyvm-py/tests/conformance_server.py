@@ -104,6 +104,10 @@ class Connection(http.server.BaseHTTPRequestHandler):
                 return files.read(sandbox, body.json())
             case ("write",):
                 return files.write(sandbox, body)
+            case ("export",):
+                return files.export(sandbox, body.json())
+            case ("import",):
+                return files.unpack(sandbox, body)
             case ("watch",):
                 return files.watch(sandbox, body.json())
             case _:

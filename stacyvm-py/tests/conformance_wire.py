@@ -164,8 +164,13 @@ class Body:
 class Stream:
     """Frames that are the body of an answer."""
 
-    def __init__(self, frames: Iterator[bytes], stop: Callable[[], object] | None = None) -> None:
-        self.frames, self.stop = frames, stop
+    def __init__(
+        self,
+        frames: Iterator[bytes],
+        stop: Callable[[], object] | None = None,
+        end: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        self.frames, self.stop, self.end = frames, stop, end
 
     def write(self, client: BufferedIOBase, gone: BufferedIOBase) -> None:
         """Until its end, or the client's: that one says nothing more and goes."""
@@ -174,7 +179,7 @@ class Stream:
         try:
             for one in self.frames:
                 client.write(one)
-            client.write(frame(END))
+            client.write(told(END, self.end()) if self.end else frame(END))
         except StacyError as error:
             client.write(told(ERROR, error_of(error)))
 

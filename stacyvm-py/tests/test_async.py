@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -326,3 +327,34 @@ async def until_runs(sandbox: AsyncSandbox, wanted: set[str]) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"runs: {running}, expected {wanted}")
+
+
+async def test_tar_streams_and_pieces_come_from_the_loop() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"by ", b"and ", b"by"):
+            await asyncio.sleep(0)
+            yield piece
+
+    async with await AsyncSandbox.create() as one, await AsyncSandbox.create() as other:
+        await one.files.write("/workspace/tree/a", pieces())
+        await other.files.import_tar("/workspace", await one.files.export_tar("/workspace/tree"))
+        assert await other.files.read("/workspace/tree/a") == "by and by"
+        # A task that is cancelled in the middle leaves no file.
+        began = asyncio.Event()
+
+        async def endless() -> AsyncIterator[bytes]:
+            archive = await one.files.export_tar("/workspace/tree")
+            async for piece in archive:
+                yield piece[:600]
+                began.set()
+                await asyncio.sleep(3600)
+
+        importing = asyncio.ensure_future(other.files.import_tar("/workspace/half", endless()))
+        await began.wait()
+        importing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await importing
+        assert not await other.files.exists("/workspace/half/tree/a")
+        archive = await one.files.export_tar("/workspace/tree")
+        await archive.close()
+        assert [piece async for piece in archive] == []

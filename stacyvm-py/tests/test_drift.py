@@ -24,7 +24,7 @@ def test_the_options_of_create_are_those_that_rust_reads() -> None:
 
 def test_both_halves_have_the_same_methods() -> None:
     names = [name for name in stacyvm.__all__ if name.startswith("Async")]
-    assert len(names) == 11
+    assert len(names) == 12
     for name in names:
         blocking, awaiting = getattr(stacyvm, name.removeprefix("Async")), getattr(stacyvm, name)
         assert methods(blocking) == methods(awaiting), name

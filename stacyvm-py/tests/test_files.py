@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import socket
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,12 +139,89 @@ def test_directories_go_up_and_down(sandbox: Sandbox, tmp_path: Path) -> None:
     (source / "deep" / "a").write_bytes(b"\0\xff" * 1000)
     (source / "run.sh").write_text("#!/bin/sh\necho ran\n")
     (source / "run.sh").chmod(0o755)
-    assert sandbox.files.upload(source, "/workspace/up") == []
+    assert not sandbox.files.upload(source, "/workspace/up")
     assert sandbox.commands.run("/workspace/up/run.sh").stdout == "ran\n"
     sandbox.files.download("/workspace/up", tmp_path / "down")
     assert (tmp_path / "down" / "deep" / "a").read_bytes() == b"\0\xff" * 1000
     sandbox.files.download("/workspace/up/run.sh", str(tmp_path / "one"))
     assert (tmp_path / "one").read_text().endswith("ran\n")
+    os.mkfifo(source / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(source / "socket"))
+        left_out = sandbox.files.upload(source, "/workspace/again")
+    assert left_out and len(left_out.names) == 1 and left_out.names[0].endswith("socket"), left_out.names
+    assert left_out.more == 0
+
+
+def test_a_tar_stream_goes_out_and_into_another_sandbox(any_sandbox: Sandbox) -> None:
+    files = any_sandbox.files
+    files.write("/workspace/tree/deep/a", b"\0\xff" * 100_000, mode=0o640)
+    files.write(b"/workspace/tree/no\xfftext", "x")
+    files.symlink("deep/a", "/workspace/tree/link")
+    archive = files.export_tar("/workspace/tree")
+    data = b"".join(archive)
+    assert not archive.left_out
+    assert list(archive) == []
+    with tarfile.open(fileobj=io.BytesIO(data)) as told:
+        assert {name.rstrip("/") for name in told.getnames()} == {
+            "tree", "tree/deep", "tree/deep/a", "tree/link", "tree/no\udcfftext",
+        }
+    # What one reads another writes; a file object and bytes will do.
+    contents = files.export_tar("/workspace/tree", contents=True)
+    files.import_tar("/workspace/a", contents)
+    files.import_tar("/workspace/b", io.BytesIO(data))
+    files.import_tar("/workspace/c", data)
+    for place in ("a", "b/tree", "c/tree"):
+        assert files.read(f"/workspace/{place}/deep/a", "bytes") == b"\0\xff" * 100_000
+        assert files.get_info(f"/workspace/{place}/deep/a").mode == 0o640
+        assert files.get_info(f"/workspace/{place}/link").symlink_target == "deep/a"
+    through = files.export_tar("/workspace/tree/link", follow=True)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(through))) as told:
+        assert [(member.name, member.isfile()) for member in told] == [("link", True)]
+
+
+def test_what_cannot_be_unpacked_is_told(sandbox: Sandbox) -> None:
+    files = sandbox.files
+    with pytest.raises(FileNotFoundError):
+        files.export_tar("/workspace/missing").close()
+    with pytest.raises(stacyvm.InvalidArgumentError):
+        files.import_tar("/workspace/bad", b"no archive at all" * 100)
+    with pytest.raises(stacyvm.InvalidArgumentError, match="no text"):
+        files.import_tar("/workspace/bad", "no archive")
+    with pytest.raises(FileNotFoundError):
+        files.import_tar("/workspace/not/there", _archive({"a": b"x"}), parents=False)
+
+    def breaks() -> Iterator[bytes]:
+        yield _archive({"a": b"x" * 100_000})[:50_000]
+        raise RuntimeError("the source is gone")
+
+    with pytest.raises(RuntimeError, match="the source is gone"):
+        files.import_tar("/workspace/half", breaks())
+    assert not files.exists("/workspace/half/a")
+    # Owners are kept where the user may.
+    owned = _archive({"a": b"x"}, uid=1234)
+    files.with_user("root").import_tar("/workspace/kept", owned, keep_owner=True)
+    assert files.get_info("/workspace/kept/a").uid == 1234
+    files.import_tar("/workspace/mine", owned)
+    assert files.get_info("/workspace/mine/a").uid != 1234
+
+
+def _archive(members: dict[str, bytes], uid: int = 0) -> bytes:
+    into = io.BytesIO()
+    with tarfile.open(fileobj=into, mode="w") as made:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.uid = len(data), uid
+            made.addfile(member, io.BytesIO(data))
+    return into.getvalue()
+
+
+def test_an_archive_that_is_let_go_of_ends(sandbox: Sandbox) -> None:
+    sandbox.files.write("/workspace/big", b"x" * (32 << 20))
+    archive = sandbox.files.export_tar("/workspace/big")
+    assert next(iter(archive))
+    archive.close()
+    assert list(archive) == []
 
 
 def test_a_part_of_a_file_is_read(sandbox: Sandbox) -> None:

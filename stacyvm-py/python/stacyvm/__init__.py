@@ -16,7 +16,7 @@ from ._async import (
     AsyncPtyHandle,
     AsyncSandbox,
 )
-from ._async_files import AsyncFiles, AsyncWatchHandle
+from ._async_files import AsyncArchive, AsyncFiles, AsyncWatchHandle
 from ._async_ports import AsyncConnection, AsyncListener
 from ._chunk import Chunk, LogEntry
 from ._errors import (
@@ -55,6 +55,7 @@ from ._native import (
     EntryInfo,
     Execution,
     ExitInfo,
+    LeftOut,
     PoolStats,
     ProcessInfo,
     PullInfo,
@@ -72,11 +73,13 @@ from ._sync import (
     PtyHandle,
     Sandbox,
 )
-from ._sync_files import Files, WatchHandle
+from ._sync_files import Archive, Files, WatchHandle
 from ._sync_ports import Connection, Listener
 
 __all__ = [
     "AlreadyExistsError",
+    "Archive",
+    "AsyncArchive",
     "AsyncCommandHandle",
     "AsyncCommands",
     "AsyncConnection",
@@ -113,6 +116,7 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "IsDirectoryError",
+    "LeftOut",
     "Listener",
     "LogEntry",
     "NoSpaceError",

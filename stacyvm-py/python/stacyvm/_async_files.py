@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import AsyncIterable  # async only
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import awaited
 from ._errors import InvalidArgumentError
-from ._native import EntryInfo, WatchEvent
+from ._native import EntryInfo, LeftOut, WatchEvent
 from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
 from ._native import Watch as NativeWatch
+from ._native import Writer as NativeWriter
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -67,21 +69,16 @@ class AsyncFiles:
             )
         return await awaited(self._native.read_text(path))
 
-    async def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
+    async def write(
+        self, path: Path, data: Data | AsyncIterable[bytes], *, mode: int | None = None
+    ) -> EntryInfo:
         """Writes a file in one step, and the directories above it where they are missing:
         readers see the old file or the new one. `data` is text, bytes, a file object, or
         anything that gives bytes piece by piece."""
         if isinstance(data, (str, bytes)):
             return await awaited(self._native.write(path, data, mode))
-        writer = await awaited(self._native.create(path, mode))
-        try:
-            for piece in _pieces_of(data):
-                if not await awaited(writer.write(piece)):
-                    break
-        except BaseException:
-            await awaited(writer.abandon())
-            raise
-        return await awaited(writer.finish())
+        written = await _written(await awaited(self._native.create(path, mode)), data)
+        return cast("EntryInfo", written)
 
     async def append(self, path: Path, data: str | bytes) -> EntryInfo:
         """Adds to the end of a file, or makes it."""
@@ -139,14 +136,37 @@ class AsyncFiles:
         """Reports changes of a directory. Every change after the return is seen."""
         return AsyncWatchHandle(await awaited(self._native.watch(path, recursive)))
 
-    async def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
+    async def upload(self, local: str | PathLike[str], path: Path) -> LeftOut:
         """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the names of sockets and devices, which are left out."""
+        Gives the sockets and devices that are left out."""
         return await awaited(self._native.upload(local, path))
 
-    async def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
+    async def download(self, path: Path, local: str | PathLike[str]) -> LeftOut:
         """Copies a file or directory of the sandbox to the host."""
         return await awaited(self._native.download(path, local))
+
+    async def export_tar(
+        self, path: Path, *, contents: bool = False, follow: bool = False
+    ) -> AsyncArchive:
+        """Sends a file or directory as a tar stream: under its own name, or only what is in
+        the directory if `contents`. A symbolic link given as `path` is followed if `follow`."""
+        return AsyncArchive(await awaited(self._native.export_tar(path, contents, follow)))
+
+    async def import_tar(
+        self,
+        path: Path,
+        data: Data | AsyncIterable[bytes],
+        *,
+        parents: bool = True,
+        keep_owner: bool = False,
+    ) -> None:
+        """Unpacks a tar stream below a directory, which is made if it is missing and `parents`
+        is true. Its files belong to the user, or to whom the archive names if `keep_owner`,
+        which only root may have. `data` is bytes, a file object, what `export_tar` gives, or
+        anything that gives bytes piece by piece."""
+        if isinstance(data, str):
+            raise InvalidArgumentError("an archive is no text, expected bytes or what gives bytes")
+        await _written(await awaited(self._native.import_tar(path, parents, keep_owner)), data)
 
 
 async def _pieces(reader: NativeReader) -> AsyncIterator[bytes]:
@@ -157,16 +177,50 @@ async def _pieces(reader: NativeReader) -> AsyncIterator[bytes]:
         yield piece
 
 
-def _pieces_of(data: object) -> Iterable[bytes]:
-    if isinstance(data, (bytearray, memoryview)):
+async def _pieces_of(data: object) -> AsyncIterator[bytes]:
+    if isinstance(data, (bytes, bytearray, memoryview)):
         yield bytes(cast("bytearray", data))
         return
     read = getattr(data, "read", None)
-    if read is None:
-        yield from cast("Iterable[bytes]", data)
-        return
-    while piece := read(PIECE):
-        yield piece
+    if read is not None:
+        while piece := read(PIECE):
+            yield piece
+    elif isinstance(data, AsyncIterable):
+        async for piece in cast("AsyncIterable[bytes]", data):
+            yield piece
+    else:
+        for piece in cast("Iterable[bytes]", data):
+            yield piece
+
+
+async def _written(writer: NativeWriter, data: object) -> EntryInfo | None:
+    try:
+        async for piece in _pieces_of(data):
+            if not await awaited(writer.write(piece)):
+                break
+    except BaseException:
+        await awaited(writer.abandon())
+        raise
+    return await awaited(writer.finish())
+
+
+class AsyncArchive:
+    """A file or directory of a sandbox as a tar stream. Iterating gives its bytes, once."""
+
+    def __init__(self, native: NativeReader) -> None:
+        self._native = native
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _pieces(self._native)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Sockets and devices that it does not hold: all of them once it was read to its end."""
+        return self._native.left_out()
+
+    async def close(self) -> None:
+        """Lets go of the rest."""
+        await awaited(self._native.close())
 
 
 class AsyncWatchHandle:

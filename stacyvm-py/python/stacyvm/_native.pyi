@@ -9,7 +9,7 @@ from socket import socket
 from stacyvm._call import Call
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes"]
+__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "LeftOut", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes"]
 
 @final
 class CodeContext:
@@ -464,7 +464,7 @@ class Files:
         """
         Writes a file piece by piece; it is there when the writer is finished.
         """
-    def download(self, /, path: str | bytes | bytearray | memoryview, local: str | PathLike[str]) -> Call[list[str]]:
+    def download(self, /, path: str | bytes | bytearray | memoryview, local: str | PathLike[str]) -> Call[LeftOut]:
         """
         Copies a file or directory of the sandbox to the host; gives what was left out.
         """
@@ -476,9 +476,17 @@ class Files:
         """
         Whether there is something at a path.
         """
+    def export_tar(self, /, path: str | bytes | bytearray | memoryview, contents: bool, follow: bool) -> Call[Reader]:
+        """
+        Sends a path as a tar stream.
+        """
     def glob(self, /, pattern: str | bytes | bytearray | memoryview) -> Call[list[EntryInfo]]:
         """
         Finds paths by an absolute shell pattern.
+        """
+    def import_tar(self, /, path: str | bytes | bytearray | memoryview, parents: bool, keep_owner: bool) -> Call[Writer]:
+        """
+        Unpacks a tar stream piece by piece; all of it is there when the writer is finished.
         """
     def info(self, /, path: str | bytes | bytearray | memoryview, follow: bool = False) -> Call[EntryInfo]:
         """
@@ -516,7 +524,7 @@ class Files:
         """
         Makes a symbolic link.
         """
-    def upload(self, /, local: str | PathLike[str], path: str | bytes | bytearray | memoryview) -> Call[list[str]]:
+    def upload(self, /, local: str | PathLike[str], path: str | bytes | bytearray | memoryview) -> Call[LeftOut]:
         """
         Copies a file or directory of the host into the sandbox; gives what was left out.
         """
@@ -527,6 +535,26 @@ class Files:
     def write(self, /, path: str | bytes | bytearray | memoryview, data: str | bytes | bytearray | memoryview, mode: SupportsIndex | None = None) -> Call[EntryInfo]:
         """
         Writes a file in one step.
+        """
+
+@final
+class LeftOut:
+    """
+    Sockets and devices that a copy or an archive does not hold.
+    """
+    def __bool__(self, /) -> bool: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def more(self, /) -> int:
+        """
+        How many there were beside those named.
+        """
+    @property
+    def names(self, /) -> list[str]:
+        """
+        Their names. They come from inside: escape them before they are shown.
         """
 
 @final
@@ -760,11 +788,19 @@ class PullInfo:
 @final
 class Reader:
     """
-    A file that is read piece by piece.
+    A file or an archive that is read piece by piece.
     """
+    def close(self, /) -> Call[None]:
+        """
+        Lets go of it, also where somebody waits for its next piece.
+        """
+    def left_out(self, /) -> LeftOut:
+        """
+        What the archive does not hold, as far as it is known.
+        """
     def next(self, /) -> Call[bytes | None]:
         """
-        The next piece; `None` after the last.
+        The next piece; `None` after the last, and once it is closed.
         """
 
 @final
@@ -1050,15 +1086,16 @@ class WatchEvent:
 @final
 class Writer:
     """
-    A file that is written piece by piece. One that is dropped leaves the old file.
+    A file or an archive that is written piece by piece. One that is dropped leaves the
+    old file.
     """
     def abandon(self, /) -> Call[None]:
         """
         Leaves the old file.
         """
-    def finish(self, /) -> Call[EntryInfo]:
+    def finish(self, /) -> Call[EntryInfo | None]:
         """
-        Puts what was written in the file's place.
+        Has done what is done with all of it, and describes the file that it made.
         """
     def write(self, /, data: str | bytes | bytearray | memoryview) -> Call[bool]:
         """

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import waited
 from ._errors import InvalidArgumentError
-from ._native import EntryInfo, WatchEvent
+from ._native import EntryInfo, LeftOut, WatchEvent
 from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
 from ._native import Watch as NativeWatch
+from ._native import Writer as NativeWriter
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -67,21 +68,16 @@ class Files:
             )
         return waited(self._native.read_text(path))
 
-    def write(self, path: Path, data: Data, *, mode: int | None = None) -> EntryInfo:
+    def write(
+        self, path: Path, data: Data | Iterable[bytes], *, mode: int | None = None
+    ) -> EntryInfo:
         """Writes a file in one step, and the directories above it where they are missing:
         readers see the old file or the new one. `data` is text, bytes, a file object, or
         anything that gives bytes piece by piece."""
         if isinstance(data, (str, bytes)):
             return waited(self._native.write(path, data, mode))
-        writer = waited(self._native.create(path, mode))
-        try:
-            for piece in _pieces_of(data):
-                if not waited(writer.write(piece)):
-                    break
-        except BaseException:
-            waited(writer.abandon())
-            raise
-        return waited(writer.finish())
+        written = _written(waited(self._native.create(path, mode)), data)
+        return cast("EntryInfo", written)
 
     def append(self, path: Path, data: str | bytes) -> EntryInfo:
         """Adds to the end of a file, or makes it."""
@@ -139,14 +135,37 @@ class Files:
         """Reports changes of a directory. Every change after the return is seen."""
         return WatchHandle(waited(self._native.watch(path, recursive)))
 
-    def upload(self, local: str | PathLike[str], path: Path) -> builtins.list[str]:
+    def upload(self, local: str | PathLike[str], path: Path) -> LeftOut:
         """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the names of sockets and devices, which are left out."""
+        Gives the sockets and devices that are left out."""
         return waited(self._native.upload(local, path))
 
-    def download(self, path: Path, local: str | PathLike[str]) -> builtins.list[str]:
+    def download(self, path: Path, local: str | PathLike[str]) -> LeftOut:
         """Copies a file or directory of the sandbox to the host."""
         return waited(self._native.download(path, local))
+
+    def export_tar(
+        self, path: Path, *, contents: bool = False, follow: bool = False
+    ) -> Archive:
+        """Sends a file or directory as a tar stream: under its own name, or only what is in
+        the directory if `contents`. A symbolic link given as `path` is followed if `follow`."""
+        return Archive(waited(self._native.export_tar(path, contents, follow)))
+
+    def import_tar(
+        self,
+        path: Path,
+        data: Data | Iterable[bytes],
+        *,
+        parents: bool = True,
+        keep_owner: bool = False,
+    ) -> None:
+        """Unpacks a tar stream below a directory, which is made if it is missing and `parents`
+        is true. Its files belong to the user, or to whom the archive names if `keep_owner`,
+        which only root may have. `data` is bytes, a file object, what `export_tar` gives, or
+        anything that gives bytes piece by piece."""
+        if isinstance(data, str):
+            raise InvalidArgumentError("an archive is no text, expected bytes or what gives bytes")
+        _written(waited(self._native.import_tar(path, parents, keep_owner)), data)
 
 
 def _pieces(reader: NativeReader) -> Iterator[bytes]:
@@ -157,16 +176,50 @@ def _pieces(reader: NativeReader) -> Iterator[bytes]:
         yield piece
 
 
-def _pieces_of(data: object) -> Iterable[bytes]:
-    if isinstance(data, (bytearray, memoryview)):
+def _pieces_of(data: object) -> Iterator[bytes]:
+    if isinstance(data, (bytes, bytearray, memoryview)):
         yield bytes(cast("bytearray", data))
         return
     read = getattr(data, "read", None)
-    if read is None:
-        yield from cast("Iterable[bytes]", data)
-        return
-    while piece := read(PIECE):
-        yield piece
+    if read is not None:
+        while piece := read(PIECE):
+            yield piece
+    elif isinstance(data, Iterable):
+        for piece in cast("Iterable[bytes]", data):
+            yield piece
+    else:
+        for piece in cast("Iterable[bytes]", data):
+            yield piece
+
+
+def _written(writer: NativeWriter, data: object) -> EntryInfo | None:
+    try:
+        for piece in _pieces_of(data):
+            if not waited(writer.write(piece)):
+                break
+    except BaseException:
+        waited(writer.abandon())
+        raise
+    return waited(writer.finish())
+
+
+class Archive:
+    """A file or directory of a sandbox as a tar stream. Iterating gives its bytes, once."""
+
+    def __init__(self, native: NativeReader) -> None:
+        self._native = native
+
+    def __iter__(self) -> Iterator[bytes]:
+        return _pieces(self._native)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Sockets and devices that it does not hold: all of them once it was read to its end."""
+        return self._native.left_out()
+
+    def close(self) -> None:
+        """Lets go of the rest."""
+        waited(self._native.close())
 
 
 class WatchHandle:

@@ -338,6 +338,11 @@ impl Archive {
         self.left_out.get().cloned().unwrap_or_default()
     }
 
+    /// Its bytes, and where what it does not hold is put before they end.
+    pub fn into_parts(self) -> (ByteStream, Arc<OnceLock<LeftOut>>) {
+        (self.data, self.left_out)
+    }
+
     /// The same, for whoever gives the stream away.
     #[cfg(feature = "server")]
     pub(crate) fn left_out_later(&self) -> impl FnOnce() -> LeftOut + Send + use<> {

@@ -15,3 +15,4 @@ pub mod shared;
 pub mod spec;
 pub mod state;
 pub mod text;
+pub mod writing;
