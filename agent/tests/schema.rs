@@ -235,6 +235,17 @@ fn produced() -> String {
             modified_s: Some(-1),
             recursive: true,
             follow: true,
+            modified_ns: None,
+        },
+        FileOperation::SetAttributes {
+            path: bytes("/p"),
+            mode: None,
+            owner: None,
+            group: None,
+            modified_s: Some(-1),
+            recursive: false,
+            follow: false,
+            modified_ns: Some(2),
         },
         FileOperation::Glob {
             pattern: bytes("/*"),

@@ -83,8 +83,11 @@ export declare class Files {
   rename(from: Raw, to: Raw): Promise<undefined>
   /** Removes a file, or a directory with what is in it. */
   remove(path: Raw): Promise<undefined>
-  /** Sets permission bits, owner and group, of everything below as well if `recursive`. */
-  setAttributes(path: Raw, mode: number | undefined | null, owner: string | undefined | null, group: string | undefined | null, recursive: boolean): Promise<undefined>
+  /**
+   * Sets permission bits, owner, group and the time of the last change (in milliseconds
+   * since 1970), of everything below as well if `recursive`.
+   */
+  setAttributes(path: Raw, mode: number | undefined | null, owner: string | undefined | null, group: string | undefined | null, modified: number | undefined | null, recursive: boolean): Promise<undefined>
   /** Makes a symbolic link. */
   symlink(target: Raw, path: Raw): Promise<undefined>
   /** Reports changes of a path. */

@@ -93,6 +93,22 @@ pub(crate) fn signal_of(signal: f64) -> Result<i32> {
     Ok(number.into())
 }
 
+/// A moment that a `Date` gives in milliseconds since 1970; an invalid one gives none.
+pub(crate) fn moment(milliseconds: f64) -> Result<SystemTime> {
+    let apart = count("time", milliseconds.abs()).map(Duration::from_millis);
+    let moment = apart.ok().and_then(|apart| {
+        if milliseconds < 0.0 {
+            SystemTime::UNIX_EPOCH.checked_sub(apart)
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(apart)
+        }
+    });
+    moment.ok_or_else(|| {
+        let remedy = "give a `Date` that is a moment";
+        Error::invalid("time", milliseconds, "a moment", remedy)
+    })
+}
+
 /// A moment: a `Date`.
 #[derive(Clone, Copy, Debug)]
 pub struct Date(SystemTime);

@@ -17,7 +17,7 @@ use stacyvm::sandbox::files::{
 use stacyvm::sandbox::shared::Closable;
 use stacyvm::sandbox::writing::Writing;
 
-use crate::convert::{Raw, buffer, bytes, call, count, fits, mode_of};
+use crate::convert::{Raw, buffer, bytes, call, count, fits, mode_of, moment};
 use crate::info::{EntryInfo, LeftOut, WatchEvent};
 
 /// The files of a sandbox, as one user.
@@ -272,7 +272,8 @@ impl Files {
         self.call(env, |files| async move { files.remove(path).await })
     }
 
-    /// Sets permission bits, owner and group, of everything below as well if `recursive`.
+    /// Sets permission bits, owner, group and the time of the last change (in milliseconds
+    /// since 1970), of everything below as well if `recursive`.
     #[napi]
     pub fn set_attributes<'env>(
         &self,
@@ -281,6 +282,7 @@ impl Files {
         mode: Option<f64>,
         owner: Option<String>,
         group: Option<String>,
+        modified: Option<f64>,
         recursive: bool,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let path = bytes(path);
@@ -289,7 +291,7 @@ impl Files {
                 mode: mode_of(mode)?,
                 owner,
                 group,
-                ..Attributes::default()
+                modified: modified.map(moment).transpose()?,
             };
             files.set_attributes(path, attributes, recursive).await
         })

@@ -1,5 +1,5 @@
 // Files of the conformance suite's server. What the package has no choice for is `unsupported`.
-import { DATA, HEAD, ITEM, Refused, Stream, frame, raw, timeOf, told, wordOf } from './conformance-wire.mjs'
+import { DATA, HEAD, ITEM, Refused, Stream, frame, momentOf, raw, timeOf, told, wordOf } from './conformance-wire.mjs'
 
 // What the methods of the package do: with missing directories above, in place of what is there,
 // with what is below. The most paths of a search are its own.
@@ -53,10 +53,12 @@ const operations = {
     only(asked, SET)
     const { path, recursive, attributes } = asked
     const { mode, owner, group, modified } = attributes
-    if (modified !== null || ((owner !== null || group !== null) && mode !== null)) {
-      throw new Refused('unsupported', 'the package sets mode or owner, one at a time, and no time')
+    const set = [owner !== null || group !== null, mode !== null, modified !== null]
+    if (set.filter(Boolean).length > 1) {
+      throw new Refused('unsupported', 'the package sets mode, owner or time, one of them at a time')
     }
-    if (mode !== null) await files.chmod(raw(path), mode, { recursive })
+    if (modified !== null) await files.setModifiedTime(raw(path), momentOf(modified), { recursive })
+    else if (mode !== null) await files.chmod(raw(path), mode, { recursive })
     else await files.chown(raw(path), owner, group, { recursive })
   },
   async glob(files, asked) {

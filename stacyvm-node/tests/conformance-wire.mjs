@@ -43,6 +43,8 @@ export function timeOf(date) {
   return { seconds, nanoseconds: (date.getTime() - seconds * 1000) * 1_000_000 }
 }
 
+export const momentOf = ({ seconds, nanoseconds }) => new Date(seconds * 1000 + nanoseconds / 1_000_000)
+
 export function ended({ reason, exitCode, signal }) {
   if (reason === 'code') return { reason, code: exitCode }
   if (reason === 'signal') return { reason, signal }

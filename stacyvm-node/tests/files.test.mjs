@@ -198,6 +198,14 @@ onEach('files', ({ name }, test) => {
     const below = await files.list('/workspace/owned', { depth: 3 })
     assert.deepEqual(below.map((one) => one.mode), [0o750, 0o750, 0o750])
     await assert.rejects(files.chmod('/workspace/owned', 0o700, { deep: true }), /no option deep/)
+    for (const time of [new Date('2001-02-03T04:05:06.789Z'), new Date(-1500)]) {
+      await files.setModifiedTime('/workspace/owned', time, { recursive: true })
+      const times = (await files.list('/workspace/owned', { depth: 3 })).map((one) => one.modifiedTime)
+      assert.deepEqual(times, [time, time, time])
+    }
+    for (const time of [new Date(NaN), 5, undefined]) {
+      await assert.rejects(files.setModifiedTime('/workspace/owned', time), (error) => error.context.field === 'time')
+    }
   })
 
   test('are read in part', async ({ sandbox: { files } }) => {

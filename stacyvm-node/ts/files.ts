@@ -109,7 +109,7 @@ export class Files {
   async chmod(path: Path, mode: number, options: { recursive?: boolean } = {}): Promise<void> {
     const { recursive = false, ...unknown } = options
     refuse(unknown)
-    await called(this.#native.setAttributes(path, mode, null, null, recursive))
+    await called(this.#native.setAttributes(path, mode, null, null, null, recursive))
   }
 
   /** Sets owner and group, by name or number, of everything below as well if `recursive`. */
@@ -121,7 +121,15 @@ export class Files {
   ): Promise<void> {
     const { recursive = false, ...unknown } = options
     refuse(unknown)
-    await called(this.#native.setAttributes(path, null, owner, group, recursive))
+    await called(this.#native.setAttributes(path, null, owner, group, null, recursive))
+  }
+
+  /** Sets when a path was last changed, of everything below as well if `recursive`. */
+  async setModifiedTime(path: Path, time: Date, options: { recursive?: boolean } = {}): Promise<void> {
+    const { recursive = false, ...unknown } = options
+    refuse(unknown)
+    if (!(time instanceof Date)) throw invalid('time', 'a Date')
+    await called(this.#native.setAttributes(path, null, null, null, time.getTime(), recursive))
   }
 
   /** Makes a symbolic link at `path` that says `target`. */

@@ -1,7 +1,11 @@
 //! Values that both sides know under different names.
 
+use std::time::{Duration, SystemTime};
+
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyNone, PyString};
+use pyo3::types::{
+    PyByteArray, PyBytes, PyDateTime, PyDelta, PyMemoryView, PyNone, PyString, PyTzInfo,
+};
 
 /// A value for Python's `json`.
 pub(crate) fn json(value: &impl serde::Serialize) -> stacyvm::Result<String> {
@@ -28,6 +32,75 @@ impl<'py> IntoPyObject<'py> for Bytes {
 
     fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
         Ok(PyBytes::new(py, &self.0))
+    }
+}
+
+/// A moment: an aware `datetime`. Python's begin with the year 1 and end with 9999, and
+/// one beyond is the last of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment(pub(crate) SystemTime);
+
+impl From<SystemTime> for Moment {
+    fn from(moment: SystemTime) -> Self {
+        Self(moment)
+    }
+}
+
+/// Microseconds from 1970 to the ends of what a `datetime` can be.
+const FIRST: i128 = -62_135_596_800_000_000;
+const LAST: i128 = 253_402_300_799_999_999;
+
+/// Microseconds since 1970, rounded down.
+fn microseconds(moment: SystemTime) -> i128 {
+    let nanoseconds = match moment.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => i128::try_from(after.as_nanos()).unwrap_or(i128::MAX),
+        Err(before) => i128::try_from(before.duration().as_nanos()).map_or(i128::MIN, |n| -n),
+    };
+    nanoseconds.div_euclid(1000).clamp(FIRST, LAST)
+}
+
+impl<'py> IntoPyObject<'py> for Moment {
+    type Target = PyDateTime;
+    type Output = Bound<'py, PyDateTime>;
+    type Error = PyErr;
+
+    const OUTPUT_TYPE: pyo3::inspect::PyStaticExpr = <PyDateTime as pyo3::PyTypeInfo>::TYPE_HINT;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        const DAY: i128 = 86_400_000_000;
+        let all = microseconds(self.0);
+        let (days, rest) = (all.div_euclid(DAY), all.rem_euclid(DAY));
+        let part = |part: i128| i32::try_from(part).map_err(PyErr::from);
+        let seconds = part(rest / 1_000_000)?;
+        let apart = PyDelta::new(py, part(days)?, seconds, part(rest % 1_000_000)?, false)?;
+        let epoch = PyDateTime::new(py, 1970, 1, 1, 0, 0, 0, 0, Some(&*PyTzInfo::utc(py)?))?;
+        Ok(epoch.add(apart)?.cast_into()?)
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Moment {
+    type Error = PyErr;
+
+    const INPUT_TYPE: pyo3::inspect::PyStaticExpr = <PyDateTime as pyo3::PyTypeInfo>::TYPE_HINT;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let epoch = PyDateTime::new(py, 1970, 1, 1, 0, 0, 0, 0, Some(&*PyTzInfo::utc(py)?))?;
+        let apart = object
+            .cast::<PyDateTime>()?
+            .sub(epoch)?
+            .cast_into::<PyDelta>()?;
+        let part = |name| apart.getattr(name)?.extract::<i64>();
+        let seconds = part("days")? * 86_400 + part("seconds")?;
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let moment = if seconds < 0 {
+            SystemTime::UNIX_EPOCH - whole
+        } else {
+            SystemTime::UNIX_EPOCH + whole
+        };
+        Ok(Self(
+            moment + Duration::from_micros(part("microseconds")?.unsigned_abs()),
+        ))
     }
 }
 

@@ -15,7 +15,7 @@ use stacyvm::sandbox::shared::Closable;
 use stacyvm::sandbox::writing::Writing;
 use stacyvm::{Error, ErrorKind, Result};
 
-use crate::convert::{Bytes, Nothing, Raw};
+use crate::convert::{Bytes, Moment, Nothing, Raw};
 use crate::forked::OfProcess;
 use crate::info::{EntryInfo, LeftOut, WatchEvent};
 use crate::pending::Call;
@@ -191,21 +191,24 @@ impl Files {
         self.call(|files| async move { files.remove(path.0).await })
     }
 
-    /// Sets permission bits, owner and group, of everything below as well if `recursive`.
+    /// Sets permission bits, owner, group and the time of the last change, of everything
+    /// below as well if `recursive`.
+    #[pyo3(signature = (path, *, recursive, mode=None, owner=None, group=None, modified=None))]
     fn set_attributes(
         &self,
         path: Raw,
+        recursive: bool,
         mode: Option<u32>,
         owner: Option<String>,
         group: Option<String>,
-        recursive: bool,
+        modified: Option<Moment>,
     ) -> Call<Nothing> {
         self.call(move |files| async move {
             let attributes = Attributes {
                 mode,
                 owner,
                 group,
-                ..Attributes::default()
+                modified: modified.map(|moment| moment.0),
             };
             files.set_attributes(path.0, attributes, recursive).await
         })

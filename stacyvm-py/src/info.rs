@@ -1,7 +1,7 @@
 //! What is told of sandboxes, commands and files.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -10,7 +10,7 @@ use stacyvm::sandbox::exec::ExecInfo;
 use stacyvm::sandbox::files::{FileEntry, FileKind};
 use stacyvm::{ExitStatus, Output};
 
-use crate::convert::Raw;
+use crate::convert::{Moment, Raw};
 
 /// The text of a value that is a word in JSON.
 fn word(value: impl serde::Serialize) -> String {
@@ -207,10 +207,10 @@ pub(crate) struct SandboxInfo {
     runtime: String,
     /// What its root file system was made from.
     source: String,
-    created: SystemTime,
+    created: Moment,
     /// When it will be ended.
-    ends: Option<SystemTime>,
-    ended: Option<SystemTime>,
+    ends: Option<Moment>,
+    ended: Option<Moment>,
     lifetime: String,
     profile: String,
     metadata: BTreeMap<String, String>,
@@ -243,9 +243,9 @@ impl From<stacyvm::SandboxInfo> for SandboxInfo {
             provider: info.provider,
             runtime: info.runtime,
             source,
-            created: info.created,
-            ends: info.ends,
-            ended: info.ended,
+            created: info.created.into(),
+            ends: info.ends.map(Into::into),
+            ended: info.ended.map(Into::into),
             lifetime: word(info.lifetime),
             profile: word(info.profile),
             metadata: info.labels,
@@ -340,7 +340,7 @@ pub(crate) struct CommandInfo {
     id: String,
     argv: Vec<String>,
     pid: Option<u32>,
-    started: Option<SystemTime>,
+    started: Option<Moment>,
     /// How its first process ended, once it has.
     exit: Option<ExitInfo>,
     tty: bool,
@@ -355,7 +355,7 @@ impl From<ExecInfo> for CommandInfo {
             id: info.exec.to_string(),
             argv: info.argv,
             pid: info.pid,
-            started: info.started,
+            started: info.started.map(Into::into),
             exit: info.exited.map(Into::into),
             tty: info.tty,
             background: info.background,
@@ -459,8 +459,8 @@ impl EntryInfo {
 
     /// When its content changed last.
     #[getter]
-    fn modified_time(&self) -> SystemTime {
-        self.0.modified
+    fn modified_time(&self) -> Moment {
+        self.0.modified.into()
     }
 
     /// Where a symbolic link points.

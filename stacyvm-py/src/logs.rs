@@ -1,12 +1,12 @@
 //! Output of commands, read again.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use pyo3::prelude::*;
 use stacyvm::{Error, ErrorKind, ExecId, LogsRequest, Result};
 use tokio::sync::Mutex;
 
+use crate::convert::Moment;
 use crate::forked::OfProcess;
 use crate::pending::Call;
 use crate::process::Event;
@@ -15,12 +15,12 @@ use crate::process::Event;
 pub(crate) fn request(
     command: Option<String>,
     follow: bool,
-    since: Option<SystemTime>,
+    since: Option<Moment>,
 ) -> Result<LogsRequest> {
     Ok(LogsRequest {
         exec: command.map(ExecId::new).transpose()?,
         follow,
-        since,
+        since: since.map(|since| since.0),
     })
 }
 

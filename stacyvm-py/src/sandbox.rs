@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -12,7 +11,7 @@ use stacyvm::sandbox::exec::TtySize;
 use stacyvm::{Error, ErrorKind, Exec, ExecId, ExecSpec, Result, SignalScope};
 
 use crate::code::{CodeContext, Execution, RunningCode};
-use crate::convert::{Nothing, Raw, json};
+use crate::convert::{Moment, Nothing, Raw, json};
 use crate::engine::Opener;
 use crate::files::Files;
 use crate::forked::PerProcess;
@@ -346,23 +345,25 @@ impl Sandbox {
     }
 
     /// Reads what is kept of the output of a command, or of all.
-    fn logs(&self, command: Option<String>, follow: bool, since: Option<SystemTime>) -> Call<Logs> {
+    fn logs(&self, command: Option<String>, follow: bool, since: Option<Moment>) -> Call<Logs> {
         self.call(move |sandbox| async move {
             sandbox.logs(logs::request(command, follow, since)?).await
         })
     }
 
     /// Sets the end of its life to so many seconds from now; `None` removes it.
-    fn set_ttl(&self, timeout: Option<f64>) -> Call<Option<SystemTime>> {
+    fn set_ttl(&self, timeout: Option<f64>) -> Call<Option<Moment>> {
         self.call(move |sandbox| async move {
             let ttl = timeout.map(|s| seconds("timeout", s)).transpose()?;
-            sandbox.set_ttl(ttl).await
+            Ok(sandbox.set_ttl(ttl).await?.map(Moment))
         })
     }
 
     /// Moves the end of its life later by so many seconds.
-    fn extend(&self, by: f64) -> Call<Option<SystemTime>> {
-        self.call(move |sandbox| async move { sandbox.extend(seconds("by", by)?).await })
+    fn extend(&self, by: f64) -> Call<Option<Moment>> {
+        self.call(move |sandbox| async move {
+            Ok(sandbox.extend(seconds("by", by)?).await?.map(Moment))
+        })
     }
 
     /// Has it end with this process (`attached`), or with none (`detached`).

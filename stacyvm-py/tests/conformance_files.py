@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from conformance_wire import DATA, HEAD, ITEM, Body, Refused, Stream, frame, raw, time_of, told, word_of
+from conformance_wire import DATA, HEAD, ITEM, Body, Refused, Stream, frame, moment_of, raw, time_of, told, word_of
 from stacyvm import EntryInfo, Files, Sandbox
 
 # What the methods of the package do: with missing directories above, in place of what is there, with
@@ -73,12 +73,14 @@ def entries(found: list[EntryInfo]) -> Stream:
 
 
 def set_attributes(files: Files, path: bytes, asked: dict[str, Any], recursive: bool) -> None:
-    mode, owner, group = asked.get("mode"), asked.get("owner"), asked.get("group")
+    mode, owner, group, modified = (asked.get(name) for name in ("mode", "owner", "group", "modified"))
     owns = owner is not None or group is not None
-    if asked.get("modified") is not None or (owns and mode is not None):
-        raise Refused("unsupported", "the package sets mode or owner, one at a time, and no time")
+    if (owns, mode is not None, modified is not None).count(True) > 1:
+        raise Refused("unsupported", "the package sets mode, owner or time, one of them at a time")
     if mode is not None:
         files.chmod(path, mode, recursive=recursive)
+    elif modified is not None:
+        files.set_modified_time(path, moment_of(modified), recursive=recursive)
     else:
         files.chown(path, owner, group, recursive=recursive)
 

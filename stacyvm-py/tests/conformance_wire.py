@@ -67,6 +67,11 @@ def time_of(moment: datetime | None) -> dict[str, int] | None:
     return {"seconds": since // second, "nanoseconds": (since % second).microseconds * 1000}
 
 
+def moment_of(time: dict[str, int]) -> datetime:
+    since = timedelta(seconds=time["seconds"], microseconds=time["nanoseconds"] // 1000)
+    return datetime(1970, 1, 1, tzinfo=timezone.utc) + since
+
+
 def ended(exit: ExitInfo) -> dict[str, Any]:
     match exit.reason:
         case "code":

@@ -9,6 +9,7 @@ import socket
 import tarfile
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -206,14 +207,28 @@ def test_what_cannot_be_unpacked_is_told(sandbox: Sandbox) -> None:
     assert files.get_info("/workspace/mine/a").uid != 1234
 
 
-def _archive(members: dict[str, bytes], uid: int = 0) -> bytes:
+def _archive(members: dict[str, bytes], uid: int = 0, mtime: float = 0.0) -> bytes:
     into = io.BytesIO()
-    with tarfile.open(fileobj=into, mode="w") as made:
+    with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as made:
         for name, data in members.items():
             member = tarfile.TarInfo(name)
-            member.size, member.uid = len(data), uid
+            member.size, member.uid, member.mtime = len(data), uid, mtime
             made.addfile(member, io.BytesIO(data))
     return into.getvalue()
+
+
+def test_any_time_that_a_command_gives_a_file_is_told(sandbox: Sandbox) -> None:
+    # By an archive: what is in an image may set no such time.
+    for mtime, told in (
+        (-1.0, datetime(1969, 12, 31, 23, 59, 59, tzinfo=timezone.utc)),
+        (1e9, datetime(2001, 9, 9, 1, 46, 40, tzinfo=timezone.utc)),
+        (253_402_300_800.0, datetime.max.replace(tzinfo=timezone.utc)),
+    ):
+        sandbox.files.import_tar("/tmp", _archive({"old": b"x"}, mtime=mtime))
+        seen = sandbox.files.get_info("/tmp/old").modified_time
+        stat = sandbox.commands.run("stat -c %Y /tmp/old").stdout
+        # Where the disk keeps no such time, its last is told.
+        assert seen == (told if float(stat) == mtime else datetime.fromtimestamp(int(stat), timezone.utc)), stat
 
 
 def test_an_archive_that_is_let_go_of_ends(sandbox: Sandbox) -> None:
@@ -242,6 +257,15 @@ def test_attributes_are_set_of_everything_below(sandbox: Sandbox) -> None:
     assert files.get_info("/workspace/tree/deep/b").mode == 0o644
     files.chmod("/workspace/tree", 0o750, recursive=True)
     assert {e.mode for e in files.list("/workspace/tree", depth=3)} == {0o750}
+    time = datetime(2001, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=2)))
+    files.set_modified_time("/workspace/tree/deep/b", time)
+    assert files.get_info("/workspace/tree/deep/b").modified_time == time
+    assert files.get_info("/workspace/tree/a").modified_time != time
+    before_all = datetime(1969, 12, 31, 23, 59, 58, tzinfo=timezone.utc)
+    files.set_modified_time("/workspace/tree", before_all, recursive=True)
+    assert {e.modified_time for e in files.list("/workspace/tree", depth=3)} == {before_all}
+    with pytest.raises(stacyvm.InvalidArgumentError, match="time zone"):
+        files.set_modified_time("/workspace/tree", datetime(2001, 2, 3))
     as_root = files.with_user("root")
     as_root.chown("/workspace/tree", "root", "root", recursive=True)
     assert {(e.uid, e.gid) for e in as_root.list("/workspace/tree", depth=3)} == {(0, 0)}

@@ -243,8 +243,8 @@ async fn times(f: &Fixture) -> Checked {
         apart < Duration::from_mins(5),
         "a file written now is dated {apart:?} from now"
     );
-    for seconds in [0, 1, 1_000_000_000, 4_000_000_000] {
-        let modified = UNIX_EPOCH + Duration::from_secs(seconds);
+    for milliseconds in [0, 1000, 1_000_000_000_789, 4_000_000_000_000] {
+        let modified = UNIX_EPOCH + Duration::from_millis(milliseconds);
         let attributes = Attributes {
             modified: Some(modified),
             ..Attributes::default()

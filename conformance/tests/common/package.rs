@@ -17,7 +17,6 @@ const NEW: &str = "the package replaces a file or adds to it, and asks for no ne
 const PARENTS: &str = "the package makes what is missing above, always";
 const REPLACE: &str = "the package replaces what is there, always";
 const ALL: &str = "the package removes what is below, and tells of what is missing, always";
-const TIME: &str = "the package sets no times";
 const MOST: &str = "the package has a limit of its own for what a pattern finds";
 
 macro_rules! deviations {
@@ -37,8 +36,6 @@ const DEVIATIONS: &[Deviation] = deviations! {
     "files.missing_directories_are_made_only_if_asked_for" PARENTS;
     "files.more_paths_than_asked_for_are_an_error" MOST;
     "files.removing_what_is_missing_is_an_error_unless_allowed" ALL;
-    "files.times_are_told_and_set" TIME;
-    "watch.attributes_are_reported" TIME;
 };
 
 /// A package, and the program that serves it.

@@ -516,9 +516,10 @@ class Files:
         """
         Moves a path.
         """
-    def set_attributes(self, /, path: str | bytes | bytearray | memoryview, mode: SupportsIndex | None, owner: str | None, group: str | None, recursive: bool) -> Call[None]:
+    def set_attributes(self, /, path: str | bytes | bytearray | memoryview, *, recursive: bool, mode: SupportsIndex | None = None, owner: str | None = None, group: str | None = None, modified: datetime | None = None) -> Call[None]:
         """
-        Sets permission bits, owner and group, of everything below as well if `recursive`.
+        Sets permission bits, owner, group and the time of the last change, of everything
+        below as well if `recursive`.
         """
     def symlink(self, /, target: str | bytes | bytearray | memoryview, path: str | bytes | bytearray | memoryview) -> Call[None]:
         """

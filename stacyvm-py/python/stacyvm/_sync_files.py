@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import waited
@@ -113,7 +114,7 @@ class Files:
 
     def chmod(self, path: Path, mode: int, *, recursive: bool = False) -> None:
         """Sets permission bits, of everything below as well if `recursive`."""
-        waited(self._native.set_attributes(path, mode, None, None, recursive))
+        waited(self._native.set_attributes(path, mode=mode, recursive=recursive))
 
     def chown(
         self,
@@ -125,7 +126,20 @@ class Files:
     ) -> None:
         """Sets owner and group, by name or number, of everything below as well if
         `recursive`."""
-        waited(self._native.set_attributes(path, None, owner, group, recursive))
+        change = self._native.set_attributes(path, owner=owner, group=group, recursive=recursive)
+        waited(change)
+
+    def set_modified_time(
+        self, path: Path, time: datetime, *, recursive: bool = False
+    ) -> None:
+        """Sets when a path was last changed, of everything below as well if `recursive`. `time`
+        has a time zone."""
+        if time.tzinfo is None:
+            raise InvalidArgumentError(
+                "`time` has no time zone, expected one that has; make it with `tz=timezone.utc`"
+            )
+        change = self._native.set_attributes(path, modified=time.astimezone(timezone.utc), recursive=recursive)
+        waited(change)
 
     def symlink(self, target: Path, path: Path) -> None:
         """Makes a symbolic link at `path` that says `target`."""

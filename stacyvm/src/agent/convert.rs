@@ -124,14 +124,21 @@ fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// Whole seconds since the epoch, rounded down.
-fn seconds(time: SystemTime) -> i64 {
+/// Whole seconds since the epoch, rounded down, and nanoseconds beyond those.
+fn parts(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+        Ok(after) => (
+            i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            after.subsec_nanos(),
+        ),
         Err(before) => {
             let before = before.duration();
-            let up = u64::from(before.subsec_nanos() > 0);
-            i64::try_from(before.as_secs() + up).map_or(i64::MIN, |s| -s)
+            let (up, beyond) = match before.subsec_nanos() {
+                0 => (0, 0),
+                part => (1, 1_000_000_000 - part),
+            };
+            let seconds = i64::try_from(before.as_secs() + up);
+            (seconds.map_or(i64::MIN, |s| -s), beyond)
         }
     }
 }
@@ -182,9 +189,10 @@ pub(super) fn file_request(request: &FileRequest) -> wire::FileRequest {
             mode: attributes.mode,
             owner: attributes.owner.clone(),
             group: attributes.group.clone(),
-            modified_s: attributes.modified.map(seconds),
+            modified_s: attributes.modified.map(|time| parts(time).0),
             recursive: *recursive,
             follow: *follow,
+            modified_ns: attributes.modified.map(|time| parts(time).1),
         },
         F::Glob { pattern, limit } => W::Glob {
             pattern: bytes(pattern),
@@ -306,10 +314,10 @@ mod tests {
     #[test]
     fn times_survive_and_absurd_ones_do_no_harm() {
         for (s, ns) in [(0, 0), (1_700_000_000, 5), (-1, 500_000_000), (-5, 0)] {
-            assert_eq!(seconds(time(s, ns)), s, "{s} {ns}");
+            assert_eq!(parts(time(s, ns)), (s, ns), "{s} {ns}");
         }
         for s in [i64::MAX, i64::MIN] {
-            let _ = seconds(time(s, u32::MAX));
+            let _ = parts(time(s, u32::MAX));
         }
     }
 

@@ -20,7 +20,8 @@ pub(super) struct Change {
     mode: Option<u32>,
     owner: Option<u32>,
     group: Option<u32>,
-    modified_s: Option<i64>,
+    /// Seconds since the epoch, and nanoseconds beyond those.
+    modified: Option<(i64, u32)>,
 }
 
 impl Change {
@@ -28,7 +29,7 @@ impl Change {
         mode: Option<u32>,
         owner: Option<&str>,
         group: Option<&str>,
-        modified_s: Option<i64>,
+        modified: Option<(i64, u32)>,
     ) -> Result<Self, Failure> {
         if let Some(mode) = mode
             && mode & !PERMISSION_BITS != 0
@@ -43,7 +44,7 @@ impl Change {
             mode,
             owner: owner.map(users::user_number).transpose()?,
             group: group.map(users::group_number).transpose()?,
-            modified_s,
+            modified,
         })
     }
 
@@ -82,8 +83,8 @@ impl Change {
                 return Err(Errno::OPNOTSUPP);
             }
         }
-        if let Some(seconds) = self.modified_s {
-            set_time(file.as_fd(), seconds, 0, is_link)?;
+        if let Some((seconds, nanoseconds)) = self.modified {
+            set_time(file.as_fd(), seconds, nanoseconds, is_link)?;
         }
         Ok(())
     }

@@ -188,9 +188,15 @@ fn operate(operation: &FileOperation, replies: &mut Replies<'_>) -> Result<Answe
             modified_s,
             recursive,
             follow,
+            modified_ns,
         } => attributes::set(
             path,
-            &attributes::Change::resolve(*mode, owner.as_deref(), group.as_deref(), *modified_s)?,
+            &attributes::Change::resolve(
+                *mode,
+                owner.as_deref(),
+                group.as_deref(),
+                modified_s.map(|seconds| (seconds, modified_ns.unwrap_or(0).min(999_999_999))),
+            )?,
             *recursive,
             *follow,
         ),

@@ -175,6 +175,9 @@ pub enum FileOperation {
         /// Whether a final symbolic link is followed.
         #[n(6)]
         follow: bool,
+        /// Nanoseconds beyond `modified_s`.
+        #[n(7)]
+        modified_ns: Option<u32>,
     },
     /// Finds paths by a shell pattern (`*`, `?`, `[..]`, `**`).
     #[n(6)]

@@ -90,6 +90,7 @@ fn a_tree_deeper_than_any_path_is_no_trouble() {
         modified_s: Some(1),
         recursive: true,
         follow: false,
+        modified_ns: None,
     })
     .ok();
     let entries = list(&place.path(""), u32::MAX).entries();
@@ -103,6 +104,30 @@ fn a_tree_deeper_than_any_path_is_no_trouble() {
     assert!(glob(&place.path("**/f"), 10_000).ok().names().len() > 1000);
     remove(place.path("d")).ok();
     assert!(!place.path("d").exists());
+}
+
+#[test]
+fn a_time_is_set_to_the_nanosecond() {
+    let place = Place::new();
+    std::fs::write(place.path("f"), "x").expect("written");
+    for (seconds, nanoseconds) in [(1, 2), (-1, 999_999_999), (1_000_000_000, 0)] {
+        operate(FileOperation::SetAttributes {
+            path: bytes(place.path("f")),
+            mode: None,
+            owner: None,
+            group: None,
+            modified_s: Some(seconds),
+            recursive: false,
+            follow: false,
+            modified_ns: Some(nanoseconds),
+        })
+        .ok();
+        let meta = std::fs::metadata(place.path("f")).expect("there");
+        assert_eq!(
+            (meta.mtime(), meta.mtime_nsec()),
+            (seconds, i64::from(nanoseconds))
+        );
+    }
 }
 
 #[test]
@@ -210,6 +235,7 @@ fn attributes_change_below_but_not_behind_links() {
             modified_s,
             recursive,
             follow,
+            modified_ns: None,
         })
     };
     let mode = |name: &str| {
@@ -257,6 +283,7 @@ fn attributes_change_below_but_not_behind_links() {
             modified_s: None,
             recursive: true,
             follow: false,
+            modified_ns: None,
         })
     };
     own("no-such-user").fails(FailureKind::NotFound);

@@ -69,6 +69,7 @@ fn requests(path: &[u8]) -> Vec<(&'static str, FileTask)> {
                 modified_s: None,
                 recursive: true,
                 follow: false,
+                modified_ns: None,
             }),
         ),
         (

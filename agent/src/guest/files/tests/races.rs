@@ -73,6 +73,7 @@ fn attributes_stay_inside_while_names_are_swapped() {
                 modified_s: Some(i64::from(round)),
                 recursive: true,
                 follow: false,
+                modified_ns: None,
             });
         }
     });
