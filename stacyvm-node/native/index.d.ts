@@ -9,6 +9,14 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** Gives a call up. */
+export declare class Cancel {
+  /** Of a call that is to begin. */
+  constructor()
+  /** Gives it up, where it is under way. */
+  cancel(): void
+}
+
 /** A connection to or from a port inside. */
 export declare class Connection {
   /** Bytes of the other side; null once it sends no more. */
@@ -121,7 +129,7 @@ export declare class Pool {
   /** Its random name. */
   get name(): string
   /** Gives a sandbox away, by options in JSON, with these files in it. */
-  claim(options: string, files: Array<FileOfClaim>): Promise<Sandbox>
+  claim(options: string, files: Array<FileOfClaim>, cancel: Cancel): Promise<Sandbox>
   /** What it has and did. */
   stats(): PoolStats
   /** Waits until as many wait as may. */
@@ -219,8 +227,8 @@ export declare class Sandbox {
   metrics(): Promise<SandboxMetrics>
   /** What its provider can do, as JSON. */
   capabilities(): Promise<string>
-  /** Where others reach a port: a host with a port, or a URL. */
-  endpoint(port: number): Promise<string>
+  /** Where others reach a port. */
+  endpoint(port: number): Promise<Endpoint>
   /** The same, for which the thread waits. */
   endpointNow(port: number): string
   /** Connects to a port inside. */
@@ -448,6 +456,16 @@ export interface Effective {
   level: string
   /** Its value. */
   value: string
+}
+
+/** Where others reach a port. */
+export interface Endpoint {
+  /** A host with a port, or a URL. */
+  address: string
+  /** The address as a URL. */
+  url: string
+  /** Headers that a caller must send. */
+  headers: Record<string, string>
 }
 
 /** Settings of an engine. */

@@ -144,6 +144,43 @@ impl ToNapiValue for Date {
     }
 }
 
+/// Gives a call up.
+#[napi]
+#[derive(Debug, Default)]
+pub struct Cancel(watch::Sender<bool>);
+
+#[napi]
+impl Cancel {
+    /// Of a call that is to begin.
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives it up, where it is under way.
+    #[napi]
+    pub fn cancel(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// The work, unless it is given up before it is done.
+    pub(crate) fn unless<T, W>(&self, work: W) -> impl Future<Output = Result<T>> + Send + use<T, W>
+    where
+        W: Future<Output = Result<T>> + Send,
+    {
+        let mut given_up = self.0.subscribe();
+        async move {
+            tokio::select! {
+                biased;
+                Ok(_) = given_up.wait_for(|given_up| *given_up) => {
+                    Err(Error::new(ErrorKind::Cancelled, "it was given up"))
+                }
+                done = work => done,
+            }
+        }
+    }
+}
+
 thread_local! {
     /// Is dropped with the thread of Node that loaded us.
     static THREAD: watch::Sender<()> = watch::Sender::new(());

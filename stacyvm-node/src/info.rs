@@ -488,6 +488,28 @@ impl From<stacyvm::sandbox::files::WatchEvent> for WatchEvent {
     }
 }
 
+/// Where others reach a port.
+#[napi(object, object_from_js = false)]
+#[derive(Debug)]
+pub struct Endpoint {
+    /// A host with a port, or a URL.
+    pub address: String,
+    /// The address as a URL.
+    pub url: String,
+    /// Headers that a caller must send.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl From<stacyvm::provider::Endpoint> for Endpoint {
+    fn from(endpoint: stacyvm::provider::Endpoint) -> Self {
+        Self {
+            url: endpoint.url(),
+            address: endpoint.address,
+            headers: endpoint.headers,
+        }
+    }
+}
+
 /// Sockets and devices that a copy or an archive does not hold.
 #[napi(object, object_from_js = false)]
 #[derive(Debug)]

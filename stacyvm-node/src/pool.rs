@@ -9,7 +9,7 @@ use serde::Deserialize;
 use stacyvm::sandbox::spec::{Lifetime, SecretReference};
 use stacyvm::{Claim, Result};
 
-use crate::convert::{Raw, bytes, call, duration};
+use crate::convert::{Cancel, Raw, bytes, call, duration};
 use crate::options;
 use crate::sandbox::Sandbox;
 
@@ -144,16 +144,18 @@ impl Pool {
         env: &'env Env,
         options: String,
         files: Vec<FileOfClaim>,
+        cancel: &Cancel,
     ) -> napi::Result<PromiseRaw<'env, Sandbox>> {
         let pool = self.0.clone();
         let files = files.into_iter();
         let files = files
             .map(|file| (bytes(file.path), bytes(file.data)))
             .collect();
-        call(env, async move {
+        let claimed = cancel.unless(async move {
             let options: ClaimOptions = options::parse(&options)?;
             options.claim(&pool, files)?.await
-        })
+        });
+        call(env, claimed)
     }
 
     /// What it has and did.

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::convert::{Raw, bytes, call, signal_of};
 use crate::info::{Event, ExitInfo, Output};
-use crate::sandbox::{scope_of, size};
+use crate::sandbox::size;
 
 struct Running {
     id: String,
@@ -178,7 +178,7 @@ impl Process {
         #[napi(ts_arg_type = "'process' | 'group' | 'tree'")] scope: String,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         self.control(env, move |control| async move {
-            control.signal(signal_of(signal)?, scope_of(&scope)?).await
+            control.signal(signal_of(signal)?, scope.parse()?).await
         })
     }
 

@@ -8,13 +8,15 @@ use napi::Env;
 use napi::bindgen_prelude::{Either3, PromiseRaw, block_on};
 use napi_derive::napi;
 use stacyvm::sandbox::exec::{AttachOptions, TtySize};
-use stacyvm::{Error, Exec, ExecId, ExecSpec, Result, SignalScope};
+use stacyvm::{Error, Exec, ExecId, ExecSpec, Result};
 
 use crate::code::{CodeContext, Execution, HowToRunCode, RunningCode, code_run};
 use crate::convert::{Command, Raw, bytes, call, duration, fits, json, signal_of};
 use crate::error::reject;
 use crate::files::Files;
-use crate::info::{CommandInfo, Output, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo};
+use crate::info::{
+    CommandInfo, Endpoint, Output, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo,
+};
 use crate::logs::{Logs, WhichLogs};
 use crate::ports::{Connection, Listener};
 use crate::process::Process;
@@ -224,7 +226,7 @@ impl Sandbox {
         #[napi(ts_arg_type = "'process' | 'group' | 'tree'")] scope: String,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         self.call(env, move |sandbox| async move {
-            let (signal, scope) = (signal_of(signal)?, scope_of(&scope)?);
+            let (signal, scope) = (signal_of(signal)?, scope.parse()?);
             sandbox.signal(&ExecId::new(command)?, signal, scope).await
         })
     }
@@ -315,16 +317,16 @@ impl Sandbox {
         self.call(env, |sandbox| async move { json(&sandbox.capabilities()?) })
     }
 
-    /// Where others reach a port: a host with a port, or a URL.
+    /// Where others reach a port.
     #[napi]
     pub fn endpoint<'env>(
         &self,
         env: &'env Env,
         port: f64,
-    ) -> napi::Result<PromiseRaw<'env, String>> {
+    ) -> napi::Result<PromiseRaw<'env, Endpoint>> {
         self.call(env, move |sandbox| async move {
             let port = fits("port", port, "1 to 65535")?;
-            Ok(sandbox.endpoint(port).await?.address)
+            sandbox.endpoint(port).await
         })
     }
 
@@ -429,20 +431,5 @@ impl Sandbox {
     #[napi]
     pub fn kill<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, bool>> {
         self.call(env, |sandbox| async move { sandbox.kill().await })
-    }
-}
-
-/// The processes that a signal is meant for, by name.
-pub(crate) fn scope_of(name: &str) -> Result<SignalScope> {
-    match name {
-        "process" => Ok(SignalScope::Process),
-        "group" => Ok(SignalScope::Group),
-        "tree" => Ok(SignalScope::Tree),
-        other => Err(Error::invalid(
-            "scope",
-            other,
-            "process, group or tree",
-            "choose one of these",
-        )),
     }
 }

@@ -29,10 +29,7 @@ const routes = {
   'POST sandboxes/*/resume': ({ name }) => rooms.sandbox(name).resume(),
   'GET sandboxes/*/usage': ({ name }) => rooms.usage(name),
   'GET sandboxes/*/processes': ({ name }) => rooms.commands(name).processes(),
-  'GET sandboxes/*/ports/*/endpoint': async ({ name, item }) => ({
-    address: await rooms.sandbox(name).getHost(Number(item)),
-    headers: {},
-  }),
+  'GET sandboxes/*/ports/*/endpoint': ({ name, item }) => rooms.sandbox(name).getEndpoint(Number(item)),
   'POST sandboxes/*/ports/*/dial': async ({ name, item }) => new Pipe(await rooms.sandbox(name).dial(Number(item))),
   'GET sandboxes/*/execs': ({ name }) => rooms.commands(name).list(),
   'POST sandboxes/*/execs': async ({ name, body }) => rooms.commands(name).start(await body()),

@@ -6,7 +6,7 @@ import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { directory, onEach } from './engines.mjs'
+import { directory, onEach, until } from './engines.mjs'
 
 const host = directory()
 
@@ -68,6 +68,32 @@ onEach('pools', (_, test) => {
     const pool = await engine.pool({ image, size: 1 })
     await assert.rejects(pool.claim({ timeoutMs: -1 }), (error) => error.context.field === 'timeoutMs')
     await assert.rejects(pool.claim({ memoryMib: 5 }), /no option memoryMib,/)
+    await pool.drain()
+  })
+
+  test('give up a claim that is aborted', async ({ engine, image }) => {
+    const pool = await engine.pool({ image, size: 1 })
+    const metadata = { of: 'aborted claims' }
+    const reason = new Error('changed my mind')
+    await assert.rejects(pool.claim({ metadata, signal: AbortSignal.abort(reason) }), reason)
+    const living = async () => (await all(engine.list({ metadata }))).length
+    for (let after = 0; after < 20; after += 1) {
+      const controller = new AbortController()
+      const claimed = pool.claim({ metadata, signal: controller.signal }).then(
+        async (sandbox) => assert.equal(await sandbox.kill(), true),
+        (thrown) => assert.equal(thrown, reason),
+      )
+      setTimeout(() => controller.abort(reason), after)
+      await claimed
+    }
+    await until(async () => (await living()) === 0)
+    // One that is aborted later is as it was.
+    const controller = new AbortController()
+    const sandbox = await pool.claim({ metadata, signal: controller.signal })
+    controller.abort(reason)
+    assert.equal(await sandbox.isRunning(), true)
+    assert.equal(await sandbox.kill(), true)
+    await assert.rejects(pool.claim({ signal: undefined, nonesuch: 1 }), /no option nonesuch/)
     await pool.drain()
   })
 

@@ -24,6 +24,7 @@ export type {
   Command,
   CommandInfo,
   Effective,
+  Endpoint,
   EngineOptions,
   EntryInfo,
   Execution,

@@ -1,4 +1,4 @@
-import type * as native from '../native/index.js'
+import * as native from '../native/index.js'
 import { asked, called } from './call.js'
 import type { Path } from './files.js'
 import { Sandbox } from './sandbox.js'
@@ -7,6 +7,8 @@ import { Sandbox } from './sandbox.js'
 export interface ClaimOptions extends native.ClaimOptions {
   /** Files that are written before the sandbox is given away. */
   files?: Record<string, native.Raw> | Iterable<[Path, native.Raw]>
+  /** Gives the claim up when it is aborted before, and rejects with its reason. */
+  signal?: AbortSignal
 }
 
 /**
@@ -33,10 +35,22 @@ export class Pool {
    * life begins now.
    */
   async claim(options: ClaimOptions = {}): Promise<Sandbox> {
-    const { files = {}, ...rest } = options
+    const { files = {}, signal, ...rest } = options
+    signal?.throwIfAborted()
     const entries = Symbol.iterator in files ? [...files] : Object.entries(files)
     const written = entries.map(([path, data]) => ({ path, data }))
-    return new Sandbox(await called(this.#native.claim(asked(rest), written)))
+    const cancel = new native.Cancel()
+    const abort = () => cancel.cancel()
+    signal?.addEventListener('abort', abort, { once: true })
+    try {
+      return new Sandbox(await called(this.#native.claim(asked(rest), written, cancel)))
+    } catch (thrown) {
+      // What was given up says so.
+      signal?.throwIfAborted()
+      throw thrown
+    } finally {
+      signal?.removeEventListener('abort', abort)
+    }
   }
 
   /** What it has and did. */

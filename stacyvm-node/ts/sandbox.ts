@@ -156,13 +156,17 @@ export class Sandbox {
 
   /** The host and port, or the URL, at which others reach a port of it. */
   async getHost(port: number): Promise<string> {
-    return called(this.#native.endpoint(port))
+    return (await this.getEndpoint(port)).address
   }
 
   /** The URL at which others reach a port of it. */
   async getUrl(port: number): Promise<string> {
-    const host = await called(this.#native.endpoint(port))
-    return host.includes('://') ? host : `http://${host}`
+    return (await this.getEndpoint(port)).url
+  }
+
+  /** Where others reach a port of it, and with which headers. */
+  async getEndpoint(port: number): Promise<native.Endpoint> {
+    return called(this.#native.endpoint(port))
   }
 
   /** Connects to a TCP port inside, without any network of the sandbox. */

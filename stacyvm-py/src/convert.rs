@@ -2,15 +2,57 @@
 
 use std::time::{Duration, SystemTime};
 
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyByteArray, PyBytes, PyDateTime, PyDelta, PyMemoryView, PyNone, PyString, PyTzInfo,
 };
+use stacyvm::TtySize;
 
 /// A value for Python's `json`.
 pub(crate) fn json(value: &impl serde::Serialize) -> stacyvm::Result<String> {
     serde_json::to_string(value)
         .map_err(|error| stacyvm::Error::new(stacyvm::ErrorKind::Internal, error.to_string()))
+}
+
+/// A whole number of Python's. One that is beyond every type of ours is the nearest there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole(i64);
+
+impl Whole {
+    /// The number as what it must be.
+    pub(crate) fn fits<T: TryFrom<i64>>(self, field: &str, expected: &str) -> stacyvm::Result<T> {
+        T::try_from(self.0)
+            .map_err(|_| stacyvm::Error::invalid(field, self.0, expected, "give such a number"))
+    }
+}
+
+/// What a number of bytes, and a signal, must be.
+pub(crate) const BYTES: &str = "a number of bytes";
+pub(crate) const SIGNAL: &str = "the number of a signal";
+
+/// The size of a terminal.
+pub(crate) fn size_of(rows: Whole, columns: Whole) -> stacyvm::Result<TtySize> {
+    Ok(TtySize {
+        rows: rows.fits("rows", "0 to 65535")?,
+        columns: columns.fits("columns", "0 to 65535")?,
+    })
+}
+
+impl<'py> FromPyObject<'_, 'py> for Whole {
+    type Error = PyErr;
+
+    const INPUT_TYPE: pyo3::inspect::PyStaticExpr = <i64 as FromPyObject<'_, '_>>::INPUT_TYPE;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<i64>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+                let below = object.lt(0)?;
+                Ok(Self(if below { i64::MIN } else { i64::MAX }))
+            }
+            read => read.map(Self),
+        }
+    }
 }
 
 /// Bytes for Python.

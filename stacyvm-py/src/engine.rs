@@ -10,7 +10,7 @@ use stacyvm::providers::mock::Mock;
 use stacyvm::{Filter, Result};
 use tokio::sync::OnceCell;
 
-use crate::convert::{Nothing, json};
+use crate::convert::{Nothing, Whole, json};
 use crate::creating::Creating;
 use crate::forked::PerProcess;
 use crate::info::SandboxInfo;
@@ -123,22 +123,22 @@ impl Engine {
     fn pool(
         &self,
         options: &str,
-        size: Option<usize>,
+        size: Option<Whole>,
         max_age: Option<f64>,
-        refill_at_once: Option<usize>,
+        refill_at_once: Option<Whole>,
     ) -> Call<Pool> {
         let options: Result<CreateOptions> = options::parse(options);
         let opener = Arc::clone(&self.0);
         Call::new(async move {
             let mut pool = options?.pool(&opener.engine().await?)?;
             if let Some(size) = size {
-                pool = pool.size(size);
+                pool = pool.size(size.fits("size", "a number of sandboxes")?);
             }
             if let Some(age) = max_age {
                 pool = pool.max_age(seconds("max_age", age)?);
             }
             if let Some(count) = refill_at_once {
-                pool = pool.refill_at_once(count);
+                pool = pool.refill_at_once(count.fits("refill_at_once", "a number of sandboxes")?);
             }
             let made = pool.await?;
             Ok(Pool::of(opener, made))

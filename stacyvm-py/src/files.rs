@@ -15,7 +15,7 @@ use stacyvm::sandbox::shared::Closable;
 use stacyvm::sandbox::writing::Writing;
 use stacyvm::{Error, ErrorKind, Result};
 
-use crate::convert::{Bytes, Moment, Nothing, Raw};
+use crate::convert::{BYTES, Bytes, Moment, Nothing, Raw, Whole};
 use crate::forked::OfProcess;
 use crate::info::{EntryInfo, LeftOut, WatchEvent};
 use crate::pending::Call;
@@ -53,9 +53,12 @@ impl Files {
 #[pymethods]
 impl Files {
     /// Reads a file, or a part of it.
-    #[pyo3(signature = (path, offset=0, length=None))]
-    fn read(&self, path: Raw, offset: u64, length: Option<u64>) -> Call<Bytes> {
-        self.call(move |files| async move { files.read_part(path.0, offset, length).await })
+    #[pyo3(signature = (path, offset=None, length=None))]
+    fn read(&self, path: Raw, offset: Option<Whole>, length: Option<Whole>) -> Call<Bytes> {
+        self.call(move |files| async move {
+            let (offset, length) = range(offset, length)?;
+            files.read_part(path.0, offset, length).await
+        })
     }
 
     /// Reads a whole file of UTF-8 text.
@@ -64,9 +67,10 @@ impl Files {
     }
 
     /// Reads a file piece by piece.
-    #[pyo3(signature = (path, offset=0, length=None))]
-    fn open(&self, path: Raw, offset: u64, length: Option<u64>) -> Call<Reader> {
+    #[pyo3(signature = (path, offset=None, length=None))]
+    fn open(&self, path: Raw, offset: Option<Whole>, length: Option<Whole>) -> Call<Reader> {
         self.call(move |files| async move {
+            let (offset, length) = range(offset, length)?;
             let (_, data) = files.read_range(path.0, offset, length).await?;
             Ok(Reader::new(data, Arc::default()))
         })
@@ -74,8 +78,9 @@ impl Files {
 
     /// Writes a file in one step.
     #[pyo3(signature = (path, data, mode=None))]
-    fn write(&self, path: Raw, data: Raw, mode: Option<u32>) -> Call<EntryInfo> {
+    fn write(&self, path: Raw, data: Raw, mode: Option<Whole>) -> Call<EntryInfo> {
         self.call(move |files| async move {
+            let mode = mode_of(mode)?;
             let data = Box::pin(futures_util::stream::iter([Ok(data.0.into())]));
             files
                 .write_with(path.0, WriteMode::Replace, mode, data)
@@ -90,8 +95,9 @@ impl Files {
 
     /// Writes a file piece by piece; it is there when the writer is finished.
     #[pyo3(signature = (path, mode=None))]
-    fn create(&self, path: Raw, mode: Option<u32>) -> Call<Writer> {
+    fn create(&self, path: Raw, mode: Option<Whole>) -> Call<Writer> {
         self.call(move |files| async move {
+            let mode = mode_of(mode)?;
             Ok(Writer(Arc::new(OfProcess::new(Writing::begin(
                 async move |data| {
                     let how = WriteMode::Replace;
@@ -152,9 +158,9 @@ impl Files {
     }
 
     /// Lists a directory, so many levels deep.
-    #[pyo3(signature = (path, depth=1))]
-    fn entries(&self, path: Raw, depth: u32) -> Call<Vec<EntryInfo>> {
+    fn entries(&self, path: Raw, depth: Whole) -> Call<Vec<EntryInfo>> {
         self.call(move |files| async move {
+            let depth: u32 = depth.fits("depth", "a number of levels")?;
             let mut entries = files.list_depth(path.0, depth).await?;
             let mut all = Vec::new();
             while let Some(entry) = entries.next().await {
@@ -198,14 +204,14 @@ impl Files {
         &self,
         path: Raw,
         recursive: bool,
-        mode: Option<u32>,
+        mode: Option<Whole>,
         owner: Option<String>,
         group: Option<String>,
         modified: Option<Moment>,
     ) -> Call<Nothing> {
         self.call(move |files| async move {
             let attributes = Attributes {
-                mode,
+                mode: mode_of(mode)?,
                 owner,
                 group,
                 modified: modified.map(|moment| moment.0),
@@ -239,6 +245,19 @@ impl Files {
             |files| async move { files.copy_out(path.0, local, CopyOptions::default()).await },
         )
     }
+}
+
+/// The part of a file that is read.
+fn range(offset: Option<Whole>, length: Option<Whole>) -> Result<(u64, Option<u64>)> {
+    let length = length.map(|length| length.fits("length", BYTES));
+    let offset = offset.map_or(Ok(0), |offset| offset.fits("offset", BYTES));
+    Ok((offset?, length.transpose()?))
+}
+
+/// The permission bits of a file.
+fn mode_of(mode: Option<Whole>) -> Result<Option<u32>> {
+    let mode = mode.map(|mode| mode.fits("mode", "permission bits, at most 0o7777"));
+    mode.transpose()
 }
 
 fn of_another_process() -> Error {

@@ -501,6 +501,28 @@ impl WatchEvent {
     }
 }
 
+/// Where others reach a port.
+#[pyclass(module = "stacyvm", frozen, get_all)]
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    /// A host with a port, or a URL.
+    address: String,
+    /// The address as a URL.
+    url: String,
+    /// Headers that a caller must send.
+    headers: BTreeMap<String, String>,
+}
+
+impl From<stacyvm::provider::Endpoint> for Endpoint {
+    fn from(endpoint: stacyvm::provider::Endpoint) -> Self {
+        Self {
+            url: endpoint.url(),
+            address: endpoint.address,
+            headers: endpoint.headers,
+        }
+    }
+}
+
 /// Sockets and devices that a copy or an archive does not hold.
 #[pyclass(module = "stacyvm", frozen, eq)]
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -37,8 +37,8 @@ mod _native {
     use crate::files::{Files, Reader, Watch, Writer};
     #[pymodule_export]
     use crate::info::{
-        CommandInfo, CommandResult, EntryInfo, ExitInfo, LeftOut, ProcessInfo, SandboxInfo,
-        SandboxMetrics, SnapshotInfo, WatchEvent,
+        CommandInfo, CommandResult, Endpoint, EntryInfo, ExitInfo, LeftOut, ProcessInfo,
+        SandboxInfo, SandboxMetrics, SnapshotInfo, WatchEvent,
     };
     #[pymodule_export]
     use crate::logs::Logs;

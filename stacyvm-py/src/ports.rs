@@ -11,14 +11,13 @@ use stacyvm::{Error, ErrorKind, Result};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
-use crate::convert::{Bytes, Nothing, Raw};
+use crate::convert::{BYTES, Bytes, Nothing, Raw, Whole};
 use crate::forked::OfProcess;
 use crate::pending::Call;
 
 /// A port that fits its type; what it means is the library's to say.
-pub(crate) fn port_of(port: i64) -> Result<u16> {
-    u16::try_from(port)
-        .map_err(|_| Error::invalid("port", port, "0 to 65535", "name a port of TCP's"))
+pub(crate) fn port_of(port: Whole) -> Result<u16> {
+    port.fits("port", "0 to 65535")
 }
 
 fn of_another_process() -> Error {
@@ -87,11 +86,11 @@ impl From<stacyvm::provider::Connection> for Connection {
 #[pymethods]
 impl Connection {
     /// Bytes of the other side, so many at most; none at its end.
-    fn recv(&self, limit: usize) -> Call<Bytes> {
+    fn recv(&self, limit: Whole) -> Call<Bytes> {
         let shared = Arc::clone(&self.0);
         Call::new(async move {
             let connection = shared.get().ok_or_else(of_another_process)?;
-            connection.recv(limit).await
+            connection.recv(limit.fits("limit", BYTES)?).await
         })
     }
 

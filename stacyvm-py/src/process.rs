@@ -5,17 +5,16 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use stacyvm::sandbox::exec::{ExecControl, TtySize};
+use stacyvm::sandbox::exec::ExecControl;
 use stacyvm::sandbox::exec_builder::{DEFAULT_MAX_OUTPUT, Gathering};
 use stacyvm::{Error, ErrorKind, ExecEvent, Output, Result};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::convert::{Nothing, Raw};
+use crate::convert::{Nothing, Raw, SIGNAL, Whole, size_of};
 use crate::forked::OfProcess;
 use crate::info::{CommandResult, ExitInfo};
 use crate::pending::{Call, Undo};
 use crate::runtime;
-use crate::sandbox::scope_of;
 
 /// What happened: output, a gap in it, or the end.
 #[pyclass(module = "stacyvm._native", frozen)]
@@ -212,14 +211,16 @@ impl Process {
     }
 
     /// Sends a signal to `process`, `group` or `tree`.
-    fn signal(&self, signal: i32, scope: &str) -> PyResult<Call<Nothing>> {
-        let scope = scope_of(scope)?;
-        Ok(self.control(move |control| async move { control.signal(signal, scope).await }))
+    fn signal(&self, signal: Whole, scope: String) -> Call<Nothing> {
+        self.control(move |control| async move {
+            let (signal, scope) = (signal.fits("signal", SIGNAL)?, scope.parse()?);
+            control.signal(signal, scope).await
+        })
     }
 
     /// Sets the size of the terminal.
-    fn resize(&self, rows: u16, columns: u16) -> Call<Nothing> {
-        self.control(move |control| async move { control.resize(TtySize { rows, columns }).await })
+    fn resize(&self, rows: Whole, columns: Whole) -> Call<Nothing> {
+        self.control(move |control| async move { control.resize(size_of(rows, columns)?).await })
     }
 
     /// Kills the whole tree. One that has ended is success.

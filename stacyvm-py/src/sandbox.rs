@@ -7,16 +7,15 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use stacyvm::sandbox::code::CodeRun;
-use stacyvm::sandbox::exec::TtySize;
-use stacyvm::{Error, ErrorKind, Exec, ExecId, ExecSpec, Result, SignalScope};
+use stacyvm::{Error, ErrorKind, Exec, ExecId, ExecSpec, Result};
 
 use crate::code::{CodeContext, Execution, RunningCode};
-use crate::convert::{Moment, Nothing, Raw, json};
+use crate::convert::{BYTES, Moment, Nothing, Raw, SIGNAL, Whole, json, size_of};
 use crate::engine::Opener;
 use crate::files::Files;
 use crate::forked::PerProcess;
 use crate::info::{
-    CommandInfo, CommandResult, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo,
+    CommandInfo, CommandResult, Endpoint, ProcessInfo, SandboxInfo, SandboxMetrics, SnapshotInfo,
 };
 use crate::logs::{self, Logs};
 use crate::options::seconds;
@@ -150,7 +149,7 @@ impl Sandbox {
         user: Option<String>,
         stdin: Option<Raw>,
         timeout: Option<f64>,
-        max_output: Option<usize>,
+        max_output: Option<Whole>,
     ) -> Call<CommandResult> {
         let how = HowToRun {
             env,
@@ -164,7 +163,7 @@ impl Sandbox {
                 exec = exec.stdin(input.0);
             }
             if let Some(most) = max_output {
-                exec = exec.max_output(most);
+                exec = exec.max_output(most.fits("max_output", BYTES)?);
             }
             exec.output().await
         })
@@ -183,8 +182,8 @@ impl Sandbox {
         input: Option<Raw>,
         timeout: Option<f64>,
         background: bool,
-        size: Option<(u16, u16)>,
-        max_output: Option<usize>,
+        size: Option<(Whole, Whole)>,
+        max_output: Option<Whole>,
     ) -> Call<Process> {
         let how = HowToRun {
             env,
@@ -194,6 +193,8 @@ impl Sandbox {
         };
         let place = Arc::clone(&self.0);
         let work = async move {
+            let most = max_output.map(|most| most.fits("max_output", BYTES));
+            let most = most.transpose()?;
             let sandbox = place.sandbox().await?;
             let mut exec = command.exec(&sandbox, how)?;
             if let Some(input) = input {
@@ -205,9 +206,9 @@ impl Sandbox {
                 exec = exec.background();
             }
             if let Some((rows, columns)) = size {
-                exec = exec.tty(TtySize { rows, columns });
+                exec = exec.tty(size_of(rows, columns)?);
             }
-            Ok(Process::of(exec.start().await?, max_output))
+            Ok(Process::of(exec.start().await?, most))
         };
         // One of the foreground ends with its handle.
         Call::of_made(work, move |process: &Process| {
@@ -238,11 +239,11 @@ impl Sandbox {
     }
 
     /// Sends a signal to a command by its id; to `process`, `group` or `tree`.
-    fn signal(&self, command: String, signal: i32, scope: &str) -> PyResult<Call<Nothing>> {
-        let scope = scope_of(scope)?;
-        Ok(self.call(move |sandbox| async move {
+    fn signal(&self, command: String, signal: Whole, scope: String) -> Call<Nothing> {
+        self.call(move |sandbox| async move {
+            let (signal, scope) = (signal.fits("signal", SIGNAL)?, scope.parse()?);
             sandbox.signal(&ExecId::new(command)?, signal, scope).await
-        }))
+        })
     }
 
     /// Runs code in an interpreter and gathers what it gives.
@@ -329,18 +330,18 @@ impl Sandbox {
         self.call(|sandbox| async move { json(&sandbox.capabilities()?) })
     }
 
-    /// Where others reach a port: a host with a port, or a URL.
-    fn endpoint(&self, port: u16) -> Call<String> {
-        self.call(move |sandbox| async move { Ok(sandbox.endpoint(port).await?.address) })
+    /// Where others reach a port.
+    fn endpoint(&self, port: Whole) -> Call<Endpoint> {
+        self.call(move |sandbox| async move { sandbox.endpoint(port_of(port)?).await })
     }
 
     /// Connects to a port inside.
-    fn dial(&self, port: i64) -> Call<Connection> {
+    fn dial(&self, port: Whole) -> Call<Connection> {
         self.call(move |sandbox| async move { sandbox.dial(port_of(port)?).await })
     }
 
     /// Listens on a port inside; 0 chooses one.
-    fn listen(&self, port: i64) -> Call<Listener> {
+    fn listen(&self, port: Whole) -> Call<Listener> {
         self.call(move |sandbox| async move { sandbox.listen(port_of(port)?).await })
     }
 
@@ -423,16 +424,4 @@ fn code_run(
         run = run.timeout(seconds("timeout", timeout)?);
     }
     Ok(run)
-}
-
-/// The processes that a signal is meant for, by name.
-pub(crate) fn scope_of(name: &str) -> PyResult<SignalScope> {
-    match name {
-        "process" => Ok(SignalScope::Process),
-        "group" => Ok(SignalScope::Group),
-        "tree" => Ok(SignalScope::Tree),
-        other => Err(pyo3::exceptions::PyValueError::new_err(format!(
-            "scope is {other:?}, expected process, group or tree"
-        ))),
-    }
 }

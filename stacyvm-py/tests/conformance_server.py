@@ -76,7 +76,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
             case "POST", "ports", port, "dial":
                 return Pipe(ROOMS.sandbox(name).dial(int(port)))
             case "GET", "ports", port, "endpoint":
-                return {"address": ROOMS.sandbox(name).get_host(int(port)), "headers": {}}
+                endpoint = ROOMS.sandbox(name).get_endpoint(int(port))
+                return {"address": endpoint.address, "headers": endpoint.headers}
             case _:
                 raise Refused("unsupported", "this is not had here")
 

@@ -8,7 +8,7 @@ import os
 import socket
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -229,6 +229,28 @@ def test_any_time_that_a_command_gives_a_file_is_told(sandbox: Sandbox) -> None:
         stat = sandbox.commands.run("stat -c %Y /tmp/old").stdout
         # Where the disk keeps no such time, its last is told.
         assert seen == (told if float(stat) == mtime else datetime.fromtimestamp(int(stat), timezone.utc)), stat
+
+
+def test_a_number_that_is_none_is_refused_by_name(sandbox: Sandbox) -> None:
+    files = sandbox.files
+    files.write("/workspace/f", "x")
+    calls: dict[str, Callable[[], object]] = {
+        "offset": lambda: files.read("/workspace/f", "bytes", offset=-1),
+        "length": lambda: files.read("/workspace/f", "bytes", length=-(2**70)),
+        "mode": lambda: files.write("/workspace/f", "y", mode=2**70),
+        "depth": lambda: files.list("/workspace", depth=-1),
+        "format": lambda: files.read("/workspace/f", "json"),  # type: ignore[call-overload]
+        "max_output": lambda: sandbox.commands.run("true", max_output=-1),
+        "rows": lambda: sandbox.pty.create(rows=70_000),
+        "port": lambda: sandbox.get_host(-1),
+    }
+    for field, call in calls.items():
+        with pytest.raises(stacyvm.InvalidArgumentError) as refused:
+            call()
+        assert refused.value.context["field"] == field, refused.value
+    with pytest.raises(TypeError):
+        files.read("/workspace/f", "bytes", offset="1")  # type: ignore[call-overload]
+    assert files.read("/workspace/f") == "x"
 
 
 def test_an_archive_that_is_let_go_of_ends(sandbox: Sandbox) -> None:

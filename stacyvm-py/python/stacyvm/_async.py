@@ -23,6 +23,7 @@ from ._native import (
     CodeResult,
     CommandInfo,
     CommandResult,
+    Endpoint,
     Execution,
     ExitInfo,
     PoolStats,
@@ -341,12 +342,15 @@ class AsyncSandbox:
 
     async def get_host(self, port: int) -> str:
         """The host and port, or the URL, at which others reach a port of it."""
-        return await awaited(self._native.endpoint(port))
+        return (await self.get_endpoint(port)).address
 
     async def get_url(self, port: int) -> str:
         """The URL at which others reach a port of it."""
-        host = await self.get_host(port)
-        return host if "://" in host else f"http://{host}"
+        return (await self.get_endpoint(port)).url
+
+    async def get_endpoint(self, port: int) -> Endpoint:
+        """Where others reach a port of it, and with which headers."""
+        return await awaited(self._native.endpoint(port))
 
     async def dial(self, port: int) -> AsyncConnection:
         """Connects to a TCP port inside, without any network of the sandbox."""

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import awaited
-from ._errors import InvalidArgumentError
+from ._errors import invalid
 from ._native import EntryInfo, LeftOut, WatchEvent
 from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
@@ -59,14 +59,17 @@ class AsyncFiles:
     ) -> str | bytes | AsyncIterator[bytes]:
         """Reads a file: UTF-8 text, bytes, or bytes piece by piece. Of bytes a part can be
         had: from `offset` on, `length` of them at most."""
+        if format not in ("text", "bytes", "stream"):
+            raise invalid("format", "text, bytes or stream", "ask for one of them")
         if format == "bytes":
             return await awaited(self._native.read(path, offset, length))
         if format == "stream":
             return _pieces(await awaited(self._native.open(path, offset, length)))
         if offset != 0 or length is not None:
-            raise InvalidArgumentError(
-                "a part of a text could begin within a character, expected no `offset` and no "
-                "`length`; read it with the format `bytes` or `stream`"
+            raise invalid(
+                "offset" if offset != 0 else "length",
+                "none for a text, as a part could begin within a character",
+                "read it with the format `bytes` or `stream`",
             )
         return await awaited(self._native.read_text(path))
 
@@ -136,9 +139,7 @@ class AsyncFiles:
         """Sets when a path was last changed, of everything below as well if `recursive`. `time`
         has a time zone."""
         if time.tzinfo is None:
-            raise InvalidArgumentError(
-                "`time` has no time zone, expected one that has; make it with `tz=timezone.utc`"
-            )
+            raise invalid("time", "one with a time zone", "make it with `tz=timezone.utc`")
         change = self._native.set_attributes(path, modified=time.astimezone(timezone.utc), recursive=recursive)
         await awaited(change)
 
@@ -179,7 +180,7 @@ class AsyncFiles:
         which only root may have. `data` is bytes, a file object, what `export_tar` gives, or
         anything that gives bytes piece by piece."""
         if isinstance(data, str):
-            raise InvalidArgumentError("an archive is no text, expected bytes or what gives bytes")
+            raise invalid("data", "bytes, or what gives bytes", "an archive is no text")
         await _written(await awaited(self._native.import_tar(path, parents, keep_owner)), data)
 
 

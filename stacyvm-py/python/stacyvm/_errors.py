@@ -47,6 +47,13 @@ class InvalidArgumentError(StacyError, ValueError):
     code = "invalid_argument"
 
 
+def invalid(field: str, expected: str, remedy: str) -> InvalidArgumentError:
+    """The error for an argument that is not as it should be. Its value is not told."""
+    error = InvalidArgumentError(f"{field} is another thing than expected: {expected}; {remedy}")
+    error.context = {"field": field, "expected": expected, "remedy": remedy}
+    return error
+
+
 class UnsupportedError(StacyError):
     """This combination of provider, runtime and host cannot do it. Nothing was done."""
 

@@ -9,7 +9,7 @@ from socket import socket
 from stacyvm._call import Call
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "LeftOut", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes"]
+__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Endpoint", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "LeftOut", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes"]
 
 @final
 class CodeContext:
@@ -262,6 +262,27 @@ class Creating:
         """
 
 @final
+class Endpoint:
+    """
+    Where others reach a port.
+    """
+    @property
+    def address(self, /) -> str:
+        """
+        A host with a port, or a URL.
+        """
+    @property
+    def headers(self, /) -> dict[str, str]:
+        """
+        Headers that a caller must send.
+        """
+    @property
+    def url(self, /) -> str:
+        """
+        The address as a URL.
+        """
+
+@final
 class Engine:
     """
     Where sandboxes are made and found. Opened by its first call.
@@ -468,7 +489,7 @@ class Files:
         """
         Copies a file or directory of the sandbox to the host; gives what was left out.
         """
-    def entries(self, /, path: str | bytes | bytearray | memoryview, depth: SupportsIndex = 1) -> Call[list[EntryInfo]]:
+    def entries(self, /, path: str | bytes | bytearray | memoryview, depth: SupportsIndex) -> Call[list[EntryInfo]]:
         """
         Lists a directory, so many levels deep.
         """
@@ -496,11 +517,11 @@ class Files:
         """
         Makes a directory and the missing ones above it.
         """
-    def open(self, /, path: str | bytes | bytearray | memoryview, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[Reader]:
+    def open(self, /, path: str | bytes | bytearray | memoryview, offset: SupportsIndex | None = None, length: SupportsIndex | None = None) -> Call[Reader]:
         """
         Reads a file piece by piece.
         """
-    def read(self, /, path: str | bytes | bytearray | memoryview, offset: SupportsIndex = 0, length: SupportsIndex | None = None) -> Call[bytes]:
+    def read(self, /, path: str | bytes | bytearray | memoryview, offset: SupportsIndex | None = None, length: SupportsIndex | None = None) -> Call[bytes]:
         """
         Reads a file, or a part of it.
         """
@@ -856,9 +877,9 @@ class Sandbox:
         """
         Connects to a port inside.
         """
-    def endpoint(self, /, port: SupportsIndex) -> Call[str]:
+    def endpoint(self, /, port: SupportsIndex) -> Call[Endpoint]:
         """
-        Where others reach a port: a host with a port, or a URL.
+        Where others reach a port.
         """
     def extend(self, /, by: SupportsFloat | SupportsIndex) -> Call[datetime | None]:
         """

@@ -23,6 +23,7 @@ from ._native import (
     CodeResult,
     CommandInfo,
     CommandResult,
+    Endpoint,
     Execution,
     ExitInfo,
     PoolStats,
@@ -341,12 +342,15 @@ class Sandbox:
 
     def get_host(self, port: int) -> str:
         """The host and port, or the URL, at which others reach a port of it."""
-        return waited(self._native.endpoint(port))
+        return (self.get_endpoint(port)).address
 
     def get_url(self, port: int) -> str:
         """The URL at which others reach a port of it."""
-        host = self.get_host(port)
-        return host if "://" in host else f"http://{host}"
+        return (self.get_endpoint(port)).url
+
+    def get_endpoint(self, port: int) -> Endpoint:
+        """Where others reach a port of it, and with which headers."""
+        return waited(self._native.endpoint(port))
 
     def dial(self, port: int) -> Connection:
         """Connects to a TCP port inside, without any network of the sandbox."""

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import waited
-from ._errors import InvalidArgumentError
+from ._errors import invalid
 from ._native import EntryInfo, LeftOut, WatchEvent
 from ._native import Reader as NativeReader
 from ._native import Sandbox as NativeSandbox
@@ -58,14 +58,17 @@ class Files:
     ) -> str | bytes | Iterator[bytes]:
         """Reads a file: UTF-8 text, bytes, or bytes piece by piece. Of bytes a part can be
         had: from `offset` on, `length` of them at most."""
+        if format not in ("text", "bytes", "stream"):
+            raise invalid("format", "text, bytes or stream", "ask for one of them")
         if format == "bytes":
             return waited(self._native.read(path, offset, length))
         if format == "stream":
             return _pieces(waited(self._native.open(path, offset, length)))
         if offset != 0 or length is not None:
-            raise InvalidArgumentError(
-                "a part of a text could begin within a character, expected no `offset` and no "
-                "`length`; read it with the format `bytes` or `stream`"
+            raise invalid(
+                "offset" if offset != 0 else "length",
+                "none for a text, as a part could begin within a character",
+                "read it with the format `bytes` or `stream`",
             )
         return waited(self._native.read_text(path))
 
@@ -135,9 +138,7 @@ class Files:
         """Sets when a path was last changed, of everything below as well if `recursive`. `time`
         has a time zone."""
         if time.tzinfo is None:
-            raise InvalidArgumentError(
-                "`time` has no time zone, expected one that has; make it with `tz=timezone.utc`"
-            )
+            raise invalid("time", "one with a time zone", "make it with `tz=timezone.utc`")
         change = self._native.set_attributes(path, modified=time.astimezone(timezone.utc), recursive=recursive)
         waited(change)
 
@@ -178,7 +179,7 @@ class Files:
         which only root may have. `data` is bytes, a file object, what `export_tar` gives, or
         anything that gives bytes piece by piece."""
         if isinstance(data, str):
-            raise InvalidArgumentError("an archive is no text, expected bytes or what gives bytes")
+            raise invalid("data", "bytes, or what gives bytes", "an archive is no text")
         _written(waited(self._native.import_tar(path, parents, keep_owner)), data)
 
 

@@ -451,6 +451,17 @@ pub struct Endpoint {
     pub headers: BTreeMap<String, String>,
 }
 
+impl Endpoint {
+    /// The address as a URL: of HTTP, unless it says another one.
+    pub fn url(&self) -> String {
+        if self.address.contains("://") {
+            self.address.clone()
+        } else {
+            format!("http://{}", self.address)
+        }
+    }
+}
+
 /// A saved sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotInfo {

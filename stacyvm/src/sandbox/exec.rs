@@ -351,6 +351,25 @@ pub enum SignalScope {
     Tree,
 }
 
+impl std::str::FromStr for SignalScope {
+    type Err = Error;
+
+    /// Reads `process`, `group` or `tree`; anything else is `invalid_argument`.
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "process" => Ok(Self::Process),
+            "group" => Ok(Self::Group),
+            "tree" => Ok(Self::Tree),
+            other => Err(Error::invalid(
+                "scope",
+                other,
+                "process, group or tree",
+                "ask for one of them",
+            )),
+        }
+    }
+}
+
 /// Input, signals and size of a running command.
 #[async_trait]
 pub trait ExecControl: fmt::Debug + Send + Sync + 'static {
@@ -499,6 +518,22 @@ mod tests {
             assert!(error.fact("remedy").is_some());
         }
         plain().check().unwrap();
+    }
+
+    #[test]
+    fn a_scope_is_read_by_its_name() {
+        let named = [
+            ("process", SignalScope::Process),
+            ("group", SignalScope::Group),
+            ("tree", SignalScope::Tree),
+        ];
+        for (name, scope) in named {
+            assert_eq!(name.parse::<SignalScope>().unwrap(), scope);
+        }
+        for name in ["", "Tree", "all"] {
+            let error = name.parse::<SignalScope>().unwrap_err();
+            assert_eq!(error.fact("field"), Some("scope"), "{name}");
+        }
     }
 
     #[test]

@@ -209,7 +209,7 @@ def host_of(native: NativeSandbox, port: int) -> str:
     """Where a port is reached."""
     with told():
         try:
-            return waited(native.endpoint(port))
+            return waited(native.endpoint(port)).address
         except UnsupportedError as error:
             raise NotSupportedException(
                 f"{error}. Make it with a provider that publishes ports: "
