@@ -314,6 +314,7 @@ else
     run "Python: build" scripts/python.sh build
     run "Python: what is generated, types" scripts/python.sh check
     run "Python" pytest_suite
+    run "Python: its wheel" scripts/package-bindings.sh python
     if have cargo-nextest; then run "conformance through Python" suites python_package; fi
 fi
 if ! scripts/node.sh tools; then
@@ -322,6 +323,7 @@ else
     run "Node: build" scripts/node.sh build
     run "Node: what is generated, types" scripts/node.sh check
     run "Node" node_suite
+    run "Node: its package" scripts/package-bindings.sh node
     if have cargo-nextest; then run "conformance through Node" suites node_package; fi
 fi
 run "packages" scripts/package-test.sh
