@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createReadStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -280,6 +280,15 @@ onEach('files', ({ name }, test) => {
     }
     await assert.rejects(files.importTar('/workspace/half', breaks()), RangeError)
     assert.equal(await files.exists('/workspace/half/a'), false)
+  })
+
+  test('of streams that fail before they are read are refused', async ({ sandbox: { files } }) => {
+    for (let round = 0; round < 5; round += 1) {
+      const missing = () => createReadStream(join(host, 'nonesuch'))
+      await assert.rejects(files.write('/workspace/unread', missing()), { code: 'ENOENT' })
+      await assert.rejects(files.importTar('/workspace/x', missing()), { code: 'ENOENT' })
+    }
+    assert.equal(await files.exists('/workspace/unread'), false)
   })
 
   test('are let go of with their archive', async ({ sandbox: { files } }) => {

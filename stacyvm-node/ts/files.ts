@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events'
 import { Readable } from 'node:stream'
 import type * as native from '../native/index.js'
 import { called, invalid, refuse } from './call.js'
@@ -57,7 +58,7 @@ export class Files {
       return called(this.#native.write(path, data, mode))
     }
     if (!givesPieces(data)) throw invalid('data', 'text, bytes, or what gives bytes piece by piece')
-    const written = await writtenTo(await called(this.#native.create(path, mode)), data)
+    const written = await writtenTo(() => this.#native.create(path, mode), data)
     return written as native.EntryInfo
   }
 
@@ -124,7 +125,8 @@ export class Files {
     await called(this.#native.setAttributes(path, null, owner, group, null, recursive))
   }
 
-  /** Sets when a path was last changed, of everything below as well if `recursive`. */
+  /** Sets when a path was last changed, of everything below as well if `recursive`. A symbolic
+   * link is followed; one that is met below is itself meant. */
   async setModifiedTime(path: Path, time: Date, options: { recursive?: boolean } = {}): Promise<void> {
     const { recursive = false, ...unknown } = options
     refuse(unknown)
@@ -146,13 +148,14 @@ export class Files {
 
   /**
    * Copies a file or directory of the host into the sandbox, as `docker cp` does. Gives
-   * the sockets and devices that are left out.
+   * the sockets and devices that are left out, by their names in the directory.
    */
   async upload(local: string, path: Path): Promise<native.LeftOut> {
     return called(this.#native.upload(local, path))
   }
 
-  /** Copies a file or directory of the sandbox to the host. */
+  /** Copies a file or directory of the sandbox to the host. Gives what is left out, as `upload`
+   * does. */
   async download(path: Path, local: string): Promise<native.LeftOut> {
     return called(this.#native.download(path, local))
   }
@@ -170,7 +173,8 @@ export class Files {
   /**
    * Unpacks a tar stream below a directory, which is made if it is missing unless `parents`
    * is false. Its files belong to the user, or with `keepOwner` to whom the archive names,
-   * which only root may have.
+   * which only root may have. Set-id bits are not kept. Where it fails, the files that were
+   * unpacked by then stay, each of them whole.
    */
   async importTar(
     path: Path,
@@ -181,8 +185,7 @@ export class Files {
     refuse(unknown)
     const bytes = data instanceof Uint8Array
     if (!bytes && !givesPieces(data)) throw invalid('data', 'bytes, or what gives bytes piece by piece')
-    const writer = await called(this.#native.importTar(path, parents, keepOwner))
-    await writtenTo(writer, bytes ? [data] : data)
+    await writtenTo(() => this.#native.importTar(path, parents, keepOwner), bytes ? [data] : data)
   }
 }
 
@@ -191,9 +194,12 @@ const givesPieces = (data: unknown): data is AsyncIterable<native.Raw> | Iterabl
 
 /** Writes all of it. Where it breaks off, the old file stays. */
 async function writtenTo(
-  writer: native.Writer,
+  open: () => Promise<native.Writer>,
   data: AsyncIterable<native.Raw> | Iterable<native.Raw>,
 ): Promise<native.EntryInfo | null | undefined> {
+  // A stream that fails before it is read would end the program; read, it says so again.
+  if (data instanceof EventEmitter) data.on('error', () => {})
+  const writer = await called(open())
   try {
     for await (const piece of data) if (!(await called(writer.write(piece)))) break
   } catch (thrown) {
@@ -228,9 +234,13 @@ class Pieces extends Readable {
   }
 }
 
-/** A file or directory of a sandbox as a tar stream. Destroying it lets go of the rest. */
+/**
+ * A file or directory of a sandbox as a tar stream. Destroying it lets go of the rest: each
+ * sandbox sends 40 at once.
+ */
 export class Archive extends Pieces {
-  /** Sockets and devices that it does not hold: all of them once it was read to its end. */
+  /** Sockets and devices that it does not hold, by their names in it: all of them once it was
+   * read to its end. */
   get leftOut(): native.LeftOut {
     return this.reader.leftOut()
   }

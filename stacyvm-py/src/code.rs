@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
 use stacyvm::sandbox::code::{self, CodeEvent};
 use stacyvm::sandbox::shared::Closable;
 use stacyvm::{Error, ErrorKind};
@@ -14,7 +15,7 @@ use crate::runtime;
 
 /// A value that code showed, in the forms that it has.
 #[pyclass(module = "stacyvm", frozen)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CodeResult(code::CodeResult);
 
 impl CodeResult {
@@ -105,7 +106,7 @@ impl CodeResult {
 
 /// What code raised.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CodeError {
     /// The name of its class.
     name: String,
@@ -134,6 +135,7 @@ impl CodeError {
 
 /// What code gave.
 #[pyclass(module = "stacyvm", frozen)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Execution(code::Execution);
 
 impl From<code::Execution> for Execution {
@@ -194,7 +196,7 @@ impl Execution {
 
 /// An interpreter with its own state.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CodeContext {
     id: String,
     language: String,

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{
     PyByteArray, PyBytes, PyDateTime, PyDelta, PyMemoryView, PyNone, PyString, PyTzInfo,
 };
+use serde::{Deserialize, Serialize};
 use stacyvm::TtySize;
 
 /// A value for Python's `json`.
@@ -79,8 +80,33 @@ impl<'py> IntoPyObject<'py> for Bytes {
 
 /// A moment: an aware `datetime`. Python's begin with the year 1 and end with 9999, and
 /// one beyond is the last of them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment(pub(crate) SystemTime);
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Moment(#[serde(with = "moment")] pub(crate) SystemTime);
+
+/// How a moment is packed: seconds and nanoseconds from 1970 on, and whether it is before.
+pub(crate) mod moment {
+    use std::time::{Duration, SystemTime};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(moment: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+        match moment.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => (false, after),
+            Err(before) => (true, before.duration()),
+        }
+        .serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SystemTime, D::Error> {
+        let (before, apart) = <(bool, Duration)>::deserialize(from)?;
+        let moment = if before {
+            SystemTime::UNIX_EPOCH.checked_sub(apart)
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(apart)
+        };
+        moment.ok_or_else(|| de::Error::custom("no moment is so far"))
+    }
+}
 
 impl From<SystemTime> for Moment {
     fn from(moment: SystemTime) -> Self {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
 use stacyvm::provider::PullProgress;
 use stacyvm::sandbox::shared::Closable;
 use stacyvm::{CreateStep, Error, ErrorKind};
@@ -15,7 +16,7 @@ use crate::sandbox::Sandbox;
 
 /// How far the pull of an image is.
 #[pyclass(module = "stacyvm", frozen, get_all, eq)]
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PullInfo {
     /// Bytes that came.
     done: u64,

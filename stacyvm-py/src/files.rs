@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -271,6 +272,7 @@ fn of_another_process() -> Error {
 #[pyclass(module = "stacyvm._native", frozen)]
 pub(crate) struct Reader {
     data: Arc<OfProcess<Closable<ByteStream>>>,
+    ended: Arc<AtomicBool>,
     left_out: Arc<OnceLock<files::LeftOut>>,
 }
 
@@ -278,6 +280,7 @@ impl Reader {
     fn new(data: ByteStream, left_out: Arc<OnceLock<files::LeftOut>>) -> Self {
         Self {
             data: Arc::new(OfProcess::new(Closable::new(data))),
+            ended: Arc::default(),
             left_out,
         }
     }
@@ -285,12 +288,23 @@ impl Reader {
 
 #[pymethods]
 impl Reader {
-    /// The next piece; `None` after the last, and once it is closed.
+    /// The next piece; `None` after the last. What was closed, or broke off, has no end.
     fn next(&self) -> Call<Option<Bytes>> {
-        let reader = Arc::clone(&self.data);
+        let (reader, ended) = (Arc::clone(&self.data), Arc::clone(&self.ended));
         Call::new(async move {
             let data = reader.get().ok_or_else(of_another_process)?;
-            let piece = data.with(|data| Box::pin(data.next())).await.flatten();
+            if ended.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let piece = data
+                .with(|data| Box::pin(data.next()))
+                .await
+                .ok_or_else(|| Error::new(ErrorKind::Conflict, "this was closed before its end"))?;
+            match &piece {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => data.close().await,
+                None => ended.store(true, Ordering::Release),
+            }
             Ok(piece.transpose()?.map(Bytes))
         })
     }

@@ -1,16 +1,17 @@
 //! What is told of sandboxes, commands and files.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use serde::{Deserialize, Serialize};
 use stacyvm::sandbox::exec::ExecInfo;
 use stacyvm::sandbox::files::{FileEntry, FileKind};
 use stacyvm::{ExitStatus, Output};
 
-use crate::convert::{Moment, Raw};
+use crate::convert::{Moment, Raw, moment};
 
 /// The text of a value that is a word in JSON.
 fn word(value: impl serde::Serialize) -> String {
@@ -22,7 +23,7 @@ fn word(value: impl serde::Serialize) -> String {
 
 /// How a command ended.
 #[pyclass(module = "stacyvm", frozen, eq)]
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ExitInfo(ExitStatus);
 
 impl From<ExitStatus> for ExitInfo {
@@ -197,7 +198,7 @@ impl CommandResult {
 
 /// A sandbox, as it is listed.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxInfo {
     id: String,
     tenant: String,
@@ -278,7 +279,7 @@ impl SandboxInfo {
 
 /// What a sandbox uses; `None` where its provider does not see it.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SandboxMetrics {
     memory_bytes: Option<u64>,
     memory_peak_bytes: Option<u64>,
@@ -304,7 +305,7 @@ impl From<stacyvm::sandbox::state::Usage> for SandboxMetrics {
 
 /// A process inside.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ProcessInfo {
     pid: u32,
     parent: u32,
@@ -335,7 +336,7 @@ impl From<stacyvm::sandbox::state::ProcessInfo> for ProcessInfo {
 
 /// A command, as it is listed.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CommandInfo {
     id: String,
     argv: Vec<String>,
@@ -366,7 +367,7 @@ impl From<ExecInfo> for CommandInfo {
 
 /// A snapshot of a sandbox.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SnapshotInfo {
     id: String,
     /// Whether the memory was saved too.
@@ -386,8 +387,25 @@ impl From<stacyvm::provider::SnapshotInfo> for SnapshotInfo {
 
 /// A file or directory.
 #[pyclass(module = "stacyvm", frozen)]
-#[derive(Clone, Debug)]
-pub(crate) struct EntryInfo(FileEntry);
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EntryInfo(#[serde(with = "EntryParts")] FileEntry);
+
+/// How an entry is packed.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "FileEntry")]
+struct EntryParts {
+    path: Vec<u8>,
+    kind: FileKind,
+    size: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    #[serde(with = "moment")]
+    modified: SystemTime,
+    target: Option<Vec<u8>>,
+    user: Option<String>,
+    group: Option<String>,
+}
 
 impl From<FileEntry> for EntryInfo {
     fn from(entry: FileEntry) -> Self {
@@ -477,7 +495,7 @@ impl EntryInfo {
 
 /// A change of a file that is watched.
 #[pyclass(module = "stacyvm", frozen)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct WatchEvent(stacyvm::sandbox::files::WatchEvent);
 
 impl From<stacyvm::sandbox::files::WatchEvent> for WatchEvent {
@@ -503,7 +521,7 @@ impl WatchEvent {
 
 /// Where others reach a port.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Endpoint {
     /// A host with a port, or a URL.
     address: String,
@@ -525,7 +543,7 @@ impl From<stacyvm::provider::Endpoint> for Endpoint {
 
 /// Sockets and devices that a copy or an archive does not hold.
 #[pyclass(module = "stacyvm", frozen, eq)]
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LeftOut(stacyvm::sandbox::files::LeftOut);
 
 impl From<stacyvm::sandbox::files::LeftOut> for LeftOut {

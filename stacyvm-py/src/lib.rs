@@ -12,6 +12,7 @@ mod forked;
 mod info;
 mod logs;
 mod options;
+mod packed;
 mod pending;
 mod pool;
 mod ports;
@@ -44,6 +45,8 @@ mod _native {
     use crate::logs::Logs;
     #[pymodule_export]
     use crate::options::create_options;
+    #[pymodule_export]
+    use crate::packed::{pack, packed_classes, unpack};
     #[pymodule_export]
     use crate::pending::Pending;
     #[pymodule_export]

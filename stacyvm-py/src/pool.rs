@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stacyvm::sandbox::spec::{Lifetime, SecretReference};
 use stacyvm::{Claim, Error, ErrorKind, Result};
 
@@ -54,7 +54,7 @@ impl ClaimOptions {
 
 /// What a pool has and did.
 #[pyclass(module = "stacyvm", frozen, get_all)]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PoolStats {
     /// How many may wait.
     size: usize,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator
@@ -357,4 +358,27 @@ async def test_tar_streams_and_pieces_come_from_the_loop() -> None:
         assert not await other.files.exists("/workspace/half/tree/a")
         archive = await one.files.export_tar("/workspace/tree")
         await archive.close()
-        assert [piece async for piece in archive] == []
+        with pytest.raises(stacyvm.ConflictError, match="closed"):
+            [piece async for piece in archive]
+        # What has to be waited for holds nobody up: a stream of asyncio, a pipe.
+        child = await asyncio.create_subprocess_shell(
+            "printf 'from a '; sleep 0.2; printf child", stdout=asyncio.subprocess.PIPE
+        )
+        await one.files.write("/workspace/a", cast("Any", child.stdout))
+        assert await one.files.read("/workspace/a") == "from a child"
+        await child.wait()
+        readable, writable = os.pipe()
+        with os.fdopen(readable, "rb") as pipe:
+            writing = asyncio.ensure_future(one.files.write("/workspace/b", pipe))
+            await asyncio.sleep(0.05)
+            assert not writing.done()
+            os.write(writable, b"from a pipe")
+            os.close(writable)
+            await writing
+        assert await one.files.read("/workspace/b") == "from a pipe"
+        # An archive that nobody can take is let go of.
+        archive = await one.files.export_tar("/workspace")
+        with pytest.raises(stacyvm.NotDirectoryError):
+            await one.files.import_tar("/workspace/a", archive)
+        with pytest.raises(stacyvm.ConflictError, match="closed"):
+            [piece async for piece in archive]

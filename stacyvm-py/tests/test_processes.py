@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -337,3 +340,40 @@ made.append(stacyvm.Sandbox.create())
 """
     )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_what_is_told_comes_back_from_another_process(sandbox: Sandbox) -> None:
+    sandbox.files.write(b"/tmp/no\xfftext", "x")
+    sandbox.files.set_modified_time(b"/tmp/no\xfftext", datetime(1969, 12, 31, 23, 59, 59, 5, tzinfo=timezone.utc))
+    handle = sandbox.commands.run("sleep 60", background=True)
+    watch = sandbox.files.watch_dir("/tmp")
+    sandbox.files.write("/tmp/new", "x")
+    code = sandbox.run_code("1 + 1")
+    failed = sandbox.run_code("1 / 0")
+    result = sandbox.commands.run("echo out; exit 3")
+    told: list[object] = [
+        sandbox.files.get_info(b"/tmp/no\xfftext"), sandbox.get_info(), sandbox.metrics(), result, result.exit,
+        sandbox.commands.list()[0], next(iter(watch)), code, code.results[0], failed.error,
+        sandbox.processes()[0], sandbox.create_code_context(), sandbox.files.upload("/etc/hostname", "/tmp/hostname"),
+    ]
+    handle.kill()
+    for one in told:
+        for again in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), copy.copy(one)):
+            assert type(again) is type(one)
+            assert public(again) == public(one)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        (there,) = pool.map(entry_of, [sandbox.id])
+    assert public(there) == public(told[0])
+
+
+def public(told: object) -> dict[str, object]:
+    """What it tells, all the way down."""
+    names = [name for name in dir(told) if not name.startswith("_")]
+    values = {name: getattr(told, name) for name in names}
+    return {name: public(value) if type(value).__module__ == "stacyvm" else repr(value)
+            for name, value in values.items() if not callable(value)}
+
+
+def entry_of(id: str) -> stacyvm.EntryInfo:
+    """In another process."""
+    return Sandbox.connect(id).files.get_info(b"/tmp/no\xfftext")

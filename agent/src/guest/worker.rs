@@ -23,6 +23,9 @@ const MAX_WORKERS: usize = 64;
 /// How many of them may be for streams, which last as long as a host wants; the
 /// rest is for what is done at once.
 const MAX_STREAMS: usize = 48;
+/// How many streams may go one way, out or in: of a crowd that reads from a sandbox what it
+/// writes there, those that write wait for those that read, and find places.
+const MAX_ONE_WAY: usize = 40;
 /// Watches at once, which end only when a host ends them; more are refused.
 const MAX_WATCHES: usize = 32;
 /// Bytes of kind and length before each reply of a worker.
@@ -78,6 +81,11 @@ impl Worker {
             self.kind,
             ReadFile | WriteFile | ExportTar | ImportTar | Watch
         )
+    }
+
+    /// Whether it takes data in, and gives none out.
+    fn takes_in(&self) -> bool {
+        matches!(self.kind, Kind::WriteFile | Kind::ImportTar)
     }
 
     /// Whether it uses the sandbox, and does not only look at it.
@@ -201,11 +209,17 @@ impl Agent {
 
     /// The first request in the queue that may start now.
     fn next_queued(&mut self) -> Option<u64> {
-        let is_stream = |key: &u64| self.workers.get(key).is_some_and(Worker::is_stream);
         let running = self.workers.values().filter(|worker| worker.pid != 0);
-        let streams = running.filter(|worker| worker.is_stream()).count();
+        let (ins, outs): (Vec<_>, Vec<_>) = running
+            .filter(|worker| worker.is_stream())
+            .partition(|worker| worker.takes_in());
+        let has_place = |worker: &Worker| {
+            let same_way = if worker.takes_in() { &ins } else { &outs };
+            !worker.is_stream()
+                || (ins.len() + outs.len() < MAX_STREAMS && same_way.len() < MAX_ONE_WAY)
+        };
         let mut queue = self.queue.iter();
-        let at = queue.position(|key| streams < MAX_STREAMS || !is_stream(key))?;
+        let at = queue.position(|key| self.workers.get(key).is_none_or(has_place))?;
         self.queue.remove(at)
     }
 

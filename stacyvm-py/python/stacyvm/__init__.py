@@ -65,6 +65,7 @@ from ._native import (
     SnapshotInfo,
     WatchEvent,
 )
+from ._packed import register as _register
 from ._sync import (
     CommandHandle,
     Commands,
@@ -147,3 +148,5 @@ __all__ = [
     "WatchEvent",
     "WatchHandle",
 ]
+
+_register()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import errno
 from collections.abc import AsyncIterable  # async only
 from collections.abc import AsyncIterator, Iterable
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import awaited
+from ._call import read_piece  # async only
 from ._errors import invalid
 from ._native import EntryInfo, LeftOut, WatchEvent
 from ._native import Reader as NativeReader
@@ -137,10 +139,10 @@ class AsyncFiles:
         self, path: Path, time: datetime, *, recursive: bool = False
     ) -> None:
         """Sets when a path was last changed, of everything below as well if `recursive`. `time`
-        has a time zone."""
-        if time.tzinfo is None:
-            raise invalid("time", "one with a time zone", "make it with `tz=timezone.utc`")
-        change = self._native.set_attributes(path, modified=time.astimezone(timezone.utc), recursive=recursive)
+        has a time zone. A symbolic link is followed; one that is met below is itself meant."""
+        if not isinstance(time, datetime) or time.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid("time", "a datetime with a time zone", "make it with `tz=timezone.utc`")
+        change = self._native.set_attributes(path, modified=time, recursive=recursive)
         await awaited(change)
 
     async def symlink(self, target: Path, path: Path) -> None:
@@ -153,11 +155,12 @@ class AsyncFiles:
 
     async def upload(self, local: str | PathLike[str], path: Path) -> LeftOut:
         """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the sockets and devices that are left out."""
+        Gives the sockets and devices that are left out, by their names in the directory."""
         return await awaited(self._native.upload(local, path))
 
     async def download(self, path: Path, local: str | PathLike[str]) -> LeftOut:
-        """Copies a file or directory of the sandbox to the host."""
+        """Copies a file or directory of the sandbox to the host. Gives what is left out, as
+        `upload` does."""
         return await awaited(self._native.download(path, local))
 
     async def export_tar(
@@ -177,8 +180,9 @@ class AsyncFiles:
     ) -> None:
         """Unpacks a tar stream below a directory, which is made if it is missing and `parents`
         is true. Its files belong to the user, or to whom the archive names if `keep_owner`,
-        which only root may have. `data` is bytes, a file object, what `export_tar` gives, or
-        anything that gives bytes piece by piece."""
+        which only root may have. Set-id bits are not kept. `data` is bytes, a file object, what
+        `export_tar` gives, or anything that gives bytes piece by piece. Where it fails, the files
+        that were unpacked by then stay, each of them whole."""
         if isinstance(data, str):
             raise invalid("data", "bytes, or what gives bytes", "an archive is no text")
         await _written(await awaited(self._native.import_tar(path, parents, keep_owner)), data)
@@ -198,7 +202,13 @@ async def _pieces_of(data: object) -> AsyncIterator[bytes]:
         return
     read = getattr(data, "read", None)
     if read is not None:
-        while piece := read(PIECE):
+        while True:
+            piece = await read_piece(read, PIECE)  # async only
+            # sync only: piece = read(PIECE)
+            if piece is None:
+                raise BlockingIOError(errno.EAGAIN, "the file has nothing yet, and would not wait")
+            if not piece:
+                return
             yield piece
     elif isinstance(data, AsyncIterable):
         async for piece in cast("AsyncIterable[bytes]", data):
@@ -216,11 +226,18 @@ async def _written(writer: NativeWriter, data: object) -> EntryInfo | None:
     except BaseException:
         await awaited(writer.abandon())
         raise
+    finally:
+        # The rest of it is for nobody, and it has a place in its sandbox.
+        if isinstance(data, AsyncArchive):
+            await data.close()
     return await awaited(writer.finish())
 
 
 class AsyncArchive:
-    """A file or directory of a sandbox as a tar stream. Iterating gives its bytes, once."""
+    """A file or directory of a sandbox as a tar stream. Iterating gives its bytes, once.
+
+    What is not read to its end is closed, best by a block: each sandbox sends 40 at once.
+    """
 
     def __init__(self, native: NativeReader) -> None:
         self._native = native
@@ -228,13 +245,20 @@ class AsyncArchive:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return _pieces(self._native)
 
+    async def __aenter__(self) -> AsyncArchive:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     @property
     def left_out(self) -> LeftOut:
-        """Sockets and devices that it does not hold: all of them once it was read to its end."""
+        """Sockets and devices that it does not hold, by their names in it: all of them once it
+        was read to its end."""
         return self._native.left_out()
 
     async def close(self) -> None:
-        """Lets go of the rest."""
+        """Lets go of the rest. Whoever reads on is told that it is closed."""
         await awaited(self._native.close())
 
 

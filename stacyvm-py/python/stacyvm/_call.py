@@ -82,3 +82,15 @@ async def awaited(call: Call[T_co]) -> T_co:
 def waited(call: Call[T_co]) -> T_co:
     """The result of a call, in this thread."""
     return call.wait()
+
+
+async def read_piece(read: Callable[[int], Any], size: int) -> Any:
+    """What a file gives next. One that has to wait does so in a thread."""
+    # A program without a loop does not pay for it.
+    import asyncio
+    import inspect
+
+    if inspect.iscoroutinefunction(read):
+        return await read(size)
+    piece = await asyncio.to_thread(read, size)
+    return await piece if inspect.isawaitable(piece) else piece

@@ -9,7 +9,7 @@ from socket import socket
 from stacyvm._call import Call
 from typing import Any, SupportsFloat, SupportsIndex, final
 
-__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Endpoint", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "LeftOut", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes"]
+__all__ = ["CodeContext", "CodeError", "CodeOutput", "CodeResult", "CommandInfo", "CommandResult", "Connection", "Creating", "Endpoint", "Engine", "EntryInfo", "Event", "Execution", "ExitInfo", "Files", "LeftOut", "Listener", "Logs", "Pending", "Pool", "PoolStats", "Process", "ProcessInfo", "PullInfo", "Reader", "RunningCode", "Sandbox", "SandboxInfo", "SandboxMetrics", "SnapshotInfo", "Watch", "WatchEvent", "Writer", "after_fork", "before_fork", "create_options", "end", "error_codes", "pack", "packed_classes", "unpack"]
 
 @final
 class CodeContext:
@@ -822,7 +822,7 @@ class Reader:
         """
     def next(self, /) -> Call[bytes | None]:
         """
-        The next piece; `None` after the last, and once it is closed.
+        The next piece; `None` after the last. What was closed, or broke off, has no end.
         """
 
 @final
@@ -1148,4 +1148,19 @@ def end() -> None:
 def error_codes() -> list[str]:
     """
     Every code that an error of the library may have.
+    """
+
+def pack(told: Any) -> tuple[str, str]:
+    """
+    The name of the class of an object, and what it is made from.
+    """
+
+def packed_classes() -> list[type]:
+    """
+    The classes whose objects can be packed.
+    """
+
+def unpack(name: str, told: str) -> Any:
+    """
+    Makes the object of a class again.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import errno
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from ._call import waited
@@ -136,10 +137,10 @@ class Files:
         self, path: Path, time: datetime, *, recursive: bool = False
     ) -> None:
         """Sets when a path was last changed, of everything below as well if `recursive`. `time`
-        has a time zone."""
-        if time.tzinfo is None:
-            raise invalid("time", "one with a time zone", "make it with `tz=timezone.utc`")
-        change = self._native.set_attributes(path, modified=time.astimezone(timezone.utc), recursive=recursive)
+        has a time zone. A symbolic link is followed; one that is met below is itself meant."""
+        if not isinstance(time, datetime) or time.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise invalid("time", "a datetime with a time zone", "make it with `tz=timezone.utc`")
+        change = self._native.set_attributes(path, modified=time, recursive=recursive)
         waited(change)
 
     def symlink(self, target: Path, path: Path) -> None:
@@ -152,11 +153,12 @@ class Files:
 
     def upload(self, local: str | PathLike[str], path: Path) -> LeftOut:
         """Copies a file or directory of the host into the sandbox, as `docker cp` does.
-        Gives the sockets and devices that are left out."""
+        Gives the sockets and devices that are left out, by their names in the directory."""
         return waited(self._native.upload(local, path))
 
     def download(self, path: Path, local: str | PathLike[str]) -> LeftOut:
-        """Copies a file or directory of the sandbox to the host."""
+        """Copies a file or directory of the sandbox to the host. Gives what is left out, as
+        `upload` does."""
         return waited(self._native.download(path, local))
 
     def export_tar(
@@ -176,8 +178,9 @@ class Files:
     ) -> None:
         """Unpacks a tar stream below a directory, which is made if it is missing and `parents`
         is true. Its files belong to the user, or to whom the archive names if `keep_owner`,
-        which only root may have. `data` is bytes, a file object, what `export_tar` gives, or
-        anything that gives bytes piece by piece."""
+        which only root may have. Set-id bits are not kept. `data` is bytes, a file object, what
+        `export_tar` gives, or anything that gives bytes piece by piece. Where it fails, the files
+        that were unpacked by then stay, each of them whole."""
         if isinstance(data, str):
             raise invalid("data", "bytes, or what gives bytes", "an archive is no text")
         _written(waited(self._native.import_tar(path, parents, keep_owner)), data)
@@ -197,7 +200,12 @@ def _pieces_of(data: object) -> Iterator[bytes]:
         return
     read = getattr(data, "read", None)
     if read is not None:
-        while piece := read(PIECE):
+        while True:
+            piece = read(PIECE)
+            if piece is None:
+                raise BlockingIOError(errno.EAGAIN, "the file has nothing yet, and would not wait")
+            if not piece:
+                return
             yield piece
     elif isinstance(data, Iterable):
         for piece in cast("Iterable[bytes]", data):
@@ -215,11 +223,18 @@ def _written(writer: NativeWriter, data: object) -> EntryInfo | None:
     except BaseException:
         waited(writer.abandon())
         raise
+    finally:
+        # The rest of it is for nobody, and it has a place in its sandbox.
+        if isinstance(data, Archive):
+            data.close()
     return waited(writer.finish())
 
 
 class Archive:
-    """A file or directory of a sandbox as a tar stream. Iterating gives its bytes, once."""
+    """A file or directory of a sandbox as a tar stream. Iterating gives its bytes, once.
+
+    What is not read to its end is closed, best by a block: each sandbox sends 40 at once.
+    """
 
     def __init__(self, native: NativeReader) -> None:
         self._native = native
@@ -227,13 +242,20 @@ class Archive:
     def __iter__(self) -> Iterator[bytes]:
         return _pieces(self._native)
 
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def left_out(self) -> LeftOut:
-        """Sockets and devices that it does not hold: all of them once it was read to its end."""
+        """Sockets and devices that it does not hold, by their names in it: all of them once it
+        was read to its end."""
         return self._native.left_out()
 
     def close(self) -> None:
-        """Lets go of the rest."""
+        """Lets go of the rest. Whoever reads on is told that it is closed."""
         waited(self._native.close())
 
 

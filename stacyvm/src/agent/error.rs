@@ -79,6 +79,7 @@ pub(super) fn kind_of(kind: FailureKind) -> ErrorKind {
         FailureKind::Exhausted => ErrorKind::ResourceExhausted,
         FailureKind::Unsupported => ErrorKind::Unsupported,
         FailureKind::Cancelled => ErrorKind::Cancelled,
+        FailureKind::Changed => ErrorKind::Conflict,
     }
 }
 

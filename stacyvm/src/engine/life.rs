@@ -8,13 +8,18 @@ use tracing::Instrument as _;
 
 use super::Engine;
 use crate::clock::{from_ms, to_ms};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::SandboxId;
 use crate::provider::Provider as _;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::spec::{Lifetime, check_life};
 use crate::sandbox::state::Phase;
 use crate::store::{SandboxRecord, SandboxUpdate};
 use crate::units::{LONGEST, format_duration, format_time};
+
+/// How often an end is decided anew while other calls move it.
+const MOVES: u32 = 256;
 
 impl Engine {
     /// Ends a sandbox, as a task of its own: once begun it is finished, even
@@ -85,14 +90,9 @@ impl Engine {
         by: Duration,
     ) -> Result<Option<SystemTime>> {
         check_life("ttl", by)?;
-        let record = self.load_living(sandbox).await?;
-        match record.ends_ms.map(from_ms) {
-            None => Ok(None),
-            Some(ends) => {
-                self.set_end(sandbox, &record, Some(by), Some(ends + by))
-                    .await
-            }
-        }
+        // One without an end keeps none.
+        let later = |record: &SandboxRecord| Some(Some(from_ms(record.ends_ms?) + by));
+        self.set_end(sandbox, Some(by), later).await
     }
 
     pub(crate) async fn set_ttl(
@@ -102,8 +102,7 @@ impl Engine {
     ) -> Result<Option<SystemTime>> {
         ttl.map_or(Ok(()), |ttl| check_life("ttl", ttl))?;
         let ends = ttl.map(|ttl| self.0.clock.now() + ttl);
-        let record = self.load_living(sandbox).await?;
-        self.set_end(sandbox, &record, ttl, ends).await
+        self.set_end(sandbox, ttl, |_| Some(ends)).await
     }
 
     /// Moves the end to a moment that somebody else chose.
@@ -113,9 +112,8 @@ impl Engine {
         sandbox: &Sandbox,
         ends: Option<SystemTime>,
     ) -> Result<()> {
-        let record = self.load_living(sandbox).await?;
         let asked = ends.map(|ends| ends.duration_since(self.0.clock.now()).unwrap_or_default());
-        self.set_end(sandbox, &record, asked, ends).await?;
+        self.set_end(sandbox, asked, |_| Some(ends)).await?;
         Ok(())
     }
 
@@ -145,44 +143,96 @@ impl Engine {
         Err(super::policy::denied("ttl", &asked, &expected, remedy).context("latest", latest))
     }
 
-    /// `asked` is what the caller said, for errors.
+    /// Moves the end to where `end_of` says from the record; `None` leaves it. `asked` is what
+    /// the caller said, for errors.
     ///
-    /// The provider's timer binds, so it is moved first, and back where the
-    /// record cannot follow: a call that failed has changed nothing.
+    /// Calls at the same time move it one after another, by the record, and each sets the
+    /// provider's timer, which binds, until it is what is on record. Where it cannot be set,
+    /// the record is taken back: a call that failed has changed nothing.
     async fn set_end(
         &self,
         sandbox: &Sandbox,
-        before: &SandboxRecord,
         asked: Option<Duration>,
-        ends: Option<SystemTime>,
+        end_of: impl Fn(&SandboxRecord) -> Option<Option<SystemTime>> + Send + Sync,
     ) -> Result<Option<SystemTime>> {
-        if let Some(ends) = ends {
-            let left = ends.duration_since(self.0.clock.now()).unwrap_or_default();
-            if left > LONGEST {
-                check_life("ttl", left)?;
-            }
-        }
-        self.check_end(before, asked, ends)?;
         let (context, id) = (sandbox.context(), sandbox.id());
         let provider = sandbox.provider()?;
-        provider.set_deadline(context, id, ends).await?;
-        let update = SandboxUpdate {
-            ends_ms: Some(ends.map(to_ms)),
+        let Some((former, ends)) = self.record_new_end(sandbox, asked, end_of).await? else {
+            return Ok(None);
+        };
+        let mut set = ends;
+        loop {
+            if let Err(error) = provider.set_deadline(context, id, set.map(from_ms)).await {
+                // Nobody knows whether a call was done that was not waited for.
+                if !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) {
+                    self.take_end_back(context, id, ends, former).await;
+                }
+                return Err(error);
+            }
+            match self.load(context, id).await {
+                Ok(record) if record.ends_ms != set => set = record.ends_ms,
+                _ => return Ok(ends.map(from_ms)),
+            }
+        }
+    }
+
+    /// Writes a new end, as `end_of` has it from the record that others may be moving too.
+    /// Gives the former end and the new one.
+    async fn record_new_end(
+        &self,
+        sandbox: &Sandbox,
+        asked: Option<Duration>,
+        end_of: impl Fn(&SandboxRecord) -> Option<Option<SystemTime>> + Send + Sync,
+    ) -> Result<Option<(Option<u64>, Option<u64>)>> {
+        let mut attempt = 0;
+        loop {
+            let before = self.load_living(sandbox).await?;
+            let Some(ends) = end_of(&before) else {
+                return Ok(None);
+            };
+            if let Some(ends) = ends {
+                let left = ends.duration_since(self.0.clock.now()).unwrap_or_default();
+                if left > LONGEST {
+                    check_life("ttl", left)?;
+                }
+            }
+            self.check_end(&before, asked, ends)?;
+            let ends = ends.map(to_ms);
+            let update = SandboxUpdate {
+                at_ms: self.now_ms(),
+                ends_ms: Some(ends),
+                ..SandboxUpdate::default()
+            };
+            let (context, id) = (sandbox.context(), sandbox.id());
+            let store = &self.0.store;
+            match store
+                .update_sandbox(context, id, before.version, &update)
+                .await
+            {
+                // Another call was faster.
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt < MOVES => {
+                    attempt += 1;
+                }
+                done => return done.map(|_| Some((before.ends_ms, ends))),
+            }
+        }
+    }
+
+    /// Puts the former end back on record, unless another call has moved it since.
+    async fn take_end_back(
+        &self,
+        context: &Context,
+        id: &SandboxId,
+        ends: Option<u64>,
+        former: Option<u64>,
+    ) {
+        let back = SandboxUpdate {
+            ends_ms: Some(former),
             ..SandboxUpdate::default()
         };
-        match self.update(context, id, |_| Some(update.clone())).await {
-            Ok(_) => Ok(ends),
-            // Nobody knows whether a write was done that was not waited for.
-            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => {
-                Err(error)
-            }
-            Err(error) => {
-                let former = before.ends_ms.map(from_ms);
-                if let Err(stays) = provider.set_deadline(context, id, former).await {
-                    tracing::warn!(sandbox = %id, error = %stays, "an end was moved, but not recorded");
-                }
-                Err(error)
-            }
+        let back = |record: &SandboxRecord| (record.ends_ms == ends).then(|| back.clone());
+        if let Err(stays) = self.update(context, id, back).await {
+            tracing::warn!(sandbox = %id, error = %stays, "an end is on record that was not set");
         }
     }
 

@@ -123,7 +123,6 @@ impl Scripted {
     }
 
     /// When a sandbox ends, as its timer has it.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn end_of(&self, id: &SandboxId) -> Option<SystemTime> {
         self.world().sandboxes.get(id).and_then(|(_, ends)| *ends)
     }

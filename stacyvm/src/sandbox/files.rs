@@ -310,7 +310,7 @@ pub struct ExportRequest {
 
 /// Sockets and devices that an archive does not hold although they are below
 /// its path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// The names that they would have in the archive. They come from inside:
     /// escape them before they are shown.
@@ -399,7 +399,7 @@ pub struct WatchRequest {
 }
 
 /// A change that a watch reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchEvent {
     /// What happened.
     pub kind: WatchKind,

@@ -467,6 +467,45 @@ async fn streams_that_nobody_ends_leave_places_for_what_is_done_at_once() {
     soon(sandbox.kill()).await.unwrap();
 }
 
+/// What goes out waits for who takes it in, in the same sandbox: both find places.
+#[tokio::test]
+async fn a_crowd_of_copies_within_a_sandbox_is_done() {
+    let Some(ground) = ground().await else { return };
+    let sandbox = ground.sandbox(Lifetime::Attached).await;
+    let files = sandbox.files();
+    soon(
+        sandbox
+            .shell("mkdir /tmp/from && truncate -s 6M /tmp/from/file")
+            .output(),
+    )
+    .await
+    .unwrap();
+    let mut copies = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let files = files.clone();
+        copies.spawn(async move {
+            let archive = files.export_tar("/tmp/from", true).await?;
+            files
+                .import_tar(format!("/tmp/to-{number}"), Box::pin(archive))
+                .await
+        });
+    }
+    let all = async {
+        while let Some(copied) = copies.join_next().await {
+            copied.unwrap().unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), all)
+        .await
+        .expect("they wait for each other");
+    let counted = soon(sandbox.shell("cat /tmp/to-*/file | wc -c").output());
+    assert_eq!(
+        counted.await.unwrap().stdout_text().trim(),
+        (60 * 6 * 1024 * 1024).to_string()
+    );
+    soon(sandbox.kill()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_sandbox_is_paused_whatever_its_commands_are_at() {
     let Some(ground) = ground().await else { return };

@@ -104,7 +104,6 @@ struct Sender<'a> {
     gathered: Vec<u8>,
     /// Under which name each file with several was sent.
     links: HashMap<(u64, u64), Vec<u8>>,
-    shrunk: Option<Vec<u8>>,
     left_out: LeftOut,
 }
 
@@ -115,7 +114,6 @@ impl<'a> Sender<'a> {
             whole,
             gathered: Vec::with_capacity(GATHER),
             links: HashMap::new(),
-            shrunk: None,
             left_out: LeftOut::default(),
         }
     }
@@ -234,18 +232,36 @@ impl<'a> Sender<'a> {
         if size == 0 {
             return self.unsized_file(file, &stat, name);
         }
-        self.header(b'0', &stat, name, b"", size)?;
-        let sent = if size <= SMALL {
-            self.gather(file, size).map_err(&fail)?
-        } else {
-            self.flush()?;
-            self.data.send_file(file.as_fd(), 0, size).map_err(&fail)?
-        };
-        if sent < size {
-            // The header promised more: keep the archive whole, tell at the end.
-            self.shrunk.get_or_insert_with(|| name.to_vec());
-            self.zeros(size - sent)?;
+        if size <= SMALL {
+            return self.small_file(file, &stat, name, size);
         }
+        self.header(b'0', &stat, name, b"", size)?;
+        self.flush()?;
+        if self.data.send_file(file.as_fd(), 0, size).map_err(&fail)? < size {
+            // The header promised more. Zeros for it would take the place of what who
+            // unpacks it has.
+            return Err(failure::new(
+                FailureKind::Changed,
+                "a file became shorter while it was read",
+                Some(name),
+            ));
+        }
+        tar::pad(&mut self.gathered, size);
+        Ok(())
+    }
+
+    /// Sends a file as long as it is when it is read.
+    fn small_file(
+        &mut self,
+        file: &OwnedFd,
+        stat: &Stat,
+        name: &[u8],
+        size: u64,
+    ) -> Result<(), Failure> {
+        let content = read_small(file, size).map_err(Self::fail(name))?;
+        let size = content.len() as u64;
+        self.header(b'0', stat, name, b"", size)?;
+        self.gathered.extend_from_slice(&content);
         tar::pad(&mut self.gathered, size);
         Ok(())
     }
@@ -275,34 +291,6 @@ impl<'a> Sender<'a> {
         self.header(b'0', stat, name, b"", size)?;
         self.gathered.extend_from_slice(&content);
         tar::pad(&mut self.gathered, size);
-        Ok(())
-    }
-
-    /// Reads a small file's content to what is gathered.
-    fn gather(&mut self, file: &OwnedFd, size: u64) -> rustix::io::Result<u64> {
-        let start = self.gathered.len();
-        let size = usize::try_from(size).unwrap_or(0);
-        self.gathered.resize(start + size, 0);
-        let mut at = 0;
-        while at < size {
-            match rustix::io::read(file, &mut self.gathered[start + at..]) {
-                Ok(0) => break,
-                Ok(count) => at += count,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        self.gathered.truncate(start + at);
-        Ok(at as u64)
-    }
-
-    fn zeros(&mut self, mut count: u64) -> Result<(), Failure> {
-        while count > 0 {
-            let some = usize::try_from(count).unwrap_or(CHUNK).min(CHUNK);
-            self.gathered.resize(self.gathered.len() + some, 0);
-            self.flush()?;
-            count -= some as u64;
-        }
         Ok(())
     }
 
@@ -347,13 +335,22 @@ impl<'a> Sender<'a> {
         self.gathered
             .resize(self.gathered.len() + 2 * tar::BLOCK, 0);
         self.flush()?;
-        match self.shrunk {
-            None => Ok(self.left_out),
-            Some(name) => Err(failure::new(
-                FailureKind::Internal,
-                "a file became shorter while it was read; zeros stand for what is missing",
-                Some(&name),
-            )),
+        Ok(self.left_out)
+    }
+}
+
+/// Reads so many bytes of a file, or all that it has.
+fn read_small(file: &OwnedFd, size: u64) -> rustix::io::Result<Vec<u8>> {
+    let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut at = 0;
+    while at < content.len() {
+        match rustix::io::read(file, &mut content[at..]) {
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
+    content.truncate(at);
+    Ok(content)
 }

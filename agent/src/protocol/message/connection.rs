@@ -152,6 +152,9 @@ pub enum FailureKind {
     /// An archive was refused.
     #[n(18)]
     BadArchive,
+    /// It became another one while it was worked on.
+    #[n(19)]
+    Changed,
 }
 
 /// A request failed.

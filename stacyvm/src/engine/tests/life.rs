@@ -1,7 +1,10 @@
 //! Finding, changing and ending.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use super::World;
 use crate::clock::{Clock as _, to_ms};
@@ -105,6 +108,48 @@ async fn a_list_is_complete_filtered_and_in_pages() {
         ..Filter::default()
     };
     assert_eq!(list(ended).await[0].id.as_str(), "s-000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_that_are_moved_at_once_are_all_moved() {
+    let world = World::new(Scripted::new()).await;
+    let (minute, second) = (Duration::from_mins(1), Duration::from_secs(1));
+    let sandbox = world.engine.create(host().ttl(minute)).await.unwrap();
+    let before = sandbox.info().await.unwrap().ends.unwrap();
+    let moves = |count: u32| {
+        let calls = (1..=count).map(|_| {
+            let sandbox = sandbox.clone();
+            tokio::spawn(async move { sandbox.extend(second).await.unwrap().unwrap() })
+        });
+        join_all(calls.collect::<Vec<_>>())
+    };
+    let told = moves(50).await.into_iter().map(Result::unwrap);
+    let told: BTreeSet<_> = told.collect();
+    let each: BTreeSet<_> = (1..=50).map(|count| before + second * count).collect();
+    assert_eq!(told, each);
+    assert_eq!(
+        sandbox.info().await.unwrap().ends,
+        Some(before + second * 50)
+    );
+    // Whoever is last, the timer has what is on record.
+    for round in 0..50 {
+        let calls = (1..=4).map(|minutes| {
+            let sandbox = sandbox.clone();
+            tokio::spawn(async move { sandbox.set_ttl(Some(minute * minutes)).await.unwrap() })
+        });
+        let set = join_all(calls.collect::<Vec<_>>()).await;
+        let recorded = world
+            .engine
+            .load(sandbox.context(), sandbox.id())
+            .await
+            .unwrap();
+        assert!(
+            set.into_iter()
+                .any(|ends| ends.unwrap().map(to_ms) == recorded.ends_ms)
+        );
+        let timer = world.provider.end_of(sandbox.id());
+        assert_eq!(timer.map(to_ms), recorded.ends_ms, "round {round}");
+    }
 }
 
 /// What is left of a life is told a little late or early; its end does not move for it.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 use super::exec_builder::DEFAULT_MAX_OUTPUT;
@@ -339,7 +340,7 @@ pub enum CodeEvent {
 
 /// A value in the forms that it has, by media type: text as it is, JSON as text, bytes
 /// (`image/png`) in base64.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeResult {
     /// The forms.
     pub data: BTreeMap<String, String>,
@@ -364,7 +365,7 @@ fn keep(kept: &mut String, text: &str) -> u64 {
 }
 
 /// An exception that ended the code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeError {
     /// The name of its class.
     pub name: String,
@@ -375,7 +376,7 @@ pub struct CodeError {
 }
 
 /// What code gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Execution {
     /// The values that it showed; the value of its last expression is one of them.
     pub results: Vec<CodeResult>,
