@@ -91,11 +91,8 @@ export declare class Files {
   rename(from: Raw, to: Raw): Promise<undefined>
   /** Removes a file, or a directory with what is in it. */
   remove(path: Raw): Promise<undefined>
-  /**
-   * Sets permission bits, owner, group and the time of the last change (in milliseconds
-   * since 1970), of everything below as well if `recursive`.
-   */
-  setAttributes(path: Raw, mode: number | undefined | null, owner: string | undefined | null, group: string | undefined | null, modified: number | undefined | null, recursive: boolean): Promise<undefined>
+  /** Sets attributes, of everything below as well if `recursive`. */
+  setAttributes(path: Raw, set: AttributesToSet, recursive: boolean): Promise<undefined>
   /** Makes a symbolic link. */
   symlink(target: Raw, path: Raw): Promise<undefined>
   /** Reports changes of a path. */
@@ -277,6 +274,18 @@ export declare class Writer {
   finish(): Promise<EntryInfo | undefined | null>
   /** Leaves the old file. */
   abandon(): Promise<undefined>
+}
+
+/** Attributes that are set; those left out stay. */
+export interface AttributesToSet {
+  /** Permission bits. */
+  mode?: number
+  /** A user name or number. */
+  owner?: string
+  /** A group name or number. */
+  group?: string
+  /** When the content changed last, in milliseconds since 1970. */
+  modified?: number
 }
 
 /** What a claim brings, but for files. */

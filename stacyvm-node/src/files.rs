@@ -20,6 +20,20 @@ use stacyvm::sandbox::writing::Writing;
 use crate::convert::{Raw, buffer, bytes, call, count, fits, mode_of, moment};
 use crate::info::{EntryInfo, LeftOut, WatchEvent};
 
+/// Attributes that are set; those left out stay.
+#[napi(object, object_to_js = false)]
+#[derive(Debug)]
+pub struct AttributesToSet {
+    /// Permission bits.
+    pub mode: Option<f64>,
+    /// A user name or number.
+    pub owner: Option<String>,
+    /// A group name or number.
+    pub group: Option<String>,
+    /// When the content changed last, in milliseconds since 1970.
+    pub modified: Option<f64>,
+}
+
 /// The files of a sandbox, as one user.
 #[napi]
 #[derive(Debug)]
@@ -272,26 +286,22 @@ impl Files {
         self.call(env, |files| async move { files.remove(path).await })
     }
 
-    /// Sets permission bits, owner, group and the time of the last change (in milliseconds
-    /// since 1970), of everything below as well if `recursive`.
+    /// Sets attributes, of everything below as well if `recursive`.
     #[napi]
     pub fn set_attributes<'env>(
         &self,
         env: &'env Env,
         path: Raw,
-        mode: Option<f64>,
-        owner: Option<String>,
-        group: Option<String>,
-        modified: Option<f64>,
+        set: AttributesToSet,
         recursive: bool,
     ) -> napi::Result<PromiseRaw<'env, ()>> {
         let path = bytes(path);
         self.call(env, move |files| async move {
             let attributes = Attributes {
-                mode: mode_of(mode)?,
-                owner,
-                group,
-                modified: modified.map(moment).transpose()?,
+                mode: mode_of(set.mode)?,
+                owner: set.owner,
+                group: set.group,
+                modified: set.modified.map(moment).transpose()?,
             };
             files.set_attributes(path, attributes, recursive).await
         })

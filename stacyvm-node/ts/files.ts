@@ -110,7 +110,7 @@ export class Files {
   async chmod(path: Path, mode: number, options: { recursive?: boolean } = {}): Promise<void> {
     const { recursive = false, ...unknown } = options
     refuse(unknown)
-    await called(this.#native.setAttributes(path, mode, null, null, null, recursive))
+    await called(this.#native.setAttributes(path, { mode }, recursive))
   }
 
   /** Sets owner and group, by name or number, of everything below as well if `recursive`. */
@@ -122,7 +122,7 @@ export class Files {
   ): Promise<void> {
     const { recursive = false, ...unknown } = options
     refuse(unknown)
-    await called(this.#native.setAttributes(path, null, owner, group, null, recursive))
+    await called(this.#native.setAttributes(path, { owner: owner ?? undefined, group: group ?? undefined }, recursive))
   }
 
   /** Sets when a path was last changed, of everything below as well if `recursive`. A symbolic
@@ -131,7 +131,7 @@ export class Files {
     const { recursive = false, ...unknown } = options
     refuse(unknown)
     if (!(time instanceof Date)) throw invalid('time', 'a Date')
-    await called(this.#native.setAttributes(path, null, null, null, time.getTime(), recursive))
+    await called(this.#native.setAttributes(path, { modified: time.getTime() }, recursive))
   }
 
   /** Makes a symbolic link at `path` that says `target`. */

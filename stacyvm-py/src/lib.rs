@@ -1,6 +1,11 @@
 //! The native half of the Python package `stacyvm`: a method converts, calls the
 //! library, and converts. What users see is `python/stacyvm`.
 
+#![expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "the unsafe methods are those that PyO3 writes, and they ask nothing of the fields"
+)]
+
 mod code;
 mod convert;
 mod creating;

@@ -495,7 +495,7 @@ async fn a_crowd_of_copies_within_a_sandbox_is_done() {
             copied.unwrap().unwrap();
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), all)
+    tokio::time::timeout(Duration::from_mins(2), all)
         .await
         .expect("they wait for each other");
     let counted = soon(sandbox.shell("cat /tmp/to-*/file | wc -c").output());
