@@ -364,9 +364,10 @@ async fn moved(f: &Fixture) -> Checked {
 }
 
 async fn endless(f: &Fixture) -> Checked {
-    let sandbox = f.make(f.spec().ttl(Duration::from_secs(1))).await?;
+    // Long enough for a busy host to come to the next line before it ends.
+    let sandbox = f.make(f.spec().ttl(Duration::from_secs(3))).await?;
     sandbox.set_ttl(None).await?;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     f.shell(&sandbox, "true").await?;
     ensure_eq!(sandbox.info().await?.ends, None, "the end");
     Ok(())
