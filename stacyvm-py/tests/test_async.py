@@ -377,6 +377,7 @@ async def test_tar_streams_and_pieces_come_from_the_loop() -> None:
             await writing
         assert await one.files.read("/workspace/b") == "from a pipe"
         # An archive that nobody can take is let go of.
+        await one.files.write("/workspace/big", b"x" * (32 << 20))
         archive = await one.files.export_tar("/workspace")
         with pytest.raises(stacyvm.NotDirectoryError):
             await one.files.import_tar("/workspace/a", archive)
