@@ -404,6 +404,7 @@ fn produced() -> String {
         FailureKind::Refused,
         FailureKind::ReadOnly,
         FailureKind::BadArchive,
+        FailureKind::Changed,
     ] {
         line(
             &mut out,

@@ -171,6 +171,7 @@ mod tests {
         (FailureKind::Refused, "not_found"),
         (FailureKind::ReadOnly, "permission_denied"),
         (FailureKind::BadArchive, "invalid_argument"),
+        (FailureKind::Changed, "conflict"),
     ];
 
     #[test]
