@@ -210,13 +210,18 @@ impl Agent {
     /// The first request in the queue that may start now.
     fn next_queued(&mut self) -> Option<u64> {
         let running = self.workers.values().filter(|worker| worker.pid != 0);
-        let (ins, outs): (Vec<_>, Vec<_>) = running
-            .filter(|worker| worker.is_stream())
-            .partition(|worker| worker.takes_in());
+        let (mut streams, mut ins) = (0, 0);
+        for worker in running.filter(|worker| worker.is_stream()) {
+            streams += 1;
+            ins += usize::from(worker.takes_in());
+        }
         let has_place = |worker: &Worker| {
-            let same_way = if worker.takes_in() { &ins } else { &outs };
-            !worker.is_stream()
-                || (ins.len() + outs.len() < MAX_STREAMS && same_way.len() < MAX_ONE_WAY)
+            let same_way = if worker.takes_in() {
+                ins
+            } else {
+                streams - ins
+            };
+            !worker.is_stream() || (streams < MAX_STREAMS && same_way < MAX_ONE_WAY)
         };
         let mut queue = self.queue.iter();
         let at = queue.position(|key| self.workers.get(key).is_none_or(has_place))?;
