@@ -18,8 +18,20 @@ use crate::sandbox::state::Phase;
 use crate::store::{SandboxRecord, SandboxUpdate};
 use crate::units::{LONGEST, format_duration, format_time};
 
-/// How often an end is decided anew while other calls move it.
-const MOVES: u32 = 256;
+/// Refuses a sandbox in which nothing can be changed any more, or yet.
+fn check_living(record: &SandboxRecord) -> Result<()> {
+    match record.phase {
+        Phase::Running | Phase::Paused => Ok(()),
+        Phase::Creating => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("sandbox {} is still being made", record.id),
+        )),
+        Phase::Destroying | Phase::Ended | Phase::Failed => Err(Error::new(
+            ErrorKind::SandboxGone,
+            format!("sandbox {} has ended", record.id),
+        )),
+    }
+}
 
 impl Engine {
     /// Ends a sandbox, as a task of its own: once begun it is finished, even
@@ -71,17 +83,8 @@ impl Engine {
     /// The record of a sandbox in which something can still be changed.
     async fn load_living(&self, sandbox: &Sandbox) -> Result<SandboxRecord> {
         let record = self.load(sandbox.context(), sandbox.id()).await?;
-        match record.phase {
-            Phase::Running | Phase::Paused => Ok(record),
-            Phase::Creating => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("sandbox {} is still being made", record.id),
-            )),
-            Phase::Destroying | Phase::Ended | Phase::Failed => Err(Error::new(
-                ErrorKind::SandboxGone,
-                format!("sandbox {} has ended", record.id),
-            )),
-        }
+        check_living(&record)?;
+        Ok(record)
     }
 
     pub(crate) async fn extend(
@@ -184,10 +187,11 @@ impl Engine {
         asked: Option<Duration>,
         end_of: impl Fn(&SandboxRecord) -> Option<Option<SystemTime>> + Send + Sync,
     ) -> Result<Option<(Option<u64>, Option<u64>)>> {
-        let mut attempt = 0;
-        loop {
-            let before = self.load_living(sandbox).await?;
-            let Some(ends) = end_of(&before) else {
+        let mut moved = None;
+        let decide = |before: &SandboxRecord| {
+            check_living(before)?;
+            let Some(ends) = end_of(before) else {
+                moved = None;
                 return Ok(None);
             };
             if let Some(ends) = ends {
@@ -196,26 +200,17 @@ impl Engine {
                     check_life("ttl", left)?;
                 }
             }
-            self.check_end(&before, asked, ends)?;
-            let ends = ends.map(to_ms);
-            let update = SandboxUpdate {
-                at_ms: self.now_ms(),
-                ends_ms: Some(ends),
+            self.check_end(before, asked, ends)?;
+            let ends_ms = ends.map(to_ms);
+            moved = Some((before.ends_ms, ends_ms));
+            Ok(Some(SandboxUpdate {
+                ends_ms: Some(ends_ms),
                 ..SandboxUpdate::default()
-            };
-            let (context, id) = (sandbox.context(), sandbox.id());
-            let store = &self.0.store;
-            match store
-                .update_sandbox(context, id, before.version, &update)
-                .await
-            {
-                // Another call was faster.
-                Err(error) if error.kind() == ErrorKind::Conflict && attempt < MOVES => {
-                    attempt += 1;
-                }
-                done => return done.map(|_| Some((before.ends_ms, ends))),
-            }
-        }
+            }))
+        };
+        let (context, id) = (sandbox.context(), sandbox.id());
+        self.try_update(context, id, decide).await?;
+        Ok(moved)
     }
 
     /// Puts the former end back on record, unless another call has moved it since.

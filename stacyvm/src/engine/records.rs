@@ -22,7 +22,7 @@ use crate::store::{
 };
 
 /// How often a change is decided anew after another call was faster.
-const ATTEMPTS: u32 = 16;
+const ATTEMPTS: u32 = 256;
 
 impl Engine {
     pub(super) fn now_ms(&self) -> u64 {
@@ -162,11 +162,22 @@ impl Engine {
         id: &SandboxId,
         decide: impl Fn(&SandboxRecord) -> Option<SandboxUpdate> + Send + Sync,
     ) -> Result<SandboxRecord> {
+        self.try_update(context, id, |known| Ok(decide(known)))
+            .await
+    }
+
+    /// The same, where what is decided may be that it cannot be.
+    pub(super) async fn try_update(
+        &self,
+        context: &Context,
+        id: &SandboxId,
+        mut decide: impl FnMut(&SandboxRecord) -> Result<Option<SandboxUpdate>> + Send,
+    ) -> Result<SandboxRecord> {
         let store = &self.0.store;
         let mut attempt = 0;
         loop {
             let known = store.get_sandbox(context, id).await?;
-            let Some(mut update) = decide(&known) else {
+            let Some(mut update) = decide(&known)? else {
                 return Ok(known);
             };
             update.at_ms = self.now_ms();
